@@ -1,0 +1,106 @@
+"""The ACME server's errors and the one table of problem types (RFC 8555 §6.7).
+
+AcmeError                  any refusal; carries the problem type, its sentence and its sub-problems
+└─ ValidationError         a challenge that was tried and failed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal
+
+from services.acme.identifiers import Identifier
+
+URN = "urn:ietf:params:acme:error:"
+
+# Statuses follow Boulder and Pebble where they agree; the RFC leaves most of them open.
+STATUS_OF_TYPE: Mapping[str, int] = MappingProxyType(
+    {
+        "accountDoesNotExist": 400,
+        "alreadyRevoked": 400,
+        "badCSR": 400,
+        "badNonce": 400,
+        "badPublicKey": 400,
+        "badRevocationReason": 400,
+        "badSignatureAlgorithm": 400,
+        "caa": 403,
+        "compound": 400,
+        "connection": 400,
+        "dns": 400,
+        "externalAccountRequired": 403,
+        "incorrectResponse": 403,
+        "invalidContact": 400,
+        "malformed": 400,
+        "orderNotReady": 403,
+        "rateLimited": 429,
+        "rejectedIdentifier": 400,
+        "serverInternal": 500,
+        "tls": 400,
+        "unauthorized": 403,
+        "unsupportedContact": 400,
+        "unsupportedIdentifier": 400,
+        "userActionRequired": 403,
+    }
+)
+
+ValidationFailure = Literal["connection", "dns", "unauthorized", "incorrectResponse", "caa", "malformed"]
+
+
+@dataclass(frozen=True)
+class Subproblem:
+    """One identifier's share of a refusal (RFC 8555 §6.7.1)."""
+
+    acme_type: str
+    detail: str
+    identifier: Identifier
+
+    def document(self) -> dict[str, Any]:
+        """The object that stands in the `subproblems` array."""
+        return {"type": URN + self.acme_type, "detail": self.detail, "identifier": self.identifier.document()}
+
+
+class AcmeError(Exception):
+    """A request that is refused for a reason its sender may read.
+
+    Args:
+        acme_type: a key of `STATUS_OF_TYPE`.
+        detail: one sentence for the client; never holds fetched content or internals.
+        status: HTTP status where it differs from the table's (404, 405, 413, 415 are all `malformed`).
+        subproblems: one per identifier, where several were refused.
+        extra: further members of the problem document, e.g. `algorithms`.
+        headers: further response headers, e.g. `Retry-After`.
+    """
+
+    def __init__(  # noqa: PLR0913 - the members of a problem document
+        self,
+        acme_type: str,
+        detail: str,
+        *,
+        status: int | None = None,
+        subproblems: Sequence[Subproblem] = (),
+        extra: Mapping[str, Any] | None = None,
+        headers: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        super().__init__(detail)
+        self.acme_type = acme_type
+        self.detail = detail
+        self.status = STATUS_OF_TYPE[acme_type] if status is None else status
+        self.subproblems = tuple(subproblems)
+        self.extra = dict(extra or {})
+        self.headers = tuple(headers)
+
+    def document(self) -> dict[str, Any]:
+        """The problem document (RFC 9457); members without content are left out, since certbot chokes on nulls."""
+        body: dict[str, Any] = {"type": URN + self.acme_type, "detail": self.detail, "status": self.status}
+        if self.subproblems:
+            body["subproblems"] = [subproblem.document() for subproblem in self.subproblems]
+        return body | self.extra
+
+
+class ValidationError(AcmeError):
+    """A challenge response that does not prove control of the identifier (RFC 8555 §8)."""
+
+    def __init__(self, acme_type: ValidationFailure, detail: str) -> None:
+        super().__init__(acme_type, detail)
