@@ -1,0 +1,1 @@
+"""The CA: issuance, revocation and status. It holds issuing keys, never a root key at run time."""

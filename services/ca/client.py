@@ -1,0 +1,214 @@
+"""How other services and the command line call the CA over mTLS.
+
+CaError
+├─ CaUnavailableError    no answer, or an answer that makes no sense: try again later
+└─ CaRefusedError        the CA answered with a problem document
+   ├─ ForbiddenError            this caller may not ask that
+   ├─ BadCsrError               the CSR breaks a rule
+   ├─ BadPublicKeyError         its key does
+   ├─ RejectedNamesError        names that do not match or that the profile does not allow
+   ├─ BadReasonError            a revocation reason that does not apply
+   ├─ AlreadyRevokedError       this certificate was revoked before
+   ├─ UnknownCertificateError   this CA never issued it
+   └─ IdempotencyConflictError  this idempotency key was used with another request
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Final, TypeVar
+
+import httpx
+import orjson
+from pkicore.errors import MalformedError, PkiError
+
+from services.ca.wire import (
+    PROBLEM,
+    CertificateRequest,
+    CertificateStatus,
+    IssuedCertificate,
+    RevocationAnswer,
+    RevocationFeed,
+    RevocationRequest,
+)
+
+_Answer = TypeVar("_Answer")
+
+_JSON: Final = {"content-type": "application/json"}
+FEED_WAIT: Final = 30.0  # seconds the CA holds a feed request that has nothing to tell
+
+
+class CaError(Exception):
+    """The CA did not do what was asked."""
+
+
+class CaUnavailableError(CaError):
+    """No usable answer; nothing is known of what the CA did, so repeat with the same idempotency key."""
+
+
+class CaRefusedError(CaError):
+    """A problem document: `kind` is its type without the urn prefix, `status` the HTTP status, `detail` a sentence."""
+
+    def __init__(self, kind: str, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.kind = kind
+        self.status = status
+        self.detail = detail
+
+
+class ForbiddenError(CaRefusedError):
+    """The CA does not let this caller do that."""
+
+
+class BadCsrError(CaRefusedError):
+    """The CSR does not parse, does not verify or asks for what is not given."""
+
+
+class BadPublicKeyError(CaRefusedError):
+    """The key in the CSR is refused."""
+
+
+class RejectedNamesError(CaRefusedError):
+    """The names of the CSR are not those of the request, or the profile does not allow them."""
+
+
+class BadReasonError(CaRefusedError):
+    """The revocation reason does not exist or does not apply to this certificate."""
+
+
+class AlreadyRevokedError(CaRefusedError):
+    """The certificate was revoked before; nothing changed."""
+
+
+class UnknownCertificateError(CaRefusedError):
+    """This CA never issued that certificate."""
+
+
+class IdempotencyConflictError(CaRefusedError):
+    """The idempotency key belongs to another request."""
+
+
+REFUSALS: Final[Mapping[str, type[CaRefusedError]]] = {
+    "forbidden": ForbiddenError,
+    "bad-csr": BadCsrError,
+    "bad-public-key": BadPublicKeyError,
+    "rejected-names": RejectedNamesError,
+    "bad-revocation-reason": BadReasonError,
+    "already-revoked": AlreadyRevokedError,
+    "unknown-certificate": UnknownCertificateError,
+    "idempotency-conflict": IdempotencyConflictError,
+}
+
+
+class CaClient:
+    """The CA's endpoints as methods; `http` is a pooled mTLS client that expects the CA's SPIFFE ID."""
+
+    def __init__(self, http: httpx.AsyncClient, base_url: str) -> None:
+        self._http = http
+        self._base = base_url.rstrip("/")
+
+    async def issue(self, request: CertificateRequest) -> IssuedCertificate:
+        """Ask for a certificate; safe to repeat with the same idempotency key.
+
+        Raises:
+            CaRefusedError: the CA said no, and why (see the tree above).
+            CaUnavailableError: no usable answer.
+        """
+        return _read(IssuedCertificate.from_json, await self._call("POST", "/v1/certificates", request.to_json()))
+
+    async def revoke(self, request: RevocationRequest) -> RevocationAnswer:
+        """Revoke a certificate.
+
+        Raises:
+            AlreadyRevokedError: it was revoked before.
+            UnknownCertificateError: the CA never issued it.
+            BadReasonError: the reason does not apply.
+            CaRefusedError: any other refusal.
+            CaUnavailableError: no usable answer.
+        """
+        return _read(RevocationAnswer.from_json, await self._call("POST", "/v1/revocations", request.to_json()))
+
+    async def certificate(self, serial: str) -> CertificateStatus:
+        """What the CA knows of a serial (hex).
+
+        Raises:
+            UnknownCertificateError: nothing.
+            CaUnavailableError: no usable answer.
+        """
+        return _read(CertificateStatus.from_json, await self._call("GET", f"/v1/certificates/{serial}"))
+
+    async def revocations(self, after: int) -> RevocationFeed:
+        """What was revoked after sequence number `after`; the CA holds the request for up to 30 s when nothing was.
+
+        Raises:
+            CaUnavailableError: no usable answer.
+        """
+        answer = await self._call("GET", f"/v1/revocations?after={after}", read_timeout=FEED_WAIT + 10)
+        return _read(RevocationFeed.from_json, answer)
+
+    async def publish_crls(self) -> dict[str, int]:
+        """Publish every issuer's CRL now; issuer id to CRL number.
+
+        Raises:
+            CaRefusedError: the CA said no.
+            CaUnavailableError: no usable answer.
+        """
+        return _read(_crl_numbers, await self._call("POST", "/v1/crls", b"{}"))
+
+    async def _call(self, method: str, path: str, body: bytes | None = None, read_timeout: float = 30.0) -> bytes:
+        try:
+            answer = await self._http.request(
+                method,
+                self._base + path,
+                content=body,
+                headers=_JSON if body is not None else None,
+                timeout=httpx.Timeout(10.0, read=read_timeout),
+            )
+        except (httpx.HTTPError, PkiError, OSError) as error:
+            raise CaUnavailableError(f"the CA at {self._base} does not answer: {error}") from error
+        if answer.is_success:
+            return answer.content
+        raise _refusal(answer)
+
+
+def _read(parse: Callable[[bytes], _Answer], body: bytes) -> _Answer:
+    try:
+        return parse(body)
+    except MalformedError as error:
+        raise CaUnavailableError(f"the CA's answer makes no sense: {error}") from error
+
+
+def _crl_numbers(body: bytes) -> dict[str, int]:
+    try:
+        return {str(item["issuer"]): int(item["number"]) for item in orjson.loads(body)["crls"]}
+    except (orjson.JSONDecodeError, TypeError, KeyError, ValueError) as error:
+        raise MalformedError("not a list of CRLs") from error
+
+
+def _refusal(answer: httpx.Response) -> CaError:
+    """The error that a problem document stands for."""
+    try:
+        problem = orjson.loads(answer.content)
+        kind = str(problem["type"]).removeprefix(PROBLEM)
+        detail = str(problem.get("detail") or problem.get("title") or kind)
+    except (orjson.JSONDecodeError, TypeError, KeyError, AttributeError):
+        return CaUnavailableError(f"the CA answered {answer.status_code} without a problem document")
+    if answer.is_server_error:
+        return CaUnavailableError(f"the CA answered {answer.status_code}: {detail}")
+    return REFUSALS.get(kind, CaRefusedError)(kind, answer.status_code, detail)
+
+
+__all__ = [
+    "FEED_WAIT",
+    "REFUSALS",
+    "AlreadyRevokedError",
+    "BadCsrError",
+    "BadPublicKeyError",
+    "BadReasonError",
+    "CaClient",
+    "CaError",
+    "CaRefusedError",
+    "CaUnavailableError",
+    "ForbiddenError",
+    "IdempotencyConflictError",
+    "RejectedNamesError",
+    "UnknownCertificateError",
+]

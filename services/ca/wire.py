@@ -1,0 +1,351 @@
+"""What travels between the CA and its callers: frozen messages, each with its strict JSON form.
+
+Binary fields are standard base64 of DER, certificates that go out are PEM, times are Unix seconds, serials are
+lower-case hex without leading zeros. Reading raises MalformedError with the name of the field; writing never fails.
+"""
+
+import base64
+import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, cast
+
+import orjson
+from pkicore.errors import MalformedError
+
+PROBLEM: Final = "urn:pqcpki:problem:"
+
+MAX_BODY: Final = 128 * 1024  # octets; a 64 KiB CSR in base64 and its names
+MAX_IDENTIFIERS: Final = 200
+MAX_KEY: Final = 200  # characters of an idempotency key
+MAX_TEXT: Final = 1024  # characters of any other string
+MAX_REQUESTER: Final = 16  # members
+MAX_TIME: Final = 253_402_300_799  # 9999-12-31T23:59:59Z, the last time of RFC 5280 §4.1.2.5
+
+IdentifierType = Literal["dns", "ip", "uri", "email"]
+_IDENTIFIER_TYPES: Final = frozenset({"dns", "ip", "uri", "email"})
+
+
+@dataclass(frozen=True, slots=True)
+class Identifier:
+    """One name that the caller vouches for."""
+
+    type: IdentifierType
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateRequest:
+    """`POST /v1/certificates`: a CSR (DER), the names the caller has validated and who stands behind the request.
+
+    `requester` goes to the audit log as it is. The same `idempotency_key` and CSR yield the same certificate.
+    """
+
+    csr: bytes
+    profile: str
+    identifiers: tuple[Identifier, ...]
+    idempotency_key: str
+    not_after: int | None = None
+    requester: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> bytes:
+        """The request body."""
+        body: dict[str, Any] = {
+            "csr": base64.b64encode(self.csr).decode(),
+            "profile": self.profile,
+            "identifiers": [{"type": name.type, "value": name.value} for name in self.identifiers],
+            "idempotency_key": self.idempotency_key,
+            "requester": dict(self.requester),
+        }
+        if self.not_after is not None:
+            body["not_after"] = self.not_after
+        return orjson.dumps(body)
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "CertificateRequest":
+        """Read a request body.
+
+        Raises:
+            MalformedError: not the JSON of such a request; the sentence names the field.
+        """
+        body = _Fields.parse(data, {"csr", "profile", "identifiers", "idempotency_key", "not_after", "requester"})
+        return cls(
+            csr=body.binary("csr"),
+            profile=body.text("profile", MAX_KEY),
+            identifiers=_identifiers(body.members.get("identifiers")),
+            idempotency_key=body.text("idempotency_key", MAX_KEY),
+            not_after=body.optional_time("not_after"),
+            requester=_requester(body.members.get("requester", {})),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedCertificate:
+    """The answer to a request: `chain` is PEM, leaf first, without the root."""
+
+    serial: str
+    certificate: str
+    chain: str
+    not_after: int
+
+    def to_json(self) -> bytes:
+        """The answer body."""
+        return orjson.dumps(self)
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "IssuedCertificate":
+        """Read an answer body.
+
+        Raises:
+            MalformedError: a field is missing or of another kind.
+        """
+        body = _Fields.parse(data)
+        return cls(
+            body.text("serial"),
+            body.text("certificate", MAX_BODY),
+            body.text("chain", MAX_BODY),
+            body.time("not_after"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RevocationRequest:
+    """`POST /v1/revocations`: a certificate, by serial (hex) or by its DER bytes, and the reason (RFC 5280 §5.3.1)."""
+
+    reason: str | int
+    serial: str | None = None
+    certificate: bytes | None = None
+
+    def to_json(self) -> bytes:
+        """The request body."""
+        body: dict[str, Any] = {"reason": self.reason}
+        if self.serial is not None:
+            body["serial"] = self.serial
+        if self.certificate is not None:
+            body["certificate"] = base64.b64encode(self.certificate).decode()
+        return orjson.dumps(body)
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "RevocationRequest":
+        """Read a request body.
+
+        Raises:
+            MalformedError: not the JSON of such a request, or both or neither of serial and certificate.
+        """
+        body = _Fields.parse(data, {"serial", "certificate", "reason"})
+        if ("serial" in body.members) == ("certificate" in body.members):
+            raise MalformedError("give either serial or certificate, and only one of them")
+        reason = body.members.get("reason", "unspecified")
+        if isinstance(reason, bool) or not isinstance(reason, (str, int)):
+            raise MalformedError("reason must be a name or a number of RFC 5280 §5.3.1")
+        return cls(
+            reason=reason,
+            serial=body.text("serial") if "serial" in body.members else None,
+            certificate=body.binary("certificate") if "certificate" in body.members else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RevocationAnswer:
+    """A certificate is revoked since `revoked_at`, for `reason` (RFC 5280 name)."""
+
+    serial: str
+    revoked_at: int
+    reason: str
+
+    def to_json(self) -> bytes:
+        """The answer body."""
+        return orjson.dumps(self)
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "RevocationAnswer":
+        """Read an answer body.
+
+        Raises:
+            MalformedError: a field is missing or of another kind.
+        """
+        body = _Fields.parse(data)
+        return cls(body.text("serial"), body.time("revoked_at"), body.text("reason"))
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateStatus:
+    """What the CA knows of one serial; `certificate` is PEM, and absent while an intent has not been completed."""
+
+    serial: str
+    status: Literal["good", "revoked", "expired", "pending"]
+    issuer: str
+    profile: str
+    not_before: int
+    not_after: int
+    certificate: str | None = None
+    revoked_at: int | None = None
+    reason: str | None = None
+
+    def to_json(self) -> bytes:
+        """The answer body."""
+        return orjson.dumps(self)
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "CertificateStatus":
+        """Read an answer body.
+
+        Raises:
+            MalformedError: a field is missing or of another kind.
+        """
+        body = _Fields.parse(data)
+        status = body.text("status")
+        if status not in {"good", "revoked", "expired", "pending"}:
+            raise MalformedError("status is none of good, revoked, expired, pending")
+        return cls(
+            serial=body.text("serial"),
+            status=cast("Literal['good', 'revoked', 'expired', 'pending']", status),
+            issuer=body.text("issuer"),
+            profile=body.text("profile"),
+            not_before=body.time("not_before"),
+            not_after=body.time("not_after"),
+            certificate=body.optional_text("certificate", MAX_BODY),
+            revoked_at=body.optional_time("revoked_at"),
+            reason=body.optional_text("reason"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class FeedEntry:
+    """One revocation of the feed; sequences rise by time of revocation and are never used twice."""
+
+    sequence: int
+    serial: str
+    issuer: str
+    revoked_at: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RevocationFeed:
+    """`GET /v1/revocations?after=N`: what was revoked after sequence N, and the N to ask with next."""
+
+    entries: tuple[FeedEntry, ...]
+    next: int
+
+    def to_json(self) -> bytes:
+        """The answer body."""
+        return orjson.dumps({"revocations": list(self.entries), "next": self.next})
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "RevocationFeed":
+        """Read an answer body.
+
+        Raises:
+            MalformedError: a field is missing or of another kind.
+        """
+        body = _Fields.parse(data)
+        return cls(
+            tuple(
+                FeedEntry(
+                    entry.time("sequence"),
+                    entry.text("serial"),
+                    entry.text("issuer"),
+                    entry.time("revoked_at"),
+                    entry.text("reason"),
+                )
+                for entry in map(_Fields, body.objects("revocations"))
+            ),
+            body.time("next"),
+        )
+
+
+def parse_serial(text: str) -> int:
+    """The number behind a serial as people write it: hex in either case, colons and leading zeros allowed.
+
+    Raises:
+        MalformedError: not hex, zero, or longer than the 20 octets of RFC 5280 §4.1.2.2.
+    """
+    digits = text.replace(":", "")
+    if not digits or len(digits) > 2 * MAX_KEY or not set(digits) <= set("0123456789abcdefABCDEF"):
+        raise MalformedError("serial must be hex digits, optionally separated by colons")
+    serial = int(digits, 16)
+    if not 0 < serial < 1 << 160:
+        raise MalformedError("serial must be a positive number of at most 20 octets")
+    return serial
+
+
+def format_serial(serial: int) -> str:
+    """The one written form of a serial: lower-case hex without leading zeros."""
+    return f"{serial:x}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Fields:
+    """Typed access to the members of a JSON object."""
+
+    members: Mapping[str, Any]
+
+    @classmethod
+    def parse(cls, data: bytes, allowed: set[str] | None = None) -> "_Fields":
+        try:
+            members = orjson.loads(data)
+        except orjson.JSONDecodeError as error:
+            raise MalformedError("the body is not JSON") from error
+        if not isinstance(members, dict):
+            raise MalformedError("the body must be a JSON object")
+        unknown = members.keys() - allowed if allowed is not None else set()
+        if unknown:
+            raise MalformedError(f"unknown field {min(unknown)[:40]!a}")
+        return cls(members)
+
+    def text(self, name: str, limit: int = MAX_TEXT) -> str:
+        return _text(self.members.get(name), name, limit)
+
+    def optional_text(self, name: str, limit: int = MAX_TEXT) -> str | None:
+        return None if self.members.get(name) is None else self.text(name, limit)
+
+    def time(self, name: str) -> int:
+        value = self.members.get(name)
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_TIME:
+            raise MalformedError(f"{name} must be a whole number from 0 to {MAX_TIME}")
+        return value
+
+    def optional_time(self, name: str) -> int | None:
+        return None if self.members.get(name) is None else self.time(name)
+
+    def binary(self, name: str) -> bytes:
+        try:
+            return base64.b64decode(self.text(name, MAX_BODY), validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise MalformedError(f"{name} must be standard base64") from error
+
+    def objects(self, name: str) -> list[dict[str, Any]]:
+        values = self.members.get(name)
+        if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
+            raise MalformedError(f"{name} must be a list of objects")
+        return values
+
+
+def _text(value: object, name: str, limit: int) -> str:
+    """A non-empty string without control characters other than line ends."""
+    if not isinstance(value, str) or not 0 < len(value) <= limit:
+        raise MalformedError(f"{name} must be a string of 1 to {limit} characters")
+    if not value.replace("\n", "").isprintable():
+        raise MalformedError(f"{name} has a control character")
+    return value
+
+
+def _identifiers(value: object) -> tuple[Identifier, ...]:
+    if not isinstance(value, list) or len(value) > MAX_IDENTIFIERS:
+        raise MalformedError(f"identifiers must be a list of at most {MAX_IDENTIFIERS}")
+    found = []
+    for item in value:
+        if not isinstance(item, dict) or item.keys() != {"type", "value"} or item["type"] not in _IDENTIFIER_TYPES:
+            raise MalformedError('each of identifiers must be {"type": "dns"|"ip"|"uri"|"email", "value": …}')
+        found.append(Identifier(item["type"], _text(item["value"], "identifiers.value", MAX_TEXT)))
+    return tuple(found)
+
+
+def _requester(value: object) -> dict[str, str]:
+    if not isinstance(value, dict) or len(value) > MAX_REQUESTER:
+        raise MalformedError(f"requester must be an object of at most {MAX_REQUESTER} members")
+    return {
+        _text(name, "requester", MAX_KEY): _text(content, "requester value", MAX_TEXT)
+        for name, content in value.items()
+    }
