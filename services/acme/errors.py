@@ -73,7 +73,7 @@ class AcmeError(Exception):
         headers: further response headers, e.g. `Retry-After`.
     """
 
-    def __init__(  # noqa: PLR0913 - the members of a problem document
+    def __init__(
         self,
         acme_type: str,
         detail: str,
