@@ -1,7 +1,7 @@
 """The one table of signature algorithms, and the four things done with them locally.
 
 Whatever is not in the table is not offered: other curves, RSA of other sizes or exponents, Ed448, HashML-DSA.
-Sources: RFC 5758 (ECDSA), RFC 4055 (RSA PKCS#1 v1.5), RFC 8410 (Ed25519), RFC 9881 (ML-DSA), RFC 7518 and RFC 9964 (JOSE).
+Sources: RFC 5758 (ECDSA), RFC 4055 (RSA PKCS#1 v1.5), RFC 8410 (Ed25519), RFC 9881 (ML-DSA), RFC 7518, RFC 9964 (JOSE).
 """
 
 from __future__ import annotations
