@@ -41,7 +41,7 @@ trap cleanup EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-endpoint() { .venv/bin/python -c 'import json, sys; print(json.load(open(sys.argv[1]))[sys.argv[2]])' "$STATE/pki/endpoints.json" "$1"; }
+endpoint() { .venv/bin/ztca endpoints --dir "$STATE/pki" "$1"; }
 free_port() { .venv/bin/python -c 'import socket; s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 
 # wait_for SECONDS PID FILE: until FILE exists, or PID has ended.

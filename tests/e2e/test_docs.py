@@ -1,0 +1,36 @@
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.console import ROOT, blocks, pages
+
+OURS = "run by: tests/e2e/test_docs.py"
+PAGES = [page for page in pages() if any(block.marker == OURS for block in blocks(page))]
+
+# Background jobs of the page end with it, whatever happens in between.
+PROLOGUE = "set -euo pipefail\ntrap 'trap - EXIT; kill $(jobs -p) 2>/dev/null; wait' EXIT\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_commands_of_a_page_work_in_a_fresh_clone(page: Path, tmp_path: Path) -> None:
+    """A newcomer who types the commands of a page into a fresh clone, in order, meets no error."""
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+    shutil.copy(page, clone / page.relative_to(ROOT))
+    commands = [command for block in blocks(page) if block.marker == OURS for command in block.commands]
+    # Free ports, so that a deployment that is already up on this machine does not matter.
+    ports = {f"PQCPKI_{name}_PORT": "0" for name in ("CA", "CA_HTTP", "CA_OPS", "ACME", "ACME_OPS")}
+    result = subprocess.run(
+        ["bash", "-x", "-c", PROLOGUE + "\n".join(commands)],
+        cwd=clone,
+        env=os.environ | ports,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, f"{result.stdout[-3000:]}\n{result.stderr[-5000:]}"
