@@ -147,6 +147,12 @@ class DnsSimulator:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    async def answer_udp(self, wire: bytes, peer: tuple[str | Any, int]) -> None:
+        """Answer one datagram."""
+        reply = await self.answer(wire, "udp")
+        if reply is not None and self._udp is not None:
+            self._udp.sendto(reply, peer)
+
     async def answer(self, wire: bytes, transport: str) -> bytes | None:
         """Answer one question.
 
@@ -238,21 +244,10 @@ class _Udp(asyncio.DatagramProtocol):
 
     def __init__(self, simulator: DnsSimulator) -> None:
         self._simulator = simulator
-        self._transport: asyncio.DatagramTransport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport to answer on."""
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self._transport = transport
 
     def datagram_received(self, data: bytes, addr: tuple[str | Any, int]) -> None:
         """Answer one datagram in the background."""
-        self._simulator.spawn(self._reply(data, addr))
-
-    async def _reply(self, data: bytes, addr: tuple[str | Any, int]) -> None:
-        reply = await self._simulator.answer(data, "udp")
-        if reply is not None and self._transport is not None:
-            self._transport.sendto(reply, addr)
+        self._simulator.spawn(self._simulator.answer_udp(data, addr))
 
 
 def _canonical(name: str) -> str:

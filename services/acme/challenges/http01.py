@@ -1,0 +1,98 @@
+"""The http-01 challenge (RFC 8555 §8.3; for addresses RFC 8738 §4)."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from ipaddress import ip_address
+
+import httpx
+
+from services.acme.challenges.addresses import IPAddress
+from services.acme.challenges.fetch import Fetched, Fetcher
+from services.acme.challenges.quote import quote
+from services.acme.challenges.resolver import Resolver
+from services.acme.errors import ValidationError
+from services.acme.identifiers import Identifier
+
+WELL_KNOWN = "/.well-known/acme-challenge/"
+MAX_REDIRECTS = 10
+MAX_LOCATION_BYTES = 2000
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+
+class Http01:
+    """Fetches the key authorization from the identifier's web server.
+
+    Args:
+        resolver: looks up the host of each hop anew.
+        fetcher: checks and dials what was looked up.
+        port: where the first request goes; 80 outside of tests and demos (RFC 8555 §8.3).
+        seconds: for the whole validation, look-ups and redirects included.
+    """
+
+    def __init__(self, resolver: Resolver, fetcher: Fetcher, port: int, seconds: float) -> None:
+        self._resolver = resolver
+        self._fetcher = fetcher
+        self._port = port
+        self._seconds = seconds
+        self._default_ports = {"http": 80, "https": 443}
+        self._ports = {80, 443, port}
+
+    async def validate(self, identifier: Identifier, token: str, key_authorization: str) -> None:
+        """Follow redirects from the well-known URL until an answer, and compare it.
+
+        Raises:
+            ValidationError: "dns", "connection" or "incorrectResponse".
+        """
+        try:
+            async with asyncio.timeout(self._seconds):
+                answer = await self._follow(self._first_url(identifier, token))
+        except TimeoutError as error:
+            sentence = f"{identifier.value} gave no complete answer within {self._seconds:g} seconds"
+            raise ValidationError("connection", sentence) from error
+        if not hmac.compare_digest(answer.rstrip(), key_authorization.encode()):
+            sentence = f"the answer of {identifier.value} is not the key authorization; it begins with {quote(answer)}"
+            raise ValidationError("incorrectResponse", sentence)
+
+    def _first_url(self, identifier: Identifier, token: str) -> httpx.URL:
+        host = f"[{identifier.value}]" if ":" in identifier.value else identifier.value
+        return httpx.URL(f"http://{host}:{self._port}{WELL_KNOWN}{token}")
+
+    async def _follow(self, url: httpx.URL) -> bytes:
+        for _ in range(MAX_REDIRECTS + 1):
+            fetched = await self._fetcher.get(url, await self._addresses(url.host))
+            if fetched.status == httpx.codes.OK:
+                return fetched.body
+            if fetched.status not in REDIRECTS:
+                raise ValidationError("incorrectResponse", f"{url.host} answered with status {fetched.status}, not 200")
+            url = self._redirected(url, fetched)
+        raise ValidationError("connection", f"more than {MAX_REDIRECTS} redirects")
+
+    async def _addresses(self, host: str) -> tuple[IPAddress, ...]:
+        try:
+            return (ip_address(host),)
+        except ValueError:
+            return await self._resolver.addresses(host)
+
+    def _redirected(self, url: httpx.URL, fetched: Fetched) -> httpx.URL:
+        """The URL of the next hop.
+
+        Raises:
+            ValidationError: "connection", when the redirect leads to another scheme or port, or is no URL.
+        """
+        location = fetched.location or b""
+        if not location or len(location) > MAX_LOCATION_BYTES:
+            raise ValidationError("connection", f"{url.host} redirects without a usable Location")
+        try:
+            target = url.join(location.decode("ascii"))
+            port = target.port or self._default_ports.get(target.scheme)
+        except (httpx.InvalidURL, ValueError) as error:
+            raise ValidationError("connection", f"{url.host} redirects to {quote(location)}, not a URL") from error
+        if target.scheme not in self._default_ports or not target.host or target.userinfo:
+            raise ValidationError(
+                "connection", f"{url.host} redirects to {quote(location)}; only http and https are followed"
+            )
+        if port not in self._ports:
+            raise ValidationError("connection", f"{url.host} redirects to port {port}; only 80 and 443 are followed")
+        return target

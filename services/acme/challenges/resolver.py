@@ -1,0 +1,145 @@
+"""DNS look-ups of the validators: asynchronous, bounded in time, and every failure a sentence."""
+
+from __future__ import annotations
+
+import asyncio
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Self
+from urllib.parse import urlsplit
+
+import dns.asyncresolver
+import dns.exception
+import dns.name
+import dns.rdata
+import dns.rdtypes.ANY.TXT
+import dns.rdtypes.IN.A
+import dns.rdtypes.IN.AAAA
+import dns.resolver
+
+from services.acme.challenges.addresses import IPAddress
+from services.acme.errors import ValidationError
+
+DNS_PORT = 53
+# Fits every path without fragmentation (DNS flag day 2020); larger answers come by TCP.
+UDP_PAYLOAD_BYTES = 1232
+TRY_SECONDS = 2.0
+MAX_ADDRESSES_PER_FAMILY = 4
+MAX_TEXTS = 64
+
+
+class Resolver:
+    """A stub resolver that asks one configured server, or the system's servers.
+
+    It trusts the server to follow CNAMEs and keeps no cache: a validation must see what is there now. UDP answers that
+    are truncated are asked for again over TCP.
+    """
+
+    def __init__(self, resolver: dns.asyncresolver.Resolver, lifetime: float) -> None:
+        self._resolver = resolver
+        self._lifetime = lifetime
+        resolver.cache = None
+        resolver.timeout = min(TRY_SECONDS, lifetime)
+        resolver.use_edns(0, 0, UDP_PAYLOAD_BYTES)
+
+    @classmethod
+    def build(cls, server: str, lifetime: float) -> Self:
+        """Make a resolver.
+
+        Args:
+            server: "host:port", "[v6]:port" or a bare address; empty for the system's configuration.
+            lifetime: seconds for one look-up with all its retries.
+
+        Raises:
+            ValueError: a server that is not an address with an optional port.
+            dns.resolver.NoResolverConfiguration: no server is given and the system names none.
+        """
+        if not server:
+            return cls(dns.asyncresolver.Resolver(configure=True), lifetime)
+        host, port = parse_server(server)
+        resolver = dns.asyncresolver.Resolver(configure=False)
+        resolver.nameservers = [str(host)]
+        resolver.port = port
+        return cls(resolver, lifetime)
+
+    async def addresses(self, host: str) -> tuple[IPAddress, ...]:
+        """Look up AAAA and A together; IPv6 first, at most four of each.
+
+        Raises:
+            ValidationError: "dns", when neither look-up gave an address.
+        """
+        found: list[IPAddress] = []
+        failure = ValidationError("dns", f"{host} has neither an A nor an AAAA record")
+        for result in await asyncio.gather(self._query(host, "AAAA"), self._query(host, "A"), return_exceptions=True):
+            match result:
+                case list():
+                    found += [_address(record) for record in result[:MAX_ADDRESSES_PER_FAMILY]]
+                case ValidationError():
+                    failure = result
+                case _:
+                    raise result
+        if not found:
+            raise failure
+        return tuple(found)
+
+    async def texts(self, name: str) -> tuple[bytes, ...]:
+        """Look up the TXT records of `name`, the strings of each joined; at most 64 records.
+
+        Raises:
+            ValidationError: "dns", when the look-up failed; no record at an existing name is an empty tuple.
+        """
+        records = await self._query(name, "TXT")
+        return tuple(
+            b"".join(record.strings) for record in records[:MAX_TEXTS] if isinstance(record, dns.rdtypes.ANY.TXT.TXT)
+        )
+
+    async def _query(self, name: str, kind: str) -> list[dns.rdata.Rdata]:
+        try:
+            answer = await self._resolver.resolve(
+                dns.name.from_text(f"{name}."), kind, search=False, raise_on_no_answer=False, lifetime=self._lifetime
+            )
+        except (dns.exception.DNSException, OSError) as error:
+            raise ValidationError("dns", _sentence(error, name, kind)) from error
+        return list(answer.rrset or ())
+
+
+def parse_server(server: str) -> tuple[IPAddress, int]:
+    """Split "host:port" into an address and a port.
+
+    Raises:
+        ValueError: the host is not an IP address, or the port not a port.
+    """
+    bare_v6 = server.count(":") > 1 and not server.startswith("[")
+    split = urlsplit(f"//[{server}]" if bare_v6 else f"//{server}")
+    try:
+        return ip_address(split.hostname or ""), split.port or DNS_PORT
+    except ValueError as error:
+        raise ValueError(f"resolver {server!r} is not an IP address with an optional port") from error
+
+
+def _address(record: dns.rdata.Rdata) -> IPAddress:
+    match record:
+        case dns.rdtypes.IN.AAAA.AAAA():
+            return IPv6Address(record.address)
+        case dns.rdtypes.IN.A.A():
+            return IPv4Address(record.address)
+    raise ValidationError("dns", "the resolver answered with a record of another type")
+
+
+def _sentence(error: Exception, name: str, kind: str) -> str:
+    """Say what went wrong without the name server's own words."""
+    match error:
+        case dns.resolver.NXDOMAIN():
+            return f"{name} does not exist (NXDOMAIN looking up {kind})"
+        case dns.exception.Timeout():
+            return f"the DNS server gave no answer in time looking up {kind} of {name}"
+        case dns.resolver.NoNameservers():
+            reasons = sorted({_reason(entry[3]) for entry in error.kwargs.get("errors", ())})
+            return f"looking up {kind} of {name} failed: {', '.join(reasons) or 'no DNS server answered'}"
+        case dns.name.LabelTooLong() | dns.name.NameTooLong() | dns.name.EmptyLabel():
+            return f"a name with labels that DNS does not allow cannot be looked up ({kind})"
+    return f"looking up {kind} of {name} failed ({type(error).__name__})"
+
+
+def _reason(cause: object) -> str:
+    """An rcode stays as it is; an exception is named by its type."""
+    return cause if isinstance(cause, str) else type(cause).__name__
