@@ -1,0 +1,173 @@
+"""The one way to a service's database, SQLite or PostgreSQL by URL.
+
+Statements are SQLAlchemy Core, compiled once with `Database.prepare`. Everything that is written goes through
+`Database.commit` as a `Unit`: whole or not at all, its audit records with it, several units in one durable transaction.
+Nothing is read and then written on the strength of what was read: a conditional write says how many rows it `expect`s.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from sqlalchemy import URL, make_url
+from sqlalchemy.engine.interfaces import Dialect
+from sqlalchemy.exc import ArgumentError
+
+from pkicore.clock import Clock
+from services.chassis.database.journal import AuditEvent, AuditTables, audit_tables
+from services.chassis.database.sqlite import CommitObserver, SqliteEngine
+from services.chassis.database.statement import (
+    BoundUnit,
+    Prepared,
+    Row,
+    Statement,
+    Unit,
+    Write,
+    bind_unit,
+    compile_statement,
+)
+from services.chassis.database.writer import GroupCommit, Outcome
+from services.chassis.errors import SettingsError
+
+__all__ = [
+    "AuditEvent",
+    "AuditTables",
+    "CommitObserver",
+    "Database",
+    "Prepared",
+    "Row",
+    "Statement",
+    "Unit",
+    "Write",
+    "audit_tables",
+    "parse_url",
+]
+
+_QUEUE = 4096
+"""Units that may wait for the writer."""
+
+
+class Engine(Protocol):
+    """What differs between SQLite and PostgreSQL."""
+
+    dialect: Dialect
+
+    async def fetch(self, prepared: Prepared, arguments: tuple[Any, ...], limit: int) -> list[Row]:
+        """Reads at most `limit` rows (-1: all)."""
+        ...
+
+    def scan(self, prepared: Prepared, arguments: tuple[Any, ...]) -> AsyncIterator[Row]:
+        """Streams a large result."""
+        ...
+
+    async def commit_batch(self, units: Sequence[BoundUnit]) -> Sequence[Outcome]:
+        """Writes units in one durable transaction."""
+        ...
+
+    async def close(self) -> None:
+        """Gives back what the engine holds."""
+        ...
+
+
+def parse_url(url: str) -> URL:
+    """Reads `sqlite:////absolute/path` or `postgresql://user@host/name`.
+
+    Raises:
+        SettingsError: another form.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise SettingsError("database_url is not a URL such as sqlite:////var/lib/pqcpki/ca.sqlite3") from error
+    if parsed.drivername == "sqlite" and parsed.database and parsed.database != ":memory:":
+        return parsed
+    if parsed.drivername == "postgresql" and parsed.database:
+        return parsed
+    raise SettingsError(
+        f"database_url must be sqlite:////path or postgresql://user@host/name, not {parsed.render_as_string()}"
+    )
+
+
+class Database:
+    """A service's database; `await Database.open(...)` makes one."""
+
+    def __init__(self, engine: Engine, *, queue: int = _QUEUE) -> None:
+        self._engine = engine
+        self._writer = GroupCommit(engine, queue)
+
+    @classmethod
+    async def open(cls, url: str, *, clock: Clock, commit_observer: CommitObserver | None = None) -> Self:
+        """Opens the database that the URL names.
+
+        Args:
+            url: `sqlite:////absolute/path` or `postgresql://user@host/name`.
+            clock: The time of audit records.
+            commit_observer: Called with ("before" | "after", label) around each unit's durable commit.
+
+        Raises:
+            SettingsError: the URL is of another form, or the PostgreSQL driver is not installed.
+            UnavailableError: the database cannot be opened.
+        """
+        parsed = parse_url(url)
+        if parsed.drivername == "sqlite":
+            return cls(SqliteEngine(Path(str(parsed.database)), clock, commit_observer))
+        try:
+            from services.chassis.database.postgresql import PostgresqlEngine
+        except ModuleNotFoundError as error:
+            raise SettingsError("a postgresql database_url needs asyncpg: pip install 'pqcpki[postgresql]'") from error
+        return cls(await PostgresqlEngine.open(parsed, clock, commit_observer))
+
+    def prepare(self, statement: Statement) -> Prepared:
+        """Compiles a statement for this database, once.
+
+        Raises:
+            TypeError: it uses what the two engines do not share.
+        """
+        return compile_statement(statement, self._engine.dialect)
+
+    async def fetch_one(self, prepared: Prepared, /, **params: Any) -> Row | None:  # noqa: ANN401 - column values
+        """The first row, or None.
+
+        Raises:
+            UnavailableError: the database cannot be read.
+            InvalidValueError: a parameter that no column can hold.
+        """
+        rows = await self._engine.fetch(prepared, prepared.bind(params), 1)
+        return rows[0] if rows else None
+
+    async def fetch_all(self, prepared: Prepared, /, **params: Any) -> list[Row]:  # noqa: ANN401 - column values
+        """Every row; for results that are known to be small.
+
+        Raises:
+            UnavailableError: the database cannot be read.
+            InvalidValueError: a parameter that no column can hold.
+        """
+        return await self._engine.fetch(prepared, prepared.bind(params), -1)
+
+    async def scan(self, prepared: Prepared, /, **params: Any) -> AsyncIterator[Row]:  # noqa: ANN401 - column values
+        """Streams a large result, one snapshot, without holding up the event loop.
+
+        Raises:
+            UnavailableError: the database cannot be read.
+        """
+        async for row in self._engine.scan(prepared, prepared.bind(params)):
+            yield row
+
+    async def commit(self, unit: Unit) -> None:
+        """Makes a unit durable; returns when it is.
+
+        Raises:
+            KeyError: a statement's parameter is missing.
+            ConflictError: a write changed another number of rows than it expects; nothing was written.
+            DuplicateError: a unique key exists already; nothing was written.
+            ConstraintError: a foreign key, NOT NULL or CHECK rule; nothing was written.
+            InvalidValueError: a value that no column can hold; nothing was written.
+            OverloadedError: too many units are waiting.
+            UnavailableError: the database cannot write (`CommitUnknownError`: it may have).
+        """
+        await self._writer.commit(bind_unit(unit))
+
+    async def close(self) -> None:
+        """Writes what is waiting, then closes."""
+        await self._writer.close()
+        await self._engine.close()

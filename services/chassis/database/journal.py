@@ -1,0 +1,90 @@
+"""The audit log's tables, and how records are chained inside a transaction.
+
+The head row is read under a lock before the first record of a transaction and written after the last, so that several
+processes may share one PostgreSQL database and still write one chain.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from sqlalchemy import BigInteger, Column, LargeBinary, MetaData, Table, Text, bindparam, insert, select, update
+
+from pkicore.audit import GENESIS, ChainHead, append
+from pkicore.encoding import canonical_json
+
+_HEAD_ID = 1
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEvent:
+    """Something to be recorded.
+
+    Attributes:
+        event: What happened, as `area.verb`.
+        actor: Who caused it.
+        detail: JSON values that say the rest; never a secret.
+    """
+
+    event: str
+    actor: str
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+class AuditTables(NamedTuple):
+    """The two tables of the audit log."""
+
+    log: Table
+    head: Table
+
+
+def audit_tables(metadata: MetaData) -> AuditTables:
+    """Adds the audit log's tables to a service's schema."""
+    log = Table(
+        "audit_log",
+        metadata,
+        Column("sequence", BigInteger, primary_key=True, autoincrement=False),
+        Column("at", BigInteger, nullable=False),
+        Column("event", Text, nullable=False),
+        Column("actor", Text, nullable=False),
+        Column("detail", Text, nullable=False),
+        Column("hash", LargeBinary, nullable=False),
+    )
+    head = Table(
+        "audit_head",
+        metadata,
+        Column("id", BigInteger, primary_key=True, autoincrement=False),
+        Column("sequence", BigInteger, nullable=False),
+        Column("hash", LargeBinary, nullable=False),
+    )
+    return AuditTables(log, head)
+
+
+_LOG, _HEAD = audit_tables(MetaData())
+
+SELECT_HEAD = select(_HEAD.c.sequence, _HEAD.c.hash).where(_HEAD.c.id == _HEAD_ID).with_for_update()
+INSERT_HEAD = insert(_HEAD).values(id=_HEAD_ID, sequence=GENESIS.sequence, hash=GENESIS.hash)
+UPDATE_HEAD = (
+    update(_HEAD).where(_HEAD.c.id == _HEAD_ID).values(sequence=bindparam("to_sequence"), hash=bindparam("to_hash"))
+)
+INSERT_RECORD = insert(_LOG)
+SELECT_RECORDS = select(_LOG).order_by(_LOG.c.sequence)
+SELECT_PRESENT_HEAD = select(_HEAD.c.sequence, _HEAD.c.hash).where(_HEAD.c.id == _HEAD_ID)
+
+
+def chain_events(head: ChainHead, events: Sequence[AuditEvent], at: int) -> tuple[ChainHead, list[dict[str, Any]]]:
+    """Chains events to a head.
+
+    Returns:
+        The new head and the rows to insert into `audit_log`.
+
+    Raises:
+        TypeError: a detail holds something that JSON cannot say.
+    """
+    rows = []
+    for event in events:
+        stored = append(head, at, event.event, event.actor, event.detail)
+        detail = canonical_json(event.detail).decode()
+        rows.append({**stored.record._asdict(), "detail": detail, "hash": stored.hash})
+        head = stored.head
+    return head, rows
