@@ -228,7 +228,7 @@ class DnsSimulator:
         if task is not None:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+        try:
             while True:
                 (length,) = struct.unpack("!H", await reader.readexactly(2))
                 reply = await self.answer(await reader.readexactly(length), "tcp")
@@ -236,7 +236,10 @@ class DnsSimulator:
                     break
                 writer.write(struct.pack("!H", len(reply)) + reply)
                 await writer.drain()
-        writer.close()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return
+        finally:
+            writer.transport.abort()
 
 
 class _Udp(asyncio.DatagramProtocol):

@@ -7,7 +7,6 @@ and the misbehaviours that the validator must survive are methods of `HttpChalle
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -131,16 +130,21 @@ class HttpChallengeServer:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         self.connections += 1
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError, ssl.SSLError):
+        try:
             request = _parse(await reader.readuntil(b"\r\n\r\n"))
             self.requests.append(request)
             behave = self._paths.get(request.path)
             if behave is None:
                 writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 9\r\n\r\nnot found")
-                await writer.drain()
             else:
                 await behave(writer)
-        writer.close()
+            await writer.drain()
+            writer.close()
+            await writer.wait_closed()
+        except (asyncio.IncompleteReadError, ConnectionError, ssl.SSLError):
+            return
+        finally:
+            writer.transport.abort()
 
 
 def _octets(text: str | bytes) -> bytes:

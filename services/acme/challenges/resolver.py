@@ -109,8 +109,8 @@ def parse_server(server: str) -> tuple[IPAddress, int]:
         ValueError: the host is not an IP address, or the port not a port.
     """
     bare_v6 = server.count(":") > 1 and not server.startswith("[")
-    split = urlsplit(f"//[{server}]" if bare_v6 else f"//{server}")
     try:
+        split = urlsplit(f"//[{server}]" if bare_v6 else f"//{server}")
         return ip_address(split.hostname or ""), split.port or DNS_PORT
     except ValueError as error:
         raise ValueError(f"resolver {server!r} is not an IP address with an optional port") from error

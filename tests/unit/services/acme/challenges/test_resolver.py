@@ -1,0 +1,140 @@
+from collections.abc import AsyncIterator
+from ipaddress import ip_address
+
+import pytest
+
+from services.acme.challenges.resolver import Resolver, parse_server
+from services.acme.errors import ValidationError
+from tests.support.dns_server import DnsSimulator
+
+
+@pytest.fixture
+async def dns() -> AsyncIterator[DnsSimulator]:
+    """A DNS simulator."""
+    async with DnsSimulator() as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def resolver(dns: DnsSimulator) -> Resolver:
+    """A resolver that asks the simulator."""
+    return Resolver.build(dns.address, lifetime=0.6)
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("127.0.0.1:5353", "127.0.0.1", 5353),
+        ("127.0.0.1", "127.0.0.1", 53),
+        ("[::1]:5353", "::1", 5353),
+        ("::1", "::1", 53),
+        ("2606:4700::1111", "2606:4700::1111", 53),
+    ],
+)
+def test_server_setting_is_an_address_with_an_optional_port(text: str, host: str, port: int) -> None:
+    """IPv4 and IPv6 servers are written as in a URL."""
+    assert parse_server(text) == (ip_address(host), port)
+
+
+@pytest.mark.parametrize("text", ["ns.example:53", "127.0.0.1:http", "127.0.0.1:99999", "300.1.1.1", ":53", "[::1"])
+def test_server_setting_refuses_what_is_no_address(text: str) -> None:
+    """A host name or a bad port stops the start with a sentence that repeats it."""
+    with pytest.raises(ValueError, match="resolver"):
+        parse_server(text)
+
+
+async def test_addresses_come_with_ipv6_first(dns: DnsSimulator, resolver: Resolver) -> None:
+    """Both families are looked up and IPv6 is tried first."""
+    dns.set("both.test", A=["192.0.2.1"], AAAA=["2001:db8::1"])
+    assert await resolver.addresses("both.test") == (ip_address("2001:db8::1"), ip_address("192.0.2.1"))
+
+
+async def test_number_of_addresses_is_bounded(dns: DnsSimulator, resolver: Resolver) -> None:
+    """A name with a hundred addresses costs no more attempts than one with four."""
+    dns.set("many.test", A=[f"192.0.2.{n}" for n in range(1, 101)])
+    assert len(await resolver.addresses("many.test")) == 4
+
+
+async def test_alias_is_followed(dns: DnsSimulator, resolver: Resolver) -> None:
+    """An alias chain for both families is followed by the server."""
+    dns.set("alias.test", CNAME="target.test")
+    dns.set("target.test", A=["192.0.2.9"])
+    assert await resolver.addresses("alias.test") == (ip_address("192.0.2.9"),)
+
+
+async def test_name_without_addresses(dns: DnsSimulator, resolver: Resolver) -> None:
+    """A name that exists without addresses is a DNS failure that says so."""
+    dns.set("text.test", TXT=["x"])
+    with pytest.raises(ValidationError, match="neither an A nor an AAAA record") as failed:
+        await resolver.addresses("text.test")
+    assert failed.value.acme_type == "dns"
+
+
+async def test_unknown_name(resolver: Resolver) -> None:
+    """NXDOMAIN is named as such."""
+    with pytest.raises(ValidationError, match=r"^nowhere\.test does not exist \(NXDOMAIN looking up A\)$") as failed:
+        await resolver.addresses("nowhere.test")
+    assert failed.value.acme_type == "dns"
+
+
+@pytest.mark.parametrize("rcode", ["SERVFAIL", "REFUSED"])
+async def test_server_failure(dns: DnsSimulator, resolver: Resolver, rcode: str) -> None:
+    """The server's code is repeated, so that the operator of the zone knows where to look."""
+    dns.set("broken.test", rcode=rcode)
+    with pytest.raises(ValidationError, match=rf"looking up TXT of broken\.test failed: {rcode}") as failed:
+        await resolver.texts("broken.test")
+    assert failed.value.acme_type == "dns"
+
+
+async def test_silent_server(dns: DnsSimulator, resolver: Resolver) -> None:
+    """A server that does not answer costs no more than the lifetime."""
+    dns.set("silent.test", drop=True)
+    with pytest.raises(ValidationError, match="gave no answer in time") as failed:
+        await resolver.texts("silent.test")
+    assert failed.value.acme_type == "dns"
+
+
+async def test_closed_port() -> None:
+    """A server that is not there is a DNS failure too, not an internal error."""
+    async with DnsSimulator() as gone:
+        address = gone.address
+    with pytest.raises(ValidationError) as failed:
+        await Resolver.build(address, lifetime=0.5).addresses("a.test")
+    assert failed.value.acme_type == "dns"
+
+
+async def test_truncated_answer_is_asked_for_by_tcp(dns: DnsSimulator, resolver: Resolver) -> None:
+    """An answer that does not fit a datagram is fetched over TCP."""
+    dns.set("long.test", TXT=["x" * 200 + str(n) for n in range(20)])
+    dns.set("forced.test", TXT=["y"], truncate=True)
+    assert len(await resolver.texts("long.test")) == 20
+    assert await resolver.texts("forced.test") == (b"y",)
+    assert [query.transport for query in dns.queries] == ["udp", "tcp", "udp", "tcp"]
+
+
+async def test_strings_of_a_txt_record_are_joined(dns: DnsSimulator, resolver: Resolver) -> None:
+    """A TXT record is the concatenation of its strings (RFC 8555 section 8.4 by way of RFC 7208's rule)."""
+    dns.set("parts.test", TXT=[["abc", "def"], "ghi"])
+    assert sorted(await resolver.texts("parts.test")) == [b"abcdef", b"ghi"]
+
+
+async def test_number_of_texts_is_bounded(dns: DnsSimulator, resolver: Resolver) -> None:
+    """More records than any client needs are not looked at."""
+    dns.set("flood.test", TXT=[f"value-{n}" for n in range(300)])
+    assert len(await resolver.texts("flood.test")) == 64
+
+
+async def test_answers_are_not_cached(dns: DnsSimulator, resolver: Resolver) -> None:
+    """A record that was corrected a moment ago is seen at once."""
+    dns.set("a.test", TXT=["old"])
+    assert await resolver.texts("a.test") == (b"old",)
+    dns.set("a.test", TXT=["new"])
+    assert await resolver.texts("a.test") == (b"new",)
+
+
+@pytest.mark.parametrize("name", ["a" * 64 + ".test", "a..test", "a." * 130 + "test"])
+async def test_impossible_name(resolver: Resolver, name: str) -> None:
+    """A name that DNS cannot carry is refused before anything is sent."""
+    with pytest.raises(ValidationError, match="not allow") as failed:
+        await resolver.addresses(name)
+    assert failed.value.acme_type == "dns"
