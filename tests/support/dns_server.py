@@ -236,8 +236,8 @@ class DnsSimulator:
                     break
                 writer.write(struct.pack("!H", len(reply)) + reply)
                 await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            return
+        except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
+            return  # the client went away, or `stop` was called
         finally:
             writer.transport.abort()
 

@@ -141,8 +141,8 @@ class HttpChallengeServer:
             await writer.drain()
             writer.close()
             await writer.wait_closed()
-        except (asyncio.IncompleteReadError, ConnectionError, ssl.SSLError):
-            return
+        except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError, ssl.SSLError):
+            return  # the client went away, or `stop` was called
         finally:
             writer.transport.abort()
 

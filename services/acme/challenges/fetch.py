@@ -19,6 +19,8 @@ USER_AGENT = "pqcpki ACME validation (RFC 8555 http-01)"
 # Status line, headers, framing and body of one answer, and the records of a TLS handshake where there is one.
 MAX_RECEIVED_BYTES = 32 * 1024
 MAX_BODY_BYTES = 128
+READ_BYTES = 4096
+DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,11 @@ class Fetched:
     status: int
     location: bytes | None
     body: bytes
+
+
+def port_of(url: httpx.URL) -> int:
+    """The port that a URL names or, for http and https, implies; 0 for other schemes."""
+    return DEFAULT_PORTS.get(url.scheme, 0) if url.port is None else url.port
 
 
 class Fetcher:
@@ -54,7 +61,7 @@ class Fetcher:
                 when a 200 has more than 128 octets.
         """
         permitted = self._guard.permitted(url.host, addresses)
-        origin = httpcore.Origin(url.raw_scheme, url.raw_host, url.port or (443 if url.scheme == "https" else 80))
+        origin = httpcore.Origin(url.raw_scheme, url.raw_host, port_of(url))
         try:
             async with httpcore.AsyncHTTPConnection(
                 origin, ssl_context=self._tls, http2=False, network_backend=_CheckedAddresses(permitted, self._seconds)
@@ -143,7 +150,7 @@ class _BoundedStream(httpcore.AsyncNetworkStream):
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 -- httpcore's signature
         """Read within the allowance."""
-        data = await self._stream.read(min(max_bytes, self._allowance + 1), timeout)
+        data = await self._stream.read(min(max_bytes, READ_BYTES), timeout)
         self._allowance -= len(data)
         if self._allowance < 0:
             raise httpcore.ReadError("more octets than allowed")
@@ -172,8 +179,7 @@ class _BoundedStream(httpcore.AsyncNetworkStream):
 
 
 def _target(url: httpx.URL, addresses: Sequence[IPAddress]) -> str:
-    port = url.port or (443 if url.scheme == "https" else 80)
-    return f"{url.host} port {port} ({', '.join(map(str, addresses))})"
+    return f"{url.host} port {port_of(url)} ({', '.join(map(str, addresses))})"
 
 
 def _reason(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from ipaddress import ip_address
 import httpx
 
 from services.acme.challenges.addresses import IPAddress
-from services.acme.challenges.fetch import Fetched, Fetcher
+from services.acme.challenges.fetch import DEFAULT_PORTS, Fetched, Fetcher, port_of
 from services.acme.challenges.quote import quote
 from services.acme.challenges.resolver import Resolver
 from services.acme.errors import ValidationError
@@ -36,8 +36,7 @@ class Http01:
         self._fetcher = fetcher
         self._port = port
         self._seconds = seconds
-        self._default_ports = {"http": 80, "https": 443}
-        self._ports = {80, 443, port}
+        self._ports = {*DEFAULT_PORTS.values(), port}
 
     async def validate(self, identifier: Identifier, token: str, key_authorization: str) -> None:
         """Follow redirects from the well-known URL until an answer, and compare it.
@@ -86,10 +85,10 @@ class Http01:
             raise ValidationError("connection", f"{url.host} redirects without a usable Location")
         try:
             target = url.join(location.decode("ascii"))
-            port = target.port or self._default_ports.get(target.scheme)
+            port = port_of(target)
         except (httpx.InvalidURL, ValueError) as error:
             raise ValidationError("connection", f"{url.host} redirects to {quote(location)}, not a URL") from error
-        if target.scheme not in self._default_ports or not target.host or target.userinfo:
+        if target.scheme not in DEFAULT_PORTS or not target.host or target.userinfo:
             raise ValidationError(
                 "connection", f"{url.host} redirects to {quote(location)}; only http and https are followed"
             )

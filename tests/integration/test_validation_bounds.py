@@ -1,0 +1,136 @@
+"""The validator as a whole: methods by name, and slots that bound what runs at once."""
+
+import asyncio
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_network
+
+import pytest
+
+from services.acme.challenges.dns01 import txt_value
+from services.acme.errors import AcmeError, ValidationError
+from services.acme.identifiers import Identifier
+from services.acme.validation import Validator
+from tests.support.dns_server import DnsSimulator
+from tests.support.http_challenge import CHALLENGE_PATH, HttpChallengeServer
+
+NAME = Identifier("dns", "site.test")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings that validation reads."""
+
+    resolver: str
+    http01_port: int
+    allowed_networks: tuple[IPv4Network | IPv6Network, ...] = (ip_network("127.0.0.0/8"),)
+    validation_timeout_seconds: float = 2.0
+
+
+class Gate:
+    """A method that waits until it is let go, and counts how many wait in it."""
+
+    def __init__(self) -> None:
+        self.opened = asyncio.Event()
+        self.inside = 0
+        self.most = 0
+
+    async def validate(self, identifier: Identifier, token: str, key_authorization: str) -> None:
+        """Wait at the gate."""
+        assert (identifier, token, key_authorization) == (NAME, "token", "key")
+        self.inside += 1
+        self.most = max(self.most, self.inside)
+        await self.opened.wait()
+        self.inside -= 1
+
+
+async def test_built_validator_knows_both_methods() -> None:
+    """One validator from the settings carries out http-01 and dns-01."""
+    async with DnsSimulator() as dns, HttpChallengeServer() as web:
+        validator = Validator.build(Settings(dns.address, web.port))
+        dns.set("site.test", A=["127.0.0.1"])
+        dns.set("_acme-challenge.site.test", TXT=[txt_value("token.key")])
+        web.answer("token", "token.key")
+        for challenge_type in ("http-01", "dns-01"):
+            await validator.validate(challenge_type, NAME, "token", "token.key")
+            with pytest.raises(ValidationError) as failed:
+                await validator.validate(challenge_type, NAME, "token", "token.other")
+            assert failed.value.acme_type == "incorrectResponse"
+
+
+def test_resolver_setting_is_checked_at_the_start() -> None:
+    """A resolver that is no address stops the start."""
+    with pytest.raises(ValueError, match="resolver"):
+        Validator.build(Settings("ns.example:53", 80))
+
+
+async def test_unknown_method() -> None:
+    """A challenge type that is not offered is refused."""
+    with pytest.raises(ValidationError, match="tls-alpn-01 is not a challenge type") as failed:
+        await Validator({}).validate("tls-alpn-01", NAME, "token", "key")
+    assert failed.value.acme_type == "malformed"
+
+
+async def test_no_more_than_the_slots_run_at_once() -> None:
+    """Validations beyond the slots wait and run when one is free."""
+    gate = Gate()
+    validator = Validator({"http-01": gate}, concurrent=3, waiting=10)
+    async with asyncio.TaskGroup() as group:
+        for _ in range(8):
+            group.create_task(validator.validate("http-01", NAME, "token", "key"))
+        await asyncio.sleep(0.05)
+        assert gate.inside == 3
+        gate.opened.set()
+    assert (gate.inside, gate.most) == (0, 3)
+
+
+async def test_slow_method_does_not_hold_up_the_other() -> None:
+    """Each method has its own slots."""
+    slow, quick = Gate(), Gate()
+    quick.opened.set()
+    validator = Validator({"http-01": slow, "dns-01": quick}, concurrent=1, waiting=1)
+    stuck = asyncio.create_task(validator.validate("http-01", NAME, "token", "key"))
+    await validator.validate("dns-01", NAME, "token", "key")
+    slow.opened.set()
+    await stuck
+
+
+async def test_too_many_waiting_are_told_to_come_back() -> None:
+    """Beyond the queue nothing is tried; the refusal says when to come back and is no verdict on the identifier."""
+    gate = Gate()
+    validator = Validator({"http-01": gate}, concurrent=1, waiting=2)
+    async with asyncio.TaskGroup() as group:
+        for _ in range(3):
+            group.create_task(validator.validate("http-01", NAME, "token", "key"))
+        await asyncio.sleep(0.05)
+        with pytest.raises(AcmeError, match="try again") as refused:
+            await validator.validate("http-01", NAME, "token", "key")
+        gate.opened.set()
+    assert not isinstance(refused.value, ValidationError)
+    assert refused.value.acme_type == "rateLimited"
+    assert dict(refused.value.headers)["Retry-After"] == "5"
+
+
+async def test_cancelled_validation_gives_its_slot_back() -> None:
+    """A caller that goes away leaves neither its slot nor its place in the queue taken."""
+    gate = Gate()
+    validator = Validator({"http-01": gate}, concurrent=1, waiting=0)
+    gone = asyncio.create_task(validator.validate("http-01", NAME, "token", "key"))
+    await asyncio.sleep(0.01)
+    gone.cancel()
+    await asyncio.gather(gone, return_exceptions=True)
+    gate.opened.set()
+    await validator.validate("http-01", NAME, "token", "key")
+
+
+async def test_many_stalled_sites_leave_no_task_behind() -> None:
+    """After fifty validations of sites that never answer, no task and no connection of the validator is left."""
+    async with DnsSimulator() as dns, HttpChallengeServer() as web:
+        dns.set("site.test", A=["127.0.0.1"])
+        web.stall(CHALLENGE_PATH + "token")
+        validator = Validator.build(Settings(dns.address, web.port, validation_timeout_seconds=0.5))
+        before = asyncio.all_tasks()
+        attempts = (validator.validate("http-01", NAME, "token", "key") for _ in range(50))
+        results = await asyncio.gather(*attempts, return_exceptions=True)
+        assert {type(result) for result in results} == {ValidationError}
+        await web.stop()
+        assert asyncio.all_tasks() == before

@@ -1,0 +1,444 @@
+"""http-01 against a hostile web: real sockets, one DNS simulator, web servers that misbehave one way each."""
+
+import asyncio
+import os
+import ssl
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from services.acme.challenges.addresses import AddressGuard
+from services.acme.challenges.fetch import Fetcher
+from services.acme.challenges.http01 import Http01
+from services.acme.challenges.resolver import Resolver
+from services.acme.errors import ValidationError
+from services.acme.identifiers import Identifier
+from tests.support.dns_server import DnsSimulator
+from tests.support.http_challenge import CHALLENGE_PATH, HttpChallengeServer
+
+TOKEN = "evaGxfADs6pSRb2LAv9IZf17Dt3juxGJ-PCt92wr-oA"
+KEY_AUTHORIZATION = TOKEN + ".9jg46WB3rR_AHD-EBXdN7cBkH1WOu0tA3M9fm21mqTI"
+PATH = CHALLENGE_PATH + TOKEN
+NAME = Identifier("dns", "site.test")
+SECONDS = 1.5
+LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+
+
+@pytest.fixture
+async def dns() -> AsyncIterator[DnsSimulator]:
+    """DNS in which site.test and other.test are at 127.0.0.1."""
+    async with DnsSimulator() as simulator:
+        simulator.set("site.test", A=["127.0.0.1"])
+        simulator.set("other.test", A=["127.0.0.1"])
+        yield simulator
+
+
+@pytest.fixture
+async def web() -> AsyncIterator[HttpChallengeServer]:
+    """The applicant's web server."""
+    async with HttpChallengeServer() as server:
+        yield server
+
+
+@pytest.fixture
+def http01(dns: DnsSimulator, web: HttpChallengeServer) -> Http01:
+    """The validator, which may dial loopback."""
+    return build(dns, web.port)
+
+
+def build(dns: DnsSimulator, port: int, networks: tuple[object, ...] = LOOPBACK) -> Http01:
+    """A validator that may dial `networks`."""
+    guard = AddressGuard(network for network in LOOPBACK if network in networks)
+    return Http01(Resolver.build(dns.address, SECONDS / 2), Fetcher(guard, SECONDS), port, SECONDS)
+
+
+async def refusal(http01: Http01, identifier: Identifier = NAME) -> ValidationError:
+    """Validate and return the error, which must come within the deadline."""
+    begin = time.monotonic()
+    with pytest.raises(ValidationError) as failed:
+        await http01.validate(identifier, TOKEN, KEY_AUTHORIZATION)
+    assert time.monotonic() - begin < SECONDS + 0.5
+    assert failed.value.detail.isprintable()
+    return failed.value
+
+
+# answers
+
+
+async def test_right_answer(http01: Http01, web: HttpChallengeServer) -> None:
+    """The key authorization at the well-known path proves control; the request says who asks and for which host."""
+    web.answer(TOKEN, KEY_AUTHORIZATION)
+    await http01.validate(NAME, TOKEN, KEY_AUTHORIZATION)
+    (request,) = web.requests
+    assert (request.method, request.path) == ("GET", PATH)
+    assert request.headers["host"] == f"site.test:{web.port}"
+    assert "pqcpki" in request.headers["user-agent"]
+    assert request.headers["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize("tail", ["\n", "\r\n", "  \n\t"])
+async def test_trailing_whitespace_is_tolerated(http01: Http01, web: HttpChallengeServer, tail: str) -> None:
+    """Editors end files with a newline; RFC 8555 section 8.3 lets the server ignore it."""
+    web.answer(TOKEN, KEY_AUTHORIZATION + tail)
+    await http01.validate(NAME, TOKEN, KEY_AUTHORIZATION)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        "\n",
+        TOKEN,
+        " " + KEY_AUTHORIZATION,
+        KEY_AUTHORIZATION[:-1],
+        KEY_AUTHORIZATION + "x",
+        KEY_AUTHORIZATION.lower(),
+        "\ufeff" + KEY_AUTHORIZATION,
+        TOKEN + ".thumbprint-of-another-account-key-0123456789a",
+    ],
+)
+async def test_wrong_answer(http01: Http01, web: HttpChallengeServer, body: str) -> None:
+    """Anything but the key authorization is refused with a short quote."""
+    web.answer(TOKEN, body)
+    error = await refusal(http01)
+    assert error.acme_type == "incorrectResponse"
+    assert "site.test is not the key authorization" in error.detail
+
+
+async def test_fetched_content_is_not_echoed(http01: Http01, web: HttpChallengeServer) -> None:
+    """A page that the applicant could not read himself is not handed to him through the error."""
+    secret = b"AKIA" + b"s" * 90 + b"END"
+    web.respond(PATH, body=b"\x1b[31m<script>\r\n" + secret)
+    detail = (await refusal(http01)).detail
+    assert "END" not in detail
+    assert "\x1b" not in detail
+    assert detail.count("s" * 50) == 0
+
+
+@pytest.mark.parametrize("size", [129, 200_000])
+async def test_answer_of_more_than_128_octets(http01: Http01, web: HttpChallengeServer, size: int) -> None:
+    """A key authorization has 87 octets; nobody gets a big page read."""
+    web.answer(TOKEN, KEY_AUTHORIZATION + "\n" * (size - len(KEY_AUTHORIZATION)))
+    error = await refusal(http01)
+    assert error.acme_type == "incorrectResponse"
+    assert "longer than 128 octets" in error.detail
+
+
+async def test_answer_of_exactly_128_octets(http01: Http01, web: HttpChallengeServer) -> None:
+    """The limit itself is still within it."""
+    web.answer(TOKEN, KEY_AUTHORIZATION + " " * (128 - len(KEY_AUTHORIZATION)))
+    await http01.validate(NAME, TOKEN, KEY_AUTHORIZATION)
+
+
+@pytest.mark.parametrize("status", [201, 204, 206, 304, 400, 401, 403, 404, 500, 503])
+async def test_other_status(http01: Http01, web: HttpChallengeServer, status: int) -> None:
+    """Only 200 counts, even with the right content."""
+    web.respond(PATH, status=status, body=b"" if status in {204, 304} else KEY_AUTHORIZATION.encode())
+    error = await refusal(http01)
+    assert error.acme_type == "incorrectResponse"
+    assert error.detail == f"site.test answered with status {status}, not 200"
+
+
+async def test_compressed_answer_is_not_unpacked(http01: Http01, web: HttpChallengeServer) -> None:
+    """A decompression bomb stays packed."""
+    web.respond(PATH, body=b"\x1f\x8b\x08" + b"\0" * 60, headers={"Content-Encoding": "gzip"})
+    assert (await refusal(http01)).acme_type == "incorrectResponse"
+
+
+# connections and time
+
+
+async def test_closed_port(dns: DnsSimulator, unused_tcp_port: int) -> None:
+    """The sentence names host, port, address and the system's reason."""
+    error = await refusal(build(dns, unused_tcp_port))
+    assert error.acme_type == "connection"
+    assert error.detail == f"site.test port {unused_tcp_port} (127.0.0.1): Connection refused"
+
+
+async def test_server_that_hangs_up(http01: Http01, web: HttpChallengeServer) -> None:
+    """A connection closed without an answer is a connection problem."""
+    web.hang_up(PATH)
+    assert (await refusal(http01)).acme_type == "connection"
+
+
+async def test_server_that_never_answers(http01: Http01, web: HttpChallengeServer) -> None:
+    """The whole validation has one deadline."""
+    web.stall(PATH)
+    error = await refusal(http01)
+    assert error.acme_type == "connection"
+    assert error.detail == f"site.test gave no complete answer within {SECONDS:g} seconds"
+
+
+@pytest.mark.parametrize(
+    ("head", "octet"),
+    [
+        (b"", b"H"),
+        (b"HTTP/1.1 200 OK\r\n", b"X-A: b\r\n"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n", b"a"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\na\r\n"),
+    ],
+)
+async def test_server_that_drips(http01: Http01, web: HttpChallengeServer, head: bytes, octet: bytes) -> None:
+    """An octet now and then does not extend the deadline."""
+    web.drip(PATH, head, octet)
+    assert (await refusal(http01)).acme_type == "connection"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"\0" * 100,
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"HTTP/1.1 banana\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nshort",
+        b"HTTP/1.1 200 OK\r\nX: " + b"a" * 1_000_000 + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"X: a\r\n" * 20_000 + b"\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\n" * 5_000,
+    ],
+)
+async def test_answer_that_is_not_http(http01: Http01, web: HttpChallengeServer, raw: bytes) -> None:
+    """Broken, oversized and endless framing end in a refusal, not in a crash."""
+    web.send(PATH, raw)
+    assert (await refusal(http01)).acme_type == "connection"
+
+
+async def test_ipv6_first_then_ipv4(dns: DnsSimulator, web: HttpChallengeServer, http01: Http01) -> None:
+    """Where the IPv6 address refuses, the IPv4 address is tried."""
+    dns.set("site.test", A=["127.0.0.1"], AAAA=["::1"])
+    web.answer(TOKEN, KEY_AUTHORIZATION)
+    await http01.validate(NAME, TOKEN, KEY_AUTHORIZATION)
+    assert web.connections == 1
+
+
+async def test_ipv6_only(dns: DnsSimulator) -> None:
+    """A site with only an IPv6 address validates."""
+    dns.set("site.test", AAAA=["::1"])
+    async with HttpChallengeServer("::1") as web:
+        web.answer(TOKEN, KEY_AUTHORIZATION)
+        await build(dns, web.port).validate(NAME, TOKEN, KEY_AUTHORIZATION)
+
+
+async def test_address_identifier(dns: DnsSimulator, web: HttpChallengeServer, http01: Http01) -> None:
+    """An address is dialled itself, without any look-up (RFC 8738)."""
+    web.answer(TOKEN, KEY_AUTHORIZATION)
+    await http01.validate(Identifier("ip", "127.0.0.1"), TOKEN, KEY_AUTHORIZATION)
+    assert web.requests[0].headers["host"] == f"127.0.0.1:{web.port}"
+    assert dns.queries == []
+
+
+async def test_ipv6_address_identifier(dns: DnsSimulator) -> None:
+    """An IPv6 address stands in brackets in URL and Host."""
+    async with HttpChallengeServer("::1") as web:
+        web.answer(TOKEN, KEY_AUTHORIZATION)
+        await build(dns, web.port).validate(Identifier("ip", "::1"), TOKEN, KEY_AUTHORIZATION)
+        assert web.requests[0].headers["host"] == f"[::1]:{web.port}"
+
+
+# where it may connect
+
+
+async def test_loopback_is_refused_by_default(dns: DnsSimulator, web: HttpChallengeServer) -> None:
+    """Without the operator's permission nothing is sent to a reserved address."""
+    web.answer(TOKEN, KEY_AUTHORIZATION)
+    error = await refusal(build(dns, web.port, networks=()))
+    assert error.acme_type == "connection"
+    assert "127.0.0.1 (loopback)" in error.detail
+    assert web.connections == 0
+
+
+async def test_reserved_address_identifier_is_refused(dns: DnsSimulator, web: HttpChallengeServer) -> None:
+    """An address identifier passes the same guard."""
+    await refusal(build(dns, web.port, networks=()), Identifier("ip", "127.0.0.1"))
+    assert web.connections == 0
+
+
+async def test_the_checked_address_is_dialled(dns: DnsSimulator, web: HttpChallengeServer, http01: Http01) -> None:
+    """One look-up of each family decides; a name that changes its address in between gains nothing."""
+    web.answer(TOKEN, KEY_AUTHORIZATION)
+    await http01.validate(NAME, TOKEN, KEY_AUTHORIZATION)
+    assert sorted(query.type for query in dns.queries) == ["A", "AAAA"]
+
+
+async def test_proxies_of_the_environment_are_ignored(
+    http01: Http01, web: HttpChallengeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy setting meant for others does not carry validations."""
+    for variable in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:1")
+    assert os.environ["HTTP_PROXY"]
+    web.answer(TOKEN, KEY_AUTHORIZATION)
+    await http01.validate(NAME, TOKEN, KEY_AUTHORIZATION)
+
+
+# redirects
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_redirect_is_followed(http01: Http01, web: HttpChallengeServer, status: int) -> None:
+    """A redirect to another host is looked up and followed."""
+    web.redirect(PATH, f"http://other.test:{web.port}/answer?x=1", status)
+    web.respond("/answer?x=1", body=KEY_AUTHORIZATION.encode())
+    await http01.validate(NAME, TOKEN, KEY_AUTHORIZATION)
+    assert [request.headers["host"] for request in web.requests] == [f"site.test:{web.port}", f"other.test:{web.port}"]
+
+
+async def test_relative_redirect_is_followed(http01: Http01, web: HttpChallengeServer) -> None:
+    """A Location may be relative to the URL that sent it."""
+    web.redirect(PATH, "../elsewhere")
+    web.respond("/.well-known/elsewhere", body=KEY_AUTHORIZATION.encode())
+    await http01.validate(NAME, TOKEN, KEY_AUTHORIZATION)
+
+
+async def test_ten_redirects_are_followed_and_no_more(http01: Http01, web: HttpChallengeServer) -> None:
+    """The tenth redirect is followed, the eleventh is not."""
+    web.redirect(PATH, "/1")
+    for hop in range(1, 10):
+        web.redirect(f"/{hop}", f"/{hop + 1}")
+    web.respond("/10", body=KEY_AUTHORIZATION.encode())
+    await http01.validate(NAME, TOKEN, KEY_AUTHORIZATION)
+    web.redirect("/10", "/11")
+    error = await refusal(http01)
+    assert error.detail == "more than 10 redirects"
+
+
+async def test_redirect_loop_ends(http01: Http01, web: HttpChallengeServer) -> None:
+    """A page that redirects to itself is asked eleven times."""
+    web.redirect(PATH, PATH)
+    assert (await refusal(http01)).acme_type == "connection"
+    assert len(web.requests) == 11
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "ftp://other.test/x",
+        "file:///etc/passwd",
+        "gopher://other.test:70/x",
+        "javascript:alert(1)",
+        "//",
+        "http://",
+        "http://user:secret@other.test/",
+        "http://[::1",
+        "http://other.test:banana/",
+        "http://other.test:22/",
+        "http://other.test:8080/",
+        "https://other.test:8443/",
+        "http://other.test:0/",
+        "http://other.test/" + "a" * 2000,
+        "http://other.test/\xff",
+        "",
+    ],
+)
+async def test_redirect_that_is_not_followed(
+    http01: Http01, dns: DnsSimulator, web: HttpChallengeServer, location: str
+) -> None:
+    """Other schemes, other ports, credentials and nonsense are refused before any look-up."""
+    raw = f"HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n"
+    web.send(PATH, raw.encode("latin-1"))
+    error = await refusal(http01)
+    assert error.acme_type == "connection"
+    assert "redirects" in error.detail
+    assert "other.test" not in [query.name for query in dns.queries]
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "http://inside.test/",
+        "http://169.254.169.254/latest/meta-data/",
+        "http://[::ffff:127.0.0.1]/",
+        "http://[fd00:ec2::254]/",
+        "https://inside.test/",
+        "http://10.0.0.1/",
+    ],
+)
+async def test_redirect_to_a_reserved_address_is_refused(
+    http01: Http01, dns: DnsSimulator, web: HttpChallengeServer, target: str
+) -> None:
+    """Each hop passes the guard anew, literal addresses too."""
+    dns.set("inside.test", A=["10.0.0.7"])
+    web.redirect(PATH, target)
+    error = await refusal(http01)
+    assert error.acme_type == "connection"
+    assert "not dialled" in error.detail
+
+
+@pytest.mark.parametrize("host", ["2130706433", "0x7f000001", "127.1", "0177.0.0.1", "localhost"])
+async def test_odd_spellings_of_loopback_are_names(http01: Http01, web: HttpChallengeServer, host: str) -> None:
+    """What C libraries read as an address is an unknown name here, or no URL at all."""
+    web.redirect(PATH, f"http://{host}:{web.port}/")
+    error = await refusal(http01)
+    assert error.acme_type == ("connection" if host == "0177.0.0.1" else "dns")
+    assert len(web.requests) == 1
+
+
+async def test_redirect_to_an_unknown_name(http01: Http01, web: HttpChallengeServer) -> None:
+    """A failing look-up of a later hop is a DNS problem that names that hop."""
+    web.redirect(PATH, "http://nowhere.test/")
+    error = await refusal(http01)
+    assert error.acme_type == "dns"
+    assert "nowhere.test" in error.detail
+
+
+async def test_redirect_to_https_with_any_certificate(dns: DnsSimulator, tmp_path: Path) -> None:
+    """An https site that has no valid certificate yet can still answer; that is what it wants one for."""
+    dns.set("site.test", A=["127.0.0.2"])
+    async with HttpChallengeServer("127.0.0.1", tls=self_signed(tmp_path)) as secure:
+        insecure = await HttpChallengeServer("127.0.0.2").start(secure.port)
+        try:
+            insecure.redirect(PATH, f"https://other.test:{secure.port}/x")
+            secure.respond("/x", body=KEY_AUTHORIZATION.encode())
+            await build(dns, secure.port).validate(NAME, TOKEN, KEY_AUTHORIZATION)
+        finally:
+            await insecure.stop()
+
+
+async def test_redirect_to_https_where_no_tls_is(dns: DnsSimulator) -> None:
+    """A failed handshake is a connection problem that says so."""
+
+    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 mail.site.test ESMTP\r\n")
+        await writer.drain()
+        writer.close()
+
+    mail = await asyncio.start_server(greet, "127.0.0.1", 0)
+    port = mail.sockets[0].getsockname()[1]
+    dns.set("site.test", A=["127.0.0.2"])
+    web = await HttpChallengeServer("127.0.0.2").start(port)
+    try:
+        web.redirect(PATH, f"https://other.test:{port}/x")
+        error = await refusal(build(dns, port))
+    finally:
+        mail.close()
+        await web.stop()
+    assert error.acme_type == "connection"
+    assert "TLS failed" in error.detail
+
+
+def self_signed(directory: Path) -> ssl.SSLContext:
+    """A TLS server context whose certificate nobody trusts and that names another host."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "untrusted.invalid")])
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder(
+        name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(1)
+    )
+    pem = directory / "both.pem"
+    pem.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        + builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+    return context
