@@ -18,8 +18,8 @@ from typing import Final, TypeVar
 
 import httpx
 import orjson
-from pkicore.errors import MalformedError, PkiError
 
+from pkicore.errors import MalformedError, PkiError
 from services.ca.wire import (
     PROBLEM,
     CertificateRequest,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, cast
 
 import orjson
+
 from pkicore.errors import MalformedError
 
 PROBLEM: Final = "urn:pqcpki:problem:"

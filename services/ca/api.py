@@ -1,0 +1,196 @@
+"""The mTLS listener's endpoints: JSON in, JSON out, no rules. Who may call what is decided before a body is read.
+
+| endpoint                       | what                                                        |
+|--------------------------------|-------------------------------------------------------------|
+| POST /v1/certificates          | issue (201), or the certificate issued before (200)         |
+| GET  /v1/certificates/{serial} | what the ledger knows                                       |
+| POST /v1/revocations           | revoke                                                      |
+| GET  /v1/revocations?after=N   | what was revoked after sequence N; waits for it up to 30 s  |
+| POST /v1/crls                  | publish every CRL now                                       |
+| GET  /v1/issuers               | the issuing CAs                                             |
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import parse_qs
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from pkicore import errors as core
+from pkicore.clock import Clock, unix
+from pkicore.encoding import pem_join
+from pkicore.identity import SpiffeId
+from services.ca import errors
+from services.ca.feed import RevocationLog
+from services.ca.issuance import Issuance, IssuingCa
+from services.ca.publication import CrlPublisher
+from services.ca.revocation import Revoker
+from services.ca.store import CaStore, Ledgered
+from services.ca.wire import (
+    MAX_BODY,
+    CertificateRequest,
+    CertificateStatus,
+    FeedEntry,
+    RevocationFeed,
+    RevocationRequest,
+    format_serial,
+    parse_serial,
+)
+from services.chassis.asgi import Request, Response, Route, json_response
+from services.chassis.errors import ForbiddenError
+from services.chassis.problems import Builder, ProblemTable, problem
+
+FEED_SECONDS: Final = 30.0  # how long a feed request is held while nothing happens
+FEED_ENTRIES: Final = 1000  # revocations in one answer
+_PUBLISH_SECONDS: Final = 15.0
+_JSON: Final = ((b"content-type", b"application/json"),)
+_MEDIA: Final = ("application/json",)
+
+_ROWS: Final[Mapping[type[Exception], Builder]] = {
+    core.MalformedError: problem("malformed", "Malformed request", 400),
+    core.UnsupportedError: problem("bad-csr", "CSR refused", 400),
+    core.BadCsrError: problem("bad-csr", "CSR refused", 400),
+    core.BadSignatureError: problem("bad-csr", "CSR refused", 400),
+    core.BadKeyError: problem("bad-public-key", "Key refused", 400),
+    core.ProfileError: problem("profile-refused", "Not within the profile", 400),
+    core.LintError: problem("lint-refused", "The certificate would break a rule", 400),
+    core.KeyAccessError: problem("unavailable", "Temporarily unavailable", 503, headers=((b"retry-after", b"1"),)),
+    errors.NotAuthorisedError: problem("forbidden", "Forbidden", 403),
+    errors.NamesError: problem("rejected-names", "Names refused", 400),
+    errors.ValidityError: problem("validity-refused", "Validity refused", 400),
+    errors.UnknownProfileError: problem("unknown-profile", "No such profile", 400),
+    errors.BlockedKeyError: problem("bad-public-key", "Key refused", 400),
+    errors.ReasonError: problem("bad-revocation-reason", "Revocation reason refused", 400),
+    errors.IdempotencyConflictError: problem("idempotency-conflict", "Idempotency key in use", 409),
+    errors.RevokedIntentError: problem("revoked-intent", "Revoked before it was issued", 409),
+    errors.AlreadyRevokedError: problem("already-revoked", "Already revoked", 409),
+    errors.UnknownCertificateError: problem("unknown-certificate", "No such certificate", 404),
+}
+
+PROBLEMS: Final = ProblemTable(_ROWS)
+
+
+class CaEndpoints:
+    """The handlers over the domain."""
+
+    def __init__(
+        self,
+        *,
+        issuance: Issuance,
+        revoker: Revoker,
+        publisher: CrlPublisher,
+        log: RevocationLog,
+        store: CaStore,
+        cas: Mapping[str, IssuingCa],
+        clock: Clock,
+    ) -> None:
+        self._issuance = issuance
+        self._revoker = revoker
+        self._publisher = publisher
+        self._log = log
+        self._store = store
+        self._cas = cas
+        self._clock = clock
+
+    def routes(self) -> list[Route]:
+        """What the mTLS listener answers."""
+        return [
+            Route("POST", "/v1/certificates", self.issue, _MEDIA, MAX_BODY),
+            Route("GET", "/v1/certificates/{serial}", self.certificate),
+            Route("POST", "/v1/revocations", self.revoke, _MEDIA, MAX_BODY),
+            Route("GET", "/v1/revocations", self.feed),
+            Route("POST", "/v1/crls", self.publish, _MEDIA, 1024),
+            Route("GET", "/v1/issuers", self.issuers),
+        ]
+
+    async def issue(self, request: Request) -> Response:
+        """Issue a certificate."""
+        wanted = CertificateRequest.from_json(await request.body())
+        try:
+            outcome = await self._issuance.issue(_caller(request), wanted)
+        except core.MalformedError as error:
+            raise core.BadCsrError(str(error)) from error
+        return Response(201 if outcome.created else 200, outcome.answer.to_json(), [*_JSON])
+
+    async def certificate(self, request: Request) -> Response:
+        """What the ledger knows of a serial."""
+        ledgered = await self._store.by_serial(parse_serial(request.params["serial"]))
+        if ledgered is None:
+            raise errors.UnknownCertificateError("this CA never used that serial")
+        return Response(200, self._status(ledgered).to_json(), [*_JSON])
+
+    async def revoke(self, request: Request) -> Response:
+        """Revoke a certificate."""
+        answer = await self._revoker.revoke(_caller(request), RevocationRequest.from_json(await request.body()))
+        return Response(200, answer.to_json(), [*_JSON])
+
+    async def feed(self, request: Request) -> Response:
+        """Revocations after a sequence, as soon as there is one."""
+        after = _after(request)
+        if self._log.last <= after:
+            await self._log.wait(after, FEED_SECONDS)
+        rows = await self._store.revocations_after(after, FEED_ENTRIES)
+        entries = tuple(
+            FeedEntry(row.sequence, format_serial(row.serial), row.issuer, row.revoked_at, row.reason) for row in rows
+        )
+        feed = RevocationFeed(entries, entries[-1].sequence if entries else after)
+        return Response(200, feed.to_json(), [*_JSON])
+
+    async def publish(self, request: Request) -> Response:
+        """Publish the CRL of every issuing CA."""
+        await request.body()
+        async with asyncio.timeout(_PUBLISH_SECONDS):
+            numbers = await self._publisher.publish_all()
+        return json_response({"crls": [{"issuer": name, "number": number} for name, number in numbers.items()]})
+
+    async def issuers(self, _request: Request) -> Response:
+        """The issuing CAs and where their status is found."""
+        return json_response({"issuers": [_described(ca) for ca in self._cas.values()]})
+
+    def _status(self, ledgered: Ledgered) -> CertificateStatus:
+        intent, der = ledgered.intent, ledgered.certificate
+        if ledgered.revoked_at is not None:
+            status = "revoked"
+        elif der is None:
+            status = "pending"
+        else:
+            status = "good" if unix(self._clock.now()) <= intent.not_after else "expired"
+        return CertificateStatus(
+            serial=format_serial(intent.serial),
+            status=status,
+            issuer=intent.issuer,
+            profile=intent.profile,
+            not_before=intent.not_before,
+            not_after=intent.not_after,
+            certificate=None if der is None else pem_join("CERTIFICATE", der).decode(),
+            revoked_at=ledgered.revoked_at,
+            reason=ledgered.reason,
+        )
+
+
+def _caller(request: Request) -> SpiffeId:
+    identity = None if request.peer is None else request.peer.spiffe_id
+    if not isinstance(identity, SpiffeId):
+        raise ForbiddenError("the caller's certificate has no SPIFFE ID")
+    return identity
+
+
+def _after(request: Request) -> int:
+    query = parse_qs(request.scope.get("query_string", b"").decode("latin-1"), max_num_fields=4)
+    (value,) = query.get("after", ["0"])[:1]
+    if not (value.isascii() and value.isdigit() and len(value) < 19):  # noqa: PLR2004 - fits 64 bits
+        raise core.MalformedError("after must be a whole number")
+    return int(value)
+
+
+def _described(ca: IssuingCa) -> dict[str, str]:
+    issuer = ca.issuer
+    return {
+        "id": issuer.id,
+        "family": issuer.family,
+        "certificate": issuer.certificate.public_bytes(Encoding.PEM).decode(),
+        "crl": issuer.crl_url,
+        "ocsp": issuer.ocsp_url,
+        "aia": issuer.aia_url,
+    }

@@ -1,0 +1,156 @@
+"""Step 2 of issuance: may this caller have this certificate? What is not allowed here by name is refused.
+
+The rules:
+1. The profile exists and names the caller's SPIFFE ID among its `callers`.
+2. The names of the CSR are exactly the names that the caller vouches for.
+3. A URI name is a SPIFFE ID of our trust domain. An operator may vouch for any; a service may have its own, alone.
+4. The names fit the profile (types, number).
+5. The key's algorithm is offered by the profile, and an issuing CA is configured for it.
+6. The validity is the profile's, cut to the issuer's; a shorter end may be asked for, a longer one is refused.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import InitVar, dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from pkicore.clock import Clock, from_unix
+from pkicore.errors import BadCsrError, IdentityError, ProfileError
+from pkicore.identity import SpiffeId
+from pkicore.x509.csr import VerifiedCsr
+from pkicore.x509.names import Names
+from pkicore.x509.profiles import Profile
+from pkicore.x509.tbs import Issuer
+from services.ca.errors import NamesError, NotAuthorisedError, UnknownProfileError, ValidityError
+from services.ca.wire import CertificateRequest, Identifier
+
+_SEAL: Final = object()
+_SECOND: Final = timedelta(seconds=1)
+_SHOWN_NAMES: Final = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class IssuanceRequest:
+    """A request that was verified and authorised. Only `Authorizer.authorise` can make one."""
+
+    csr: VerifiedCsr
+    caller: SpiffeId
+    profile: Profile
+    issuer: Issuer
+    common_name: str | None
+    names: Names
+    not_before: datetime
+    not_after: datetime
+    idempotency_key: str
+    requester: Mapping[str, str]
+    seal: InitVar[object]
+
+    def __post_init__(self, seal: object) -> None:
+        if seal is not _SEAL:
+            raise TypeError("an IssuanceRequest comes from Authorizer.authorise and from nowhere else")
+
+
+class Authorizer:
+    """The rules above over a set of profiles and issuers (by family)."""
+
+    def __init__(
+        self, *, trust_domain: str, profiles: Mapping[str, Profile], issuers: Mapping[str, Issuer], clock: Clock
+    ) -> None:
+        self._trust_domain = trust_domain
+        self._profiles = profiles
+        self._issuers = issuers
+        self._clock = clock
+
+    def authorise(self, caller: SpiffeId, csr: VerifiedCsr, request: CertificateRequest) -> IssuanceRequest:
+        """Apply the rules.
+
+        Raises:
+            UnknownProfileError: no such profile.
+            NotAuthorisedError: the caller may not have it.
+            NamesError: names that differ, or that are not the caller's to have.
+            ProfileError: a key or a name that the profile does not take.
+            ValidityError: an end that cannot be given.
+        """
+        profile = self._profile_for(caller, request.profile)
+        names = self._names(caller, profile, csr, request.identifiers)
+        issuer = self._issuer_for(profile, csr)
+        not_before, not_after = self._validity(profile, issuer, request.not_after)
+        return IssuanceRequest(
+            csr=csr,
+            caller=caller,
+            profile=profile,
+            issuer=issuer,
+            common_name=csr.common_name if profile.subject == "required" else None,
+            names=names,
+            not_before=not_before,
+            not_after=not_after,
+            idempotency_key=request.idempotency_key,
+            requester=dict(request.requester),
+            seal=_SEAL,
+        )
+
+    def _profile_for(self, caller: SpiffeId, name: str) -> Profile:
+        profile = self._profiles.get(name)
+        if profile is None:
+            raise UnknownProfileError(f"there is no profile {name!r}; there are {', '.join(sorted(self._profiles))}")
+        try:
+            profile.check_caller(caller, self._trust_domain)
+        except ProfileError as error:
+            raise NotAuthorisedError(str(error)) from error
+        return profile
+
+    def _names(self, caller: SpiffeId, profile: Profile, csr: VerifiedCsr, identifiers: Sequence[Identifier]) -> Names:
+        names, vouched = csr.names, _vouched_names(identifiers)
+        if names != vouched:
+            raise NamesError(f"the CSR asks for {_spelled(names)}; the request vouches for {_spelled(vouched)}")
+        try:
+            profile.check_names(names)
+            identities = [SpiffeId.parse(uri) for uri in names.uri]
+        except (ProfileError, IdentityError) as error:
+            raise NamesError(str(error)) from error
+        for identity in identities:
+            if identity.trust_domain != self._trust_domain:
+                raise NamesError(f"{identity} is not of the trust domain {self._trust_domain}")
+        if identities and not is_operator(caller) and names != Names(uri=(str(caller),)):
+            raise NotAuthorisedError(f"{caller} may have a certificate for its own SPIFFE ID and for nothing beside it")
+        return names
+
+    def _issuer_for(self, profile: Profile, csr: VerifiedCsr) -> Issuer:
+        family = profile.issuing_family(csr.algorithm)
+        if family not in self._issuers:
+            raise UnknownProfileError(f"profile {profile.name} wants the {family} issuer, which is not configured")
+        return self._issuers[family]
+
+    def _validity(self, profile: Profile, issuer: Issuer, asked: int | None) -> tuple[datetime, datetime]:
+        """Both ends are part of the validity (RFC 5280 §4.1.2.5), hence the second that is taken off."""
+        now = self._clock.now()
+        not_before = max(now - profile.backdate, issuer.certificate.not_valid_before_utc)
+        latest = min(not_before + profile.validity - _SECOND, issuer.certificate.not_valid_after_utc)
+        if asked is None:
+            return not_before, latest
+        not_after = from_unix(asked)
+        if not now < not_after <= latest:
+            raise ValidityError(f"not_after must lie between now and {latest:%Y-%m-%dT%H:%M:%SZ}")
+        return not_before, not_after
+
+
+def is_operator(caller: SpiffeId) -> bool:
+    """Whether the caller is a person who operates this deployment."""
+    return caller.path.startswith("/operator/")
+
+
+def _vouched_names(identifiers: Sequence[Identifier]) -> Names:
+    by_type: dict[str, list[str]] = {"dns": [], "ip": [], "uri": [], "email": []}
+    for identifier in identifiers:
+        by_type[identifier.type].append(identifier.value)
+    try:
+        return Names.build(**by_type)
+    except BadCsrError as error:
+        raise NamesError(f"identifiers: {error}") from error
+
+
+def _spelled(names: Names) -> str:
+    """The names as an error message shows them."""
+    spelled = [*names.dns, *map(str, names.ip), *names.uri, *names.email]
+    shown = ", ".join(spelled[:_SHOWN_NAMES]) or "no names"
+    return shown if len(spelled) <= _SHOWN_NAMES else f"{shown} and {len(spelled) - _SHOWN_NAMES} more"

@@ -1,0 +1,73 @@
+"""The errors of the CA, and the one table that turns them into problem documents.
+
+CaServiceError
+├─ RefusedError                 the request is understood and not granted
+│  ├─ NotAuthorisedError           this caller may not have this profile or these names
+│  ├─ NamesError                   names of CSR and request differ, or the profile does not allow them
+│  ├─ ValidityError                an end that the profile or the issuer cannot give
+│  ├─ UnknownProfileError          no such profile
+│  ├─ BlockedKeyError              the key was reported compromised
+│  └─ ReasonError                  a revocation reason that does not exist or does not apply
+├─ StateError                   the request does not fit what is recorded
+│  ├─ IdempotencyConflictError     the key belongs to another request
+│  ├─ AlreadyRevokedError
+│  ├─ RevokedIntentError           revoked before it was completed
+│  └─ UnknownCertificateError
+└─ CeremonyError                what an operator must put right; the sentence says how
+"""
+
+
+class CaServiceError(Exception):
+    """The root of the CA's errors."""
+
+
+class RefusedError(CaServiceError):
+    """The request is understood and not granted."""
+
+
+class NotAuthorisedError(RefusedError):
+    """This caller may not have this profile or these names."""
+
+
+class NamesError(RefusedError):
+    """The names of CSR and request differ, or the profile does not allow them."""
+
+
+class ValidityError(RefusedError):
+    """An end of validity that the profile or the issuer cannot give."""
+
+
+class UnknownProfileError(RefusedError):
+    """No profile has that name."""
+
+
+class BlockedKeyError(RefusedError):
+    """The key was reported compromised and is never certified again."""
+
+
+class ReasonError(RefusedError):
+    """A revocation reason that does not exist or does not apply to this certificate."""
+
+
+class StateError(CaServiceError):
+    """The request does not fit what is recorded."""
+
+
+class IdempotencyConflictError(StateError):
+    """The idempotency key belongs to another request of the same caller."""
+
+
+class AlreadyRevokedError(StateError):
+    """The certificate was revoked before; nothing changed."""
+
+
+class RevokedIntentError(StateError):
+    """The intent was revoked before it was completed; it is not signed any more."""
+
+
+class UnknownCertificateError(StateError):
+    """This CA never issued that certificate."""
+
+
+class CeremonyError(CaServiceError):
+    """Something an operator must put right; the sentence says how."""

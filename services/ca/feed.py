@@ -1,0 +1,56 @@
+"""What was revoked, in order: one reader of new revocations, for everything in this process that must react.
+
+The database is the source, so a revocation by another replica is seen as well, at the next refresh.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from services.ca.store import CaStore, Revoked
+
+Subscriber = Callable[[Sequence[Revoked]], None]
+
+_PAGE: Final = 10_000  # revocations read by one query
+
+
+class RevocationLog:
+    """Hands every revocation to its subscribers exactly once, oldest first; subscribe before the first refresh."""
+
+    def __init__(self, store: CaStore) -> None:
+        self._store = store
+        self._subscribers: list[Subscriber] = []
+        self._reading = asyncio.Lock()
+        self._changed = asyncio.Condition()
+        self._last = 0
+
+    @property
+    def last(self) -> int:
+        """The sequence of the newest revocation that was handed out."""
+        return self._last
+
+    def subscribe(self, subscriber: Subscriber) -> None:
+        """Have `subscriber` called with each batch of new revocations; it must not block."""
+        self._subscribers.append(subscriber)
+
+    async def refresh(self) -> None:
+        """Read what is new and hand it out.
+
+        Raises:
+            DatabaseError: the database cannot be read.
+        """
+        async with self._reading:
+            while batch := await self._store.revocations_after(self._last, _PAGE):
+                for subscriber in self._subscribers:
+                    subscriber(batch)
+                self._last = batch[-1].sequence
+                async with self._changed:
+                    self._changed.notify_all()
+
+    async def wait(self, after: int, seconds: float) -> None:
+        """Return when there is something after sequence `after`, at the latest in `seconds`."""
+        try:
+            async with asyncio.timeout(seconds), self._changed:
+                await self._changed.wait_for(lambda: self._last > after)
+        except TimeoutError:
+            return

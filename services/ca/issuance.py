@@ -1,0 +1,238 @@
+"""Issuing a certificate, in nine steps; `docs/architecture.md` numbers them alike.
+
+1. Verify the CSR.                4. Build the to-be-signed bytes.   7. Sign through the key interface.
+2. Authorise the caller.          5. Lint them.                      8. Verify the signature and the bytes.
+3. Reserve the serial (commit).   6. Record the intent (commit).     9. Store (commit) and answer.
+
+Steps 7 to 9 need nothing but the recorded intent. So a process that dies between 6 and 9 leaves no certificate unknown
+and no request stuck: at the next start, or when the request comes again, the *recorded* bytes are signed.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from pkicore.clock import Clock, unix
+from pkicore.encoding import pem_join
+from pkicore.identity import SpiffeId
+from pkicore.keys import SigningKey
+from pkicore.x509.certificate import assemble, random_serial, verify_issued
+from pkicore.x509.csr import UnverifiedCsr, VerifiedCsr
+from pkicore.x509.lint import lint_tbs
+from pkicore.x509.tbs import Issuer, build_tbs
+from services.ca.authorization import Authorizer, IssuanceRequest
+from services.ca.errors import BlockedKeyError, IdempotencyConflictError, RevokedIntentError
+from services.ca.store import CaStore, Intent
+from services.ca.wire import CertificateRequest, IssuedCertificate, format_serial
+from services.chassis.database import AuditEvent
+from services.chassis.errors import ConflictError, DuplicateError
+
+SERIAL_BATCH: Final = 64  # serials reserved by one commit
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class IssuingCa:
+    """An issuer that this process can sign for; `chain_pem` is its own chain, without the root."""
+
+    issuer: Issuer
+    key: SigningKey
+    chain_pem: str
+
+    @classmethod
+    def of(cls, issuer: Issuer, key: SigningKey) -> "IssuingCa":
+        """Pair an issuer with its key."""
+        chain = b"".join(certificate.public_bytes(Encoding.PEM) for certificate in issuer.chain)
+        return cls(issuer, key, chain.decode())
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The answer to a request; `created` is False where an earlier request had made the certificate already."""
+
+    answer: IssuedCertificate
+    created: bool
+
+
+class SerialPool:
+    """Step 3: committed serials, handed out once each. What is left at the end of the process is never used."""
+
+    def __init__(self, store: CaStore, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._filling = asyncio.Lock()
+        self._fresh: list[int] = []
+
+    async def take(self) -> int:
+        """A serial that is committed as reserved."""
+        while not self._fresh:
+            async with self._filling:
+                if not self._fresh:
+                    await self._fill()
+        return self._fresh.pop()
+
+    async def _fill(self) -> None:
+        batch = [random_serial() for _ in range(SERIAL_BATCH)]
+        await self._store.reserve_serials(batch, unix(self._clock.now()))
+        self._fresh = batch
+
+
+class Issuance:
+    """The nine steps over one store and the issuing CAs of this process."""
+
+    def __init__(
+        self, *, store: CaStore, authorizer: Authorizer, serials: SerialPool, cas: Mapping[str, IssuingCa], clock: Clock
+    ) -> None:
+        self._store = store
+        self._authorizer = authorizer
+        self._serials = serials
+        self._cas = cas
+        self._clock = clock
+        self._running: dict[tuple[str, str], asyncio.Future[None]] = {}
+
+    async def issue(self, caller: SpiffeId, request: CertificateRequest) -> Outcome:
+        """The certificate for this request; asked again with the same idempotency key and CSR, the same certificate.
+
+        Raises:
+            MalformedError, BadCsrError, BadKeyError, BadSignatureError, UnsupportedError: step 1.
+            RefusedError, ProfileError: step 2.
+            LintError: step 5.
+            BlockedKeyError: the key was reported compromised.
+            IdempotencyConflictError: the idempotency key stands for another request.
+            RevokedIntentError: the intent of this request was revoked before it was completed.
+            DatabaseError, KeyAccessError: nothing is lost; the same request completes it later.
+        """
+        csr = UnverifiedCsr.parse(request.csr).verify()  # 1
+        authorised = self._authorizer.authorise(caller, csr, request)  # 2
+        async with self._alone(str(caller), request.idempotency_key):
+            try:
+                intent = await self._prepare(authorised)  # 3 to 6
+            except DuplicateError:
+                return await self._earlier(authorised)
+            return Outcome(await self._complete(intent), created=True)  # 7 to 9
+
+    async def recover(self) -> int:
+        """Complete every intent that a dead process left behind; how many there were.
+
+        Raises:
+            DatabaseError: the database cannot be read or written.
+            KeyAccessError: an issuing key cannot be used.
+        """
+        left = [row.intent for row in await self._store.open_intents() if row.intent.issuer in self._cas]
+        for intent in left:
+            async with self._alone(intent.caller, intent.idempotency_key):
+                await self._complete(intent)
+            _log.info("intent completed", serial=format_serial(intent.serial), caller=intent.caller)
+        return len(left)
+
+    async def _prepare(self, request: IssuanceRequest) -> Intent:
+        serial = await self._serials.take()  # 3
+        tbs = build_tbs(  # 4
+            request.profile,
+            request.issuer,
+            serial=serial,
+            not_before=request.not_before,
+            not_after=request.not_after,
+            public_key=request.csr.public_key,
+            common_name=request.common_name,
+            names=request.names,
+        )
+        lint_tbs(tbs, request.profile, request.issuer)  # 5
+        intent = Intent(
+            serial=serial,
+            issuer=request.issuer.id,
+            profile=request.profile.name,
+            caller=str(request.caller),
+            idempotency_key=request.idempotency_key,
+            request_hash=_request_hash(request),
+            key_hash=_key_hash(request.csr),
+            not_before=unix(request.not_before),
+            not_after=unix(request.not_after),
+            recorded_at=unix(self._clock.now()),
+            tbs=tbs,
+        )
+        try:
+            await self._store.record_intent(intent, _intent_event(intent, request))  # 6
+        except ConflictError as error:
+            raise BlockedKeyError("this key was reported compromised; make a new one") from error
+        return intent
+
+    async def _complete(self, intent: Intent) -> IssuedCertificate:
+        ca = self._cas[intent.issuer]
+        signature = await ca.key.sign(intent.tbs)  # 7
+        certificate = assemble(intent.tbs, signature, ca.key.algorithm)
+        verify_issued(certificate, ca.issuer.certificate, intent.tbs)  # 8
+        der = certificate.public_bytes(Encoding.DER)
+        detail = {"serial": format_serial(intent.serial), "sha256": hashlib.sha256(der).hexdigest()}
+        event = AuditEvent("certificate.issued", intent.caller, detail)
+        try:
+            await self._store.store_certificate(intent.serial, der, event)  # 9
+        except ConflictError:
+            return await self._stored(intent)
+        return self._answer(intent, der)
+
+    async def _stored(self, intent: Intent) -> IssuedCertificate:
+        """Another replica completed this intent first: its certificate is the certificate."""
+        row = await self._store.by_serial(intent.serial)
+        if row is None or row.certificate is None:
+            raise RuntimeError("a completed intent has no certificate")
+        return self._answer(intent, row.certificate)
+
+    async def _earlier(self, request: IssuanceRequest) -> Outcome:
+        """What this idempotency key stands for, completed if it was left behind."""
+        row = await self._store.by_idempotency_key(str(request.caller), request.idempotency_key)
+        if row is None or row.intent.request_hash != _request_hash(request):
+            raise IdempotencyConflictError("this idempotency key stands for another request; use a new one")
+        if row.certificate is not None:
+            return Outcome(self._answer(row.intent, row.certificate), created=False)
+        if row.revoked_at is not None:
+            raise RevokedIntentError("this request was revoked before it was completed; ask anew")
+        return Outcome(await self._complete(row.intent), created=False)
+
+    def _answer(self, intent: Intent, der: bytes) -> IssuedCertificate:
+        certificate = pem_join("CERTIFICATE", der).decode()
+        chain = certificate + self._cas[intent.issuer].chain_pem
+        return IssuedCertificate(format_serial(intent.serial), certificate, chain, intent.not_after)
+
+    @asynccontextmanager
+    async def _alone(self, caller: str, idempotency_key: str) -> AsyncIterator[None]:
+        """One at a time per idempotency key, so that no bytes are signed twice."""
+        key = caller, idempotency_key
+        while (other := self._running.get(key)) is not None:
+            await asyncio.wait([other])
+        mine = self._running[key] = asyncio.get_running_loop().create_future()
+        try:
+            yield
+        finally:
+            del self._running[key]
+            mine.set_result(None)
+
+
+def _request_hash(request: IssuanceRequest) -> bytes:
+    return hashlib.sha256(request.profile.name.encode() + b"\0" + request.csr.der).digest()
+
+
+def _key_hash(csr: VerifiedCsr) -> bytes:
+    spki = csr.public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(spki).digest()
+
+
+def _intent_event(intent: Intent, request: IssuanceRequest) -> AuditEvent:
+    names = request.names
+    detail = {
+        "serial": format_serial(intent.serial),
+        "issuer": intent.issuer,
+        "profile": intent.profile,
+        "names": [*names.dns, *map(str, names.ip), *names.uri, *names.email],
+        "not_after": intent.not_after,
+        "tbs_sha256": hashlib.sha256(intent.tbs).hexdigest(),
+        "requester": dict(request.requester),
+    }
+    return AuditEvent("certificate.intent", intent.caller, detail)

@@ -1,0 +1,143 @@
+"""Status over plain HTTP: CRL, OCSP and AIA. Everything here is signed or public, so it needs no TLS.
+
+| path                 | what                                             | media type                |
+|----------------------|--------------------------------------------------|---------------------------|
+| /crl/<issuer id>     | the newest CRL, DER (RFC 5280 §5)                | application/pkix-crl      |
+| /crl                 | the same of the first issuer                     |                           |
+| /aia/<issuer id>     | the issuer's certificate, DER (RFC 5280 §4.2.2.1)| application/pkix-cert     |
+| /ocsp (POST)         | OCSP (RFC 6960 appendix A)                       | application/ocsp-response |
+| /ocsp/<base64> (GET) | the same; answers without nonce may be cached    |                           |
+
+Cache headers follow RFC 5019 §6: max-age is a setting, well below the life of what is served, so that a cache between
+us and the verifier hides a revocation for no longer than that.
+"""
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Mapping
+from email.utils import formatdate
+from functools import lru_cache
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from services.ca.publication import CrlPublisher
+from services.ca.responder import MALFORMED, OcspAnswer, OcspAnswers
+from services.ca.store import StoredCrl
+from services.chassis.asgi import Headers, Request, Response, Route
+from services.chassis.errors import RouteNotFoundError
+
+MAX_OCSP_REQUEST: Final = 4096  # octets, as pkicore.ocsp takes them
+_MAX_BASE64: Final = 4 * MAX_OCSP_REQUEST // 3 + 4
+
+_CRL: Final = (b"content-type", b"application/pkix-crl")
+_CERTIFICATE: Final = (b"content-type", b"application/pkix-cert")
+_OCSP: Final = (b"content-type", b"application/ocsp-response")
+_NO_STORE: Final = (b"cache-control", b"no-store")
+
+
+class StatusEndpoints:
+    """The handlers; `max_age` is in seconds."""
+
+    def __init__(
+        self,
+        *,
+        publisher: CrlPublisher,
+        answers: OcspAnswers,
+        certificates: Mapping[str, x509.Certificate],
+        first_issuer: str,
+        max_age: int,
+    ) -> None:
+        self._publisher = publisher
+        self._answers = answers
+        self._certificates = {name: item.public_bytes(Encoding.DER) for name, item in certificates.items()}
+        self._first_issuer = first_issuer
+        self._max_age = max_age
+
+    def routes(self) -> list[Route]:
+        """What the HTTP listener answers."""
+        return [
+            Route("GET", "/crl", self.crl),
+            Route("GET", "/crl/{issuer}", self.crl),
+            Route("GET", "/aia/{issuer}", self.aia),
+            Route("POST", "/ocsp", self.ocsp_post, ("application/ocsp-request",), MAX_OCSP_REQUEST),
+            Route("GET", "/ocsp/{request...}", self.ocsp_get),
+        ]
+
+    async def crl(self, request: Request) -> Response:
+        """The newest CRL of an issuer."""
+        issuer = request.params.get("issuer", self._first_issuer).removesuffix(".crl")
+        found = self._publisher.current.get(issuer)
+        if found is None:
+            raise RouteNotFoundError(f"there is no CRL of that issuer; there are {', '.join(self._publisher.current)}")
+        return _conditional(request, found.der, [_CRL, *_crl_headers(found, self._max_age)])
+
+    async def aia(self, request: Request) -> Response:
+        """The certificate of an issuer."""
+        issuer = request.params["issuer"].removesuffix(".cer")
+        der = self._certificates.get(issuer)
+        if der is None:
+            raise RouteNotFoundError(f"there is no such issuer; there are {', '.join(self._certificates)}")
+        return _conditional(request, der, [_CERTIFICATE, *_static_headers(der, self._max_age)])
+
+    async def ocsp_post(self, request: Request) -> Response:
+        """OCSP by POST."""
+        answer = await self._answers.answer(await request.body())
+        return Response(200, answer.der, [_OCSP, _NO_STORE])
+
+    async def ocsp_get(self, request: Request) -> Response:
+        """OCSP by GET (RFC 6960 appendix A.1): base64 of the request, percent-encoded or not, padded or not."""
+        answer = MALFORMED
+        der = _decoded(request.params["request"])
+        if der is not None:
+            answer = await self._answers.answer(der)
+        if not answer.fresh_until:
+            return Response(200, answer.der, [_OCSP, _NO_STORE])
+        return _conditional(request, answer.der, [_OCSP, *_ocsp_headers(answer, self._max_age)])
+
+
+def _decoded(text: str) -> bytes | None:
+    if len(text) > _MAX_BASE64 or not text.isascii():
+        return None
+    unpadded = text.rstrip("=")
+    try:
+        return base64.b64decode(unpadded + "=" * (-len(unpadded) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        return None
+
+
+def _conditional(request: Request, body: bytes, headers: Headers) -> Response:
+    """304 where the client has these very bytes (RFC 9110 §13.1.2)."""
+    wanted = request.headers.get(b"if-none-match")
+    if wanted is None:
+        return Response(200, body, headers)
+    tags = {tag.strip().removeprefix(b"W/") for tag in wanted.split(b",")}
+    if b"*" in tags or dict(headers)[b"etag"] in tags:
+        return Response(304, b"", headers[1:])
+    return Response(200, body, headers)
+
+
+@lru_cache(maxsize=16)
+def _crl_headers(crl: StoredCrl, max_age: int) -> Headers:
+    return _headers(crl.der, crl.this_update, crl.next_update, max_age)
+
+
+@lru_cache(maxsize=4096)
+def _ocsp_headers(answer: OcspAnswer, max_age: int) -> Headers:
+    return _headers(answer.der, answer.this_update, answer.next_update, max_age)
+
+
+def _headers(body: bytes, this_update: int, next_update: int, max_age: int) -> Headers:
+    return [
+        *_static_headers(body, min(max_age, (next_update - this_update) // 2)),
+        (b"last-modified", formatdate(this_update, usegmt=True).encode()),
+        (b"expires", formatdate(next_update, usegmt=True).encode()),
+    ]
+
+
+def _static_headers(body: bytes, max_age: int) -> Headers:
+    tag = hashlib.sha256(body).hexdigest()[:32]
+    cache = f"max-age={max_age}, public, no-transform, must-revalidate"
+    return [(b"etag", f'"{tag}"'.encode()), (b"cache-control", cache.encode())]
