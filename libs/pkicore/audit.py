@@ -1,7 +1,8 @@
 """The hash-chained audit log: records, their chain, signed checkpoints and the JSONL export form.
 
 Each record's hash covers the hash before it and its own canonical bytes, so an edit, a gap, a reordering or a repeated
-Each record's hash covers the hash before it and its own canonical bytes, so an edit, a gap, a reordering or a repeated
+sequence is found at the first bad record. A chain cannot notice that its own tail was cut; checkpoints kept
+elsewhere can:
 
 1. a `Checkpoint` names a sequence and the chain's hash there, signed by the service's audit key;
 2. `verify_chain(records, checkpoints)` demands that every checkpoint is met by the chain.

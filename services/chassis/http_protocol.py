@@ -1,0 +1,75 @@
+"""uvicorn's HTTP protocol with what it lacks against slow and endless requests.
+
+uvicorn starts its keep-alive timer only after the first response, and llhttp bounds neither header count nor size. So a
+connection here has a time for each request's head, and a number of bytes.
+"""
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+HEAD_BYTES = 32 * 1024
+"""Request line and headers together."""
+HEAD_SECONDS = 10.0
+"""From the connection, or the head's first byte, to its last."""
+
+
+class BoundedHttpProtocol(HttpToolsProtocol):
+    """HTTP/1.1 whose request heads are bounded in size and time."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - uvicorn's own arguments, handed on
+        super().__init__(*args, **kwargs)
+        self._head_bytes = 0
+        self._head_complete = False
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
+        """Begins to wait for the first request's head."""
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stops the timer with the connection."""
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Counts the bytes of a head while it is incomplete."""
+        if not self._head_complete:
+            self._head_bytes += len(data)
+            if self._head_timer is None:
+                self._await_head()
+        super().data_received(data)
+        if not self._head_complete and self._head_bytes > HEAD_BYTES and not self.transport.is_closing():
+            self.send_400_response("The request's head is too long.")
+
+    def on_message_begin(self) -> None:
+        """A new head begins."""
+        super().on_message_begin()
+        self._head_complete = False
+
+    def on_headers_complete(self) -> None:
+        """The head is complete: its bounds no longer apply."""
+        self._head_complete = True
+        self._head_bytes = 0
+        self._stop_timer()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """What comes next is a head again."""
+        super().on_message_complete()
+        self._head_complete = False
+
+    def _await_head(self) -> None:
+        self._head_timer = self.loop.call_later(HEAD_SECONDS, self._head_too_slow)
+
+    def _stop_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_too_slow(self) -> None:
+        self._head_timer = None
+        if not self.transport.is_closing():
+            self.transport.close()

@@ -1,0 +1,157 @@
+"""Settings: one frozen object per service, from a TOML file and the environment; the environment wins.
+
+It is the only module that reads the environment. Secrets never stand in settings: a field names the file that has one.
+"""
+
+import difflib
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+from pydantic_settings import (
+    SettingsError as _SourceError,
+)
+
+from services.chassis.database import parse_url
+from services.chassis.errors import SettingsError
+
+_PREFIX = "PQCPKI_"
+
+
+def _split(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError("must be an absolute path")
+    return path
+
+
+def _database(url: str) -> str:
+    try:
+        parse_url(url)
+    except SettingsError as error:
+        raise ValueError(str(error)) from error
+    return url
+
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+"""A TCP port; 0 takes a free one."""
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+Texts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+"""A list in TOML, comma-separated in the environment."""
+DatabaseUrl = Annotated[str, AfterValidator(_database)]
+
+
+class ServiceSettings(BaseSettings):
+    """What every service can be told.
+
+    Subclasses set `model_config = for_service("ca")` and add fields, durations as `*_seconds`.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    host: str = Field("127.0.0.1", description="Address that the listeners bind.", min_length=1)
+    ops_host: str = Field("127.0.0.1", description="Address of the ops listener: health and metrics, plain HTTP.")
+    ops_port: Port = Field(0, description="Port of the ops listener; 0 takes a free one.")
+    state_dir: AbsolutePath = Field(description="Directory that the service may write to.")
+    database_url: DatabaseUrl = Field(description="sqlite:////absolute/path or postgresql://user@host/name.")
+    trust_domain: str = Field(
+        "pqcpki.internal",
+        description="SPIFFE trust domain of this deployment.",
+        pattern=r"^[a-z0-9._-]{1,255}$",
+    )
+    policy_file: AbsolutePath = Field(description="Who may call which endpoint (TOML).")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line written.")
+    log_format: Literal["json", "console"] = Field("json", description="json for machines, console for people.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment before the TOML file's values, and nothing else."""
+        del settings_cls, dotenv_settings, file_secret_settings
+        return env_settings, init_settings
+
+
+Settings = TypeVar("Settings", bound=ServiceSettings)
+
+
+def for_service(name: str) -> SettingsConfigDict:
+    """The model configuration of one service's settings: its environment prefix is `PQCPKI_<NAME>_`."""
+    return SettingsConfigDict(
+        env_prefix=f"{_PREFIX}{name.upper().replace('-', '_')}_", frozen=True, extra="forbid", validate_default=True
+    )
+
+
+def load_settings(cls: type[Settings], toml_path: Path | None) -> Settings:
+    """Reads a service's settings once.
+
+    Args:
+        cls: The service's settings class.
+        toml_path: Its file, or None where the environment says everything.
+
+    Raises:
+        SettingsError: one sentence that names each wrong field, where it stands and what is wrong.
+    """
+    values = _read_toml(toml_path) if toml_path else {}
+    _refuse_unknown_environment(cls)
+    try:
+        return cls(**values)
+    except _SourceError as error:
+        raise SettingsError(f"{error}; lists are written a,b,c") from error
+    except ValidationError as error:
+        raise SettingsError(_sentence(cls, error, toml_path)) from error
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"cannot read the settings file {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"the settings file {path} is not TOML: {error}") from error
+
+
+def _refuse_unknown_environment(cls: type[ServiceSettings]) -> None:
+    """A misspelt variable must not be silently without effect."""
+    prefix = cls.model_config.get("env_prefix", "")
+    known = {(prefix + name).upper() for name in cls.model_fields}
+    for name in os.environ:
+        if prefix and name.upper().startswith(prefix) and name.upper() not in known:
+            raise SettingsError(f"the environment sets {name}, which is no setting{_suggestion(name.upper(), known)}")
+
+
+def _suggestion(name: str, known: set[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _sentence(cls: type[ServiceSettings], error: ValidationError, path: Path | None) -> str:
+    return "; ".join(_fault(cls, dict(fault), path) for fault in error.errors())
+
+
+def _fault(cls: type[ServiceSettings], fault: dict[str, Any], path: Path | None) -> str:
+    field = str(fault["loc"][0]) if fault["loc"] else "the settings"
+    where = f"in {path} or as" if path else "as"
+    variable = f"{cls.model_config.get('env_prefix', '')}{field}".upper()
+    if fault["type"] == "missing":
+        return f"{field} is missing: set it {where} {variable}"
+    if fault["type"] == "extra_forbidden":
+        return f"{field} is no setting{_suggestion(field, set(cls.model_fields))}"
+    reason = str(fault["msg"]).removeprefix("Value error, ")
+    return f"{field} is wrong: {reason} (set {where} {variable})"
