@@ -1,0 +1,117 @@
+"""From to-be-signed bytes to a certificate, and from PEM to a chain."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from pkicore.algorithms import Algorithm, algorithm_of, known_public_key, signature_algorithm_der, verify_signature
+from pkicore.encoding import bit_string, pem_join, pem_split, sequence
+from pkicore.errors import BadCertificateError, MalformedError
+from pkicore.keys import SigningKey
+from pkicore.x509.lint import lint_tbs
+from pkicore.x509.profiles import Profile
+from pkicore.x509.tbs import build_root_tbs, random_serial, validity
+
+_MAX_CHAIN = 16
+_PEM_LABEL = "CERTIFICATE"
+
+
+def assemble(tbs: bytes, signature: bytes, algorithm: Algorithm) -> x509.Certificate:
+    """Certificate ::= SEQUENCE { tbsCertificate, signatureAlgorithm, signatureValue } (RFC 5280 §4.1.1).
+
+    Raises:
+        MalformedError: the to-be-signed bytes do not parse.
+    """
+    der = sequence(tbs, signature_algorithm_der(algorithm), bit_string(signature))
+    try:
+        return x509.load_der_x509_certificate(der)
+    except ValueError as error:
+        raise MalformedError("the certificate does not parse") from error
+
+
+def verify_issued(certificate: x509.Certificate, issuer_certificate: x509.Certificate, tbs: bytes) -> None:
+    """A fresh certificate is what was linted, and its issuer signed it.
+
+    Raises:
+        BadCertificateError: other bytes, another issuer name or another algorithm.
+        BadSignatureError: the signature does not verify with the issuer's key.
+    """
+    if certificate.tbs_certificate_bytes != tbs:
+        raise BadCertificateError("the signed bytes are not the bytes that were checked")
+    if certificate.issuer != issuer_certificate.subject:
+        raise BadCertificateError("the certificate names another issuer")
+    public_key = known_public_key(issuer_certificate.public_key())
+    if certificate.signature_algorithm_oid.dotted_string != algorithm_of(public_key).signature_oid:
+        raise BadCertificateError("the certificate names another signature algorithm than its issuer's")
+    verify_signature(public_key, certificate.signature, tbs)
+
+
+async def sign_certificate(tbs: bytes, key: SigningKey, issuer_certificate: x509.Certificate) -> x509.Certificate:
+    """Sign linted bytes and check what came back.
+
+    Raises:
+        KeyUnavailableError: the key's back end does not answer.
+        BadSignatureError: what came back is no signature by the issuer's key.
+        BadCertificateError: the bytes name another issuer or algorithm.
+    """
+    certificate = assemble(tbs, await key.sign(tbs), key.algorithm)
+    verify_issued(certificate, issuer_certificate, tbs)
+    return certificate
+
+
+async def self_signed_root(
+    profile: Profile, key: SigningKey, *, common_name: str, now: datetime, serial: int | None = None
+) -> x509.Certificate:
+    """A root certificate, valid as long as the profile says.
+
+    Raises:
+        ProfileError: the common name or the key does not fit the profile.
+        LintError: the profile does not describe a root.
+        BadSignatureError: what came back is no signature by this key.
+        KeyUnavailableError: the key's back end does not answer.
+    """
+    not_before, not_after = validity(profile, None, now)
+    tbs = build_root_tbs(
+        profile,
+        serial=random_serial() if serial is None else serial,
+        not_before=not_before,
+        not_after=not_after,
+        public_key=key.public_key,
+        common_name=common_name,
+    )
+    lint_tbs(tbs, profile, None)
+    root = assemble(tbs, await key.sign(tbs), key.algorithm)
+    verify_issued(root, root, tbs)
+    return root
+
+
+def load_chain(pem: bytes) -> tuple[x509.Certificate, ...]:
+    """The certificates of a PEM text, in its order, at most 16.
+
+    Raises:
+        MalformedError: anything else in it.
+    """
+    ders = pem_split(pem, _PEM_LABEL)
+    if len(ders) > _MAX_CHAIN:
+        raise MalformedError(f"a chain has at most {_MAX_CHAIN} certificates")
+    return tuple(load_der(der) for der in ders)
+
+
+def load_der(der: bytes) -> x509.Certificate:
+    """One certificate in DER.
+
+    Raises:
+        MalformedError: it does not parse.
+    """
+    try:
+        return x509.load_der_x509_certificate(der)
+    except ValueError as error:
+        raise MalformedError("the certificate does not parse") from error
+
+
+def to_pem(certificates: tuple[x509.Certificate, ...] | list[x509.Certificate]) -> bytes:
+    """PEM blocks in the given order."""
+    return pem_join(_PEM_LABEL, *(certificate.public_bytes(Encoding.DER) for certificate in certificates))

@@ -1,0 +1,214 @@
+"""The to-be-signed bytes of a certificate (RFC 5280 §4.1.2), from a profile, an issuer and a checked request."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cached_property
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import AuthorityInformationAccessOID, NameOID
+
+from pkicore.algorithms import Algorithm, PublicKey, algorithm_of
+from pkicore.errors import ProfileError
+from pkicore.x509.capture import CAPTURING_KEYS
+from pkicore.x509.names import Names
+from pkicore.x509.profiles import EXTENDED_KEY_USAGES, Profile
+
+SERIAL_BITS = 159
+MAX_COMMON_NAME = 64
+_ONE_SECOND = timedelta(seconds=1)
+
+
+def random_serial() -> int:
+    """A positive serial of 159 random bits, so that its DER never has more than 20 octets (RFC 5280 §4.1.2.2)."""
+    return secrets.randbits(SERIAL_BITS) or 1
+
+
+@dataclass(frozen=True)
+class Issuer:
+    """A CA as issuance needs it; nothing in it is secret.
+
+    Attributes:
+        id: stable name, part of URLs, e.g. "issuing-ecdsa".
+        family: of its key: ecdsa, rsa or mldsa.
+        certificate: of the issuer.
+        chain: this issuer and those above it, up to but without the root; empty for a root.
+        root: the root above it; its own certificate for a root.
+        crl_url: where its CRL is.
+        ocsp_url: where its responder is; None for a CA that has none.
+        aia_url: where its own certificate is, in DER.
+    """
+
+    id: str
+    family: str
+    certificate: x509.Certificate
+    chain: tuple[x509.Certificate, ...]
+    root: x509.Certificate
+    crl_url: str
+    ocsp_url: str | None
+    aia_url: str
+
+    @cached_property
+    def algorithm(self) -> Algorithm:
+        """The algorithm that it signs with."""
+        return algorithm_of(self.certificate.public_key())
+
+    @cached_property
+    def subject_key_identifier(self) -> x509.SubjectKeyIdentifier:
+        """What its certificates name as authority key (RFC 5280 §4.2.1.1)."""
+        return self.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+
+
+def validity(
+    profile: Profile, issuer: Issuer | None, now: datetime, not_after: datetime | None = None
+) -> tuple[datetime, datetime]:
+    """First and last second (notBefore, notAfter) of a certificate made now.
+
+    Both ends belong to the period (RFC 5280 §4.1.2.5), so that notAfter is a second less than the profile's validity
+    after notBefore. It is cut where the issuer's own period ends.
+
+    Args:
+        profile: says how long and how far back.
+        issuer: None for a root.
+        now: the present.
+        not_after: an earlier end that was asked for.
+
+    Raises:
+        ProfileError: the end asked for is past, or later than the profile or issuer allows; or the issuer has expired.
+    """
+    start = now - profile.backdate
+    latest = start + profile.validity - _ONE_SECOND
+    if issuer is not None:
+        start = max(start, issuer.certificate.not_valid_before_utc)
+        latest = min(latest, issuer.certificate.not_valid_after_utc)
+    end = latest if not_after is None else not_after
+    if not now < end <= latest:
+        raise ProfileError(f"a {profile.name} certificate must end after now and not after {latest:%Y-%m-%dT%H:%M:%SZ}")
+    return start, end
+
+
+def build_tbs(
+    profile: Profile,
+    issuer: Issuer,
+    *,
+    serial: int,
+    not_before: datetime,
+    not_after: datetime,
+    public_key: PublicKey,
+    common_name: str | None,
+    names: Names,
+) -> bytes:
+    """The TBSCertificate in DER, as the profile wants it.
+
+    Raises:
+        ProfileError: names, common name or key do not fit the profile.
+        IdentityError: a URI name that is no SPIFFE ID.
+    """
+    profile.check_names(names)
+    subject = _subject(profile, common_name, names)
+    builder = _builder(profile, subject, public_key, serial, (not_before, not_after))
+    builder = builder.issuer_name(issuer.certificate.subject)
+    identifier = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer.subject_key_identifier)
+    builder = builder.add_extension(identifier, critical=False)
+    if profile.crl or profile.ocsp:
+        builder = builder.add_extension(_authority_information(profile, issuer), critical=False)
+    if profile.crl:
+        builder = builder.add_extension(_crl_distribution_points(issuer), critical=False)
+    if not names.is_empty:
+        alternatives = x509.SubjectAlternativeName(names.general_names())
+        builder = builder.add_extension(alternatives, critical=not list(subject))
+    if profile.ocsp_no_check:
+        builder = builder.add_extension(x509.OCSPNoCheck(), critical=False)
+    return _capture(builder, issuer.algorithm)
+
+
+def build_root_tbs(
+    profile: Profile,
+    *,
+    serial: int,
+    not_before: datetime,
+    not_after: datetime,
+    public_key: PublicKey,
+    common_name: str,
+) -> bytes:
+    """The TBSCertificate of a root, which issues itself and names no authority key (RFC 5280 §4.2.1.1).
+
+    Raises:
+        ProfileError: the common name or key does not fit the profile.
+    """
+    subject = _subject(profile, common_name, Names())
+    builder = _builder(profile, subject, public_key, serial, (not_before, not_after)).issuer_name(subject)
+    return _capture(builder, algorithm_of(public_key))
+
+
+def _builder(
+    profile: Profile, subject: x509.Name, public_key: PublicKey, serial: int, period: tuple[datetime, datetime]
+) -> x509.CertificateBuilder:
+    profile.issuing_family(algorithm_of(public_key))
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .serial_number(serial)
+        .not_valid_before(period[0])
+        .not_valid_after(period[1])
+        .public_key(public_key)
+        .add_extension(x509.BasicConstraints(profile.ca, profile.path_length), critical=True)
+        .add_extension(key_usage_of(profile, public_key), critical=True)
+    )
+    if profile.extended_key_usage:
+        usages = [x509.ObjectIdentifier(EXTENDED_KEY_USAGES[name]) for name in profile.extended_key_usage]
+        builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+    return builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+
+
+def _subject(profile: Profile, common_name: str | None, names: Names) -> x509.Name:
+    chosen: str | None = None
+    if profile.subject == "required":
+        if not common_name or len(common_name) > MAX_COMMON_NAME:
+            raise ProfileError(f"profile {profile.name} needs a common name of at most {MAX_COMMON_NAME} characters")
+        chosen = common_name
+    elif profile.subject == "first-name":
+        candidates = (common_name, *names.dns) if common_name in names.dns else names.dns
+        chosen = next((name for name in candidates if name is not None and len(name) <= MAX_COMMON_NAME), None)
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, chosen)] if chosen else [])
+
+
+def key_usage_of(profile: Profile, public_key: PublicKey) -> x509.KeyUsage:
+    """The profile's key usage; keyEncipherment for RSA keys alone, which alone can (RFC 9881 §5, RFC 8813 §3)."""
+    usage = profile.key_usage
+    return x509.KeyUsage(
+        digital_signature="digitalSignature" in usage,
+        content_commitment="contentCommitment" in usage,
+        key_encipherment="keyEncipherment" in usage and isinstance(public_key, rsa.RSAPublicKey),
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign="keyCertSign" in usage,
+        crl_sign="cRLSign" in usage,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _authority_information(profile: Profile, issuer: Issuer) -> x509.AuthorityInformationAccess:
+    found = [(AuthorityInformationAccessOID.CA_ISSUERS, issuer.aia_url)]
+    if profile.ocsp:
+        if issuer.ocsp_url is None:
+            raise ProfileError(f"profile {profile.name} needs an OCSP responder, and {issuer.id} has none")
+        found.insert(0, (AuthorityInformationAccessOID.OCSP, issuer.ocsp_url))
+    return x509.AuthorityInformationAccess(
+        [x509.AccessDescription(method, x509.UniformResourceIdentifier(url)) for method, url in found]
+    )
+
+
+def _crl_distribution_points(issuer: Issuer) -> x509.CRLDistributionPoints:
+    url = x509.UniformResourceIdentifier(issuer.crl_url)
+    return x509.CRLDistributionPoints([x509.DistributionPoint([url], None, None, None)])
+
+
+def _capture(builder: x509.CertificateBuilder, algorithm: Algorithm) -> bytes:
+    key = CAPTURING_KEYS[algorithm.name]
+    # The builder names the hashes it takes one by one; the table holds no other.
+    return builder.sign(key, algorithm.signature_hash).tbs_certificate_bytes  # type: ignore[arg-type]  # see above
