@@ -1,4 +1,4 @@
-"""Account keys of test clients: JWK, thumbprint and JWS on `cryptography` alone, independent of the project's own code."""
+"""Account keys of test clients: JWK, thumbprint and JWS on `cryptography` alone, independent of our own code."""
 
 from __future__ import annotations
 
