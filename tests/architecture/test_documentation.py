@@ -24,7 +24,10 @@ def test_every_relative_link_leads_somewhere() -> None:
 def test_every_dependency_is_explained() -> None:
     """Each dependency, of the product and of its tests, stands in the decision that says why it was taken."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    named = [*project["dependencies"], *(entry for extra in project["optional-dependencies"].values() for entry in extra)]
+    named = [
+        *project["dependencies"],
+        *(entry for extra in project["optional-dependencies"].values() for entry in extra),
+    ]
     explained = (ROOT / "docs/adr/0002-dependencies.md").read_text().lower()
     for requirement in named:
         name = re.split(r"[<>=\[ ]", requirement)[0].lower()

@@ -26,9 +26,17 @@ def _processes_with(marker: str) -> list[str]:
 def test_the_demo_tells_its_whole_story(tmp_path: Path) -> None:
     """./demo.sh ends with exit 0, shows issuance, revocation and the refused client, and leaves nothing behind."""
     environment = os.environ | {"TMPDIR": str(tmp_path)}
-    result = subprocess.run(["./demo.sh"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    result = subprocess.run(
+        ["./demo.sh"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
-    for expected in ("Cert Status: good", "Cert Status: revoked", "OCSP Response Status: successful", "certificate revoked", "X25519MLKEM768"):
+    for expected in (
+        "Cert Status: good",
+        "Cert Status: revoked",
+        "OCSP Response Status: successful",
+        "certificate revoked",
+        "X25519MLKEM768",
+    ):
         assert expected in result.stdout, f"{expected!r} is not in\n{result.stdout}"
     assert not list(tmp_path.iterdir())
     assert not _processes_with(str(tmp_path))
@@ -40,7 +48,9 @@ def test_interrupting_a_staying_demo_leaves_nothing_running(tmp_path: Path) -> N
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     log = tmp_path.parent / f"{tmp_path.name}.log"
     with log.open("w") as output:
-        demo = subprocess.Popen(["./demo.sh", "--stay"], cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True)
+        demo = subprocess.Popen(
+            ["./demo.sh", "--stay"], cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
         deadline = time.monotonic() + 240
         while "Staying up" not in log.read_text():
             assert demo.poll() is None, log.read_text()

@@ -7,7 +7,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
-_BLOCK = re.compile(r"(?:<!-- (?P<marker>[^\n]*?) -->\n)?(?P<indent> *)```console\n(?P<body>.*?)\n(?P=indent)```", re.DOTALL)
+_BLOCK = re.compile(
+    r"(?:<!-- (?P<marker>[^\n]*?) -->\n)?(?P<indent> *)```console\n(?P<body>.*?)\n(?P=indent)```", re.DOTALL
+)
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ def pages() -> list[Path]:
 
 
 def blocks(page: Path) -> Iterator[ConsoleBlock]:
-    """The console blocks of a page; a command is a line that begins with `$ `, with the continuation lines it asks for."""
+    """The console blocks of a page; a command is a line that begins with `$ ` and its continuation lines."""
     for match in _BLOCK.finditer(page.read_text()):
         commands = re.findall(r"^ *\$ ((?:.*\\\n)*.*)$", match["body"], re.MULTILINE)
         yield ConsoleBlock(page, match["marker"] or "", tuple(commands))
