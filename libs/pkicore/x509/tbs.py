@@ -171,8 +171,9 @@ def _subject(profile: Profile, common_name: str | None, names: Names) -> x509.Na
             raise ProfileError(f"profile {profile.name} needs a common name of at most {MAX_COMMON_NAME} characters")
         chosen = common_name
     elif profile.subject == "first-name":
-        candidates = (common_name, *names.dns) if common_name in names.dns else names.dns
-        chosen = next((name for name in candidates if name is not None and len(name) <= MAX_COMMON_NAME), None)
+        hosts = sorted(names.dns, key=lambda name: name.startswith("*."))
+        candidates = (common_name, *hosts) if common_name in names.dns else hosts
+        chosen = next((name for name in candidates if len(name) <= MAX_COMMON_NAME), None)
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, chosen)] if chosen else [])
 
 
