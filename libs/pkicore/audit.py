@@ -150,46 +150,68 @@ def verify_checkpoint(checkpoint: Checkpoint, public_key: PublicKey) -> None:
         ) from error
 
 
-def verify_chain(records: Iterable[StoredRecord], checkpoints: Sequence[Checkpoint] = ()) -> ChainHead:
-    """Verifies a whole chain from its first record on.
+class ChainVerifier:
+    """Verifies a chain record by record, for logs that do not fit in memory.
 
-    The checkpoints' own signatures are the caller's to verify first (`verify_checkpoint`).
+    Args:
+        checkpoints: What the chain must meet; their own signatures are the caller's to verify first
+            (`verify_checkpoint`).
+
+    Raises:
+        AuditError: two checkpoints contradict each other.
+    """
+
+    def __init__(self, checkpoints: Sequence[Checkpoint] = ()) -> None:
+        self.head = GENESIS
+        self._expected: dict[int, bytes] = {}
+        for checkpoint in checkpoints:
+            known = self._expected.setdefault(checkpoint.sequence, checkpoint.hash)
+            if known != checkpoint.hash:
+                raise AuditError(
+                    f"two checkpoints name different hashes for record {checkpoint.sequence}", checkpoint.sequence
+                )
+
+    def take(self, stored: StoredRecord) -> None:
+        """Verifies the next record.
+
+        Raises:
+            AuditError: it is missing, changed, misplaced, or not the one a checkpoint signed.
+        """
+        sequence = self.head.sequence + 1
+        if stored.record.sequence != sequence:
+            raise AuditError(f"record {sequence} is missing: {stored.record.sequence} stands in its place", sequence)
+        if not hmac.compare_digest(stored.previous, self.head.hash):
+            raise AuditError(f"record {sequence} is not chained to the one before it", sequence)
+        if not hmac.compare_digest(stored.hash, chain_hash(self.head.hash, stored.record.canonical())):
+            raise AuditError(f"record {sequence} was changed: its hash does not match", sequence)
+        expected = self._expected.get(sequence)
+        if expected is not None and not hmac.compare_digest(expected, stored.hash):
+            raise AuditError(f"record {sequence} is not the one that its checkpoint signed", sequence)
+        self.head = stored.head
+
+    def finish(self) -> ChainHead:
+        """The chain's end.
+
+        Raises:
+            AuditError: a checkpoint says that the log went on.
+        """
+        last = max(self._expected, default=0)
+        if last > self.head.sequence:
+            missing = self.head.sequence + 1
+            raise AuditError(f"record {missing} is missing: a checkpoint says the log went on to {last}", missing)
+        return self.head
+
+
+def verify_chain(records: Iterable[StoredRecord], checkpoints: Sequence[Checkpoint] = ()) -> ChainHead:
+    """Verifies a whole chain from its first record on, as `ChainVerifier` does.
 
     Raises:
         AuditError: `.sequence` is the first record that is wrong, missing or contradicts a checkpoint.
     """
-    expected = {checkpoint.sequence: checkpoint.hash for checkpoint in checkpoints}
-    if len(expected) != len({(checkpoint.sequence, checkpoint.hash) for checkpoint in checkpoints}):
-        raise AuditError("two checkpoints name different hashes for one sequence", sequence=None)
-    head = GENESIS
+    verifier = ChainVerifier(checkpoints)
     for stored in records:
-        head = _verify_next(head, stored)
-        _meet_checkpoint(head, expected.get(head.sequence))
-    last = max(expected, default=0)
-    if last > head.sequence:
-        raise AuditError(
-            f"record {head.sequence + 1} is missing: a checkpoint says the log went on to {last}",
-            sequence=head.sequence + 1,
-        )
-    return head
-
-
-def _verify_next(head: ChainHead, stored: StoredRecord) -> ChainHead:
-    sequence = head.sequence + 1
-    if stored.record.sequence != sequence:
-        raise AuditError(
-            f"record {sequence} is missing: {stored.record.sequence} stands in its place", sequence=sequence
-        )
-    if not hmac.compare_digest(stored.previous, head.hash):
-        raise AuditError(f"record {sequence} is not chained to the one before it", sequence=sequence)
-    if not hmac.compare_digest(stored.hash, chain_hash(head.hash, stored.record.canonical())):
-        raise AuditError(f"record {sequence} was changed: its hash does not match", sequence=sequence)
-    return stored.head
-
-
-def _meet_checkpoint(head: ChainHead, expected: bytes | None) -> None:
-    if expected is not None and not hmac.compare_digest(expected, head.hash):
-        raise AuditError(f"record {head.sequence} is not the one that its checkpoint signed", sequence=head.sequence)
+        verifier.take(stored)
+    return verifier.finish()
 
 
 def export_line(stored: StoredRecord) -> bytes:

@@ -28,6 +28,9 @@ _REDACTED = "[redacted]"
 _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
+# Without local variables: they would carry secrets into the log.
+_TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
+
 EventDict: TypeAlias = MutableMapping[str, Any]
 
 
@@ -47,16 +50,20 @@ def configure_logging(service: str, level: str, log_format: str) -> None:
         redact,
     ]
     if log_format == "json":
-        shared += [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer(_dumps)]
+        shared += [_TRACEBACKS, structlog.processors.JSONRenderer(orjson.dumps, default=repr)]
     else:
         shared.append(structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty()))
     structlog.configure(
         processors=shared,
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.PrintLoggerFactory(sys.stdout),
+        logger_factory=_factory(log_format),
         cache_logger_on_first_use=False,
     )
     _route_standard_logging(threshold)
+
+
+def _factory(log_format: str) -> Callable[..., Any]:
+    return structlog.BytesLoggerFactory() if log_format == "json" else structlog.PrintLoggerFactory()
 
 
 def _context(service: str) -> Callable[[Any, str, EventDict], EventDict]:
@@ -78,10 +85,6 @@ def redact(_logger: object, _method: str, event: EventDict) -> EventDict:
         elif isinstance(value, dict):
             event[key] = redact(_logger, _method, dict(value))
     return event
-
-
-def _dumps(event: EventDict, **_: object) -> str:
-    return orjson.dumps(event, default=repr).decode()
 
 
 class _StandardLogs(logging.Handler):

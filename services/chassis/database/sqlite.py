@@ -68,7 +68,7 @@ class SqliteEngine:
 
     def _connect(self, busy_ms: int) -> sqlite3.Connection:
         try:
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            create_private(self._path)
             connection = sqlite3.connect(
                 self._path, isolation_level=None, check_same_thread=False, cached_statements=256
             )
@@ -166,6 +166,15 @@ class SqliteEngine:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+
+def create_private(path: Path) -> None:
+    """Makes the file for its owner alone, if it does not exist; SQLite gives its side files the same mode.
+
+    Raises:
+        OSError: the directory is missing or cannot be written.
+    """
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
 class _AuditStatements:
