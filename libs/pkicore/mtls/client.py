@@ -1,0 +1,188 @@
+"""The client: httpx over connections that check chain, purpose, name, CRL and staple before a byte of ours is sent."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from ipaddress import ip_address
+
+import httpx
+from cryptography import x509
+from OpenSSL import SSL
+
+from pkicore.clock import Clock
+from pkicore.errors import (
+    BadSignatureError,
+    HandshakeError,
+    PkiError,
+    RevokedError,
+    StaleStatusError,
+    StatusError,
+    StatusUnknownError,
+)
+from pkicore.identity import SpiffeId
+from pkicore.mtls.admission import admit
+from pkicore.mtls.connection import TlsConnection
+from pkicore.mtls.context import TlsRules, Verification, client_context
+from pkicore.mtls.credentials import Credentials, CredentialsSource
+from pkicore.mtls.engine import TlsEngine, reason_of
+from pkicore.mtls.peer import PeerIdentity
+from pkicore.mtls.pool import CountEvent, PooledTransport
+from pkicore.mtls.revocation import CrlCache
+from pkicore.ocsp import VerifiedStatus, verify_response
+
+_STAPLE_REASONS: dict[type[PkiError], str] = {
+    RevokedError: "staple says revoked",
+    StatusUnknownError: "staple says unknown, or is not about this certificate",
+    StaleStatusError: "staple is stale",
+    BadSignatureError: "staple is not signed by the issuer",
+}
+
+
+@dataclass(eq=False, kw_only=True)
+class TlsClient:
+    """Makes connections under one set of rules, and knows those that are open.
+
+    Attributes:
+        credentials: our own certificate, fixed or following its files; None where the server asks for none.
+        rules: what is insisted on.
+        trust: the trust anchors of servers.
+        crls: the CRLs of all issuers of server certificates; None only where `rules.check_crl` is off.
+        clock: the time.
+        require_staple: whether the server must staple a good OCSP response.
+        handshake_timeout: seconds for TCP and TLS together, where the caller of httpx sets none.
+        count: hears of each connection and request.
+    """
+
+    credentials: Credentials | CredentialsSource | None
+    rules: TlsRules
+    trust: tuple[x509.Certificate, ...]
+    crls: CrlCache | None
+    clock: Clock
+    require_staple: bool
+    handshake_timeout: float = 10.0
+    count: CountEvent | None = None
+    _context: SSL.Context = field(init=False, repr=False)
+    _connections: weakref.WeakSet[TlsConnection] = field(default_factory=weakref.WeakSet, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.rules.check_crl and self.crls is None:
+            raise ValueError("a client that checks CRLs needs CRLs")
+        self._rebuild()
+        if isinstance(self.credentials, CredentialsSource):
+            self.credentials.subscribe(lambda _credentials: self._rebuild())
+        if self.crls is not None:
+            self.crls.subscribe(self._crls_changed)
+
+    def http(self, expected: SpiffeId | None = None, *, base_url: str = "", timeout: float = 30.0) -> httpx.AsyncClient:
+        """A pooled HTTP client; close it when done.
+
+        Its requests raise HandshakeError or PeerMismatchError where TLS refuses, httpx's errors otherwise.
+
+        Args:
+            expected: the SPIFFE ID that the server must have; None checks the host of the URL instead.
+            base_url: where relative URLs start.
+            timeout: seconds for each of connecting, reading, writing and waiting for a pooled connection.
+        """
+        transport = PooledTransport(partial(self.connect, expected=expected), self.count)
+        return httpx.AsyncClient(transport=transport, base_url=base_url, timeout=timeout, trust_env=False)
+
+    async def connect(self, host: str, port: int, *, expected: SpiffeId | None = None) -> TlsConnection:
+        """One connection, checked.
+
+        Raises:
+            HandshakeError: TLS failed, or something about the server is not acceptable.
+            PeerMismatchError: the server is not the one that was meant.
+            OSError: TCP failed.
+        """
+        verification = Verification(self._fresh_status, self._check_staple if self.require_staple else None)
+        engine = TlsEngine(self._context, verification, server_name=server_name(host))
+        admission = partial(self._admit, expected or host)
+        connection = await open_connection(engine, admission, host, port, self.handshake_timeout)
+        self._connections.add(connection)
+        if self.count is not None:
+            self.count("connection")
+        return connection
+
+    def _admit(self, expected: SpiffeId | str, engine: TlsEngine) -> PeerIdentity:
+        peer = admit(engine, self.rules, self.crls, self.clock.now())
+        if peer is None:
+            raise HandshakeError("no server certificate")
+        peer.require(expected)
+        return peer
+
+    def _fresh_status(self, _certificate: x509.Certificate) -> None:
+        if self.crls is not None and self.rules.check_crl:
+            self.crls.current()
+
+    def _check_staple(self, der: bytes, chain: tuple[x509.Certificate, ...]) -> None:
+        check_staple(der, chain, self.clock.now())
+
+    def _rebuild(self) -> None:
+        source = self.credentials
+        credentials = source.current() if isinstance(source, CredentialsSource) else source
+        crls = self.crls.newest() if self.crls is not None and self.rules.check_crl else ()
+        parsed = [x509.load_der_x509_crl(crl.der) for crl in crls]
+        self._context = client_context(self.rules, credentials, self.trust, parsed)
+
+    def _crls_changed(self) -> None:
+        self._rebuild()
+        for connection in tuple(self._connections):
+            if connection.peer is not None and self.crls is not None:
+                try:
+                    self.crls.check(connection.peer.links)
+                except StatusError as error:
+                    connection.abort(HandshakeError(reason_of(error), connection.peer.name))
+
+
+async def open_connection(
+    engine: TlsEngine, admission: Callable[[TlsEngine], PeerIdentity], host: str, port: int, seconds: float
+) -> TlsConnection:
+    """TCP and TLS, under one timer.
+
+    Raises:
+        HandshakeError: TLS failed or took too long.
+        PeerMismatchError: the server is not the one that was meant.
+        OSError: TCP failed; TimeoutError is one, too.
+    """
+    loop = asyncio.get_running_loop()
+    connection = TlsConnection(engine, admission, f"{host}:{port}")
+    try:
+        async with asyncio.timeout(seconds):
+            await loop.create_connection(lambda: connection, host, port)
+            await connection.handshake()
+    except TimeoutError as error:
+        if not connection.is_connected:
+            raise
+        raise HandshakeError("handshake timeout", f"{host}:{port}") from error
+    finally:
+        if connection.peer is None:
+            connection.close()
+    return connection
+
+
+def check_staple(der: bytes, chain: tuple[x509.Certificate, ...], now: datetime) -> VerifiedStatus:
+    """Check what a server stapled about itself, `chain` being its verified chain.
+
+    Raises:
+        HandshakeError: there is no staple, or it does not say that this certificate is good now.
+    """
+    if not der:
+        raise HandshakeError("no staple")
+    try:
+        return verify_response(der, chain[0], chain[1], now)
+    except PkiError as error:
+        raise HandshakeError(_STAPLE_REASONS.get(type(error), "staple does not verify")) from error
+
+
+def server_name(host: str) -> str | None:
+    """What goes into the server name extension: addresses do not (RFC 6066 §3)."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return host
+    return None
