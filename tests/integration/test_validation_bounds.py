@@ -107,7 +107,7 @@ async def test_too_many_waiting_are_told_to_come_back() -> None:
         gate.opened.set()
     assert not isinstance(refused.value, ValidationError)
     assert refused.value.acme_type == "rateLimited"
-    assert dict(refused.value.headers)["Retry-After"] == "5"
+    assert dict(refused.value.headers)[b"retry-after"] == b"5"
 
 
 async def test_cancelled_validation_gives_its_slot_back() -> None:

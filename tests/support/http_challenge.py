@@ -41,6 +41,7 @@ class HttpChallengeServer:
         self._tls = tls
         self._server: asyncio.Server | None = None
         self._paths: dict[str, Behaviour] = {}
+        self._otherwise = b"HTTP/1.1 404 Not Found\r\nContent-Length: 9\r\n\r\nnot found"
         self._tasks: set[asyncio.Task[None]] = set()
         self.requests: list[ReceivedRequest] = []
         self.connections = 0
@@ -84,6 +85,11 @@ class HttpChallengeServer:
         lines = {"Content-Type": "application/octet-stream", "Content-Length": str(len(body)), **(headers or {})}
         head = f"HTTP/1.1 {status} Simulated\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.items())
         self.send(path, head.encode() + b"\r\n" + body)
+
+    def respond_always(self, body: bytes) -> None:
+        """Answer every path that has no behaviour of its own with `body`."""
+        head = f"HTTP/1.1 200 Simulated\r\nContent-Length: {len(body)}\r\n\r\n"
+        self._otherwise = head.encode() + body
 
     def redirect(self, path: str, location: str, status: int = 302) -> None:
         """Redirect `path` to `location`."""
@@ -135,7 +141,7 @@ class HttpChallengeServer:
             self.requests.append(request)
             behave = self._paths.get(request.path)
             if behave is None:
-                writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 9\r\n\r\nnot found")
+                writer.write(self._otherwise)
             else:
                 await behave(writer)
             await writer.drain()
