@@ -81,7 +81,7 @@ class AcmeError(Exception):
         status: int | None = None,
         subproblems: Sequence[Subproblem] = (),
         extra: Mapping[str, Any] | None = None,
-        headers: Sequence[tuple[str, str]] = (),
+        headers: Sequence[tuple[bytes, bytes]] = (),
     ) -> None:
         super().__init__(detail)
         self.acme_type = acme_type
@@ -93,10 +93,13 @@ class AcmeError(Exception):
 
     def document(self) -> dict[str, Any]:
         """The problem document (RFC 9457); members without content are left out, since certbot chokes on nulls."""
-        body: dict[str, Any] = {"type": URN + self.acme_type, "detail": self.detail, "status": self.status}
-        if self.subproblems:
-            body["subproblems"] = [subproblem.document() for subproblem in self.subproblems]
-        return body | self.extra
+        return {"type": URN + self.acme_type, "detail": self.detail, "status": self.status} | self.members()
+
+    def members(self) -> dict[str, Any]:
+        """The members beyond type, detail and status."""
+        if not self.subproblems:
+            return self.extra
+        return {"subproblems": [subproblem.document() for subproblem in self.subproblems]} | self.extra
 
 
 class ValidationError(AcmeError):

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
+
+import idna
+
+from pkicore.errors import BadCsrError
+from pkicore.x509.names import canonical_dns
+
+_WILDCARD: Final = "*."
 
 
 @dataclass(frozen=True, order=True)
@@ -16,3 +23,53 @@ class Identifier:
     def document(self) -> dict[str, str]:
         """The JSON object of the protocol."""
         return {"type": self.type, "value": self.value}
+
+    @property
+    def is_wildcard(self) -> bool:
+        """Whether it stands for every name one label below its base."""
+        return self.value.startswith(_WILDCARD)
+
+    @property
+    def base(self) -> Identifier:
+        """What an authorization names: the identifier without the wildcard label (RFC 8555 §7.1.4)."""
+        return Identifier(self.type, self.value.removeprefix(_WILDCARD))
+
+
+class BadNameError(ValueError):
+    """A DNS name that no certificate is issued for; the text says why."""
+
+
+def canonical_dns_name(text: str) -> str:
+    """The one written form of a DNS name, possibly a wildcard.
+
+    Single labels are allowed, since private networks use them; a wildcard needs two labels below it.
+
+    Raises:
+        BadNameError: not a host name (RFC 1123 §2.1), one that could be an address, or with a trailing dot.
+    """
+    if not text.isascii():
+        raise BadNameError("an internationalised name is written with its A-labels (xn--…)")
+    if text.endswith("."):
+        raise BadNameError("a DNS name is written without a trailing dot")
+    try:
+        name = canonical_dns(text)
+    except BadCsrError as error:
+        raise BadNameError(str(error)) from error
+    labels = name.removeprefix(_WILDCARD).split(".")
+    if name.startswith(_WILDCARD) and len(labels) == 1:
+        raise BadNameError("a wildcard needs two labels below it")
+    for label in labels:
+        _check_hyphens(label)
+    return name
+
+
+def _check_hyphens(label: str) -> None:
+    """Hyphens in the third and fourth place are reserved; only A-labels have a meaning (RFC 5891 §4.2.3.1)."""
+    if label[2:4] != "--":
+        return
+    try:
+        idna.ulabel(label)
+    except UnicodeError as error:  # the base of idna.IDNAError
+        raise BadNameError("a label with -- in third place must be a valid A-label (xn--…)") from error
+    if not label.startswith("xn--"):
+        raise BadNameError("a label with -- in third place must be a valid A-label (xn--…)")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, Table, Text
 
-from services.chassis.audit import audit_tables
+from services.chassis.database import audit_tables
 
 metadata = MetaData()
 audit_tables(metadata)

@@ -101,7 +101,7 @@ class Validator:
             raise AcmeError(
                 "rateLimited",
                 f"too many {challenge_type} validations are waiting; try again in {RETRY_AFTER_SECONDS} seconds",
-                headers=(("Retry-After", str(RETRY_AFTER_SECONDS)),),
+                headers=((b"retry-after", b"%d" % RETRY_AFTER_SECONDS),),
             )
         self._running[challenge_type] += 1
         try:

@@ -1,0 +1,124 @@
+"""The routes of ACME: who must have signed a request, and which resource answers it.
+
+Every POST is answered with a fresh nonce, errors too, and everything but the directory links to it (§6.5, §7.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from pkicore.jose.jws import MAX_JWS
+from services.acme.accounts import Accounts
+from services.acme.answers import link, not_found
+from services.acme.authorizations import Authorizations
+from services.acme.directory import Directory, get_nonce, head_nonce, post_nonce
+from services.acme.ids import is_id
+from services.acme.nonces import Nonces
+from services.acme.orders import Orders
+from services.acme.problems import problem_table
+from services.acme.requests import AccountRequest, Authenticator, KeyRequest
+from services.acme.revocation import Revocations
+from services.acme.urls import PREFIX, Urls
+from services.chassis.asgi import Application, Handler, Request, Response, Route
+from services.chassis.observability import HttpMetrics
+
+JOSE: Final = "application/jose+json"
+_NEW_NONCE: Final = f"{PREFIX}new-nonce"
+_DIRECTORY: Final = f"{PREFIX}directory"
+
+Signed = TypeVar("Signed")
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Whoever answers."""
+
+    directory: Directory
+    accounts: Accounts
+    orders: Orders
+    authorizations: Authorizations
+    revocations: Revocations
+
+
+class Api:
+    """Builds the ASGI application."""
+
+    def __init__(self, resources: Resources, authenticator: Authenticator, nonces: Nonces, urls: Urls) -> None:
+        self._resources = resources
+        self._authenticator = authenticator
+        self._nonces = nonces
+        self._index = link(urls.of("directory"), "index")
+
+    def application(self, metrics: HttpMetrics) -> Application:
+        """The application of the public listener."""
+        return Application("acme", self._routes(), problems=problem_table(), metrics=metrics, finish=self._add_headers)
+
+    def _routes(self) -> list[Route]:
+        to = self._resources
+        return [
+            Route("GET", _DIRECTORY, to.directory.get),
+            Route("GET", _NEW_NONCE, get_nonce),
+            Route("HEAD", _NEW_NONCE, head_nonce),
+            self._post("directory", self._by_account(to.directory.post)),
+            self._post("new-nonce", self._by_account(post_nonce)),
+            self._post("new-account", self._by_key(to.accounts.create)),
+            self._post("acct/{id}", self._by_account(to.accounts.post)),
+            self._post("acct/{id}/orders", self._by_account(to.accounts.orders)),
+            self._post("new-order", self._by_account(to.orders.create)),
+            self._post("order/{id}", self._by_account(to.orders.read)),
+            self._post("finalize/{id}", self._by_account(to.orders.finalize)),
+            self._post("cert/{id}", self._by_account(to.orders.certificate)),
+            self._post("authz/{id}", self._by_account(to.authorizations.post)),
+            self._post("chall/{id}", self._by_account(to.authorizations.challenge)),
+            self._post("revoke-cert", self._by_account_or_key(to.revocations.post)),
+        ]
+
+    @staticmethod
+    def _post(path: str, handler: Handler) -> Route:
+        return Route("POST", PREFIX + path, handler, media_types=(JOSE,), body_limit=MAX_JWS)
+
+    def _by_account(self, handler: Callable[[AccountRequest, str], Awaitable[Response]]) -> Handler:
+        async def handle(request: Request) -> Response:
+            signed = await self._authenticator.by_account(_target(request), await request.body())
+            return await handler(signed, _id(request))
+
+        return handle
+
+    def _by_key(self, handler: Callable[[KeyRequest], Awaitable[Response]]) -> Handler:
+        async def handle(request: Request) -> Response:
+            return await handler(self._authenticator.by_key(_target(request), await request.body()))
+
+        return handle
+
+    def _by_account_or_key(self, handler: Callable[[AccountRequest | KeyRequest, str], Awaitable[Response]]) -> Handler:
+        async def handle(request: Request) -> Response:
+            signed = await self._authenticator.by_account_or_key(_target(request), await request.body())
+            return await handler(signed, _id(request))
+
+        return handle
+
+    def _add_headers(self, request: Request, response: Response) -> None:
+        headers = response.headers
+        if request.path != _DIRECTORY:
+            headers.append(self._index)
+        if request.method == "POST" or request.path == _NEW_NONCE:
+            headers.append((b"replay-nonce", self._nonces.issue().encode()))
+            if not any(name == b"cache-control" for name, _ in headers):
+                headers.append((b"cache-control", b"no-store"))
+
+
+def _target(request: Request) -> str:
+    """The path below the prefix as the client must have signed it, with the query if it sent one."""
+    query = request.scope.get("query_string", b"").decode("latin-1")
+    path = request.path.removeprefix(PREFIX)
+    return f"{path}?{query}" if query else path
+
+
+def _id(request: Request) -> str:
+    """The id in the path, if there is one and it has the form of an id."""
+    found = request.params.get("id")
+    if found is not None and not is_id(found):
+        raise not_found()
+    return found or ""

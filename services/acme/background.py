@@ -1,0 +1,57 @@
+"""Work that may outlive the request that asked for it: at most one task per piece of work."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from services.acme.errors import AcmeError
+
+
+class Background:
+    """Keeps tasks by key, so that two requests for the same work wait for the same task."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._log = structlog.get_logger("acme.background")
+
+    def run(self, key: str, work: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+        """Start the work, or join it where it is under way."""
+        task = self._tasks.get(key)
+        if task is None:
+            task = asyncio.get_running_loop().create_task(_call(work), name=key)
+            self._tasks[key] = task
+            task.add_done_callback(lambda done: self._finish(key, done))
+        return task
+
+    async def finishes(self, task: asyncio.Task[None], seconds: float) -> bool:
+        """Wait at most so long; whether the task has ended. The task goes on either way.
+
+        Raises:
+            AcmeError: the refusal that the task ended with.
+        """
+        await asyncio.wait({task}, timeout=seconds)
+        if task.done():
+            task.result()
+        return task.done()
+
+    async def close(self) -> None:
+        """Stop everything; what is stored as processing is taken up again at the next start."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _finish(self, key: str, task: asyncio.Task[None]) -> None:
+        del self._tasks[key]
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None and not isinstance(error, AcmeError):
+            self._log.error("background work failed", work=key, exc_info=error)
+
+
+async def _call(work: Callable[[], Awaitable[None]]) -> None:
+    await work()

@@ -1,0 +1,166 @@
+"""From `processing` to the certificate: the CA is asked until it has said yes or no, across restarts.
+
+The idempotency key is made of the order's id: asking again, after a crash on either side, yields the same certificate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+from typing import Final, Protocol
+
+import structlog
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from pkicore.algorithms import PublicKey, known_public_key
+from pkicore.errors import PkiError
+from pkicore.x509.certificate import load_chain
+from pkicore.x509.csr import UnverifiedCsr
+from services.acme.background import Background
+from services.acme.errors import AcmeError
+from services.acme.ids import new_id
+from services.acme.store import CertificateRow, OrderRow, Store
+from services.acme.urls import Urls
+from services.ca import client as ca
+from services.ca.wire import CertificateRequest, IssuedCertificate, RevocationAnswer, RevocationRequest
+from services.ca.wire import Identifier as CaIdentifier
+from services.chassis.database import AuditEvent
+from services.chassis.errors import ConflictError, DatabaseError
+
+PROFILE: Final = "server"
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds between attempts
+
+# What the CA's refusals are called in ACME; whatever is not the client's doing is the server's own fault.
+_REFUSALS: Final[dict[type[ca.CaRefusedError], str]] = {
+    ca.BadCsrError: "badCSR",
+    ca.BadPublicKeyError: "badCSR",
+    ca.RejectedNamesError: "rejectedIdentifier",
+}
+
+
+class CertificateAuthority(Protocol):
+    """What the ACME server asks of the CA; `services.ca.client.CaClient` is one."""
+
+    async def issue(self, request: CertificateRequest) -> IssuedCertificate:
+        """A certificate, or CaError."""
+
+    async def revoke(self, request: RevocationRequest) -> RevocationAnswer:
+        """Revoked, or CaError."""
+
+
+class Issuance:
+    """Drives orders that are processing, one task each; a request waits for it at most `hold_seconds`."""
+
+    def __init__(
+        self, store: Store, authority: CertificateAuthority, background: Background, urls: Urls, hold_seconds: float
+    ) -> None:
+        self._store = store
+        self._authority = authority
+        self._background = background
+        self._urls = urls
+        self._hold_seconds = hold_seconds
+        self._log = structlog.get_logger("acme.issuance")
+
+    async def wait(self, order: OrderRow) -> None:
+        """Return when the order is final, or after as long as a request is held."""
+        await self._background.finishes(self._start(order), self._hold_seconds)
+
+    async def resume(self) -> int:
+        """Take up every order that the last stop left processing; how many there are."""
+        unfinished = await self._store.processing_orders()
+        for order in unfinished:
+            self._start(order)
+        return len(unfinished)
+
+    def _start(self, order: OrderRow) -> asyncio.Task[None]:
+        return self._background.run(f"order {order.id}", lambda: self._drive(order))
+
+    async def _drive(self, order: OrderRow) -> None:
+        """Ask, and store the outcome; both again and again while the other side does not answer."""
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                return await self._step(order)
+            except ConflictError:
+                self._log.info("order was finished elsewhere", order=order.id)
+                return None
+            except (ca.CaUnavailableError, DatabaseError) as error:
+                self._log.warning("order waits", order=order.id, error=str(error), retry_seconds=pause)
+            await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311 - jitter, no secret
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _step(self, order: OrderRow) -> None:
+        try:
+            issued = await self._authority.issue(self._request(order))
+            certificate = _certificate(order, issued)
+        except ca.CaRefusedError as error:
+            self._log.warning("the CA refused an order", order=order.id, kind=error.kind, error=error.detail)
+            await self._fail(order, _refusal(error))
+        except PkiError as error:
+            self._log.error("the CA's certificate is not what was ordered", order=order.id, error=str(error))
+            await self._fail(order, AcmeError("serverInternal", "the CA did not issue what was ordered"))
+        else:
+            detail = {
+                "order": order.id,
+                "serial": issued.serial,
+                "identifiers": [name.value for name in order.identifiers],
+            }
+            audit = AuditEvent("certificate.issued", f"account:{order.account_id}", detail)
+            await self._store.complete_order(certificate, audit)
+
+    async def _fail(self, order: OrderRow, error: AcmeError) -> None:
+        detail = {"order": order.id, "error": error.acme_type}
+        audit = AuditEvent("order.failed", f"account:{order.account_id}", detail)
+        await self._store.fail_order(order.id, error.document(), audit)
+
+    def _request(self, order: OrderRow) -> CertificateRequest:
+        return CertificateRequest(
+            csr=order.csr or b"",
+            profile=PROFILE,
+            identifiers=tuple(CaIdentifier(name.type, name.value) for name in order.identifiers),
+            idempotency_key=f"acme-order-{order.id}",
+            requester={
+                "account": self._urls.of(f"acct/{order.account_id}"),
+                "order": self._urls.of(f"order/{order.id}"),
+            },
+        )
+
+
+def _certificate(order: OrderRow, issued: IssuedCertificate) -> CertificateRow:
+    """The row of a certificate, once it is known to be for the key of the CSR.
+
+    Raises:
+        PkiError: the chain does not parse, or is for another key.
+    """
+    leaf = load_chain(issued.chain.encode())[0]
+    asked = UnverifiedCsr.parse(order.csr or b"").verify().public_key
+    if spki(known_public_key(leaf.public_key())) != spki(asked):
+        raise PkiError("the certificate is for another key than the CSR")
+    return CertificateRow(
+        id=new_id(),
+        order_id=order.id,
+        account_id=order.account_id,
+        serial=issued.serial,
+        fingerprint=fingerprint(leaf.public_bytes(Encoding.DER)),
+        chain=issued.chain,
+        not_after=issued.not_after,
+        revoked_at=None,
+    )
+
+
+def spki(key: PublicKey) -> bytes:
+    """The key as certificates carry it, for comparison."""
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def fingerprint(der: bytes) -> str:
+    """By which a certificate is found again: SHA-256 over all its bytes, hex."""
+    return hashlib.sha256(der).hexdigest()
+
+
+def _refusal(error: ca.CaRefusedError) -> AcmeError:
+    acme_type = _REFUSALS.get(type(error))
+    if acme_type is None:
+        return AcmeError("serverInternal", "the CA does not issue this certificate")
+    return AcmeError(acme_type, error.detail)

@@ -1,0 +1,196 @@
+"""Who sends a POST, and that nobody tampered with it (RFC 8555 §6.2 to §6.5).
+
+1 parse the JWS · 2 compare the URL · 3 find the key: `kid` of an account or, where the resource allows it, `jwk` ·
+4 verify the signature · 5 redeem the nonce · 6 the account must be valid.
+The nonce comes after the signature, so that strangers cannot use up nonces; the payload is believed only after all six.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pkicore.algorithms import PublicKey
+from pkicore.errors import BadKeyError, BadSignatureError, MalformedError, UnsupportedError
+from pkicore.jose.jwk import public_key_from_jwk
+from pkicore.jose.jws import JWS_ALGORITHMS, UnverifiedJws, VerifiedJws
+from pkicore.jose.strict import strict_object
+from services.acme.errors import AcmeError
+from services.acme.ids import is_id
+from services.acme.nonces import Nonces
+from services.acme.store import AccountRow, Store
+from services.acme.urls import Urls
+
+CACHED_ACCOUNTS: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An account with its key as an object."""
+
+    row: AccountRow
+    public_key: PublicKey
+
+    @property
+    def id(self) -> str:
+        """The last part of its URL."""
+        return self.row.id
+
+
+@dataclass(frozen=True, slots=True)
+class SignedRequest:
+    """A POST whose signature, URL and nonce are good."""
+
+    payload: bytes
+
+    @property
+    def is_read(self) -> bool:
+        """Whether it is a POST-as-GET (RFC 8555 §6.3)."""
+        return self.payload == b""
+
+    def members(self) -> dict[str, Any]:
+        """The payload, which must be a JSON object.
+
+        Raises:
+            AcmeError: malformed.
+        """
+        try:
+            return strict_object(self.payload, "the payload")
+        except MalformedError as error:
+            raise AcmeError("malformed", str(error)) from error
+
+    def require_read(self) -> None:
+        """Refuse a payload where only POST-as-GET is offered.
+
+        Raises:
+            AcmeError: malformed.
+        """
+        if not self.is_read:
+            raise AcmeError("malformed", "this resource is only read: the payload must be empty (POST-as-GET)")
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRequest(SignedRequest):
+    """Signed with a key that the request itself brought: proves possession, names nobody."""
+
+    public_key: PublicKey
+
+
+@dataclass(frozen=True, slots=True)
+class AccountRequest(SignedRequest):
+    """Signed with the key of a valid account."""
+
+    account: Account
+
+
+class AccountCache:
+    """Accounts by id, the most recently used ones in memory, so that a request loads no key."""
+
+    def __init__(self, store: Store, size: int = CACHED_ACCOUNTS) -> None:
+        self._store = store
+        self._size = size
+        self._accounts: OrderedDict[str, Account] = OrderedDict()
+        self._changes = 0
+
+    async def get(self, account_id: str) -> Account | None:
+        """The account, whatever its status."""
+        account = self._accounts.get(account_id)
+        if account is not None:
+            self._accounts.move_to_end(account_id)
+            return account
+        changes = self._changes
+        row = await self._store.account(account_id)
+        if row is None:
+            return None
+        account = Account(row, public_key_from_jwk(row.jwk))
+        if changes == self._changes:  # else the row may be older than a change that was made while it was read
+            self._accounts[account_id] = account
+            if len(self._accounts) > self._size:
+                self._accounts.popitem(last=False)
+        return account
+
+    def forget(self, account_id: str) -> None:
+        """Drop an account that has changed."""
+        self._changes += 1
+        self._accounts.pop(account_id, None)
+
+
+class Authenticator:
+    """Turns the body of a POST into a request that may be believed.
+
+    All methods raise AcmeError: malformed, badSignatureAlgorithm, badPublicKey, badNonce, accountDoesNotExist or
+    unauthorized.
+    """
+
+    def __init__(self, urls: Urls, nonces: Nonces, accounts: AccountCache) -> None:
+        self._urls = urls
+        self._nonces = nonces
+        self._accounts = accounts
+
+    async def by_account(self, path: str, body: bytes) -> AccountRequest:
+        """A request that must be signed by an account."""
+        jws = self._parse(path, body)
+        if jws.kid is None:
+            raise AcmeError("malformed", "this resource wants kid, the URL of an account, not jwk")
+        return await self._of_account(jws, jws.kid)
+
+    def by_key(self, path: str, body: bytes) -> KeyRequest:
+        """A request that must bring its own key."""
+        jws = self._parse(path, body)
+        if jws.jwk is None:
+            raise AcmeError("malformed", "this resource wants jwk, a public key, not kid")
+        return self._of_key(jws, jws.jwk)
+
+    async def by_account_or_key(self, path: str, body: bytes) -> AccountRequest | KeyRequest:
+        """A request that may be signed either way."""
+        jws = self._parse(path, body)
+        return self._of_key(jws, jws.jwk) if jws.jwk is not None else await self._of_account(jws, jws.kid or "")
+
+    def _parse(self, path: str, body: bytes) -> UnverifiedJws:
+        try:
+            jws = UnverifiedJws.parse(body)
+        except MalformedError as error:
+            raise AcmeError("malformed", str(error)) from error
+        except UnsupportedError as error:
+            raise _bad_algorithm(error) from error
+        if jws.url != self._urls.of(path):
+            raise AcmeError("unauthorized", "the url that was signed is not the URL of this resource")
+        return jws
+
+    def _of_key(self, jws: UnverifiedJws, jwk: Any) -> KeyRequest:  # noqa: ANN401 - JSON from the client
+        try:
+            public_key = public_key_from_jwk(jwk)
+        except MalformedError as error:
+            raise AcmeError("malformed", str(error)) from error
+        except (BadKeyError, UnsupportedError) as error:
+            raise AcmeError("badPublicKey", str(error)) from error
+        verified = _verify(jws, public_key)
+        self._nonces.redeem(verified.nonce)
+        return KeyRequest(verified.payload, public_key)
+
+    async def _of_account(self, jws: UnverifiedJws, kid: str) -> AccountRequest:
+        account_id = self._urls.account_id(kid)
+        if account_id is None or not is_id(account_id):
+            raise AcmeError("accountDoesNotExist", "kid is not the URL of an account of this server")
+        account = await self._accounts.get(account_id)
+        if account is None:
+            raise AcmeError("accountDoesNotExist", "kid is not the URL of an account of this server")
+        verified = _verify(jws, account.public_key)
+        self._nonces.redeem(verified.nonce)
+        if account.row.status != "valid":
+            raise AcmeError("unauthorized", f"this account is {account.row.status}")
+        return AccountRequest(verified.payload, account)
+
+
+def _verify(jws: UnverifiedJws, public_key: PublicKey) -> VerifiedJws:
+    try:
+        return jws.verify(public_key)
+    except UnsupportedError as error:
+        raise _bad_algorithm(error) from error
+    except BadSignatureError as error:
+        raise AcmeError("malformed", "the signature of the JWS does not verify") from error
+
+
+def _bad_algorithm(error: UnsupportedError) -> AcmeError:
+    return AcmeError("badSignatureAlgorithm", str(error), extra={"algorithms": list(JWS_ALGORITHMS)})

@@ -1,0 +1,273 @@
+"""Everything the ACME server reads from and writes to its database.
+
+Reads are bound to an account by positive match: what belongs to somebody else looks exactly like what does not exist.
+Writes are units that carry their audit events; each state change is an update that names the state it leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from services.acme.identifiers import Identifier
+from services.acme.store.rows import (
+    AccountRow,
+    AuthorizationRow,
+    CertificateRow,
+    ChallengeRow,
+    OrderRow,
+    account_of,
+    authorization_of,
+    authorization_values,
+    certificate_of,
+    challenge_of,
+    challenge_values,
+    joined_authorization_of,
+    order_of,
+    order_values,
+    to_json,
+)
+from services.acme.store.statements import STATEMENTS
+from services.chassis.database import AuditEvent, Database, Prepared, Row, Unit, Write
+
+
+class Store:
+    """The database behind typed methods; every statement is compiled once, here.
+
+    All methods raise `services.chassis.errors.DatabaseError`; conditional writes raise its ConflictError when another
+    request got there first.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._statements: dict[str, Prepared] = {
+            name: database.prepare(statement) for name, statement in STATEMENTS.items()
+        }
+
+    # Accounts
+
+    async def account(self, account_id: str) -> AccountRow | None:
+        """The account with this id, whatever its status."""
+        row = await self._one("account", id=account_id)
+        return None if row is None else account_of(row)
+
+    async def account_by_thumbprint(self, thumbprint: str) -> AccountRow | None:
+        """The account with this key, whatever its status."""
+        row = await self._one("account_by_thumbprint", thumbprint=thumbprint)
+        return None if row is None else account_of(row)
+
+    async def create_account(self, account: AccountRow, audit: AuditEvent) -> None:
+        """Store a new account; DuplicateError when its key has one."""
+        values = {
+            "id": account.id,
+            "status": account.status,
+            "thumbprint": account.thumbprint,
+            "jwk": to_json(account.jwk),
+            "contacts": to_json(account.contacts),
+            "terms_agreed_at": account.terms_agreed_at,
+            "created_at": account.created_at,
+        }
+        await self._commit("account-created", [self._write("insert_account", values)], audit)
+
+    async def update_contacts(self, account_id: str, contacts: Sequence[str], audit: AuditEvent) -> None:
+        """Replace the contacts of a valid account."""
+        values = {"account": account_id, "new_contacts": to_json(contacts)}
+        await self._commit("account-updated", [self._write("update_contacts", values)], audit)
+
+    async def deactivate_account(self, account_id: str, audit: AuditEvent) -> None:
+        """Deactivate a valid account and end what it has not finished."""
+        writes = [
+            self._write("deactivate_account", {"account": account_id}),
+            self._write("end_orders", {"account": account_id}, expect=None),
+            self._write("end_authorizations", {"account": account_id}, expect=None),
+        ]
+        await self._commit("account-deactivated", writes, audit)
+
+    # Orders
+
+    async def order(self, order_id: str, account_id: str) -> OrderRow | None:
+        """An order of this account."""
+        row = await self._one("order", id=order_id, account=account_id)
+        return None if row is None else order_of(row)
+
+    async def order_by_id(self, order_id: str) -> OrderRow | None:
+        """An order of any account: for work the server itself goes on with."""
+        row = await self._one("order_by_id", id=order_id)
+        return None if row is None else order_of(row)
+
+    async def processing_orders(self) -> list[OrderRow]:
+        """Orders whose certificate has been promised but not delivered."""
+        return [order_of(row) for row in await self._all("processing_orders")]
+
+    async def order_ids(self, account_id: str) -> list[str]:
+        """The newest orders of an account without the invalid ones."""
+        return [row["id"] for row in await self._all("order_ids", account=account_id)]
+
+    async def count_unfinished_orders(self, account_id: str, now: int, limit: int) -> int:
+        """How many orders of the account can still be worked on; counts no further than `limit`."""
+        row = await self._one("count_unfinished", account=account_id, now=now, most=limit)
+        return 0 if row is None else int(row["n"])
+
+    async def create_order(
+        self,
+        order: OrderRow,
+        authorized: Sequence[tuple[AuthorizationRow, Sequence[ChallengeRow]]],
+        audit: AuditEvent,
+    ) -> None:
+        """Store a new order with its authorizations and challenges."""
+        writes = [self._write("insert_order", order_values(order))]
+        for position, (authorization, offered) in enumerate(authorized):
+            writes.append(self._write("insert_authorization", authorization_values(authorization, position)))
+            writes.extend(self._write("insert_challenge", challenge_values(challenge)) for challenge in offered)
+        await self._commit("order-created", writes, audit)
+
+    async def start_processing(self, order: OrderRow, csr: bytes, now: int, audit: AuditEvent) -> None:
+        """Move an order from ready to processing, if it and all its authorizations are still good."""
+        values = {"order": order.id, "account": order.account_id, "new_csr": csr, "now": now}
+        await self._commit("order-processing", [self._write("start_processing", values)], audit)
+
+    async def complete_order(self, certificate: CertificateRow, audit: AuditEvent) -> None:
+        """Move an order from processing to valid and store its certificate."""
+        values = {
+            "id": certificate.id,
+            "order_id": certificate.order_id,
+            "account_id": certificate.account_id,
+            "serial": certificate.serial,
+            "fingerprint": certificate.fingerprint,
+            "chain": certificate.chain,
+            "not_after": certificate.not_after,
+            "revoked_at": None,
+        }
+        writes = [
+            self._write("complete_order", {"order": certificate.order_id, "certificate": certificate.id}),
+            self._write("insert_certificate", values),
+        ]
+        await self._commit("order-valid", writes, audit)
+
+    async def fail_order(self, order_id: str, error: Mapping[str, Any], audit: AuditEvent) -> None:
+        """Move an order from processing to invalid."""
+        values = {"order": order_id, "problem": to_json(error)}
+        await self._commit("order-invalid", [self._write("fail_order", values)], audit)
+
+    # Authorizations and challenges
+
+    async def authorization(self, authorization_id: str, account_id: str) -> AuthorizationRow | None:
+        """An authorization of this account."""
+        row = await self._one("authorization", id=authorization_id, account=account_id)
+        return None if row is None else authorization_of(row)
+
+    async def authorization_ids(self, order_id: str) -> list[str]:
+        """The authorizations of an order, in the order of its identifiers."""
+        return [row["id"] for row in await self._all("authorization_ids", order=order_id)]
+
+    async def authorized_names(self, account_id: str, now: int) -> set[Identifier]:
+        """Every name for which the account holds a valid authorization, wildcards written as such."""
+        rows = await self._all("authorized_names", account=account_id, now=now)
+        return {Identifier(row["type"], ("*." if row["wildcard"] else "") + row["value"]) for row in rows}
+
+    async def challenges(self, authorization_id: str) -> list[ChallengeRow]:
+        """The challenges of an authorization."""
+        return [challenge_of(row) for row in await self._all("challenges", authorization=authorization_id)]
+
+    async def challenge(self, challenge_id: str, account_id: str) -> tuple[ChallengeRow, AuthorizationRow] | None:
+        """A challenge of this account with its authorization."""
+        row = await self._one("challenge", id=challenge_id, account=account_id)
+        return None if row is None else (challenge_of(row), joined_authorization_of(row))
+
+    async def processing_challenges(self) -> list[tuple[ChallengeRow, AuthorizationRow]]:
+        """Challenges that clients were told to wait for."""
+        rows = await self._all("processing_challenges")
+        return [(challenge_of(row), joined_authorization_of(row)) for row in rows]
+
+    async def mark_challenge_processing(self, challenge_id: str, audit: AuditEvent) -> None:
+        """Remember that an attempt outlives its request, so that it is repeated after a restart."""
+        values = {"challenge": challenge_id}
+        await self._commit("challenge-processing", [self._write("challenge_processing", values)], audit)
+
+    async def accept_challenge(
+        self, challenge: ChallengeRow, authorization: AuthorizationRow, now: int, audit: AuditEvent
+    ) -> None:
+        """Record a proof: challenge and authorization become valid, and the order ready if it was the last."""
+        writes = [
+            self._write("accept_challenge", {"challenge": challenge.id, "now": now}),
+            self._write("settle_authorization", {"authorization": authorization.id, "outcome": "valid", "now": now}),
+            self._write("ready_order", {"order": authorization.order_id}, expect=None),
+        ]
+        await self._commit("challenge-valid", writes, audit)
+
+    async def reject_challenge(
+        self,
+        challenge: ChallengeRow,
+        authorization: AuthorizationRow,
+        error: Mapping[str, Any],
+        order_error: Mapping[str, Any],
+        audit: AuditEvent,
+    ) -> None:
+        """Record a failure: challenge, authorization and order become invalid."""
+        writes = [
+            self._write("reject_challenge", {"challenge": challenge.id, "problem": to_json(error)}),
+            self._write("settle_authorization", {"authorization": authorization.id, "outcome": "invalid", "now": 0}),
+            self._write("end_order", {"order": authorization.order_id, "problem": to_json(order_error)}, expect=None),
+        ]
+        await self._commit("challenge-invalid", writes, audit)
+
+    async def deactivate_authorization(
+        self, authorization: AuthorizationRow, order_error: Mapping[str, Any], audit: AuditEvent
+    ) -> None:
+        """Give up an authorization that is pending or valid; its order can no longer be fulfilled."""
+        writes = [
+            self._write("deactivate_authorization", {"authorization": authorization.id}),
+            self._write("end_order", {"order": authorization.order_id, "problem": to_json(order_error)}, expect=None),
+        ]
+        await self._commit("authorization-deactivated", writes, audit)
+
+    # Certificates
+
+    async def certificate(self, certificate_id: str, account_id: str) -> CertificateRow | None:
+        """A certificate of this account."""
+        row = await self._one("certificate", id=certificate_id, account=account_id)
+        return None if row is None else certificate_of(row)
+
+    async def certificate_by_fingerprint(self, fingerprint: str) -> CertificateRow | None:
+        """The certificate with exactly these bytes, whoever ordered it, with the names of its order."""
+        row = await self._one("certificate_by_fingerprint", fingerprint=fingerprint)
+        return None if row is None else certificate_of(row)
+
+    async def mark_revoked(self, certificate_id: str, now: int, audit: AuditEvent) -> None:
+        """Record that the CA has revoked a certificate."""
+        values = {"certificate": certificate_id, "now": now}
+        await self._commit("certificate-revoked", [self._write("mark_revoked", values)], audit)
+
+    # Clean-up
+
+    async def expired_orders(self, before: int) -> list[str]:
+        """Some orders that expired before a moment and never got as far as a certificate."""
+        return [row["id"] for row in await self._all("expired_orders", before=before)]
+
+    async def delete_orders(self, order_ids: Sequence[str]) -> None:
+        """Delete orders with all that hangs on them."""
+        writes = []
+        for order_id in order_ids:
+            writes += [
+                self._write("delete_challenges", {"order": order_id}, expect=None),
+                self._write("delete_authorizations", {"order": order_id}, expect=None),
+                self._write("delete_order", {"order": order_id}, expect=None),
+            ]
+        await self._database.commit(Unit("orders-deleted", writes))
+
+    # The database's own verbs
+
+    async def _one(self, statement: str, **params: object) -> Row | None:
+        return await self._database.fetch_one(self._statements[statement], **params)
+
+    async def _all(self, statement: str, **params: object) -> Sequence[Row]:
+        return await self._database.fetch_all(self._statements[statement], **params)
+
+    def _write(self, statement: str, params: Mapping[str, Any], expect: int | None = 1) -> Write:
+        return Write(self._statements[statement], params, expect)
+
+    async def _commit(self, label: str, writes: Sequence[Write], audit: AuditEvent) -> None:
+        await self._database.commit(Unit(label, writes, [audit]))
+
+
+__all__ = ["AccountRow", "AuthorizationRow", "CertificateRow", "ChallengeRow", "OrderRow", "Store"]

@@ -1,0 +1,224 @@
+"""What the tables hold, as frozen values, and the way from rows and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import orjson
+
+from services.acme.identifiers import Identifier
+from services.chassis.database import Row
+
+AccountStatus = Literal["valid", "deactivated"]
+OrderStatus = Literal["pending", "ready", "processing", "valid", "invalid"]
+AuthorizationStatus = Literal["pending", "valid", "invalid", "deactivated", "expired"]
+ChallengeStatus = Literal["pending", "processing", "valid", "invalid"]
+
+
+@dataclass(frozen=True, slots=True)
+class AccountRow:
+    """An account as stored; `contacts` are mailto URLs."""
+
+    id: str
+    status: AccountStatus
+    thumbprint: str
+    jwk: Mapping[str, Any]
+    contacts: tuple[str, ...]
+    terms_agreed_at: int | None
+    created_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class OrderRow:
+    """An order as stored; `status` does not know of expiry yet."""
+
+    id: str
+    account_id: str
+    status: OrderStatus
+    identifiers: tuple[Identifier, ...]
+    expires: int
+    created_at: int
+    csr: bytes | None = None
+    certificate_id: str | None = None
+    error: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorizationRow:
+    """An authorization as stored; `identifier` is without the wildcard label."""
+
+    id: str
+    order_id: str
+    account_id: str
+    identifier: Identifier
+    wildcard: bool
+    status: AuthorizationStatus
+    expires: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChallengeRow:
+    """A challenge as stored."""
+
+    id: str
+    authorization_id: str
+    type: str
+    token: str
+    status: ChallengeStatus
+    validated_at: int | None = None
+    error: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateRow:
+    """A certificate as delivered: `chain` is PEM, leaf first; `identifiers` are those of its order."""
+
+    id: str
+    order_id: str
+    account_id: str
+    serial: str
+    fingerprint: str
+    chain: str
+    not_after: int
+    revoked_at: int | None
+    identifiers: tuple[Identifier, ...] = ()
+
+
+def to_json(value: object) -> str:
+    """JSON text of a column."""
+    return orjson.dumps(value).decode()
+
+
+def _identifiers(text: str) -> tuple[Identifier, ...]:
+    return tuple(Identifier(item["type"], item["value"]) for item in orjson.loads(text))
+
+
+def _problem(text: str | None) -> Mapping[str, Any] | None:
+    return None if text is None else orjson.loads(text)
+
+
+def account_of(row: Row) -> AccountRow:
+    """The account in a row."""
+    return AccountRow(
+        id=row["id"],
+        status=row["status"],
+        thumbprint=row["thumbprint"],
+        jwk=orjson.loads(row["jwk"]),
+        contacts=tuple(orjson.loads(row["contacts"])),
+        terms_agreed_at=row["terms_agreed_at"],
+        created_at=row["created_at"],
+    )
+
+
+def order_of(row: Row) -> OrderRow:
+    """The order in a row."""
+    return OrderRow(
+        id=row["id"],
+        account_id=row["account_id"],
+        status=row["status"],
+        identifiers=_identifiers(row["identifiers"]),
+        expires=row["expires"],
+        created_at=row["created_at"],
+        csr=None if row["csr"] is None else bytes(row["csr"]),
+        certificate_id=row["certificate_id"],
+        error=_problem(row["error"]),
+    )
+
+
+def order_values(order: OrderRow) -> dict[str, Any]:
+    """The columns of a new order."""
+    return {
+        "id": order.id,
+        "account_id": order.account_id,
+        "status": order.status,
+        "identifiers": to_json([identifier.document() for identifier in order.identifiers]),
+        "expires": order.expires,
+        "created_at": order.created_at,
+        "csr": None,
+        "certificate_id": None,
+        "error": None,
+    }
+
+
+def authorization_of(row: Row) -> AuthorizationRow:
+    """The authorization in a row."""
+    return AuthorizationRow(
+        id=row["id"],
+        order_id=row["order_id"],
+        account_id=row["account_id"],
+        identifier=Identifier(row["type"], row["value"]),
+        wildcard=bool(row["wildcard"]),
+        status=row["status"],
+        expires=row["expires"],
+    )
+
+
+def joined_authorization_of(row: Row) -> AuthorizationRow:
+    """The authorization in a row that is led by its challenge."""
+    return AuthorizationRow(
+        id=row["authorization_id"],
+        order_id=row["order_id"],
+        account_id=row["account_id"],
+        identifier=Identifier(row["identifier_type"], row["value"]),
+        wildcard=bool(row["wildcard"]),
+        status=row["authorization_status"],
+        expires=row["expires"],
+    )
+
+
+def authorization_values(authorization: AuthorizationRow, position: int) -> dict[str, Any]:
+    """The columns of a new authorization, at its identifier's place in the order."""
+    return {
+        "id": authorization.id,
+        "order_id": authorization.order_id,
+        "account_id": authorization.account_id,
+        "position": position,
+        "type": authorization.identifier.type,
+        "value": authorization.identifier.value,
+        "wildcard": int(authorization.wildcard),
+        "status": authorization.status,
+        "expires": authorization.expires,
+    }
+
+
+def challenge_of(row: Row) -> ChallengeRow:
+    """The challenge in a row."""
+    return ChallengeRow(
+        id=row["id"],
+        authorization_id=row["authorization_id"],
+        type=row["type"],
+        token=row["token"],
+        status=row["status"],
+        validated_at=row["validated_at"],
+        error=_problem(row["error"]),
+    )
+
+
+def challenge_values(challenge: ChallengeRow) -> dict[str, Any]:
+    """The columns of a new challenge."""
+    return {
+        "id": challenge.id,
+        "authorization_id": challenge.authorization_id,
+        "type": challenge.type,
+        "token": challenge.token,
+        "status": challenge.status,
+        "validated_at": None,
+        "error": None,
+    }
+
+
+def certificate_of(row: Row) -> CertificateRow:
+    """The certificate in a row, with its order's names where the row has them."""
+    return CertificateRow(
+        id=row["id"],
+        order_id=row["order_id"],
+        account_id=row["account_id"],
+        serial=row["serial"],
+        fingerprint=row["fingerprint"],
+        chain=row["chain"],
+        not_after=row["not_after"],
+        revoked_at=row["revoked_at"],
+        identifiers=_identifiers(row["identifiers"]) if "identifiers" in row else (),
+    )

@@ -1,0 +1,148 @@
+"""The SQL of the ACME server, by name; each is compiled once when the store opens.
+
+Reads for a client name the account they are for; each change of state names the state it leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from sqlalchemy import BindParameter, and_, bindparam, delete, exists, func, insert, select, update
+
+from services.acme.schema import accounts, authorizations, certificates, challenges, orders
+
+UNFINISHED: Final = ("pending", "ready")
+MAX_LISTED: Final = 1000  # orders in an account's list
+CLEAN_UP_BATCH: Final = 500  # orders deleted in one commit
+
+_ACCOUNT: Final[BindParameter[Any]] = bindparam("account")
+_ORDER: Final[BindParameter[Any]] = bindparam("order")
+_NOW: Final[BindParameter[Any]] = bindparam("now")
+_CHALLENGE_AND_AUTHORIZATION: Final = select(
+    challenges,
+    authorizations.c.order_id,
+    authorizations.c.account_id,
+    authorizations.c.type.label("identifier_type"),
+    authorizations.c.value,
+    authorizations.c.wildcard,
+    authorizations.c.status.label("authorization_status"),
+    authorizations.c.expires,
+).join_from(challenges, authorizations, challenges.c.authorization_id == authorizations.c.id)
+
+STATEMENTS: Final[Mapping[str, Any]] = {
+    "account": select(accounts).where(accounts.c.id == bindparam("id")),
+    "account_by_thumbprint": select(accounts).where(accounts.c.thumbprint == bindparam("thumbprint")),
+    "insert_account": insert(accounts),
+    "update_contacts": update(accounts)
+    .where(accounts.c.id == _ACCOUNT, accounts.c.status == "valid")
+    .values(contacts=bindparam("new_contacts")),
+    "deactivate_account": update(accounts)
+    .where(accounts.c.id == _ACCOUNT, accounts.c.status == "valid")
+    .values(status="deactivated"),
+    "end_orders": update(orders)
+    .where(orders.c.account_id == _ACCOUNT, orders.c.status.in_(UNFINISHED))
+    .values(status="invalid"),
+    "end_authorizations": update(authorizations)
+    .where(authorizations.c.account_id == _ACCOUNT, authorizations.c.status.in_(("pending", "valid")))
+    .values(status="deactivated"),
+    "order": select(orders).where(orders.c.id == bindparam("id"), orders.c.account_id == _ACCOUNT),
+    "order_by_id": select(orders).where(orders.c.id == bindparam("id")),
+    "processing_orders": select(orders).where(orders.c.status == "processing"),
+    "order_ids": select(orders.c.id)
+    .where(orders.c.account_id == _ACCOUNT, orders.c.status != "invalid")
+    .order_by(orders.c.created_at.desc(), orders.c.id)
+    .limit(MAX_LISTED),
+    "count_unfinished": select(func.count().label("n")).select_from(
+        select(orders.c.id)
+        .where(orders.c.account_id == _ACCOUNT, orders.c.status.in_(UNFINISHED), orders.c.expires > _NOW)
+        .limit(bindparam("most"))
+        .subquery()
+    ),
+    "insert_order": insert(orders),
+    "start_processing": update(orders)
+    .where(
+        orders.c.id == _ORDER,
+        orders.c.account_id == _ACCOUNT,
+        orders.c.status == "ready",
+        orders.c.expires > _NOW,
+        ~exists().where(
+            and_(
+                authorizations.c.order_id == orders.c.id,
+                (authorizations.c.status != "valid") | (authorizations.c.expires <= _NOW),
+            )
+        ),
+    )
+    .values(status="processing", csr=bindparam("new_csr")),
+    "complete_order": update(orders)
+    .where(orders.c.id == _ORDER, orders.c.status == "processing")
+    .values(status="valid", certificate_id=bindparam("certificate")),
+    "fail_order": update(orders)
+    .where(orders.c.id == _ORDER, orders.c.status == "processing")
+    .values(status="invalid", error=bindparam("problem")),
+    "ready_order": update(orders)
+    .where(
+        orders.c.id == _ORDER,
+        orders.c.status == "pending",
+        ~exists().where(authorizations.c.order_id == orders.c.id, authorizations.c.status != "valid"),
+    )
+    .values(status="ready"),
+    "end_order": update(orders)
+    .where(orders.c.id == _ORDER, orders.c.status.in_(UNFINISHED))
+    .values(status="invalid", error=bindparam("problem")),
+    "authorization": select(authorizations).where(
+        authorizations.c.id == bindparam("id"), authorizations.c.account_id == _ACCOUNT
+    ),
+    "authorization_ids": select(authorizations.c.id)
+    .where(authorizations.c.order_id == _ORDER)
+    .order_by(authorizations.c.position),
+    "authorized_names": select(authorizations.c.type, authorizations.c.value, authorizations.c.wildcard)
+    .where(authorizations.c.account_id == _ACCOUNT, authorizations.c.status == "valid", authorizations.c.expires > _NOW)
+    .distinct(),
+    "insert_authorization": insert(authorizations),
+    "settle_authorization": update(authorizations)
+    .where(
+        authorizations.c.id == bindparam("authorization"),
+        authorizations.c.status == "pending",
+        authorizations.c.expires > _NOW,
+    )
+    .values(status=bindparam("outcome")),
+    "deactivate_authorization": update(authorizations)
+    .where(authorizations.c.id == bindparam("authorization"), authorizations.c.status.in_(("pending", "valid")))
+    .values(status="deactivated"),
+    "insert_challenge": insert(challenges),
+    "challenges": select(challenges)
+    .where(challenges.c.authorization_id == bindparam("authorization"))
+    .order_by(challenges.c.type.desc()),
+    "challenge": _CHALLENGE_AND_AUTHORIZATION.where(
+        challenges.c.id == bindparam("id"), authorizations.c.account_id == _ACCOUNT
+    ),
+    "processing_challenges": _CHALLENGE_AND_AUTHORIZATION.where(challenges.c.status == "processing"),
+    "challenge_processing": update(challenges)
+    .where(challenges.c.id == bindparam("challenge"), challenges.c.status == "pending")
+    .values(status="processing"),
+    "accept_challenge": update(challenges)
+    .where(challenges.c.id == bindparam("challenge"), challenges.c.status.in_(("pending", "processing")))
+    .values(status="valid", validated_at=_NOW),
+    "reject_challenge": update(challenges)
+    .where(challenges.c.id == bindparam("challenge"), challenges.c.status.in_(("pending", "processing")))
+    .values(status="invalid", error=bindparam("problem")),
+    "insert_certificate": insert(certificates),
+    "certificate": select(certificates).where(
+        certificates.c.id == bindparam("id"), certificates.c.account_id == _ACCOUNT
+    ),
+    "certificate_by_fingerprint": select(certificates, orders.c.identifiers)
+    .join_from(certificates, orders, certificates.c.order_id == orders.c.id)
+    .where(certificates.c.fingerprint == bindparam("fingerprint")),
+    "mark_revoked": update(certificates)
+    .where(certificates.c.id == bindparam("certificate"), certificates.c.revoked_at.is_(None))
+    .values(revoked_at=_NOW),
+    "expired_orders": select(orders.c.id)
+    .where(orders.c.status.in_((*UNFINISHED, "invalid")), orders.c.expires < bindparam("before"))
+    .limit(CLEAN_UP_BATCH),
+    "delete_challenges": delete(challenges).where(
+        challenges.c.authorization_id.in_(select(authorizations.c.id).where(authorizations.c.order_id == _ORDER))
+    ),
+    "delete_authorizations": delete(authorizations).where(authorizations.c.order_id == _ORDER),
+    "delete_order": delete(orders).where(orders.c.id == _ORDER, orders.c.certificate_id.is_(None)),
+}
