@@ -36,7 +36,7 @@ def make_key(family: str) -> Key:
     return mldsa.MLDSA65PrivateKey.generate() if family == "mldsa" else ec.generate_private_key(ec.SECP256R1())
 
 
-def hash_of(key: Key) -> hashes.HashAlgorithm | None:
+def hash_of(key: Key) -> hashes.SHA256 | None:
     """What the builders want besides the key."""
     return hashes.SHA256() if isinstance(key, ec.EllipticCurvePrivateKey) else None
 

@@ -39,18 +39,19 @@ class Recorder:
     """A handshake observer that remembers."""
 
     handshakes: list[Handshake] = field(default_factory=list)
+    heard: asyncio.Event = field(default_factory=asyncio.Event)
 
     def handshake(
         self, *, listener: str, result: Literal["success", "failure"], reason: str, peer: str | None, group: str | None
     ) -> None:
         """Remember."""
         self.handshakes.append(Handshake(listener, result, reason, peer, group))
+        self.heard.set()
 
     async def last(self) -> Handshake:
         """The newest one; waits for the first."""
         async with asyncio.timeout(5):
-            while not self.handshakes:
-                await asyncio.sleep(0.005)
+            await self.heard.wait()
         return self.handshakes[-1]
 
 
@@ -81,6 +82,7 @@ class Errors:
     seen: list[Exception] = field(default_factory=list)
 
     def __call__(self, _certificate: x509.Certificate, error: Exception) -> None:
+        """Remember."""
         self.seen.append(error)
 
 
@@ -172,8 +174,7 @@ async def serve(
     )
     server = LoopServer(config)
     task = asyncio.create_task(server.serve(sockets=[sock]))
-    while not server.started:
-        await asyncio.sleep(0.005)
+    await server.listening.wait()
     try:
         yield sock.getsockname()[1]
     finally:
@@ -184,7 +185,16 @@ async def serve(
 
 
 class LoopServer(uvicorn.Server):
-    """Uvicorn without its signal handlers."""
+    """Uvicorn without its signal handlers, which says when it listens."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen."""
+        await super().startup(sockets)
+        self.listening.set()
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until `should_exit`."""

@@ -147,7 +147,7 @@ def _context(
 
 def _use(context: SSL.Context, credentials: Credentials) -> None:
     context.use_certificate(credentials.certificate)
-    context.use_privatekey(openssl.openssl_key(credentials.private_key))
+    openssl.use_private_key(context, credentials.private_key)
     context.check_privatekey()
     for issuer in credentials.chain[1:]:
         context.add_extra_chain_cert(issuer)
