@@ -91,10 +91,15 @@ def _read_private(path: Path) -> bytes:
         raise KeyNotFoundError(f"there is no key file {path}") from None
     except OSError as error:
         raise KeyPermissionError(f"the key file {path} cannot be read: {error.strerror}") from error
-    with os.fdopen(descriptor, "rb") as file:
-        state = os.fstat(descriptor)
-        if not stat.S_ISREG(state.st_mode):
-            raise KeyPermissionError(f"{path} is not a plain file")
-        if state.st_mode & _OTHERS or state.st_uid not in {os.geteuid(), 0}:
-            raise KeyPermissionError(f"{path} must belong to this user and have mode 0600: run chmod 600 on it")
-        return file.read(MAX_ENVELOPE_BYTES + 1)
+    try:
+        _check_private(path, os.fstat(descriptor))
+        return os.read(descriptor, MAX_ENVELOPE_BYTES + 1)
+    finally:
+        os.close(descriptor)
+
+
+def _check_private(path: Path, state: os.stat_result) -> None:
+    if not stat.S_ISREG(state.st_mode):
+        raise KeyPermissionError(f"{path} is not a plain file")
+    if state.st_mode & _OTHERS or state.st_uid not in {os.geteuid(), 0}:
+        raise KeyPermissionError(f"{path} must belong to this user and have mode 0600: run chmod 600 on it")
