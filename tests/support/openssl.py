@@ -51,12 +51,31 @@ class Relying:
         certificates = x509.load_pem_x509_certificates(leaf.read_bytes() + chain.read_bytes())
         downloaded = (fetch(_crl_url(certificate)) for certificate in certificates)
         crls.write_bytes(b"".join(x509.load_der_x509_crl(der).public_bytes(Encoding.PEM) for der in downloaded))
-        arguments = ["-crl_check_all", "-CRLfile", crls, "-CAfile", self.root, "-untrusted", chain, leaf]
+        arguments: list[str | Path] = [
+            "-crl_check_all",
+            "-CRLfile",
+            crls,
+            "-CAfile",
+            self.root,
+            "-untrusted",
+            chain,
+            leaf,
+        ]
         return openssl("verify", "-x509_strict", *arguments, check=check)
 
     def ocsp(self, leaf: Path, chain: Path) -> str:
         """`openssl ocsp` by POST to the URL in the certificate; the answer's signature is verified."""
-        arguments = ["-issuer", chain, "-cert", leaf, "-CAfile", self.root, "-url", _ocsp_url(leaf), "-text"]
+        arguments: list[str | Path] = [
+            "-issuer",
+            chain,
+            "-cert",
+            leaf,
+            "-CAfile",
+            self.root,
+            "-url",
+            _ocsp_url(leaf),
+            "-text",
+        ]
         output = openssl("ocsp", *arguments)
         assert "Response verify OK" in output, output
         return output
@@ -67,7 +86,17 @@ class Relying:
         openssl("ocsp", "-issuer", chain, "-cert", leaf, "-no_nonce", "-reqout", request)
         path = urllib.parse.quote(base64.b64encode(request.read_bytes()).decode(), safe="")
         response.write_bytes(fetch(f"{_ocsp_url(leaf)}/{path}"))
-        arguments = ["-respin", response, "-issuer", chain, "-cert", leaf, "-CAfile", self.root, "-text"]
+        arguments: list[str | Path] = [
+            "-respin",
+            response,
+            "-issuer",
+            chain,
+            "-cert",
+            leaf,
+            "-CAfile",
+            self.root,
+            "-text",
+        ]
         output = openssl("ocsp", *arguments)
         assert "Response verify OK" in output, output
         return output
