@@ -147,7 +147,7 @@ class Checkpointer:
         self._signed = 0
 
     async def run(self) -> None:
-        """Writes a checkpoint at most once a second, as long as there is something new; call `write` once more at the end.
+        """Writes a checkpoint at most once a second, where there is something new; call `write` once more at the end.
 
         Raises:
             OSError: the file cannot be written.

@@ -14,9 +14,10 @@ from sqlalchemy.engine.interfaces import Dialect
 from sqlalchemy.exc import ArgumentError
 
 from pkicore.clock import Clock
-from services.chassis.database.journal import AuditEvent, AuditTables, audit_tables
-from services.chassis.database.sqlite import CommitObserver, SqliteEngine
+from services.chassis.database.journal import AuditTables, audit_tables
+from services.chassis.database.sqlite import SqliteEngine
 from services.chassis.database.statement import (
+    AuditEvent,
     BoundUnit,
     Prepared,
     Row,
@@ -26,7 +27,7 @@ from services.chassis.database.statement import (
     bind_unit,
     compile_statement,
 )
-from services.chassis.database.writer import GroupCommit, Outcome
+from services.chassis.database.writer import CommitObserver, GroupCommit, Outcome
 from services.chassis.errors import SettingsError
 
 __all__ = [

@@ -1,34 +1,20 @@
 """The audit log's tables, and how records are chained inside a transaction.
 
-The head row is read under a lock before the first record of a transaction and written after the last, so that several
-processes may share one PostgreSQL database and still write one chain.
+The head row is read under a lock at the end of a transaction, so that several processes may share one PostgreSQL
+database, write one chain, and wait for each other as briefly as can be.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import BigInteger, Column, LargeBinary, MetaData, Table, Text, bindparam, insert, select, update
+from sqlalchemy.engine.interfaces import Dialect
 
 from pkicore.audit import GENESIS, ChainHead, append
 from pkicore.encoding import canonical_json
+from services.chassis.database.statement import AuditEvent, compile_statement
 
 _HEAD_ID = 1
-
-
-@dataclass(frozen=True, slots=True)
-class AuditEvent:
-    """Something to be recorded.
-
-    Attributes:
-        event: What happened, as `area.verb`.
-        actor: Who caused it.
-        detail: JSON values that say the rest; never a secret.
-    """
-
-    event: str
-    actor: str
-    detail: Mapping[str, Any] = field(default_factory=dict)
 
 
 class AuditTables(NamedTuple):
@@ -72,14 +58,21 @@ SELECT_RECORDS = select(_LOG).order_by(_LOG.c.sequence)
 SELECT_PRESENT_HEAD = select(_HEAD.c.sequence, _HEAD.c.hash).where(_HEAD.c.id == _HEAD_ID)
 
 
+class AuditStatements:
+    """The statements of one engine that write the log."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self.select_head = compile_statement(SELECT_HEAD, dialect)
+        self.insert_head = compile_statement(INSERT_HEAD, dialect)
+        self.update_head = compile_statement(UPDATE_HEAD, dialect)
+        self.insert_record = compile_statement(INSERT_RECORD, dialect)
+
+
 def chain_events(head: ChainHead, events: Sequence[AuditEvent], at: int) -> tuple[ChainHead, list[dict[str, Any]]]:
     """Chains events to a head.
 
     Returns:
         The new head and the rows to insert into `audit_log`.
-
-    Raises:
-        TypeError: a detail holds something that JSON cannot say.
     """
     rows = []
     for event in events:

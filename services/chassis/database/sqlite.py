@@ -8,10 +8,10 @@ import asyncio
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
 from sqlalchemy.engine.interfaces import Dialect
@@ -19,8 +19,9 @@ from sqlalchemy.engine.interfaces import Dialect
 from pkicore.audit import GENESIS, ChainHead
 from pkicore.clock import Clock, unix
 from services.chassis.database import journal
-from services.chassis.database.statement import BoundUnit, BoundWrite, Prepared, Row, compile_statement
-from services.chassis.database.writer import Outcome
+from services.chassis.database.journal import AuditStatements
+from services.chassis.database.statement import BoundUnit, BoundWrite, Prepared, Row
+from services.chassis.database.writer import CommitObserver, Outcome
 from services.chassis.errors import (
     ConflictError,
     ConstraintError,
@@ -38,9 +39,8 @@ _LOCK_RETRY = 0.005
 _READ_BUSY_MS = 1000
 _SCAN_ROWS = 512
 _UNIQUE = frozenset({sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY})
+_UNFIT = (sqlite3.InterfaceError, sqlite3.ProgrammingError, sqlite3.DataError, OverflowError, UnicodeError)
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
-
-CommitObserver = Callable[[str, str], None]
 
 
 class SqliteEngine:
@@ -60,7 +60,7 @@ class SqliteEngine:
         self._clock = clock
         self._observer = observer
         self.dialect: Dialect = sqlite_dialect(paramstyle="qmark")
-        self._audit = _AuditStatements(self.dialect)
+        self._audit = AuditStatements(self.dialect)
         self._reader = self._connect(busy_ms=_READ_BUSY_MS)
         self._writer: sqlite3.Connection | None = self._connect(busy_ms=0)
         self._write_thread = ThreadPoolExecutor(1, "sqlite-writer")
@@ -143,23 +143,25 @@ class SqliteEngine:
                 return self._writer
 
     def _transact(self, connection: sqlite3.Connection, units: Sequence[BoundUnit]) -> Sequence[Outcome]:
+        transaction = _Transaction(connection, self._audit)
         try:
-            outcomes = _Transaction(connection, self._audit, unix(self._clock.now())).run(units)
-            labels = [unit.label for unit, outcome in zip(units, outcomes, strict=True) if outcome is None]
-            self._observe("before", labels)
+            outcomes = [transaction.apply(unit) for unit in units]
+            written = [unit for unit, outcome in zip(units, outcomes, strict=True) if outcome is None]
+            transaction.record(written, unix(self._clock.now()))
+            self._observe("before", written)
             connection.execute("COMMIT")
         except BaseException as error:
             self._drop_writer()
             if isinstance(error, sqlite3.Error):
                 raise UnavailableError(f"the database cannot write: {error}") from error
             raise
-        self._observe("after", labels)
+        self._observe("after", written)
         return outcomes
 
-    def _observe(self, moment: str, labels: Sequence[str]) -> None:
+    def _observe(self, moment: Literal["before", "after"], units: Sequence[BoundUnit]) -> None:
         if self._observer is not None:
-            for label in labels:
-                self._observer(moment, label)
+            for unit in units:
+                self._observer(moment, unit.label)
 
     def _drop_writer(self) -> None:
         """Closes the connection, which undoes its transaction; the next commit opens another."""
@@ -177,39 +179,18 @@ def create_private(path: Path) -> None:
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
-class _AuditStatements:
-    def __init__(self, dialect: Dialect) -> None:
-        self.select_head = compile_statement(journal.SELECT_HEAD, dialect)
-        self.insert_head = compile_statement(journal.INSERT_HEAD, dialect)
-        self.update_head = compile_statement(journal.UPDATE_HEAD, dialect)
-        self.insert_record = compile_statement(journal.INSERT_RECORD, dialect)
-
-
 class _Transaction:
-    """The inside of one transaction: units in savepoints, the audit head carried from one to the next."""
+    """The inside of one transaction: units in savepoints, then their audit events."""
 
-    def __init__(self, connection: sqlite3.Connection, audit: _AuditStatements, at: int) -> None:
+    def __init__(self, connection: sqlite3.Connection, audit: AuditStatements) -> None:
         self._connection = connection
         self._audit = audit
-        self._at = at
-        self._head: ChainHead | None = None
-        self._head_moved = False
 
-    def run(self, units: Sequence[BoundUnit]) -> list[Outcome]:
-        outcomes = [self._isolated(unit) for unit in units]
-        if self._head is not None and self._head_moved:
-            update = self._audit.update_head
-            bound = update.bind({"to_sequence": self._head.sequence, "to_hash": self._head.hash})
-            self._connection.execute(update.sql, bound)
-        return outcomes
-
-    def _isolated(self, unit: BoundUnit) -> Outcome:
+    def apply(self, unit: BoundUnit) -> Outcome:
         self._connection.execute("SAVEPOINT unit")
         try:
             for index, write in enumerate(unit.writes):
                 self._write(unit.label, index, write)
-            if unit.audit:
-                self._record(unit)
         except DatabaseError as error:
             self._connection.execute("ROLLBACK TO unit")
             self._connection.execute("RELEASE unit")
@@ -217,41 +198,33 @@ class _Transaction:
         self._connection.execute("RELEASE unit")
         return None
 
+    def record(self, units: Sequence[BoundUnit], at: int) -> None:
+        events = [event for unit in units for event in unit.audit]
+        if not events:
+            return
+        head, rows = journal.chain_events(self._chain_head(), events, at)
+        record, update = self._audit.insert_record, self._audit.update_head
+        try:
+            self._connection.executemany(record.sql, [record.bind(row) for row in rows])
+        except sqlite3.IntegrityError as error:
+            raise UnavailableError(f"the audit log refuses its next record: {error}") from error
+        self._connection.execute(update.sql, update.bind({"to_sequence": head.sequence, "to_hash": head.hash}))
+
     def _write(self, label: str, index: int, write: BoundWrite) -> None:
         try:
             rows = self._connection.execute(write.sql, write.arguments).rowcount
         except sqlite3.IntegrityError as error:
             raise _integrity_error(label, error) from error
-        except (
-            sqlite3.InterfaceError,
-            sqlite3.ProgrammingError,
-            sqlite3.DataError,
-            OverflowError,
-            UnicodeError,
-        ) as error:
+        except _UNFIT as error:
             raise InvalidValueError(f"{label}: write {index}: {error}") from error
         if write.expect is not None and rows != write.expect:
             raise ConflictError(label, index, rows, write.expect)
 
-    def _record(self, unit: BoundUnit) -> None:
-        try:
-            head, rows = journal.chain_events(self._chain_head(), unit.audit, self._at)
-            insert = self._audit.insert_record
-            self._connection.executemany(insert.sql, [insert.bind(row) for row in rows])
-        except (TypeError, UnicodeError) as error:
-            raise InvalidValueError(f"{unit.label}: the audit detail cannot be recorded: {error}") from error
-        except sqlite3.IntegrityError as error:
-            raise UnavailableError(f"{unit.label}: the audit log refuses its next record: {error}") from error
-        self._head, self._head_moved = head, True
-
     def _chain_head(self) -> ChainHead:
-        if self._head is None:
-            row = self._connection.execute(self._audit.select_head.sql, self._audit.select_head.bind({})).fetchone()
-            self._head = ChainHead(*row) if row else self._first_head()
-        return self._head
-
-    def _first_head(self) -> ChainHead:
-        insert = self._audit.insert_head
+        select, insert = self._audit.select_head, self._audit.insert_head
+        row = self._connection.execute(select.sql, select.bind({})).fetchone()
+        if row:
+            return ChainHead(*row)
         self._connection.execute(insert.sql, insert.bind({}))
         return GENESIS
 
@@ -266,7 +239,7 @@ def _primary_code(error: sqlite3.Error) -> int:
 
 
 def _read_error(error: Exception) -> DatabaseError:
-    if isinstance(error, OverflowError | UnicodeError | sqlite3.InterfaceError | sqlite3.ProgrammingError):
+    if isinstance(error, _UNFIT):
         return InvalidValueError(f"a value cannot be looked up: {error}")
     return UnavailableError(f"the database cannot be read: {error}")
 

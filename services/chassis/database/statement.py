@@ -1,7 +1,7 @@
 """Statements compiled once, and the units of writing built from them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from sqlalchemy import Delete, Insert, Integer, LargeBinary, Select, String, Update
@@ -9,7 +9,8 @@ from sqlalchemy.engine.interfaces import Dialect
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.types import NullType
 
-from services.chassis.database.journal import AuditEvent
+from pkicore.encoding import canonical_json
+from services.chassis.errors import InvalidValueError
 
 Statement: TypeAlias = Select[Any] | Insert | Update | Delete
 Row: TypeAlias = Mapping[str, Any]
@@ -36,10 +37,13 @@ class Prepared:
 
         Raises:
             KeyError: a parameter is missing.
+        InvalidValueError: a text with NUL in it, which PostgreSQL cannot hold.
         """
-        if not self.constants:
-            return tuple([params[name] for name in self.names])
-        return tuple([params[name] if name in params else self.constants[name] for name in self.names])
+        values = tuple([params[name] if name in params else self.constants[name] for name in self.names])
+        for value in values:
+            if type(value) is str and "\0" in value:
+                raise InvalidValueError("a text cannot hold NUL")
+        return values
 
 
 def compile_statement(statement: Statement, dialect: Dialect) -> Prepared:
@@ -79,6 +83,21 @@ class Write:
 
 
 @dataclass(frozen=True, slots=True)
+class AuditEvent:
+    """Something to be recorded.
+
+    Attributes:
+        event: What happened, as `area.verb`.
+        actor: Who caused it.
+        detail: JSON values that say the rest; never a secret.
+    """
+
+    event: str
+    actor: str
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Unit:
     """Writes and audit events that become durable together or not at all.
 
@@ -112,10 +131,22 @@ class BoundUnit:
 
 
 def bind_unit(unit: Unit) -> BoundUnit:
-    """Binds every write of a unit, so that a mistake is its caller's alone.
+    """Binds every write and checks every event of a unit, so that a mistake is its caller's alone.
 
     Raises:
         KeyError: a parameter is missing.
+        InvalidValueError: an event that JSON or a database cannot hold, or a text with NUL in it.
     """
+    for event in unit.audit:
+        _check_event(event)
     writes = tuple(BoundWrite(w.prepared.sql, w.prepared.bind(w.params), w.expect) for w in unit.writes)
     return BoundUnit(unit.label, writes, tuple(unit.audit))
+
+
+def _check_event(event: AuditEvent) -> None:
+    try:
+        canonical_json([event.event, event.actor, event.detail])
+    except TypeError as error:
+        raise InvalidValueError(f"the audit event {event.event} holds what JSON cannot say: {error}") from error
+    if "\0" in event.event or "\0" in event.actor:
+        raise InvalidValueError("an audit event's name and actor cannot hold NUL")

@@ -2,8 +2,8 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol, TypeAlias
 
 import structlog
 
@@ -13,7 +13,9 @@ from services.chassis.errors import DatabaseError, OverloadedError, UnavailableE
 _BATCH = 256
 """Units in one transaction at most: bounds how long the first waits for the last."""
 
-Outcome = DatabaseError | None
+Outcome: TypeAlias = DatabaseError | None
+CommitObserver: TypeAlias = Callable[[Literal["before", "after"], str], None]
+"""Called with each unit's label just before and just after the durable commit; crash tests end the process there."""
 
 
 class BatchEngine(Protocol):
