@@ -36,7 +36,7 @@ orders = Table(
     Column("csr", LargeBinary),  # DER, from finalize on
     Column("certificate_id", Text),
     Column("error", Text),  # JSON problem document of an invalid order
-    Index("orders_of_account", "account_id", "created_at"),
+    Index("orders_of_account", "account_id", "status", "expires"),
     Index("orders_by_status", "status", "expires"),
 )
 
@@ -53,7 +53,7 @@ authorizations = Table(
     Column("status", Text, nullable=False),  # pending, valid, invalid, deactivated
     Column("expires", BigInteger, nullable=False),
     Index("authorizations_of_order", "order_id"),
-    Index("authorizations_of_name", "account_id", "type", "value"),
+    Index("authorizations_of_account", "account_id", "status", "expires"),
 )
 
 challenges = Table(

@@ -27,9 +27,13 @@ class AcmeSettings(ServiceSettings):
     ca_url: str = Field(description="base URL of the CA's internal API, e.g. https://127.0.0.1:5000")
     ca_status_url: str = Field(description="base URL of the CA's CRL and OCSP listener, e.g. http://127.0.0.1:5080")
     trust_bundle: AbsolutePath = Field(description="PEM file with every root")
-    issuers_dir: AbsolutePath = Field(description="directory with the issuing CAs' certificates, one PEM file each")
-    internal_certificate: AbsolutePath = Field(description="PEM chain of this service's mTLS identity")
-    internal_key: AbsolutePath = Field(description="its private key, PKCS#8 PEM, mode 0600")
+    issuers_directory: AbsolutePath = Field(
+        description="directory with the issuing CAs' certificates, each a PEM file named after the issuer's id"
+    )
+    tls_certificate: AbsolutePath = Field(description="PEM chain of this service's mTLS identity")
+    tls_key: AbsolutePath = Field(description="its private key, PKCS#8 PEM, mode 0600")
+    audit_key: str = Field(description="URI of the key that signs audit checkpoints")
+    passphrase_file: AbsolutePath = Field(description="file with the passphrase of the audit key, mode 0600")
 
     resolver: str = Field("", description="host:port of the resolver for validation; empty: the system's")
     http01_port: TargetPort = Field(80, description="port that http-01 dials")

@@ -1,0 +1,104 @@
+"""The ACME server without its listeners: its parts put together, its unfinished work taken up, its old rows removed."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Final, Self
+
+import structlog
+
+from pkicore.clock import Clock, unix
+from services.acme.accounts import AccountRules, Accounts
+from services.acme.api import Api, Resources
+from services.acme.authorizations import Authorizations, Validator
+from services.acme.background import Background
+from services.acme.directory import Directory
+from services.acme.issuance import CertificateAuthority, Issuance
+from services.acme.nonces import Nonces
+from services.acme.orders import OrderRules, Orders
+from services.acme.requests import AccountCache, Authenticator
+from services.acme.revocation import Revocations
+from services.acme.store import Store
+from services.acme.urls import Urls
+from services.chassis.asgi import Application
+from services.chassis.database import Database
+from services.chassis.observability import HttpMetrics
+
+KEPT_SECONDS: Final = 7 * 86400  # how long an expired order can still be asked about
+CLEAN_UP_SECONDS: Final = 3600.0  # between two clean-ups
+_PAUSE_SECONDS: Final = 0.05  # between two commits of a clean-up, so that requests are not held up
+
+
+@dataclass(frozen=True)
+class ServiceRules:
+    """What the operator decides: the account and order rules, and how long a request waits for its final state."""
+
+    accounts: AccountRules
+    orders: OrderRules
+    hold_seconds: float
+
+
+@dataclass(frozen=True)
+class AcmeService:
+    """The parts that live as long as the process."""
+
+    application: Application
+    store: Store
+    issuance: Issuance
+    authorizations: Authorizations
+    background: Background
+    clock: Clock
+
+    @classmethod
+    def assemble(
+        cls,
+        *,
+        database: Database,
+        authority: CertificateAuthority,
+        validator: Validator,
+        urls: Urls,
+        rules: ServiceRules,
+        clock: Clock,
+        metrics: HttpMetrics,
+    ) -> Self:
+        """Put the parts together."""
+        store, background, nonces = Store(database), Background(), Nonces()
+        cache = AccountCache(store)
+        issuance = Issuance(store, authority, background, urls, rules.hold_seconds)
+        authorizations = Authorizations(store, validator, background, urls, clock, rules.hold_seconds)
+        resources = Resources(
+            directory=Directory(urls, rules.accounts.terms),
+            accounts=Accounts(store, cache, urls, rules.accounts, clock),
+            orders=Orders(store, issuance, urls, rules.orders, clock),
+            authorizations=authorizations,
+            revocations=Revocations(store, authority, clock),
+        )
+        api = Api(resources, Authenticator(urls, nonces, cache), nonces, urls)
+        return cls(api.application(metrics), store, issuance, authorizations, background, clock)
+
+    async def resume(self) -> None:
+        """Take up what the last stop left: clients were told to wait for it."""
+        orders, challenges = await self.issuance.resume(), await self.authorizations.resume()
+        structlog.get_logger("acme").info("unfinished work taken up", orders=orders, challenges=challenges)
+
+    async def clean_up(self) -> int:
+        """Delete orders that expired long ago without a certificate, a bounded number per commit; how many."""
+        deleted = 0
+        while expired := await self.store.expired_orders(unix(self.clock.now()) - KEPT_SECONDS):
+            await self.store.delete_orders(expired)
+            deleted += len(expired)
+            await asyncio.sleep(_PAUSE_SECONDS)
+        return deleted
+
+    async def run_clean_up(self) -> None:
+        """Clean up again and again."""
+        while True:
+            deleted = await self.clean_up()
+            if deleted:
+                structlog.get_logger("acme").info("expired orders deleted", orders=deleted)
+            await asyncio.sleep(CLEAN_UP_SECONDS)
+
+    async def close(self) -> None:
+        """Stop work under way; what is stored as processing is taken up at the next start."""
+        await self.background.close()

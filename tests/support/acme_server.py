@@ -1,0 +1,238 @@
+"""The real ACME service in memory, between a simulated CA and a simulated outside world.
+
+The service and its database are the real ones. Simulated are the CA, which issues real certificates from a PKI in
+memory and can be told to refuse or to be away, and the validator, which believes what a test tells it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import httpx
+from prometheus_client import CollectorRegistry
+
+import services.acme
+from pkicore.clock import unix
+from pkicore.x509.certificate import sign_certificate, to_pem
+from pkicore.x509.csr import UnverifiedCsr
+from pkicore.x509.names import Names
+from pkicore.x509.tbs import build_tbs, validity
+from services.acme.accounts import AccountRules
+from services.acme.errors import AcmeError
+from services.acme.identifiers import Identifier
+from services.acme.orders import OrderRules
+from services.acme.service import AcmeService, ServiceRules
+from services.acme.urls import Urls
+from services.ca.client import AlreadyRevokedError, CaError, CaUnavailableError, UnknownCertificateError
+from services.ca.wire import CertificateRequest, IssuedCertificate, RevocationAnswer, RevocationRequest, format_serial
+from services.chassis.database import Database
+from services.chassis.migrations import migrate
+from services.chassis.observability import HttpMetrics
+from tests.support.acme_client import AcmeClient
+from tests.support.clock import ManualClock
+from tests.support.jose_key import JoseKey
+from tests.support.pki import PROFILES, Hierarchy, make_hierarchy
+
+BASE = "https://acme.test"
+DIRECTORY = f"{BASE}/acme/directory"
+
+
+class CaSimulator:
+    """Simulates the CA behind `CaClient`'s methods, idempotency included.
+
+    Attributes:
+        refusal: raised instead of issuing.
+        away: while set, nothing is answered.
+        lost_answers: so many answers are lost after the certificate was issued.
+        requests: every request for a certificate, repeated ones too.
+        revoked: serial to reason.
+    """
+
+    def __init__(self, hierarchy: Hierarchy) -> None:
+        self._hierarchy = hierarchy
+        self._issued: dict[str, IssuedCertificate] = {}
+        self.refusal: CaError | None = None
+        self.away = False
+        self.lost_answers = 0
+        self.requests: list[CertificateRequest] = []
+        self.revoked: dict[str, str | int] = {}
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    @property
+    def issued(self) -> list[IssuedCertificate]:
+        """Every certificate, once."""
+        return list(self._issued.values())
+
+    async def issue(self, request: CertificateRequest) -> IssuedCertificate:
+        """As `CaClient.issue`."""
+        self.requests.append(CertificateRequest.from_json(request.to_json()))
+        await self.gate.wait()
+        if self.away:
+            raise CaUnavailableError("the simulated CA is away")
+        if self.refusal is not None:
+            raise self.refusal
+        if request.idempotency_key not in self._issued:
+            self._issued[request.idempotency_key] = await self._sign(request)
+        if self.lost_answers:
+            self.lost_answers -= 1
+            raise CaUnavailableError("the simulated CA's answer was lost")
+        return self._issued[request.idempotency_key]
+
+    async def revoke(self, request: RevocationRequest) -> RevocationAnswer:
+        """As `CaClient.revoke`."""
+        if self.away:
+            raise CaUnavailableError("the simulated CA is away")
+        if request.serial not in {issued.serial for issued in self.issued}:
+            raise UnknownCertificateError("unknown-certificate", 404, "never issued")
+        if request.serial in self.revoked:
+            raise AlreadyRevokedError("already-revoked", 409, "revoked before")
+        self.revoked[request.serial] = request.reason
+        return RevocationAnswer(request.serial, unix(self._hierarchy.clock.now()), str(request.reason))
+
+    async def _sign(self, request: CertificateRequest) -> IssuedCertificate:
+        csr = UnverifiedCsr.parse(request.csr).verify()
+        profile, issuer = PROFILES[request.profile], self._hierarchy.issuing
+        start, end = validity(profile, issuer, self._hierarchy.clock.now())
+        serial = len(self._issued) + 4711
+        names = Names.build(dns=[name.value for name in request.identifiers])
+        tbs = build_tbs(
+            profile,
+            issuer,
+            serial=serial,
+            not_before=start,
+            not_after=end,
+            public_key=csr.public_key,
+            common_name=names.dns[0],
+            names=names,
+        )
+        certificate = await sign_certificate(tbs, self._hierarchy.issuing_key, issuer.certificate)
+        chain = to_pem((certificate, *issuer.chain)).decode()
+        return IssuedCertificate(format_serial(serial), to_pem((certificate,)).decode(), chain, unix(end))
+
+
+@dataclass
+class ValidatorSimulator:
+    """Simulates the outside world: every name validates at once, unless told otherwise.
+
+    Attributes:
+        failures: name to the error of its validation.
+        gate: validations wait while it is not set.
+        attempts: (type, identifier, token, key authorization) of each.
+    """
+
+    failures: dict[str, Exception] = field(default_factory=dict)
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    attempts: list[tuple[str, Identifier, str, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.gate.set()
+
+    async def validate(self, challenge_type: str, identifier: Identifier, token: str, key_authorization: str) -> None:
+        """As `services.acme.validation.Validator.validate`."""
+        self.attempts.append((challenge_type, identifier, token, key_authorization))
+        await self.gate.wait()
+        failure = self.failures.get(identifier.value)
+        if failure is not None:
+            if isinstance(failure, AcmeError) and failure.acme_type == "rateLimited":
+                del self.failures[identifier.value]
+            raise failure
+
+
+@dataclass
+class AcmeServer:
+    """A running service and what surrounds it."""
+
+    service: AcmeService
+    database: Database
+    ca: CaSimulator
+    validator: ValidatorSimulator
+    clock: ManualClock
+    http: httpx.AsyncClient
+    directory: Path
+    commits: list[str]
+    rules: ServiceRules
+
+    @classmethod
+    async def start(
+        cls, directory: Path, *, terms: str = "", max_pending: int = 100, hold_seconds: float = 2.0
+    ) -> Self:
+        """A service with an empty database."""
+        clock = ManualClock()
+        rules = ServiceRules(
+            AccountRules(terms, max_contacts=3),
+            OrderRules(lifetime=7 * 86400, max_identifiers=10, max_pending=max_pending),
+            hold_seconds,
+        )
+        ca = CaSimulator(await make_hierarchy("ecdsa", clock))
+        await migrate(_url(directory), Path(services.acme.__file__).parent / "migrations")
+        return await cls._run(directory, rules, clock, ca, ValidatorSimulator())
+
+    async def restart(self) -> Self:
+        """Stop without ceremony and start anew on the same database, with the same CA and world."""
+        await self.stop()
+        server = await self._run(self.directory, self.rules, self.clock, self.ca, self.validator)
+        await server.service.resume()
+        return server
+
+    async def stop(self) -> None:
+        """End the process, as it were."""
+        await self.http.aclose()
+        await self.service.close()
+        await self.database.close()
+
+    def client(self, key: JoseKey | None = None) -> AcmeClient:
+        """A client without an account yet."""
+        return AcmeClient(self.http, DIRECTORY, key or JoseKey.generate())
+
+    async def registered(self, key: JoseKey | None = None) -> AcmeClient:
+        """A client with an account."""
+        client = self.client(key)
+        await client.register()
+        return client
+
+    async def settled(self, condition: Callable[[], bool]) -> None:
+        """Let background work go on until the condition holds."""
+        async with asyncio.timeout(10):
+            while not condition():  # noqa: ASYNC110 - what is awaited has no event of its own
+                await asyncio.sleep(0.005)
+
+    @classmethod
+    async def _run(
+        cls,
+        directory: Path,
+        rules: ServiceRules,
+        clock: ManualClock,
+        ca: CaSimulator,
+        validator: ValidatorSimulator,
+    ) -> Self:
+        commits: list[str] = []
+
+        def observer(when: str, label: str) -> None:
+            if when == "after":
+                commits.append(label)
+
+        database = await Database.open(_url(directory), clock=clock, commit_observer=observer)
+        service = AcmeService.assemble(
+            database=database,
+            authority=ca,
+            validator=validator,
+            urls=Urls(BASE),
+            rules=rules,
+            clock=clock,
+            metrics=HttpMetrics(CollectorRegistry()),
+        )
+        http = httpx.AsyncClient(transport=httpx.ASGITransport(service.application), base_url=BASE)
+        return cls(service, database, ca, validator, clock, http, directory, commits, rules)
+
+
+def _url(directory: Path) -> str:
+    return f"sqlite:///{directory / 'acme.sqlite3'}"
+
+
+async def solve(_: object) -> None:
+    """Nothing needs to be put anywhere: the simulated world believes everybody."""
