@@ -278,8 +278,16 @@ class AcmeClient:
                 await asyncio.sleep(0.05)
 
     async def finalize(self, order: Resource, csr: bytes) -> Resource:
-        """Send the CSR (DER) and wait for the order to be valid or invalid."""
-        answer = await self.post(order.body["finalize"], {"csr": b64u(csr)})
+        """Send the CSR (DER) and wait for the order to be valid or invalid.
+
+        An order that is not ready any more was finalized by a try whose answer was lost.
+        """
+        try:
+            answer = await self.post(order.body["finalize"], {"csr": b64u(csr)})
+        except AcmeProblemError as problem:
+            if problem.kind != "orderNotReady" or not self._patience:
+                raise
+            return await self.wait(order.url, {"processing"})
         finalized = Resource(order.url, answer.json())
         return await self.wait(order.url, {"processing"}) if finalized.status == "processing" else finalized
 
