@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Literal, Self
 
 import asyncpg  # type: ignore[import-untyped] # ships no types
-from asyncpg import exceptions as pg  # type: ignore[import-untyped] # ships no types
+from asyncpg import exceptions as pg
 from sqlalchemy import URL
 from sqlalchemy.dialects.postgresql.asyncpg import dialect as asyncpg_dialect
 from sqlalchemy.engine.interfaces import Dialect

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 from sqlalchemy import Delete, Insert, Integer, LargeBinary, Select, String, Update
 from sqlalchemy.engine.interfaces import Dialect
 from sqlalchemy.sql.compiler import SQLCompiler
-from sqlalchemy.types import NullType
+from sqlalchemy.types import NullType, TypeEngine
 
 from pkicore.encoding import canonical_json
 from services.chassis.errors import InvalidValueError
@@ -15,7 +15,8 @@ from services.chassis.errors import InvalidValueError
 Statement: TypeAlias = Select[Any] | Insert | Update | Delete
 Row: TypeAlias = Mapping[str, Any]
 
-_PORTABLE = (String, Integer, LargeBinary, NullType)  # BIGINT and TEXT are kinds of Integer and String
+# BIGINT and TEXT are kinds of Integer and String; an expression without a type takes anything.
+_KINDS: Mapping[type[TypeEngine[Any]], type] = {String: str, Integer: int, LargeBinary: bytes, NullType: object}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +26,13 @@ class Prepared:
     Attributes:
         sql: Its text, with positional parameters.
         names: The parameters in their order.
+        kinds: Their Python types.
         constants: Values that stand in the statement itself.
     """
 
     sql: str
     names: tuple[str, ...]
+    kinds: tuple[type, ...]
     constants: Mapping[str, Any]
 
     def bind(self, params: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -37,11 +40,14 @@ class Prepared:
 
         Raises:
             KeyError: a parameter is missing.
-        InvalidValueError: a text with NUL in it, which PostgreSQL cannot hold.
+        InvalidValueError: a value of another type than its column's, or a text with NUL in it; SQLite alone would
+            take both.
         """
         values = tuple([params[name] if name in params else self.constants[name] for name in self.names])
-        for value in values:
-            if type(value) is str and "\0" in value:
+        for value, kind in zip(values, self.kinds, strict=True):
+            if value is not None and not isinstance(value, kind):
+                raise InvalidValueError(f"a column of {kind.__name__} cannot hold {type(value).__name__}")
+            if isinstance(value, str) and "\0" in value:
                 raise InvalidValueError("a text cannot hold NUL")
         return values
 
@@ -57,14 +63,22 @@ def compile_statement(statement: Statement, dialect: Dialect) -> Prepared:
         raise TypeError("only SELECT, INSERT, UPDATE and DELETE can be prepared")
     if compiled.insert_prefetch or compiled.update_prefetch:
         raise TypeError("column defaults are not applied here: give every value as a parameter")
-    for name, bind in compiled.binds.items():
-        if not isinstance(bind.type, _PORTABLE):
-            raise TypeError(f"{name} is {bind.type!r}; use TEXT, BIGINT, INTEGER or BLOB columns")
+    kinds = {name: _kind(name, bind.type) for name, bind in compiled.binds.items()}
     required = {name for name, bind in compiled.binds.items() if bind.required}
     values = {name: None if bind.required else bind.effective_value for name, bind in compiled.binds.items()}
     expanded = compiled.construct_expanded_state(values, escape_names=False)
     constants = {name: value for name, value in expanded.parameters.items() if name not in required}
-    return Prepared(expanded.statement, tuple(expanded.positiontup or ()), constants)
+    for name, parts in (expanded.parameter_expansion or {}).items():
+        kinds.update(dict.fromkeys(parts, kinds[name]))
+    names = tuple(expanded.positiontup or ())
+    return Prepared(expanded.statement, names, tuple(kinds[name] for name in names), constants)
+
+
+def _kind(name: str, column_type: TypeEngine[Any]) -> type:
+    for portable, kind in _KINDS.items():
+        if isinstance(column_type, portable):
+            return kind
+    raise TypeError(f"{name} is {column_type!r}; use TEXT, BIGINT, INTEGER or BLOB columns")
 
 
 @dataclass(frozen=True, slots=True)
