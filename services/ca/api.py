@@ -12,7 +12,7 @@
 
 import asyncio
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import parse_qs
 
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -150,6 +150,7 @@ class CaEndpoints:
 
     def _status(self, ledgered: Ledgered) -> CertificateStatus:
         intent, der = ledgered.intent, ledgered.certificate
+        status: Literal["good", "revoked", "expired", "pending"]
         if ledgered.revoked_at is not None:
             status = "revoked"
         elif der is None:
@@ -184,7 +185,7 @@ def _after(request: Request) -> int:
     return int(value)
 
 
-def _described(ca: IssuingCa) -> dict[str, str]:
+def _described(ca: IssuingCa) -> dict[str, str | None]:
     issuer = ca.issuer
     return {
         "id": issuer.id,

@@ -11,7 +11,7 @@ The rules:
 
 from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 from pkicore.clock import Clock, from_unix
@@ -20,12 +20,11 @@ from pkicore.identity import SpiffeId
 from pkicore.x509.csr import VerifiedCsr
 from pkicore.x509.names import Names
 from pkicore.x509.profiles import Profile
-from pkicore.x509.tbs import Issuer
+from pkicore.x509.tbs import Issuer, validity
 from services.ca.errors import NamesError, NotAuthorisedError, UnknownProfileError, ValidityError
 from services.ca.wire import CertificateRequest, Identifier
 
 _SEAL: Final = object()
-_SECOND: Final = timedelta(seconds=1)
 _SHOWN_NAMES: Final = 10
 
 
@@ -74,13 +73,17 @@ class Authorizer:
         profile = self._profile_for(caller, request.profile)
         names = self._names(caller, profile, csr, request.identifiers)
         issuer = self._issuer_for(profile, csr)
-        not_before, not_after = self._validity(profile, issuer, request.not_after)
+        asked = None if request.not_after is None else from_unix(request.not_after)
+        try:
+            not_before, not_after = validity(profile, issuer, self._clock.now(), asked)
+        except ProfileError as error:
+            raise ValidityError(str(error)) from error
         return IssuanceRequest(
             csr=csr,
             caller=caller,
             profile=profile,
             issuer=issuer,
-            common_name=csr.common_name if profile.subject == "required" else None,
+            common_name=csr.common_name,
             names=names,
             not_before=not_before,
             not_after=not_after,
@@ -120,18 +123,6 @@ class Authorizer:
         if family not in self._issuers:
             raise UnknownProfileError(f"profile {profile.name} wants the {family} issuer, which is not configured")
         return self._issuers[family]
-
-    def _validity(self, profile: Profile, issuer: Issuer, asked: int | None) -> tuple[datetime, datetime]:
-        """Both ends are part of the validity (RFC 5280 §4.1.2.5), hence the second that is taken off."""
-        now = self._clock.now()
-        not_before = max(now - profile.backdate, issuer.certificate.not_valid_before_utc)
-        latest = min(not_before + profile.validity - _SECOND, issuer.certificate.not_valid_after_utc)
-        if asked is None:
-            return not_before, latest
-        not_after = from_unix(asked)
-        if not now < not_after <= latest:
-            raise ValidityError(f"not_after must lie between now and {latest:%Y-%m-%dT%H:%M:%SZ}")
-        return not_before, not_after
 
 
 def is_operator(caller: SpiffeId) -> bool:

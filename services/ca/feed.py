@@ -7,11 +7,17 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final
 
+import structlog
+
 from services.ca.store import CaStore, Revoked
+from services.chassis.errors import DatabaseError
 
 Subscriber = Callable[[Sequence[Revoked]], None]
 
+_POLL: Final = 5.0  # seconds between looks for revocations by other processes
 _PAGE: Final = 10_000  # revocations read by one query
+
+_log = structlog.get_logger(__name__)
 
 
 class RevocationLog:
@@ -46,6 +52,15 @@ class RevocationLog:
                 self._last = batch[-1].sequence
                 async with self._changed:
                     self._changed.notify_all()
+
+    async def run(self) -> None:
+        """Look for what other processes revoked, for ever."""
+        while True:
+            try:
+                await self.refresh()
+            except DatabaseError as error:
+                _log.error("revocations not read", error=str(error))
+            await asyncio.sleep(_POLL)
 
     async def wait(self, after: int, seconds: float) -> None:
         """Return when there is something after sequence `after`, at the latest in `seconds`."""

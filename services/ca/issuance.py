@@ -22,10 +22,10 @@ from pkicore.clock import Clock, unix
 from pkicore.encoding import pem_join
 from pkicore.identity import SpiffeId
 from pkicore.keys import SigningKey
-from pkicore.x509.certificate import assemble, random_serial, verify_issued
+from pkicore.x509.certificate import assemble, verify_issued
 from pkicore.x509.csr import UnverifiedCsr, VerifiedCsr
 from pkicore.x509.lint import lint_tbs
-from pkicore.x509.tbs import Issuer, build_tbs
+from pkicore.x509.tbs import Issuer, build_tbs, random_serial
 from services.ca.authorization import Authorizer, IssuanceRequest
 from services.ca.errors import BlockedKeyError, IdempotencyConflictError, RevokedIntentError
 from services.ca.store import CaStore, Intent

@@ -11,9 +11,9 @@ from datetime import timedelta
 from typing import Final
 
 import structlog
-from pkicore.crl import build_crl
 
 from pkicore.clock import Clock, from_unix, unix
+from pkicore.crl import build_crl
 from pkicore.errors import KeyAccessError
 from services.ca.issuance import IssuingCa
 from services.ca.store import CaStore, Revoked, StoredCrl
@@ -31,13 +31,21 @@ class CrlPublisher:
     """The newest CRL of every issuer, and the one task that makes new ones."""
 
     def __init__(
-        self, *, store: CaStore, cas: Mapping[str, IssuingCa], roots: Sequence[str], clock: Clock, lifetime: timedelta
+        self,
+        *,
+        store: CaStore,
+        cas: Mapping[str, IssuingCa],
+        roots: Sequence[str],
+        clock: Clock,
+        lifetime: timedelta,
+        former_base_url: str = "",
     ) -> None:
         self._store = store
         self._cas = cas
         self._roots = roots
         self._clock = clock
         self._lifetime = lifetime
+        self._former_base_url = former_base_url
         self._entries: dict[str, list[tuple[int, bytes]]] = {issuer: [] for issuer in cas}
         self._current: dict[str, StoredCrl] = {}
         self._due: set[str] = set(cas)
@@ -108,6 +116,16 @@ class CrlPublisher:
                     raise
         return not self._due
 
+    async def publish_outstanding(self) -> None:
+        """Publish until nothing is due.
+
+        Raises:
+            DatabaseError, KeyAccessError: as `publish_due`.
+        """
+        while not await self.publish_due():
+            self._wake.clear()
+            await self._pause(_SAME_SECOND)
+
     async def run(self) -> None:
         """Publish for ever; a failure is logged and tried again."""
         while True:
@@ -146,7 +164,7 @@ class CrlPublisher:
             number=number,
             this_update=from_unix(now),
             next_update=from_unix(next_update),
-            distribution_points=[ca.issuer.crl_url],
+            distribution_points=self._urls(ca),
             scope="user",
         )
         crl = StoredCrl(issuer, number, now, next_update, der)
@@ -165,6 +183,11 @@ class CrlPublisher:
         _log.info("CRL published", issuer=issuer, number=number, entries=len(kept))
         async with self._published:
             self._published.notify_all()
+
+    def _urls(self, ca: IssuingCa) -> list[str]:
+        """A certificate takes a CRL only if its own CRL URL stands in it, so those of older certificates stay."""
+        former = [f"{self._former_base_url}/crl/{ca.issuer.id}"] if self._former_base_url else []
+        return [ca.issuer.crl_url, *former]
 
     def _show(self, crl: StoredCrl) -> None:
         if crl.number > self._number(crl.issuer):

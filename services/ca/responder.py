@@ -5,7 +5,6 @@ revocation drops those that name its serial at once. Answers with a nonce are si
 A serial that was never issued is unknown, also when it is reserved; a serial of another issuer is none of our business.
 """
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,16 +13,23 @@ from typing import Final, Protocol
 
 import structlog
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from pkicore.ocsp import CertId, CertStatus, OcspRequest, Responder, build_response, error_response
 
 from pkicore.clock import Clock, from_unix, unix
-from pkicore.encoding import BIT_STRING, SEQUENCE, DerReader
 from pkicore.errors import KeyAccessError, MalformedError, UnsupportedError
+from pkicore.ocsp import (
+    CertId,
+    CertStatus,
+    HashName,
+    OcspRequest,
+    Responder,
+    build_response,
+    error_response,
+    issuer_hashes,
+)
 from services.ca.store import CaStore, Revoked
 from services.chassis.errors import DatabaseError
 
-_DIGESTS: Final = ("sha1", "sha256")
+_DIGESTS: Final[tuple[HashName, ...]] = ("sha1", "sha256")
 
 _log = structlog.get_logger(__name__)
 
@@ -74,7 +80,9 @@ class OcspAnswers:
         self._lifetime = int(lifetime.total_seconds())
         self._capacity = capacity
         self._issuers = {
-            fingerprint: name for name, certificate in issuers.items() for fingerprint in _fingerprints(certificate)
+            (digest, *issuer_hashes(certificate, digest)): name
+            for name, certificate in issuers.items()
+            for digest in _DIGESTS
         }
         self._kept: OrderedDict[bytes, OcspAnswer] = OrderedDict()
         self._requests_of: dict[int, set[bytes]] = {}
@@ -151,12 +159,3 @@ class OcspAnswers:
             requests.discard(request)
             if not requests:
                 self._requests_of.pop(item.serial, None)
-
-
-def _fingerprints(issuer: x509.Certificate) -> list[tuple[str, bytes, bytes]]:
-    """What a CertID says of its issuer, under either hash (RFC 6960 §4.1.1)."""
-    name = issuer.subject.public_bytes()
-    spki = DerReader(issuer.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).enter()
-    spki.read(SEQUENCE)
-    key = spki.read(BIT_STRING)[1:]
-    return [(digest, hashlib.new(digest, name).digest(), hashlib.new(digest, key).digest()) for digest in _DIGESTS]

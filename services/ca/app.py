@@ -1,0 +1,339 @@
+"""The one place where the CA is put together: settings in, a running service out."""
+
+import asyncio
+import os
+from collections.abc import Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import structlog
+from cryptography import x509
+from prometheus_client import CollectorRegistry
+
+from pkicore.clock import Clock, SystemClock
+from pkicore.errors import StaleStatusError
+from pkicore.identity import SpiffeId
+from pkicore.keys import open_key
+from pkicore.mtls import INTERNAL, CredentialsSource, CrlCache, StapleCache, TlsListener
+from pkicore.ocsp import build_request
+from pkicore.x509.profiles import Profile, load_profiles
+from services.ca.api import PROBLEMS, CaEndpoints
+from services.ca.authorization import Authorizer
+from services.ca.feed import RevocationLog
+from services.ca.hierarchy import Hierarchy, load_hierarchy, read_passphrase
+from services.ca.issuance import Issuance, SerialPool
+from services.ca.publication import CrlPublisher
+from services.ca.responder import OcspAnswers
+from services.ca.responders import DelegatedResponders
+from services.ca.revocation import Revoker
+from services.ca.settings import CaSettings
+from services.ca.status import StatusEndpoints
+from services.ca.store import CaStore
+from services.chassis.asgi import Application, Request
+from services.chassis.audit import Checkpointer
+from services.chassis.database import CommitObserver, Database
+from services.chassis.migrations import migrate
+from services.chassis.observability import HttpMetrics, TlsMetrics
+from services.chassis.ops import Readiness, ops_application
+from services.chassis.peer import CallerPolicy
+from services.chassis.problems import ProblemTable
+from services.chassis.runner import BackgroundTask, Listener, bind, run_service
+
+MIGRATIONS: Final = Path(__file__).parent / "migrations"
+_LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+_CRL_REFRESH: Final = 60.0  # seconds between looks of the listener at the CRLs, beside being told of new ones
+_STAPLE_CHECK: Final = 30.0
+_CREDENTIALS_CHECK: Final = 5.0
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Core:
+    """The domain of the CA over one database; no listener, no settings."""
+
+    store: CaStore
+    hierarchy: Hierarchy
+    issuance: Issuance
+    revoker: Revoker
+    log: RevocationLog
+    publisher: CrlPublisher
+    responders: DelegatedResponders
+    answers: OcspAnswers
+
+    async def start(self) -> None:
+        """Complete what a dead process left behind, then have responders and CRLs ready.
+
+        Raises:
+            DatabaseError, KeyAccessError, PkiError, CaServiceError: the CA cannot start.
+        """
+        await self.publisher.load()
+        await self.log.refresh()
+        await self.issuance.recover()
+        await self.responders.ensure()
+        await self.publisher.publish_outstanding()
+
+    async def staple(self, certificate: x509.Certificate, issuer: x509.Certificate) -> bytes:
+        """An OCSP response about one of our own certificates, made in process."""
+        return (await self.answers.answer(build_request(certificate, issuer))).der
+
+    async def crl_of(self, issuer: x509.Certificate) -> bytes:
+        """The newest CRL of an issuer, without a detour over HTTP.
+
+        Raises:
+            StaleStatusError: there is none.
+        """
+        for name, certificate in self.hierarchy.certificates.items():
+            if certificate == issuer and name in self.publisher.current:
+                return self.publisher.current[name].der
+        raise StaleStatusError(f"there is no CRL of {issuer.subject.rfc4514_string()}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoreRules:
+    """What the domain is told: lifetimes, bounds, and where responder certificates are kept."""
+
+    trust_domain: str
+    profiles: Mapping[str, Profile]
+    responders_directory: Path
+    crl_lifetime: timedelta
+    ocsp_lifetime: timedelta
+    ocsp_cache_entries: int
+    former_base_url: str = ""
+
+
+def build_core(database: Database, hierarchy: Hierarchy, rules: CoreRules, clock: Clock) -> Core:
+    """Wire the domain."""
+    cas = hierarchy.cas
+    store = CaStore(database)
+    issuers = {ca.issuer.family: ca.issuer for ca in cas.values()}
+    authorizer = Authorizer(trust_domain=rules.trust_domain, profiles=rules.profiles, issuers=issuers, clock=clock)
+    serials = SerialPool(store, clock)
+    issuance = Issuance(store=store, authorizer=authorizer, serials=serials, cas=cas, clock=clock)
+    log = RevocationLog(store)
+    publisher = CrlPublisher(
+        store=store,
+        cas=cas,
+        roots=tuple(hierarchy.roots),
+        clock=clock,
+        lifetime=rules.crl_lifetime,
+        former_base_url=rules.former_base_url,
+    )
+    responders = DelegatedResponders(
+        issuance=issuance,
+        cas=cas,
+        keys=hierarchy.responder_keys,
+        directory=rules.responders_directory,
+        caller=SpiffeId.service(rules.trust_domain, "ca"),
+        clock=clock,
+    )
+    answers = OcspAnswers(
+        store=store,
+        issuers={name: ca.issuer.certificate for name, ca in cas.items()},
+        responders=responders,
+        clock=clock,
+        lifetime=rules.ocsp_lifetime,
+        capacity=rules.ocsp_cache_entries,
+    )
+    log.subscribe(publisher.take)
+    log.subscribe(answers.take)
+    revoker = Revoker(store=store, log=log, issuers=tuple(cas), clock=clock)
+    return Core(store, hierarchy, issuance, revoker, log, publisher, responders, answers)
+
+
+def core_rules(settings: CaSettings, base_url: str) -> CoreRules:
+    """The domain's rules as the settings have them."""
+    return CoreRules(
+        trust_domain=settings.trust_domain,
+        profiles=load_profiles(settings.profiles_file.read_text(encoding="utf-8")),
+        responders_directory=settings.state_dir / "responders",
+        crl_lifetime=settings.crl_lifetime,
+        ocsp_lifetime=settings.ocsp_lifetime,
+        ocsp_cache_entries=settings.ocsp_cache_entries,
+        former_base_url=settings.status_url if settings.status_url != base_url else "",
+    )
+
+
+def internal_application(core: Core, policy: CallerPolicy, metrics: HttpMetrics, clock: Clock) -> Application:
+    """What answers on the mTLS listener."""
+    endpoints = CaEndpoints(
+        issuance=core.issuance,
+        revoker=core.revoker,
+        publisher=core.publisher,
+        log=core.log,
+        store=core.store,
+        cas=core.hierarchy.cas,
+        clock=clock,
+    )
+
+    def guard(request: Request) -> None:
+        policy.authorize(request.peer, "ca", request.method, request.path)
+
+    return Application("ca", endpoints.routes(), problems=PROBLEMS, metrics=metrics, guard=guard)
+
+
+def status_application(core: Core, max_age: int, metrics: HttpMetrics) -> Application:
+    """What answers on the HTTP listener."""
+    endpoints = StatusEndpoints(
+        publisher=core.publisher,
+        answers=core.answers,
+        certificates=core.hierarchy.certificates,
+        first_issuer=next(iter(core.hierarchy.cas)),
+        max_age=max_age,
+    )
+    return Application("ca-status", endpoints.routes(), problems=ProblemTable({}), metrics=metrics)
+
+
+async def serve(
+    settings: CaSettings, *, clock: Clock | None = None, commit_observer: CommitObserver | None = None
+) -> None:
+    """Run the CA until a signal says stop.
+
+    Args:
+        settings: Everything it may be told.
+        clock: The time; the machine's if not given.
+        commit_observer: Called around each durable commit, for crash tests.
+
+    Raises:
+        BindError, SettingsError, PolicyError, ProfileError, KeyAccessError, DatabaseError: it cannot start, and why.
+    """
+    clock = clock or SystemClock()
+    sockets = {
+        "internal": bind(settings.host, settings.port, "PQCPKI_CA_PORT"),
+        "status": bind(settings.host, settings.http_port, "PQCPKI_CA_HTTP_PORT"),
+        "ops": bind(settings.ops_host, settings.ops_port, "PQCPKI_CA_OPS_PORT"),
+    }
+    base_url = advertised_url(settings.status_url, sockets["status"].getsockname())
+    policy = CallerPolicy.load(settings.policy_file.read_text(encoding="utf-8"))
+    registry = CollectorRegistry()
+    metrics, tls_metrics = HttpMetrics(registry), TlsMetrics(registry, clock)
+    await migrate(settings.database_url, MIGRATIONS)
+    async with AsyncExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(os.cpu_count() or 1, "signing"))
+        database = await Database.open(settings.database_url, clock=clock, commit_observer=commit_observer)
+        stack.push_async_callback(database.close)
+        hierarchy = await _hierarchy(settings, base_url, pool)
+        core = build_core(database, hierarchy, core_rules(settings, base_url), clock)
+        await core.start()
+        checkpointer = await _checkpointer(settings, database, pool, clock)
+        stack.push_async_callback(checkpointer.write)
+        tls = Transport.of(settings, core, tls_metrics, clock)
+        await tls.open()
+        readiness = Readiness()
+        listeners = [
+            Listener("internal", internal_application(core, policy, metrics, clock), sockets["internal"], tls.listener),
+            Listener("status", status_application(core, settings.http_max_age_seconds, metrics), sockets["status"]),
+            Listener("ops", ops_application("ca", registry, readiness, metrics), sockets["ops"]),
+        ]
+        background = [
+            BackgroundTask("crl-publisher", core.publisher.run),
+            BackgroundTask("revocation-log", core.log.run),
+            BackgroundTask("ocsp-responders", core.responders.run),
+            BackgroundTask("audit-checkpoints", checkpointer.run),
+            *tls.background(),
+        ]
+        await run_service("ca", listeners, state_dir=settings.state_dir, readiness=readiness, background=background)
+
+
+@dataclass(frozen=True)
+class Transport:
+    """The mTLS listener and what feeds it: credentials, CRLs and staples, all in process."""
+
+    listener: TlsListener
+    credentials: CredentialsSource
+    crls: CrlCache
+    staples: StapleCache
+    published: asyncio.Event
+
+    @classmethod
+    def of(cls, settings: CaSettings, core: Core, metrics: TlsMetrics, clock: Clock) -> "Transport":
+        """Build it; `open` it before the listener is used."""
+        credentials = CredentialsSource(
+            settings.tls_certificate,
+            settings.tls_key,
+            lambda error: _log.error("credentials not reloaded", error=str(error)),
+        )
+        crls = CrlCache(
+            list(core.hierarchy.certificates.values()),
+            core.crl_of,
+            None,
+            clock,
+            timedelta(seconds=settings.crl_max_staleness_seconds),
+            on_error=lambda issuer, error: _log.error(
+                "CRL not taken", issuer=issuer.subject.rfc4514_string(), error=str(error)
+            ),
+        )
+        staples = StapleCache(
+            core.staple, None, clock, on_error=lambda _, error: _log.error("staple not made", error=str(error))
+        )
+        listener = TlsListener(
+            name="internal",
+            credentials=credentials,
+            rules=INTERNAL,
+            trust=tuple(core.hierarchy.roots.values()),
+            crls=crls,
+            staples=staples,
+            observer=metrics,
+            clock=clock,
+        )
+        leaf = credentials.current().certificate
+        metrics.certificate("internal", leaf.not_valid_before_utc, leaf.not_valid_after_utc)
+        published = asyncio.Event()
+        core.publisher.subscribe(lambda _crl: published.set())
+        return cls(listener, credentials, crls, staples, published)
+
+    async def open(self) -> None:
+        """CRLs and the staple are there before the first connection.
+
+        Raises:
+            StaleStatusError: they cannot be had.
+        """
+        await self.crls.refresh()
+        self.crls.current()
+        await self.listener.open()
+
+    def background(self) -> list[BackgroundTask]:
+        """What keeps them fresh."""
+        return [
+            BackgroundTask("own-crls", self._follow_crls),
+            BackgroundTask("own-staple", lambda: self.staples.run(_STAPLE_CHECK)),
+            BackgroundTask("own-credentials", lambda: self.credentials.run(_CREDENTIALS_CHECK)),
+        ]
+
+    async def _follow_crls(self) -> None:
+        """Take each new CRL as it is published; a revoked peer's connection is closed then."""
+        while True:
+            try:
+                async with asyncio.timeout(_CRL_REFRESH):
+                    await self.published.wait()
+            except TimeoutError:
+                pass
+            self.published.clear()
+            await self.crls.refresh()
+            await self.staples.refresh()
+
+
+def advertised_url(recorded: str, address: tuple[str, int]) -> str:
+    """The URL that certificates carry: the recorded one, unless that names a loopback port which we did not get."""
+    host, port = address[:2]
+    actual = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    parts = urlsplit(recorded)
+    if not recorded or (parts.hostname in _LOOPBACK and parts.port != port):
+        return actual
+    return recorded
+
+
+async def _hierarchy(settings: CaSettings, base_url: str, pool: Executor) -> Hierarchy:
+    passphrase = read_passphrase(settings.passphrase_file)
+    return await load_hierarchy(settings, base_url, lambda _uri: passphrase, pool)
+
+
+async def _checkpointer(settings: CaSettings, database: Database, pool: Executor, clock: Clock) -> Checkpointer:
+    passphrase = read_passphrase(settings.passphrase_file)
+    key = await open_key(settings.audit_key, secrets=lambda _uri: passphrase, pool=pool)
+    return Checkpointer(database, key, settings.state_dir / "audit-checkpoints.jsonl", clock)

@@ -1,0 +1,343 @@
+"""The ceremony behind `ztca init`: roots, issuing CAs, responders, identities, first CRLs and staples, settings.
+
+Everything is made in a directory beside the final one and renamed at the end, so a ceremony that is cut short leaves
+nothing that could be taken for a PKI. Whatever it issues goes through the nine steps and the CA's own ledger. The
+roots' keys are in memory for as long as the ceremony lasts and sealed below `offline/` afterwards.
+"""
+
+import base64
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+from pkicore.algorithms import ALGORITHMS, PrivateKey, generate_private_key
+from pkicore.clock import Clock, unix
+from pkicore.crl import build_crl
+from pkicore.encoding import write_atomically, write_new
+from pkicore.identity import SpiffeId
+from pkicore.keys import SigningKey
+from pkicore.keys.file import FileKey, create_file_key
+from pkicore.x509.certificate import self_signed_root, to_pem
+from pkicore.x509.names import Names
+from pkicore.x509.profiles import Profile, load_profiles
+from services.ca.app import MIGRATIONS, Core, CoreRules, build_core
+from services.ca.authorization import Authorizer
+from services.ca.csr import make_csr
+from services.ca.deployment import Deployment, packaged_profiles, write_settings
+from services.ca.errors import CeremonyError
+from services.ca.hierarchy import Hierarchy, make_issuer, make_root_issuer, read_passphrase
+from services.ca.issuance import Issuance, IssuingCa, SerialPool
+from services.ca.layout import FAMILIES, Layout
+from services.ca.store import CaStore, StoredCrl
+from services.ca.wire import CertificateRequest, Identifier, IssuedCertificate
+from services.chassis.database import AuditEvent, Database, Unit
+from services.chassis.migrations import migrate
+
+ROOT_KEYS: Final = {"ecdsa": "ecdsa-p384", "mldsa": "ml-dsa-87"}
+ISSUING_KEYS: Final = {"ecdsa": "ecdsa-p256", "mldsa": "ml-dsa-65"}
+RESPONDER_KEYS: Final = {"ecdsa": "ecdsa-p256", "mldsa": "ml-dsa-65"}
+IDENTITY_KEY: Final = "ml-dsa-65"
+AUDIT_KEY: Final = "ed25519"
+SERVICES: Final = ("ca", "acme")
+OPERATOR: Final = "admin"
+ROOT_CRL_LIFETIME: Final = timedelta(days=365)
+_CRL_LIFETIME: Final = timedelta(days=1)
+_OCSP_LIFETIME: Final = timedelta(hours=12)
+_CEREMONY: Final = "ceremony"
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class CeremonyResult:
+    """What was made: subjects of the roots with their SHA-256 fingerprints, and where things are."""
+
+    directory: Path
+    roots: Mapping[str, str]
+    deployment: Deployment
+
+
+@dataclass(frozen=True)
+class _Root:
+    certificate: x509.Certificate
+    private_key: PrivateKey
+    key: SigningKey
+
+
+async def hold_ceremony(
+    layout: Layout, deployment: Deployment, *, passphrase_file: Path | None, clock: Clock, progress: Progress
+) -> CeremonyResult:
+    """Make a whole PKI in `layout.root`, which must not exist.
+
+    Raises:
+        CeremonyError: the directory or the offline directory is there already, or cannot be made.
+        PkiError, CaServiceError, ChassisError: a part could not be made; nothing is left behind.
+    """
+    _refuse_existing(layout)
+    with _staging(layout) as staging, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        ceremony = _Ceremony(staging, deployment, clock, progress, pool)
+        roots = await ceremony.hold(passphrase_file)
+        write_settings(staging, layout, deployment, passphrase_file)
+        progress("settings, policy and profiles are written")
+        ceremony.seal_roots(roots, layout)
+    fingerprints = {f"root-{family}": _fingerprint(root.certificate) for family, root in roots.items()}
+    return CeremonyResult(layout.root, fingerprints, deployment)
+
+
+def _refuse_existing(layout: Layout) -> None:
+    if layout.root.exists():
+        raise CeremonyError(
+            f"{layout.root} exists; give another --dir, or remove it if that PKI is not needed any more"
+        )
+    taken = [layout.root_key(family) for family in FAMILIES if layout.root_key(family).exists()]
+    if taken:
+        raise CeremonyError(f"{taken[0]} exists; a root key is never overwritten: give another --offline directory")
+    if not layout.root.parent.is_dir():
+        raise CeremonyError(f"{layout.root.parent} is no directory; make it first")
+
+
+@contextmanager
+def _staging(layout: Layout) -> Iterator[Layout]:
+    """A private directory beside the final one, which takes its place when all is done."""
+    try:
+        made = Path(tempfile.mkdtemp(prefix=f"{layout.root.name}.partial-", dir=layout.root.parent))
+    except OSError as error:
+        raise CeremonyError(f"{layout.root.parent} cannot be written: {error.strerror}") from error
+    try:
+        yield Layout(made)
+        made.rename(layout.root)
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
+
+
+class _Ceremony:
+    def __init__(
+        self, layout: Layout, deployment: Deployment, clock: Clock, progress: Progress, pool: Executor
+    ) -> None:
+        self._layout = layout
+        self._deployment = deployment
+        self._clock = clock
+        self._progress = progress
+        self._pool = pool
+        self._profiles = load_profiles(packaged_profiles())
+        self._passphrase = b""
+
+    async def hold(self, passphrase_file: Path | None) -> dict[str, _Root]:
+        self._make_directories()
+        self._passphrase = self._take_passphrase(passphrase_file)
+        roots = {family: await self._make_root(family) for family in FAMILIES}
+        url = f"sqlite:///{self._layout.database}"
+        await migrate(url, MIGRATIONS)
+        database = await Database.open(url, clock=self._clock)
+        try:
+            await self._record_roots(database, roots)
+            core = await self._make_issuing_cas(database, roots)
+            await core.start()
+            self._progress("OCSP responders are certified, the first CRLs are signed")
+            await self._make_identities(core)
+            await self._make_staples(core)
+        finally:
+            await database.close()
+        for service in SERVICES:
+            self._make_audit_key(service)
+        return roots
+
+    def seal_roots(self, roots: Mapping[str, _Root], final: Layout) -> None:
+        """The last act: the roots' keys go offline."""
+        target = final if final.offline_directory else self._layout
+        target.offline.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for family, root in roots.items():
+            create_file_key(target.root_key(family), ALGORITHMS[ROOT_KEYS[family]], self._passphrase, root.private_key)
+        self._progress(f"root keys are sealed below {final.offline}; no service opens them")
+
+    def _make_directories(self) -> None:
+        layout = self._layout
+        private = [layout.root / name for name in ("config", "secrets", "operator", "logs")]
+        for service in SERVICES:
+            private += [layout.state(service) / name for name in ("keys", "tls", "status")]
+        for directory in (*private, layout.issuers, layout.trust / "audit"):
+            directory.mkdir(parents=True, mode=0o700)
+
+    def _take_passphrase(self, file: Path | None) -> bytes:
+        if file is not None:
+            return read_passphrase(file)
+        passphrase = base64.b64encode(secrets.token_bytes(32))
+        write_new(self._layout.passphrase, passphrase + b"\n", 0o600)
+        return passphrase
+
+    async def _make_root(self, family: str) -> _Root:
+        private_key = generate_private_key(ALGORITHMS[ROOT_KEYS[family]])
+        key = FileKey(f"ceremony:root-{family}", private_key, self._pool)
+        name = f"{self._deployment.name} root {family}"
+        certificate = await self_signed_root(self._profiles["root"], key, common_name=name, now=self._clock.now())
+        write_atomically(self._layout.root_certificate(family), to_pem([certificate]), 0o644)
+        self._progress(f"root {family}: {key.algorithm.name}, SHA-256 {_fingerprint(certificate)}")
+        return _Root(certificate, private_key, key)
+
+    async def _record_roots(self, database: Database, roots: Mapping[str, _Root]) -> None:
+        bundle = to_pem([root.certificate for root in roots.values()])
+        write_atomically(self._layout.trust_bundle, bundle, 0o644)
+        write_atomically(self._layout.tls_ca_bundle, to_pem([roots["ecdsa"].certificate]), 0o644)
+        events = [
+            AuditEvent("root.made", _CEREMONY, {"issuer": f"root-{family}", "sha256": _fingerprint(root.certificate)})
+            for family, root in roots.items()
+        ]
+        await database.commit(Unit("roots", [], events))
+        store = CaStore(database)
+        for family, root in roots.items():
+            crl, event = await sign_root_crl(f"root-{family}", root.certificate, root.key, None, [], self._clock)
+            await store.store_crl(crl, event)
+
+    async def _make_issuing_cas(self, database: Database, roots: Mapping[str, _Root]) -> Core:
+        base = self._deployment.status_url
+        cas, responder_keys = {}, {}
+        store = CaStore(database)
+        above = {
+            family: IssuingCa.of(make_root_issuer(f"root-{family}", family, root.certificate, base), root.key)
+            for family, root in roots.items()
+        }
+        issuance = self._root_issuance(store, above)
+        for family, root in roots.items():
+            name = f"issuing-{family}"
+            key = self._new_key("ca", name, ISSUING_KEYS[family])
+            csr = await make_csr(key, common_name=f"{self._deployment.name} issuing {family}")
+            wanted = CertificateRequest(csr, "issuing-ca", (), f"ceremony-{name}", requester={"ceremony": "init"})
+            outcome = await issuance.issue(self._spiffe("/operator/ceremony"), wanted)
+            certificate = x509.load_pem_x509_certificate(outcome.answer.certificate.encode())
+            write_atomically(self._layout.issuer_certificate(family), to_pem([certificate]), 0o644)
+            cas[name] = IssuingCa.of(make_issuer(name, family, certificate, root.certificate, base), key)
+            responder_keys[name] = self._new_key("ca", f"ocsp-{name}", RESPONDER_KEYS[family])
+            self._progress(f"issuing CA {family}: {key.algorithm.name}, serial {outcome.answer.serial}")
+        certificates = {f"root-{family}": root.certificate for family, root in roots.items()}
+        hierarchy = Hierarchy(cas, responder_keys, certificates)
+        return build_core(database, hierarchy, self._rules(), self._clock)
+
+    def _root_issuance(self, store: CaStore, above: Mapping[str, IssuingCa]) -> Issuance:
+        """Only here may anybody ask for a CA certificate, and only the ceremony."""
+        profile: Profile = replace(self._profiles["issuing-ca"], callers=("/operator/ceremony",))
+        authorizer = Authorizer(
+            trust_domain=self._deployment.trust_domain,
+            profiles={profile.name: profile},
+            issuers={family: ca.issuer for family, ca in above.items()},
+            clock=self._clock,
+        )
+        return Issuance(
+            store=store,
+            authorizer=authorizer,
+            serials=SerialPool(store, self._clock),
+            cas={ca.issuer.id: ca for ca in above.values()},
+            clock=self._clock,
+        )
+
+    def _rules(self) -> CoreRules:
+        return CoreRules(
+            trust_domain=self._deployment.trust_domain,
+            profiles=self._profiles,
+            responders_directory=self._layout.state("ca") / "responders",
+            crl_lifetime=_CRL_LIFETIME,
+            ocsp_lifetime=_OCSP_LIFETIME,
+            ocsp_cache_entries=0,
+        )
+
+    async def _make_identities(self, core: Core) -> None:
+        for service in SERVICES:
+            directory = self._layout.identity(service)
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            identity = self._spiffe(f"/service/{service}")
+            issued = await self._issue_identity(core, identity, "service", directory / "key.pem")
+            write_atomically(directory / "cert.pem", issued.chain.encode(), 0o644)
+            self._progress(f"identity {identity}: {IDENTITY_KEY}, serial {issued.serial}")
+        operator = self._spiffe(f"/operator/{OPERATOR}")
+        issued = await self._issue_identity(core, operator, "client", self._layout.operator_key)
+        write_atomically(self._layout.operator_certificate, issued.chain.encode(), 0o644)
+        self._progress(f"identity {operator}: {IDENTITY_KEY}, serial {issued.serial}")
+
+    async def _issue_identity(self, core: Core, identity: SpiffeId, profile: str, key_file: Path) -> IssuedCertificate:
+        private_key = generate_private_key(ALGORITHMS[IDENTITY_KEY])
+        write_new(key_file, plain_pem(private_key), 0o600)
+        key = FileKey("ceremony:identity", private_key, self._pool)
+        csr = await make_csr(key, names=Names.build(uri=[str(identity)]))
+        wanted = CertificateRequest(
+            csr=csr,
+            profile=profile,
+            identifiers=(Identifier("uri", str(identity)),),
+            idempotency_key=f"ceremony-{identity.path}",
+            requester={"ceremony": "init"},
+        )
+        return (await core.issuance.issue(identity, wanted)).answer
+
+    async def _make_staples(self, core: Core) -> None:
+        """Each service's first staple lies ready, so that none waits for another's listener."""
+        for service in SERVICES:
+            chain = (self._layout.identity(service) / "cert.pem").read_bytes()
+            leaf, issuer, *_ = x509.load_pem_x509_certificates(chain)
+            staple = await core.staple(leaf, issuer)
+            write_atomically(self._layout.state(service) / "status" / staple_name(leaf), staple, 0o644)
+        self._progress("the first OCSP staples are signed")
+
+    def _make_audit_key(self, service: str) -> None:
+        key = self._new_key(service, "audit", AUDIT_KEY)
+        pem = key.public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        write_atomically(self._layout.audit_public_key(service), pem, 0o644)
+
+    def _new_key(self, service: str, name: str, algorithm: str) -> SigningKey:
+        private_key = generate_private_key(ALGORITHMS[algorithm])
+        path = self._layout.key(service, name)
+        create_file_key(path, ALGORITHMS[algorithm], self._passphrase, private_key)
+        return FileKey(f"file:{path}", private_key, self._pool)
+
+    def _spiffe(self, path: str) -> SpiffeId:
+        return SpiffeId(self._deployment.trust_domain, path)
+
+
+async def sign_root_crl(
+    name: str,
+    certificate: x509.Certificate,
+    key: SigningKey,
+    previous: StoredCrl | None,
+    entries: list[bytes],
+    clock: Clock,
+) -> tuple[StoredCrl, AuditEvent]:
+    """The next CRL of a root. It names no distribution point: verifiers hold it against the root itself, too."""
+    number = 1 if previous is None else previous.number + 1
+    this_update = clock.now()
+    next_update = this_update + ROOT_CRL_LIFETIME
+    der = await build_crl(
+        certificate,
+        key,
+        entries,
+        number=number,
+        this_update=this_update,
+        next_update=next_update,
+        distribution_points=(),
+        scope=None,
+    )
+    event = AuditEvent("crl.published", _CEREMONY, {"issuer": name, "number": number, "entries": len(entries)})
+    return StoredCrl(name, number, unix(this_update), unix(next_update), der), event
+
+
+def staple_name(certificate: x509.Certificate) -> str:
+    """The file that `pkicore.mtls.StapleCache` looks for."""
+    return f"{certificate.fingerprint(hashes.SHA256()).hex()[:32]}.ocsp"
+
+
+def plain_pem(private_key: PrivateKey) -> bytes:
+    """PKCS#8 without a passphrase: TLS keys and the operator's."""
+    return private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _fingerprint(certificate: x509.Certificate) -> str:
+    return certificate.fingerprint(hashes.SHA256()).hex()

@@ -1,0 +1,69 @@
+"""`ztca init`: the ceremony."""
+
+import asyncio
+from pathlib import Path
+
+import click
+
+from pkicore.clock import SystemClock
+from pkicore.identity import SpiffeId
+from services.ca.ceremony import hold_ceremony
+from services.ca.cli.output import directory_option, failing_cleanly, json_option, tell
+from services.ca.deployment import Deployment, choose_ports
+from services.ca.layout import Layout
+
+_HOST = "127.0.0.1"
+_PORT = click.IntRange(0, 65535)
+
+
+@click.command()
+@directory_option
+@click.option("--trust-domain", default="pqcpki.internal", show_default=True, help="SPIFFE trust domain.")
+@click.option("--name", default="pqcpki", show_default=True, help="Begins the names of roots and issuing CAs.")
+@click.option(
+    "--passphrase-file",
+    type=click.Path(path_type=Path),
+    help="File (mode 0600) with the passphrase of the key files; the services read it at each start. "
+    "Without it a random one is made below DIR/secrets.",
+)
+@click.option("--offline", type=click.Path(path_type=Path), help="Where the roots' keys go. [default: DIR/offline]")
+@click.option("--ca-port", "ca", type=_PORT, default=5000, show_default=True, envvar="PQCPKI_CA_PORT")
+@click.option("--ca-http-port", "ca_http", type=_PORT, default=5080, show_default=True, envvar="PQCPKI_CA_HTTP_PORT")
+@click.option("--ca-ops-port", "ca_ops", type=_PORT, default=5090, show_default=True, envvar="PQCPKI_CA_OPS_PORT")
+@click.option("--acme-port", "acme", type=_PORT, default=4000, show_default=True, envvar="PQCPKI_ACME_PORT")
+@click.option("--acme-ops-port", "acme_ops", type=_PORT, default=4090, show_default=True, envvar="PQCPKI_ACME_OPS_PORT")
+@json_option
+def init(
+    directory: Path,
+    trust_domain: str,
+    name: str,
+    passphrase_file: Path | None,
+    offline: Path | None,
+    as_json: bool,  # noqa: FBT001 - a flag of the command line
+    **ports: int,
+) -> None:
+    """Make a new PKI below DIR: roots, issuing CAs, identities, settings.
+
+    Refuses to touch a directory that exists. A port that is taken, or 0, is replaced by a free one.
+    """
+    with failing_cleanly():
+        SpiffeId(trust_domain, "/service/ca")  # refuses a trust domain that no identity can have
+        layout = Layout(directory.absolute(), None if offline is None else offline.absolute())
+        deployment = Deployment(name, trust_domain, _HOST, choose_ports(_HOST, ports))
+        made = asyncio.run(
+            hold_ceremony(
+                layout,
+                deployment,
+                passphrase_file=None if passphrase_file is None else passphrase_file.absolute(),
+                clock=SystemClock(),
+                progress=lambda line: click.echo(line, err=as_json),
+            )
+        )
+        value = {
+            "state_dir": str(layout.root),
+            "trust_domain": trust_domain,
+            "roots": dict(made.roots),
+            "offline": str(layout.offline),
+            "trust_bundle": str(layout.trust_bundle),
+        }
+        tell(as_json, value, f"The PKI is in {layout.root}. Start it with: ztca up --dir {directory}")

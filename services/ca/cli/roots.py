@@ -1,0 +1,92 @@
+"""`ztca ca root-crl`: the one command that opens a root's key after the ceremony."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import click
+
+from pkicore.clock import Clock, SystemClock, unix
+from pkicore.crl import Revocation, encode_entry
+from pkicore.keys.file import load_file_key
+from services.ca.ceremony import sign_root_crl
+from services.ca.cli.output import directory_option, failing_cleanly, json_option, tell
+from services.ca.errors import AlreadyRevokedError, CeremonyError, UnknownCertificateError
+from services.ca.hierarchy import read_certificate, read_passphrase
+from services.ca.layout import FAMILIES, Layout
+from services.ca.revocation import parse_reason
+from services.ca.settings import CaSettings
+from services.ca.store import CaStore, Revoked, StoredCrl
+from services.ca.wire import format_serial, parse_serial
+from services.chassis.database import AuditEvent, Database
+from services.chassis.errors import DuplicateError
+from services.chassis.settings import load_settings
+
+_MOST = 1_000_000
+
+
+@click.group()
+def ca() -> None:
+    """The roots and issuing CAs."""
+
+
+@ca.command("root-crl")
+@directory_option
+@click.option("--family", type=click.Choice(FAMILIES), required=True, help="Which root.")
+@click.option("--offline", type=click.Path(path_type=Path), help="Where the roots' keys are. [default: DIR/offline]")
+@click.option("--revoke", "serial", help="Serial (hex) of an issuing CA to revoke with this CRL.")
+@click.option("--reason", default="cessationOfOperation", show_default=True, help="Why it is revoked.")
+@json_option
+def root_crl(
+    directory: Path,
+    family: str,
+    offline: Path | None,
+    serial: str | None,
+    reason: str,
+    as_json: bool,  # noqa: FBT001 - a flag of the command line
+) -> None:
+    """Sign the next CRL of a root, valid for a year; a running CA publishes it within half a minute.
+
+    Opens the root's key. With --revoke, an issuing CA is put on it first.
+    """
+    with failing_cleanly():
+        layout = Layout(directory.absolute(), None if offline is None else offline.absolute())
+        if not layout.root.is_dir():
+            raise CeremonyError(f"there is no PKI in {layout.root}: give its --dir")
+        signed = asyncio.run(_renew(layout, family, serial, reason, SystemClock()))
+        value = {"issuer": signed.issuer, "number": signed.number, "next_update": signed.next_update}
+        tell(as_json, value, f"CRL {signed.number} of {signed.issuer} is signed.")
+
+
+async def _renew(layout: Layout, family: str, serial: str | None, reason: str, clock: Clock) -> StoredCrl:
+    settings = load_settings(CaSettings, layout.config / "ca.toml")
+    name = f"root-{family}"
+    with ThreadPoolExecutor(1) as pool:
+        key = await load_file_key(layout.root_key(family), read_passphrase(settings.passphrase_file), pool)
+        database = await Database.open(settings.database_url, clock=clock)
+        try:
+            store = CaStore(database)
+            if serial is not None:
+                await _revoke(store, name, parse_serial(serial), parse_reason(reason), clock)
+            entries = [item.entry for item in await store.revocations_after(0, _MOST) if item.issuer == name]
+            certificate = read_certificate(layout.root_certificate(family))
+            signed, event = await sign_root_crl(name, certificate, key, await store.crl(name), entries, clock)
+            await store.store_crl(signed, event)
+        finally:
+            await database.close()
+    return signed
+
+
+async def _revoke(store: CaStore, root: str, serial: int, reason: str, clock: Clock) -> None:
+    ledgered = await store.by_serial(serial)
+    if ledgered is None or ledgered.intent.issuer != root:
+        raise UnknownCertificateError(f"{root} did not issue {format_serial(serial)}")
+    now = clock.now()
+    entry = encode_entry(Revocation(serial, now, reason))
+    revoked = Revoked(0, serial, root, unix(now), reason, ledgered.intent.not_after, entry)
+    detail = {"serial": format_serial(serial), "issuer": root, "reason": reason}
+    event = AuditEvent("certificate.revoked", "ceremony", detail)
+    try:
+        await store.revoke(ledgered, revoked, event, block_key=reason == "keyCompromise")
+    except DuplicateError as error:
+        raise AlreadyRevokedError(f"{format_serial(serial)} was revoked before; leave --revoke out") from error

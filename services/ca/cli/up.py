@@ -1,0 +1,34 @@
+"""`ztca up`: run a deployment in the foreground."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import click
+
+from services.ca.cli.output import directory_option, failing_cleanly
+from services.ca.layout import Layout
+from services.ca.supervisor import Supervisor, only_one
+
+
+@click.command()
+@directory_option
+def up(directory: Path) -> None:
+    """Start every service of the deployment, watch them, and stop them on Ctrl-C or SIGTERM.
+
+    When everything answers, DIR/endpoints.json says where. Logs are in DIR/logs.
+    """
+    with failing_cleanly():
+        layout = Layout(directory.absolute())
+        with only_one(layout):
+            # The services' own settings read the environment; here it is only passed on to them.
+            asyncio.run(_run(Supervisor(layout, os.environ, click.echo)))
+
+
+async def _run(supervisor: Supervisor) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, stop.set)
+    await supervisor.run(stop)

@@ -1,0 +1,191 @@
+"""What a deployment is told at its ceremony, and the settings files that say so to the services."""
+
+import json
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+from pkicore.encoding import write_atomically
+from services.ca.layout import FAMILIES, Layout
+
+_OPERATOR_ENDPOINTS: Final = (
+    "POST /v1/certificates",
+    "GET /v1/certificates/{serial}",
+    "POST /v1/revocations",
+    "GET /v1/revocations",
+    "POST /v1/crls",
+    "GET /v1/issuers",
+)
+_ACME_ENDPOINTS: Final = (
+    "POST /v1/certificates",
+    "GET /v1/certificates/{serial}",
+    "POST /v1/revocations",
+    "GET /v1/revocations",
+    "GET /v1/issuers",
+)
+
+
+@dataclass(frozen=True)
+class Ports:
+    """The recorded ports of every listener on loopback."""
+
+    ca: int
+    ca_http: int
+    ca_ops: int
+    acme: int
+    acme_ops: int
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """Names and addresses of one PKI; `status_url` stands in every certificate."""
+
+    name: str
+    trust_domain: str
+    host: str
+    ports: Ports
+
+    @property
+    def status_url(self) -> str:
+        """Where verifiers find CRLs, OCSP and issuers."""
+        return f"http://{self.host}:{self.ports.ca_http}"
+
+
+def is_free(host: str, port: int) -> bool:
+    """Whether a listener could have this port now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def choose_ports(host: str, wanted: Mapping[str, int]) -> Ports:
+    """The wanted ports where they are free, else free ones; 0 always takes a free one."""
+    held: list[socket.socket] = []
+    try:
+        return Ports(**{name: _choose(host, port, held) for name, port in wanted.items()})
+    finally:
+        for holder in held:
+            holder.close()
+
+
+def _choose(host: str, port: int, held: list[socket.socket]) -> int:
+    """Holds the port until all are chosen, so that no two listeners get the same."""
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.append(holder)
+    try:
+        holder.bind((host, port))
+    except OSError:
+        holder.bind((host, 0))
+    return int(holder.getsockname()[1])
+
+
+def write_settings(staging: Layout, final: Layout, deployment: Deployment, passphrase_file: Path | None) -> None:
+    """Write the services' settings, the caller policy and the profiles; every path is that of the final place."""
+    files = {
+        staging.config / "ca.toml": _ca_toml(final, deployment, passphrase_file or final.passphrase),
+        staging.config / "acme.toml": _acme_toml(final, deployment, passphrase_file or final.passphrase),
+        staging.policy: _policy_toml(deployment.trust_domain),
+        staging.profiles: packaged_profiles(),
+    }
+    for path, text in files.items():
+        write_atomically(path, text.encode(), 0o600)
+
+
+def packaged_profiles() -> str:
+    """The profiles of a new deployment."""
+    return resources.files("services.ca").joinpath("profiles.toml").read_text(encoding="utf-8")
+
+
+def _ca_toml(final: Layout, deployment: Deployment, passphrase_file: Path) -> str:
+    ports, tls = deployment.ports, final.identity("ca")
+    settings = {
+        "trust_domain": deployment.trust_domain,
+        "host": deployment.host,
+        "port": ports.ca,
+        "http_port": ports.ca_http,
+        "ops_port": ports.ca_ops,
+        "status_url": deployment.status_url,
+        "state_dir": final.state("ca"),
+        "database_url": f"sqlite:///{final.database}",
+        "policy_file": final.policy,
+        "profiles_file": final.profiles,
+        "passphrase_file": passphrase_file,
+        "tls_certificate": tls / "cert.pem",
+        "tls_key": tls / "key.pem",
+        "audit_key": f"file:{final.key('ca', 'audit')}",
+    }
+    tables = [_table("issuers", _issuer(final, family)) for family in FAMILIES]
+    tables += [
+        _table("roots", {"id": f"root-{family}", "certificate": final.root_certificate(family)}) for family in FAMILIES
+    ]
+    heading = (
+        "# The CA's settings; `services/ca/settings.py` explains each. The environment (PQCPKI_CA_<FIELD>) wins.\n"
+    )
+    return heading + _lines(settings) + "".join(tables)
+
+
+def _issuer(final: Layout, family: str) -> dict[str, object]:
+    return {
+        "id": f"issuing-{family}",
+        "family": family,
+        "root": f"root-{family}",
+        "certificate": final.issuer_certificate(family),
+        "key": f"file:{final.key('ca', f'issuing-{family}')}",
+        "responder_key": f"file:{final.key('ca', f'ocsp-issuing-{family}')}",
+    }
+
+
+def _acme_toml(final: Layout, deployment: Deployment, passphrase_file: Path) -> str:
+    ports, tls = deployment.ports, final.identity("acme")
+    settings = {
+        "trust_domain": deployment.trust_domain,
+        "host": deployment.host,
+        "port": ports.acme,
+        "ops_port": ports.acme_ops,
+        "state_dir": final.state("acme"),
+        "database_url": f"sqlite:///{final.state('acme') / 'acme.sqlite3'}",
+        "policy_file": final.policy,
+        "ca_url": f"https://localhost:{ports.ca}",
+        "ca_status_url": deployment.status_url,
+        "trust_bundle": final.trust_bundle,
+        "issuers_directory": final.issuers,
+        "tls_certificate": tls / "cert.pem",
+        "tls_key": tls / "key.pem",
+        "audit_key": f"file:{final.key('acme', 'audit')}",
+        "passphrase_file": passphrase_file,
+    }
+    heading = "# The ACME server's settings. The environment (PQCPKI_ACME_<FIELD>) wins.\n"
+    return heading + _lines(settings)
+
+
+def _policy_toml(trust_domain: str) -> str:
+    """Who may call which endpoint; what is not named is refused."""
+    heading = "# Who may call which endpoint of which service. What is not named here is refused.\n"
+    entries = (("/service/acme", _ACME_ENDPOINTS), ("/operator/*", _OPERATOR_ENDPOINTS))
+    return heading + "".join(
+        _table("allow", {"caller": f"spiffe://{trust_domain}{path}", "service": "ca", "endpoints": list(endpoints)})
+        for path, endpoints in entries
+    )
+
+
+def _table(name: str, values: Mapping[str, object]) -> str:
+    return f"\n[[{name}]]\n{_lines(values)}"
+
+
+def _lines(values: Mapping[str, object]) -> str:
+    return "".join(f"{name} = {_toml(value)}\n" for name, value in values.items())
+
+
+def _toml(value: object) -> str:
+    """Numbers, strings and lists of strings are written in TOML as they are in JSON."""
+    if isinstance(value, list):
+        return "[\n" + "".join(f"    {json.dumps(item)},\n" for item in value) + "]"
+    return str(value) if isinstance(value, int) else json.dumps(str(value))

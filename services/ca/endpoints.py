@@ -1,0 +1,54 @@
+"""`DIR/endpoints.json`: what a running deployment offers, and where. Written by `ztca up`, read by everybody else."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from pkicore.encoding import write_atomically
+from services.ca.errors import CeremonyError
+from services.ca.layout import Layout
+
+
+def describe(layout: Layout, listeners: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The endpoints of the services that run; `listeners` holds each one's `listeners.json` by service name."""
+    found: dict[str, Any] = {
+        "tls_ca_bundle": str(layout.tls_ca_bundle),
+        "trust_bundle": str(layout.trust_bundle),
+        "operator_cert": str(layout.operator_certificate),
+        "operator_key": str(layout.operator_key),
+        "state_dir": str(layout.root),
+        "ops": {service: urls["ops"] for service, urls in listeners.items()},
+        "pids": {service: urls["pid"] for service, urls in listeners.items()},
+    }
+    if "ca" in listeners:
+        status = listeners["ca"]["status"]
+        found["ca_internal"] = listeners["ca"]["internal"]
+        found |= {"crl_base": f"{status}/crl", "ocsp": f"{status}/ocsp", "aia_base": f"{status}/aia"}
+    if "acme" in listeners:
+        found["acme_directory"] = f"{listeners['acme']['public']}/acme/directory"
+    return found
+
+
+def write_endpoints(layout: Layout, endpoints: Mapping[str, Any]) -> None:
+    """Replace the file whole."""
+    write_atomically(layout.endpoints, orjson.dumps(endpoints, option=orjson.OPT_INDENT_2) + b"\n", 0o644)
+
+
+def read_endpoints(directory: Path) -> dict[str, Any]:
+    """What runs below a state directory.
+
+    Raises:
+        CeremonyError: nothing does; the sentence says how to start it.
+    """
+    layout = Layout(directory.absolute())
+    if not layout.root.is_dir():
+        raise CeremonyError(f"there is no PKI in {layout.root}: make one with `ztca init --dir {directory}`")
+    try:
+        endpoints: dict[str, Any] = orjson.loads(layout.endpoints.read_bytes())
+    except FileNotFoundError as error:
+        raise CeremonyError(f"nothing runs in {layout.root}: start it with `ztca up --dir {directory}`") from error
+    except orjson.JSONDecodeError as error:
+        raise CeremonyError(f"{layout.endpoints} is not JSON: stop `ztca up`, and start it again") from error
+    return endpoints

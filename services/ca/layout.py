@@ -1,0 +1,113 @@
+"""Where everything lies below one state directory; `ztca init` makes it, `ztca up` and the services read it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+FAMILIES: Final = ("ecdsa", "mldsa")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The paths below `root`; `offline` may be on another mount."""
+
+    root: Path
+    offline_directory: Path | None = None
+
+    @property
+    def offline(self) -> Path:
+        """Where the roots' keys lie."""
+        return self.offline_directory or self.root / "offline"
+
+    @property
+    def config(self) -> Path:
+        """Settings of the services, policy and profiles."""
+        return self.root / "config"
+
+    @property
+    def policy(self) -> Path:
+        """Who may call which endpoint."""
+        return self.config / "policy.toml"
+
+    @property
+    def profiles(self) -> Path:
+        """The certificate profiles."""
+        return self.config / "profiles.toml"
+
+    @property
+    def passphrase(self) -> Path:
+        """The passphrase of the key files, unless the operator keeps it elsewhere."""
+        return self.root / "secrets" / "passphrase"
+
+    @property
+    def trust(self) -> Path:
+        """Roots and issuing certificates."""
+        return self.root / "trust"
+
+    @property
+    def trust_bundle(self) -> Path:
+        """All roots."""
+        return self.trust / "roots.pem"
+
+    @property
+    def tls_ca_bundle(self) -> Path:
+        """The root that the public listeners' certificates chain to."""
+        return self.trust / "tls.pem"
+
+    @property
+    def issuers(self) -> Path:
+        """The issuing CAs' certificates, one file each."""
+        return self.trust / "issuers"
+
+    @property
+    def database(self) -> Path:
+        """The CA's SQLite database."""
+        return self.state("ca") / "ca.sqlite3"
+
+    @property
+    def operator_certificate(self) -> Path:
+        """The operator's chain, PEM."""
+        return self.root / "operator" / "cert.pem"
+
+    @property
+    def operator_key(self) -> Path:
+        """The operator's key, plain PKCS#8 PEM."""
+        return self.root / "operator" / "key.pem"
+
+    @property
+    def logs(self) -> Path:
+        """One log file per service."""
+        return self.root / "logs"
+
+    @property
+    def endpoints(self) -> Path:
+        """What is reachable where, while `ztca up` runs."""
+        return self.root / "endpoints.json"
+
+    def state(self, service: str) -> Path:
+        """The state directory of a service."""
+        return self.root / service
+
+    def key(self, service: str, name: str) -> Path:
+        """A sealed key file of a service."""
+        return self.state(service) / "keys" / f"{name}.key"
+
+    def root_certificate(self, family: str) -> Path:
+        """The certificate of a family's root."""
+        return self.trust / f"root-{family}.pem"
+
+    def root_key(self, family: str) -> Path:
+        """The sealed key of a family's root."""
+        return self.offline / f"root-{family}.key"
+
+    def issuer_certificate(self, family: str) -> Path:
+        """The certificate of a family's issuing CA."""
+        return self.issuers / f"issuing-{family}.pem"
+
+    def audit_public_key(self, service: str) -> Path:
+        """The public key that verifies a service's audit checkpoints, PEM."""
+        return self.trust / "audit" / f"{service}.pem"
+
+    def identity(self, service: str) -> Path:
+        """Where a service's mTLS identity lies: cert.pem and key.pem."""
+        return self.state(service) / "tls" / "internal"

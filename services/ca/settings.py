@@ -1,0 +1,83 @@
+"""What the CA can be told: a TOML file, then the environment as PQCPKI_CA_<FIELD>."""
+
+from datetime import timedelta
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from services.chassis.settings import AbsolutePath, Port, ServiceSettings, for_service
+
+
+def _base_url(url: str) -> str:
+    if url and not url.startswith(("http://", "https://")):
+        raise ValueError("must begin with http:// or https://")
+    return url.rstrip("/")
+
+
+BaseUrl = Annotated[str, AfterValidator(_base_url)]
+
+
+class IssuerSettings(BaseModel):
+    """One issuing CA and the delegated OCSP responder that answers for it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str = Field(description="Stable name, part of the CRL and AIA URLs.", pattern=r"^[a-z0-9-]{1,64}$")
+    family: str = Field(description="Family of its key: ecdsa or mldsa.")
+    root: str = Field(description="Id of the root above it.", pattern=r"^[a-z0-9-]{1,64}$")
+    certificate: AbsolutePath = Field(description="Its certificate, PEM.")
+    key: str = Field(description="URI of its key.")
+    responder_key: str = Field(description="URI of its OCSP responder's key, a local one.")
+
+
+class RootSettings(BaseModel):
+    """One root. Its key is not here, and never is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str = Field(description="Stable name, part of the CRL and AIA URLs.", pattern=r"^[a-z0-9-]{1,64}$")
+    certificate: AbsolutePath = Field(description="Its certificate, PEM.")
+
+
+class CaSettings(ServiceSettings):
+    """The CA's settings; every lifetime in seconds."""
+
+    model_config = for_service("ca")
+
+    port: Port = Field(5000, description="Port of the mTLS listener; 0 takes a free one.")
+    http_port: Port = Field(5080, description="Port of the CRL, OCSP and AIA listener; 0 takes a free one.")
+    ops_port: Port = Field(5090, description="Port of the ops listener; 0 takes a free one.")
+    status_url: BaseUrl = Field(
+        "",
+        description="Where verifiers reach the HTTP listener; stands in certificates. Empty: the listener's address.",
+    )
+    issuers: tuple[IssuerSettings, ...] = Field(description="The issuing CAs, the default one first.", min_length=1)
+    roots: tuple[RootSettings, ...] = Field(description="The roots above them.", min_length=1)
+    passphrase_file: AbsolutePath = Field(description="File with the passphrase of the key files, mode 0600.")
+    profiles_file: AbsolutePath = Field(description="The certificate profiles (TOML).")
+    tls_certificate: AbsolutePath = Field(description="PEM chain of the mTLS identity.")
+    tls_key: AbsolutePath = Field(description="Its private key, PKCS#8 PEM, mode 0600.")
+    audit_key: str = Field(description="URI of the key that signs audit checkpoints.")
+    crl_lifetime_seconds: int = Field(
+        86_400, ge=600, le=864_000, description="Life of a CRL; a new one comes at half of it. Ten days at most."
+    )
+    ocsp_lifetime_seconds: int = Field(
+        43_200, ge=600, le=864_000, description="Life of an OCSP answer; kept for half of it. Ten days at most."
+    )
+    http_max_age_seconds: int = Field(
+        60, ge=0, le=86_400, description="How long caches may keep CRLs and OCSP answers, and so hide a revocation."
+    )
+    ocsp_cache_entries: int = Field(20_000, ge=0, le=1_000_000, description="OCSP answers kept in memory, 1-5 kB each.")
+    crl_max_staleness_seconds: int = Field(
+        3600, ge=60, le=864_000, description="Without news of the CRLs for this long, no client is let in."
+    )
+
+    @property
+    def crl_lifetime(self) -> timedelta:
+        """Life of a CRL."""
+        return timedelta(seconds=self.crl_lifetime_seconds)
+
+    @property
+    def ocsp_lifetime(self) -> timedelta:
+        """Life of an OCSP answer."""
+        return timedelta(seconds=self.ocsp_lifetime_seconds)
