@@ -1,0 +1,214 @@
+"""How the ACME server stands in the network: its listener, its way to the CA, and what both need to be trusted.
+
+At start, in this order: 1 CRLs, from the CA or from disk · 2 the public certificate, from disk or by CSR from the CA ·
+3 its staple. Whatever is on disk and still good serves without the CA; else the CA is waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final, TypeVar
+
+import httpx
+import structlog
+from cryptography import x509
+from cryptography.x509.oid import ExtensionOID
+
+from pkicore.clock import Clock
+from pkicore.errors import PkiError, StaleStatusError
+from pkicore.identity import SpiffeId
+from pkicore.mtls import INTERNAL, PUBLIC, CredentialsSource, CrlCache, StapleCache, TlsClient, TlsListener
+from pkicore.ocsp import build_request
+from pkicore.x509.certificate import load_chain
+from services.acme.settings import AcmeSettings
+from services.ca.client import CaClient, CaError
+from services.chassis.errors import SettingsError
+from services.chassis.identity import IdentityFiles
+from services.chassis.observability import TlsMetrics
+from services.chassis.runner import BackgroundTask
+
+CRL_REFRESH_SECONDS: Final = 60.0
+STAPLE_CHECK_SECONDS: Final = 30.0
+CREDENTIALS_CHECK_SECONDS: Final = 5.0
+STATUS_TIMEOUT_SECONDS: Final = 10.0
+MAX_STALENESS: Final = timedelta(hours=1)  # without news of the CRLs for so long, no client certificate is believed
+_PAUSE_SECONDS: Final = 2.0  # between attempts to reach the CA at start
+
+_Answer = TypeVar("_Answer")
+_log = structlog.get_logger("acme.transport")
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Whom the service believes: roots, the issuing CAs below them, and where each one's CRL is."""
+
+    roots: tuple[x509.Certificate, ...]
+    crl_paths: Mapping[x509.Certificate, str]
+
+    @classmethod
+    def load(cls, settings: AcmeSettings) -> Trust:
+        """Read the trust bundle and the issuers' certificates.
+
+        Raises:
+            SettingsError: a file is missing, is no certificate, or there is no issuer.
+        """
+        try:
+            roots = load_chain(settings.trust_bundle.read_bytes())
+            issuers = {path: load_chain(path.read_bytes())[0] for path in settings.issuers_directory.glob("*.pem")}
+        except (OSError, PkiError) as error:
+            raise SettingsError(f"trust_bundle or issuers_directory cannot be read: {error}") from error
+        if not issuers:
+            raise SettingsError(f"issuers_directory {settings.issuers_directory} holds no certificate")
+        paths = {certificate: f"/crl/{path.stem}" for path, certificate in issuers.items()}
+        for certificate in issuers.values():
+            paths |= {root: _crl_path(certificate) for root in roots if root.subject == certificate.issuer}
+        return cls(roots, paths)
+
+
+def _crl_path(certificate: x509.Certificate) -> str:
+    """The path of the CRL that speaks for a certificate, as its distribution point has it (RFC 5280 §4.2.1.13)."""
+    points = certificate.extensions.get_extension_for_oid(ExtensionOID.CRL_DISTRIBUTION_POINTS).value
+    if isinstance(points, x509.CRLDistributionPoints):
+        for point in points:
+            for name in point.full_name or ():
+                if isinstance(name, x509.UniformResourceIdentifier):
+                    return httpx.URL(name.value).path
+    raise SettingsError(f"{certificate.subject.rfc4514_string()} names no CRL distribution point")
+
+
+class StatusSource:
+    """CRLs and OCSP responses from the CA's plain HTTP listener; what comes is verified by whoever asked."""
+
+    def __init__(self, http: httpx.AsyncClient, trust: Trust) -> None:
+        self._http = http
+        self._trust = trust
+
+    async def crl(self, issuer: x509.Certificate) -> bytes:
+        """The DER of an issuer's CRL.
+
+        Raises:
+            httpx.HTTPError: there is no answer, or not 200.
+        """
+        answer = await self._http.get(self._trust.crl_paths[issuer])
+        return answer.raise_for_status().content
+
+    async def staple(self, certificate: x509.Certificate, issuer: x509.Certificate) -> bytes:
+        """The DER of an OCSP response.
+
+        Raises:
+            httpx.HTTPError: there is no answer, or not 200.
+        """
+        answer = await self._http.post(
+            "/ocsp",
+            content=build_request(certificate, issuer),
+            headers={"content-type": "application/ocsp-request"},
+        )
+        return answer.raise_for_status().content
+
+
+@dataclass(frozen=True)
+class WayToCa:
+    """The mTLS client for the CA and the status it checks with."""
+
+    trust: Trust
+    credentials: CredentialsSource
+    crls: CrlCache
+    staples: StapleCache
+    http: httpx.AsyncClient
+    client: CaClient
+
+    @classmethod
+    def build(cls, settings: AcmeSettings, status_http: httpx.AsyncClient, clock: Clock) -> WayToCa:
+        """Build it; nothing is sent yet.
+
+        Raises:
+            SettingsError, KeyAccessError, PkiError: files are missing or make no sense.
+        """
+        trust = Trust.load(settings)
+        source = StatusSource(status_http, trust)
+        directory = settings.state_dir / "status"
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        credentials = CredentialsSource(settings.tls_certificate, settings.tls_key, _credentials_error)
+        issuers = tuple(trust.crl_paths)
+        crls = CrlCache(issuers, source.crl, directory, clock, MAX_STALENESS, on_error=_crl_error)
+        tls = TlsClient(
+            credentials=credentials,
+            rules=INTERNAL,
+            trust=trust.roots,
+            crls=crls,
+            clock=clock,
+            require_staple=True,
+        )
+        http = tls.http(SpiffeId.service(settings.trust_domain, "ca"))
+        staples = StapleCache(source.staple, directory, clock, on_error=_staple_error)
+        return cls(trust, credentials, crls, staples, http, CaClient(http, settings.ca_url))
+
+    async def ready(self) -> None:
+        """Return once there are CRLs to check the CA with."""
+        await self.crls.refresh()
+        await patiently("CRLs", self._fresh_crls)
+
+    async def _fresh_crls(self) -> None:
+        try:
+            self.crls.current()
+        except StaleStatusError:
+            await self.crls.refresh()
+            self.crls.current()
+
+    def background(self) -> list[BackgroundTask]:
+        """What keeps it fresh."""
+        return [
+            BackgroundTask("crls", lambda: self.crls.run(CRL_REFRESH_SECONDS)),
+            BackgroundTask("staples", lambda: self.staples.run(STAPLE_CHECK_SECONDS)),
+            BackgroundTask("internal-credentials", lambda: self.credentials.run(CREDENTIALS_CHECK_SECONDS)),
+        ]
+
+
+def public_listener(credentials: CredentialsSource, ca: WayToCa, metrics: TlsMetrics, clock: Clock) -> TlsListener:
+    """The listener that ACME clients reach; `open` it before it is used."""
+    leaf = credentials.current().certificate
+    metrics.certificate("public", leaf.not_valid_before_utc, leaf.not_valid_after_utc)
+    return TlsListener(
+        name="public",
+        credentials=credentials,
+        rules=PUBLIC,
+        trust=ca.trust.roots,
+        crls=ca.crls,
+        staples=ca.staples,
+        observer=metrics,
+        clock=clock,
+    )
+
+
+async def patiently(what: str, attempt: Callable[[], Awaitable[_Answer]]) -> _Answer:
+    """Repeat until the CA can be reached; one log line per failure says what is waited for."""
+    while True:
+        try:
+            return await attempt()
+        except (CaError, PkiError, httpx.HTTPError) as error:
+            _log.warning("waiting for the CA", wanted=what, error=str(error), retry_seconds=_PAUSE_SECONDS)
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+
+def credentials_source(files: IdentityFiles) -> CredentialsSource:
+    """The pair in force, followed as it is renewed.
+
+    Raises:
+        PkiError: it is not there, or cannot be used.
+    """
+    return CredentialsSource(files.certificate_file, files.key_file, _credentials_error)
+
+
+def _credentials_error(error: PkiError) -> None:
+    _log.error("credentials not reloaded", error=str(error))
+
+
+def _crl_error(issuer: x509.Certificate, error: Exception) -> None:
+    _log.warning("CRL not taken", issuer=issuer.subject.rfc4514_string(), error=str(error) or type(error).__name__)
+
+
+def _staple_error(certificate: x509.Certificate, error: Exception) -> None:
+    _log.warning("staple not taken", serial=f"{certificate.serial_number:x}", error=str(error) or type(error).__name__)
