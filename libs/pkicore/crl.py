@@ -16,7 +16,6 @@ from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 
 from pkicore.algorithms import algorithm_of, known_public_key, signature_algorithm_der, verify_signature
 from pkicore.encoding import (
@@ -32,6 +31,7 @@ from pkicore.encoding import (
 )
 from pkicore.errors import BadSignatureError, MalformedError, StaleStatusError, UnsupportedError
 from pkicore.keys import SigningKey
+from pkicore.x509 import PARSE_ERRORS
 
 Scope: TypeAlias = Literal["user", "ca"]
 
@@ -192,7 +192,7 @@ class VerifiedCrl:
             crl = x509.load_der_x509_crl(der)
             _check_signature(crl, issuer_certificate)
             verified = cls._read(der, crl)
-        except (ValueError, TypeError, UnsupportedAlgorithm, x509.ExtensionNotFound, x509.DuplicateExtension) as error:
+        except (x509.ExtensionNotFound, *PARSE_ERRORS) as error:
             raise MalformedError("the CRL does not parse, or lacks a part that it needs") from error
         own = issuer_certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
         if verified.authority_key != own:

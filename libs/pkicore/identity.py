@@ -88,7 +88,7 @@ def spiffe_id_of(certificate: x509.Certificate) -> SpiffeId | None:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         return None
-    except ValueError as error:
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
         raise IdentityError("the names of the certificate do not parse") from error
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     if not uris:

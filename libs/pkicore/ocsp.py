@@ -15,7 +15,6 @@ from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import ocsp
@@ -51,6 +50,7 @@ from pkicore.errors import (
     UnsupportedError,
 )
 from pkicore.keys import SigningKey
+from pkicore.x509 import PARSE_ERRORS
 
 HashName: TypeAlias = Literal["sha1", "sha256"]
 
@@ -392,7 +392,7 @@ def verify_response(
         _check_nonce(response, nonce)
         single = _single(response, certificate, issuer_certificate)
         return _believe(der, response, single, at)
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+    except PARSE_ERRORS as error:
         raise MalformedError("the OCSP response does not parse") from error
 
 
@@ -418,7 +418,7 @@ def _signer(response: ocsp.OCSPResponse, issuer: x509.Certificate) -> x509.Certi
 def _key_hash(certificate: x509.Certificate) -> bytes | None:
     try:
         return issuer_hashes(certificate, "sha1")[1]
-    except (PkiError, ValueError, UnsupportedAlgorithm):
+    except (PkiError, *PARSE_ERRORS):
         return None
 
 

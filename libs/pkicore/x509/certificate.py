@@ -11,6 +11,7 @@ from pkicore.algorithms import Algorithm, algorithm_of, known_public_key, signat
 from pkicore.encoding import bit_string, pem_join, pem_split, sequence
 from pkicore.errors import BadCertificateError, MalformedError
 from pkicore.keys import SigningKey
+from pkicore.x509 import PARSE_ERRORS
 from pkicore.x509.lint import lint_tbs
 from pkicore.x509.profiles import Profile
 from pkicore.x509.tbs import build_root_tbs, random_serial, validity
@@ -28,7 +29,7 @@ def assemble(tbs: bytes, signature: bytes, algorithm: Algorithm) -> x509.Certifi
     der = sequence(tbs, signature_algorithm_der(algorithm), bit_string(signature))
     try:
         return x509.load_der_x509_certificate(der)
-    except ValueError as error:
+    except PARSE_ERRORS as error:
         raise MalformedError("the certificate does not parse") from error
 
 
@@ -108,7 +109,7 @@ def load_der(der: bytes) -> x509.Certificate:
     """
     try:
         return x509.load_der_x509_certificate(der)
-    except ValueError as error:
+    except PARSE_ERRORS as error:
         raise MalformedError("the certificate does not parse") from error
 
 

@@ -12,6 +12,7 @@ from cryptography.x509 import verification
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from pkicore.errors import BadCertificateError
+from pkicore.x509 import PARSE_ERRORS
 
 _PURPOSES = MappingProxyType({"server": ExtendedKeyUsageOID.SERVER_AUTH, "client": ExtendedKeyUsageOID.CLIENT_AUTH})
 _MAX_DEPTH = 3
@@ -48,14 +49,14 @@ def verify_chain(
             .build_client_verifier()
         )
         return tuple(verifier.verify(leaf, list(intermediates)).chain)
-    except (verification.VerificationError, ValueError) as error:
+    except (verification.VerificationError, *PARSE_ERRORS) as error:
         raise BadCertificateError(f"no path from this certificate to a trusted root: {error}") from error
 
 
 def _check_purpose(leaf: x509.Certificate, purpose: str) -> None:
     try:
         usages = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError) as error:
+    except (x509.ExtensionNotFound, *PARSE_ERRORS) as error:
         raise BadCertificateError("the certificate does not say what it is for") from error
     if _PURPOSES[purpose] not in usages:
         raise BadCertificateError(f"the certificate is not for a {purpose}")

@@ -6,6 +6,7 @@ the profile's to decide; what is dangerous to ask for at all is refused here, so
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -19,6 +20,7 @@ from cryptography.x509.oid import ExtensionOID, NameOID
 from pkicore.algorithms import Algorithm, PublicKey, known_public_key
 from pkicore.encoding import DerReader, pem_split
 from pkicore.errors import BadCsrError, BadKeyError, BadSignatureError, MalformedError
+from pkicore.x509 import PARSE_ERRORS
 from pkicore.x509.key_rules import check_certificate_key
 from pkicore.x509.names import Names, canonical_dns, names_of
 
@@ -82,7 +84,7 @@ class UnverifiedCsr:
         outer.finish()
         try:
             return cls(der, x509.load_der_x509_csr(der))
-        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        except PARSE_ERRORS as error:
             raise MalformedError("the certificate request does not parse") from error
 
     def verify(self) -> VerifiedCsr:
@@ -101,7 +103,7 @@ class UnverifiedCsr:
         _check_attributes(_parsed(lambda: request.attributes))
         extensions = _parsed(lambda: request.extensions)
         _check_extensions(extensions)
-        subject = _parsed(lambda: request.subject)
+        subject = _parsed(self._subject)
         common_name = _common_name(subject)
         requested = _requested_names(extensions)
         _check_ip_common_name(common_name, requested)
@@ -113,14 +115,20 @@ class UnverifiedCsr:
             return self.request.public_key()
         except UnsupportedAlgorithm as error:
             raise BadKeyError("the key of the request is of a type that is not offered") from error
-        except (ValueError, TypeError) as error:
+        except PARSE_ERRORS as error:
             raise BadKeyError("the key of the request does not parse") from error
+
+    def _subject(self) -> x509.Name:
+        with warnings.catch_warnings():
+            # cryptography warns of attributes beyond their length limit; a stranger's request is no reason to warn us.
+            warnings.simplefilter("ignore")
+            return self.request.subject
 
     def _check_signature(self) -> None:
         try:
             digest = self.request.signature_hash_algorithm
             valid = self.request.is_signature_valid
-        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        except PARSE_ERRORS as error:
             raise BadSignatureError("the signature of the request is of a kind that is not offered") from error
         if digest is not None and not isinstance(digest, hashes.SHA256 | hashes.SHA384 | hashes.SHA512):
             raise BadSignatureError(f"requests signed with {digest.name} prove nothing; use SHA-256 or better")
@@ -141,7 +149,7 @@ def _parsed(part: Callable[[], _T]) -> _T:
         return part()
     except x509.DuplicateExtension as error:
         raise BadCsrError("the request asks for the same extension twice") from error
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.UnsupportedGeneralNameType) as error:
+    except PARSE_ERRORS as error:
         raise MalformedError("a part of the certificate request does not parse") from error
 
 

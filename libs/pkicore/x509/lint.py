@@ -28,6 +28,7 @@ from pkicore.encoding import (
 )
 from pkicore.errors import LintError, PkiError
 from pkicore.identity import SpiffeId
+from pkicore.x509 import PARSE_ERRORS
 from pkicore.x509.key_rules import check_certificate_key
 from pkicore.x509.names import names_of
 from pkicore.x509.profiles import EXTENDED_KEY_USAGES, Profile
@@ -67,13 +68,24 @@ def lint_tbs(tbs: bytes, profile: Profile, issuer: Issuer | None) -> None:
     Raises:
         LintError: with every finding, each named after its source.
     """
+    findings: tuple[str, ...]
     try:
-        subject = _parse(tbs, profile, issuer)
-        findings = tuple(finding for rule in _RULES for finding in rule(subject))
-    except (PkiError, ValueError, TypeError) as error:
+        # cryptography refuses, or warns of, what these two are about; so they come before its parser.
+        findings = tuple(_version_and_serial(tbs))
+        if not findings:
+            subject = _parse(tbs, profile, issuer)
+            findings = tuple(finding for rule in _RULES for finding in _apply(rule, subject))
+    except (PkiError, *PARSE_ERRORS) as error:
         raise LintError((f"RFC 5280 §4.1: the to-be-signed bytes do not parse: {error}",)) from error
     if findings:
         raise LintError(findings)
+
+
+def _apply(rule: _Rule, subject: _Subject) -> Iterator[str]:
+    try:
+        yield from rule(subject)
+    except x509.ExtensionNotFound as error:
+        yield f"RFC 5280 §4.2: the extension {error.oid.dotted_string} is missing"
 
 
 def _parse(tbs: bytes, profile: Profile, issuer: Issuer | None) -> _Subject:
@@ -87,15 +99,21 @@ def _parse(tbs: bytes, profile: Profile, issuer: Issuer | None) -> _Subject:
     return _Subject(tbs, certificate, certificate.extensions, algorithm, profile, issuer)
 
 
-def _encoding(subject: _Subject) -> Iterator[str]:
-    fields = DerReader(subject.tbs).enter()
+def _version_and_serial(tbs: bytes) -> Iterator[str]:
+    fields = DerReader(tbs).enter()
     if fields.read_element() != _VERSION_3:
         yield "RFC 5280 §4.1.2.1: a certificate with extensions has version 3"
     serial = fields.read(INTEGER)
-    if len(serial) > _MAX_SERIAL_OCTETS or serial[0] & 0x80 or not any(serial):
+    if not 0 < len(serial) <= _MAX_SERIAL_OCTETS or serial[0] & 0x80 or not any(serial):
         yield "RFC 5280 §4.1.2.2: a serial number is positive and has at most 20 octets"
     if int.from_bytes(serial, "big").bit_length() < _MIN_SERIAL_BITS:
         yield "BR §7.1: a serial number has at least 64 random bits"
+
+
+def _encoding(subject: _Subject) -> Iterator[str]:
+    fields = DerReader(subject.tbs).enter()
+    for _ in range(2):
+        fields.read_element()
     signer = algorithm_of(subject.issuer_certificate.public_key())
     if fields.read_element() != signature_algorithm_der(signer):
         yield f"RFC 5280 §4.1.2.3: the signature algorithm is not the issuer's, {signer.name}"

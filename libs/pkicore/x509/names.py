@@ -84,9 +84,10 @@ def canonical_dns(name: str) -> str:
     Raises:
         BadCsrError: not a host name of ASCII letters, digits and hyphens, or one that reads as an IP address.
     """
-    canonical = name.lower().removesuffix(".")
+    # ASCII first: lower() turns the KELVIN SIGN into the letter k.
+    canonical = name.lower().removesuffix(".") if name.isascii() else ""
     if not 0 < len(canonical) <= _MAX_DNS:
-        raise BadCsrError(f"a DNS name has 1 to {_MAX_DNS} characters")
+        raise BadCsrError(f"a DNS name has 1 to {_MAX_DNS} ASCII characters")
     host = canonical.removeprefix("*.")
     labels = host.split(".")
     if not all(_LABEL.fullmatch(label) for label in labels):

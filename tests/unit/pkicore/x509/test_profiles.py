@@ -1,0 +1,167 @@
+"""Profiles as data."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from pkicore.algorithms import ALGORITHMS
+from pkicore.errors import IdentityError, ProfileError
+from pkicore.identity import SpiffeId
+from pkicore.x509.names import Names
+from pkicore.x509.profiles import load_profiles
+from tests.support.pki import PROFILES, TRUST_DOMAIN
+
+GOOD = {
+    "description": '"d"',
+    "validity": '"90d"',
+    "backdate": '"1h"',
+    "keys": '["ecdsa-p256"]',
+    "subject": '"empty"',
+    "max_names": "10",
+    "key_usage": '["digitalSignature"]',
+    "extended_key_usage": '["serverAuth"]',
+    "crl": "true",
+    "ocsp": "true",
+    "callers": '["/service/acme"]',
+    "names": '{ dns = "allowed" }',
+    "families": '{ ecdsa = "ecdsa" }',
+}
+
+
+def toml(**changes: str | None) -> str:
+    """One profile named p; None leaves a field out."""
+    fields = {**GOOD, **changes}
+    return "[p]\n" + "\n".join(f"{name} = {value}" for name, value in fields.items() if value is not None)
+
+
+def test_the_packaged_profiles() -> None:
+    """The defaults are what the documentation promises."""
+    assert set(PROFILES) == {"server", "service", "client", "ocsp-responder", "root", "issuing-ca"}
+    server, service, responder = PROFILES["server"], PROFILES["service"], PROFILES["ocsp-responder"]
+    assert (server.validity, server.max_names) == (timedelta(days=90), 100)
+    assert server.extended_key_usage == ("serverAuth",)
+    assert service.extended_key_usage == ("serverAuth", "clientAuth")
+    assert service.names == {"uri": "one", "dns": "allowed", "ip": "allowed", "email": "forbidden"}
+    assert PROFILES["client"].extended_key_usage == ("clientAuth",)
+    assert (responder.extended_key_usage, responder.ocsp_no_check) == (("OCSPSigning",), True)
+    assert PROFILES["issuing-ca"].path_length == 0
+
+
+def test_nobody_may_ask_for_a_ca_over_the_wire() -> None:
+    """The profiles of the ceremony name no caller."""
+    assert all(not profile.callers for profile in PROFILES.values() if profile.ca)
+
+
+def test_the_family_follows_the_key() -> None:
+    """Classical keys are issued by the ecdsa family, ML-DSA keys by the mldsa family, others not at all."""
+    server = PROFILES["server"]
+    assert [server.issuing_family(ALGORITHMS[n]) for n in ("rsa-3072", "ed25519", "ecdsa-p384", "ml-dsa-44")] == [
+        "ecdsa",
+        "ecdsa",
+        "ecdsa",
+        "mldsa",
+    ]
+    with pytest.raises(ProfileError, match="rsa-2048"):
+        PROFILES["service"].issuing_family(ALGORITHMS["rsa-2048"])
+    with pytest.raises(ProfileError):
+        server.issuing_family(ALGORITHMS["ecdsa-p521"])
+
+
+def test_names_must_fit() -> None:
+    """Types, counts and SPIFFE IDs are checked by the profile."""
+    server, service = PROFILES["server"], PROFILES["service"]
+    server.check_names(Names.build(dns=["a.example"], ip=["::1"]))
+    server.check_names(Names.build(dns=[f"a{n}.example" for n in range(100)]))
+    service.check_names(Names.build(uri=["spiffe://td/a"], dns=["localhost"]))
+    PROFILES["root"].check_names(Names())
+    for profile, names in (
+        (server, Names()),
+        (server, Names.build(uri=["spiffe://td/a"])),
+        (server, Names.build(dns=["a.example"], email=["a@a.example"])),
+        (server, Names.build(dns=[f"a{n}.example" for n in range(101)])),
+        (service, Names.build(dns=["a.example"])),
+        (service, Names.build(uri=["spiffe://td/a", "spiffe://td/b"])),
+        (PROFILES["root"], Names.build(dns=["a.example"])),
+    ):
+        with pytest.raises(ProfileError):
+            profile.check_names(names)
+    with pytest.raises(IdentityError):
+        service.check_names(Names.build(uri=["https://td/a"]))
+
+
+def test_callers_by_exact_path_or_one_star() -> None:
+    """Default deny: another path, a deeper path, another trust domain are refused."""
+    server = PROFILES["server"]
+    server.check_caller(SpiffeId.service(TRUST_DOMAIN, "acme"), TRUST_DOMAIN)
+    server.check_caller(SpiffeId.operator(TRUST_DOMAIN, "alice"), TRUST_DOMAIN)
+    for caller in (
+        SpiffeId.service(TRUST_DOMAIN, "signing"),
+        SpiffeId.workload(TRUST_DOMAIN, "acme"),
+        SpiffeId(TRUST_DOMAIN, "/operator/a/b"),
+        SpiffeId(TRUST_DOMAIN, "/operator"),
+        SpiffeId.service("evil.example", "acme"),
+    ):
+        with pytest.raises(ProfileError, match="may not ask"):
+            server.check_caller(caller, TRUST_DOMAIN)
+
+
+def test_the_good_example_loads() -> None:
+    """The text that the refusals below bend is itself in order."""
+    profile = load_profiles(toml())["p"]
+    assert profile.validity == timedelta(days=90)
+    assert profile.names["uri"] == "forbidden"
+    assert profile.path_length is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"validity": None}, "validity"),
+        ({"validity": '"90"'}, "validity"),
+        ({"validity": '"0d"'}, "validity"),
+        ({"validity": '"99999d"'}, "validity"),
+        ({"validity": "90"}, "validity"),
+        ({"backdate": '"2d"'}, "backdate"),
+        ({"keys": '["rsa-1024"]'}, "keys"),
+        ({"keys": '["ecdsa-p521"]'}, "keys"),
+        ({"keys": "[]"}, "keys"),
+        ({"keys": "[1]"}, "keys"),
+        ({"keys": '["ecdsa-p256", "ml-dsa-65"]'}, "families"),
+        ({"subject": '"anything"'}, "subject"),
+        ({"max_names": "-1"}, "max_names"),
+        ({"max_names": "true"}, "max_names"),
+        ({"max_names": "100000"}, "max_names"),
+        ({"key_usage": '["keyAgreement"]'}, "key_usage"),
+        ({"key_usage": '["keyCertSign"]'}, "key_usage"),
+        ({"extended_key_usage": '["codeSigning"]'}, "extended_key_usage"),
+        ({"extended_key_usage": "[]"}, "extended_key_usage"),
+        ({"extended_key_usage": '["serverAuth", "OCSPSigning"]'}, "extended_key_usage"),
+        ({"crl": None}, "crl"),
+        ({"crl": '"yes"'}, "crl"),
+        ({"ca": "true"}, "key_usage"),
+        ({"path_length": "0"}, "path_length"),
+        ({"ocsp_no_check": "true"}, "ocsp_no_check"),
+        ({"callers": '"/service/acme"'}, "callers"),
+        ({"names": '{ host = "allowed" }'}, "names"),
+        ({"names": '{ dns = "maybe" }'}, "names"),
+        ({"names": "{ dns = 1 }"}, "names"),
+        ({"names": "{ dns = [] }"}, "names"),
+        ({"families": '{ ecdsa = "gost" }'}, "families"),
+        ({"families": "{ ecdsa = [] }"}, "families"),
+        ({"typo": "1"}, "typo"),
+    ],
+)
+def test_nonsense_is_refused_by_field(changes: dict[str, Any], field: str) -> None:
+    """One sentence that names the profile and the field."""
+    with pytest.raises(ProfileError, match=rf"^profile p: {field}\b"):
+        load_profiles(toml(**changes))
+
+
+@pytest.mark.parametrize("text", ["[p", "p = 1", "[P]\na=1", "[p]", '["a b"]\na=1'])
+def test_what_is_no_profile(text: str) -> None:
+    """Bad TOML, a value where a table belongs, an empty table, an odd name."""
+    with pytest.raises(ProfileError):
+        load_profiles(text)
