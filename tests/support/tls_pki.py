@@ -90,12 +90,13 @@ class Authority:
         family: str = "mldsa",
         usages: tuple[x509.ObjectIdentifier, ...] = (CLIENT, SERVER),
         valid: tuple[timedelta, timedelta] = (timedelta(days=-1), timedelta(days=30)),
+        extra_uris: tuple[str, ...] = (),
     ) -> Credentials:
         """An end entity with its chain; `valid` is relative to now."""
         key = make_key(family)
         names: list[x509.GeneralName] = [x509.DNSName(name) for name in dns]
         names += [x509.IPAddress(ip_address("127.0.0.1"))] if dns else []
-        names += [x509.UniformResourceIdentifier(uri)] if uri else []
+        names += [x509.UniformResourceIdentifier(name) for name in (uri, *extra_uris) if name]
         certificate = (
             x509.CertificateBuilder()
             .subject_name(x509.Name([]))
@@ -174,7 +175,7 @@ class Authority:
                 revoked_at,
                 x509.ReasonFlags.key_compromise if revoked_at else None,
             )
-            .responder_id(ocsp.OCSPResponderEncoding.HASH, self.certificate)
+            .responder_id(ocsp.OCSPResponderEncoding.NAME, responder.certificate)
             .sign(responder.key, hash_of(responder.key))
         )
         return response.public_bytes(serialization.Encoding.DER)
@@ -187,20 +188,22 @@ class TlsPki:
     Attributes:
         root: the trust anchor.
         issuing: issues everything else.
+        family: of all keys that are not asked for otherwise.
     """
 
     root: Authority
     issuing: Authority
+    family: str = "mldsa"
 
     @classmethod
     def make(cls, family: str = "mldsa") -> TlsPki:
         """A fresh hierarchy."""
         root = Authority.make("root", family)
-        return cls(root, Authority.make("issuing", family, root))
+        return cls(root, Authority.make("issuing", family, root), family)
 
-    def service(self, name: str, family: str = "mldsa") -> Credentials:
+    def service(self, name: str) -> Credentials:
         """An identity as our services have it."""
-        return self.issuing.issue(uri=spiffe(name), family=family)
+        return self.issuing.issue(uri=spiffe(name), family=self.family)
 
     @property
     def trust(self) -> tuple[x509.Certificate, ...]:

@@ -94,10 +94,11 @@ async def crl_cache(
     clock: Clock | None = None,
     errors: Errors | None = None,
     max_staleness: timedelta = timedelta(hours=1),
+    also: tuple[x509.Certificate, ...] = (),
 ) -> CrlCache:
-    """A cache of both CAs, refreshed once."""
+    """A cache of both CAs and whom the test adds, refreshed once."""
     cache = CrlCache(
-        pki.issuers,
+        (*pki.issuers, *also),
         publisher.fetch,
         directory,
         clock or SystemClock(),

@@ -12,6 +12,7 @@ from pkicore.mtls.context import INTERNAL, PUBLIC, TlsRules
 from pkicore.mtls.credentials import Credentials, CredentialsSource, load_credentials
 from pkicore.mtls.observer import HandshakeObserver
 from pkicore.mtls.peer import PeerIdentity
+from pkicore.mtls.probe import HandshakeReport
 from pkicore.mtls.revocation import CrlCache
 from pkicore.mtls.server import TlsListener, TlsTimeouts
 from pkicore.mtls.stapling import StapleCache
@@ -23,6 +24,7 @@ __all__ = [
     "CredentialsSource",
     "CrlCache",
     "HandshakeObserver",
+    "HandshakeReport",
     "PeerIdentity",
     "StapleCache",
     "TlsClient",

@@ -2,45 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import partial
-from ipaddress import ip_address
 
 import httpx
 from cryptography import x509
 from OpenSSL import SSL
 
 from pkicore.clock import Clock
-from pkicore.errors import (
-    BadSignatureError,
-    HandshakeError,
-    PkiError,
-    RevokedError,
-    StaleStatusError,
-    StatusError,
-    StatusUnknownError,
-)
+from pkicore.errors import HandshakeError, StatusError
 from pkicore.identity import SpiffeId
 from pkicore.mtls.admission import admit
-from pkicore.mtls.connection import TlsConnection
-from pkicore.mtls.context import TlsRules, Verification, client_context
+from pkicore.mtls.connection import TlsConnection, open_connection
+from pkicore.mtls.context import OnStaple, TlsRules, Verification, client_context
 from pkicore.mtls.credentials import Credentials, CredentialsSource
-from pkicore.mtls.engine import TlsEngine, reason_of
+from pkicore.mtls.engine import TlsEngine, reason_of, server_name
 from pkicore.mtls.peer import PeerIdentity
 from pkicore.mtls.pool import CountEvent, PooledTransport
+from pkicore.mtls.probe import HandshakeReport, probe
 from pkicore.mtls.revocation import CrlCache
-from pkicore.ocsp import VerifiedStatus, verify_response
-
-_STAPLE_REASONS: dict[type[PkiError], str] = {
-    RevokedError: "staple says revoked",
-    StatusUnknownError: "staple says unknown, or is not about this certificate",
-    StaleStatusError: "staple is stale",
-    BadSignatureError: "staple is not signed by the issuer",
-}
+from pkicore.mtls.staple import check_staple
 
 
 @dataclass(eq=False, kw_only=True)
@@ -99,14 +82,38 @@ class TlsClient:
             PeerMismatchError: the server is not the one that was meant.
             OSError: TCP failed.
         """
-        verification = Verification(self._fresh_status, self._check_staple if self.require_staple else None)
-        engine = TlsEngine(self._context, verification, server_name=server_name(host))
-        admission = partial(self._admit, expected or host)
-        connection = await open_connection(engine, admission, host, port, self.handshake_timeout)
+        engine = self.engine(host, on_staple=self.judge_staple)
+        connection = await open_connection(engine, self.admission(expected or host), host, port, self.handshake_timeout)
         self._connections.add(connection)
         if self.count is not None:
             self.count("connection")
         return connection
+
+    async def probe(self, url: str, expected: SpiffeId | None = None) -> HandshakeReport:
+        """Shake hands once and report what was seen; refusals are reported, not raised.
+
+        Raises:
+            MalformedError: not an https URL.
+            OSError: TCP failed.
+        """
+        return await probe(self, url, expected)
+
+    def engine(self, host: str, *, on_staple: OnStaple) -> TlsEngine:
+        """A fresh connection under the context of this moment."""
+        return TlsEngine(self._context, Verification(self._fresh_status, on_staple), server_name=server_name(host))
+
+    def admission(self, expected: SpiffeId | str) -> Callable[[TlsEngine], PeerIdentity]:
+        """What decides on a server once its handshake is done."""
+        return partial(self._admit, expected)
+
+    def judge_staple(self, der: bytes, chain: tuple[x509.Certificate, ...]) -> None:
+        """Check a staple, where one is required.
+
+        Raises:
+            HandshakeError: there is none, or it does not say that the certificate is good now.
+        """
+        if self.require_staple:
+            check_staple(der, chain, self.clock.now())
 
     def _admit(self, expected: SpiffeId | str, engine: TlsEngine) -> PeerIdentity:
         peer = admit(engine, self.rules, self.crls, self.clock.now())
@@ -118,9 +125,6 @@ class TlsClient:
     def _fresh_status(self, _certificate: x509.Certificate) -> None:
         if self.crls is not None and self.rules.check_crl:
             self.crls.current()
-
-    def _check_staple(self, der: bytes, chain: tuple[x509.Certificate, ...]) -> None:
-        check_staple(der, chain, self.clock.now())
 
     def _rebuild(self) -> None:
         source = self.credentials
@@ -137,52 +141,3 @@ class TlsClient:
                     self.crls.check(connection.peer.links)
                 except StatusError as error:
                     connection.abort(HandshakeError(reason_of(error), connection.peer.name))
-
-
-async def open_connection(
-    engine: TlsEngine, admission: Callable[[TlsEngine], PeerIdentity], host: str, port: int, seconds: float
-) -> TlsConnection:
-    """TCP and TLS, under one timer.
-
-    Raises:
-        HandshakeError: TLS failed or took too long.
-        PeerMismatchError: the server is not the one that was meant.
-        OSError: TCP failed; TimeoutError is one, too.
-    """
-    loop = asyncio.get_running_loop()
-    connection = TlsConnection(engine, admission, f"{host}:{port}")
-    try:
-        async with asyncio.timeout(seconds):
-            await loop.create_connection(lambda: connection, host, port)
-            await connection.handshake()
-    except TimeoutError as error:
-        if not connection.is_connected:
-            raise
-        raise HandshakeError("handshake timeout", f"{host}:{port}") from error
-    finally:
-        if connection.peer is None:
-            connection.close()
-    return connection
-
-
-def check_staple(der: bytes, chain: tuple[x509.Certificate, ...], now: datetime) -> VerifiedStatus:
-    """Check what a server stapled about itself, `chain` being its verified chain.
-
-    Raises:
-        HandshakeError: there is no staple, or it does not say that this certificate is good now.
-    """
-    if not der:
-        raise HandshakeError("no staple")
-    try:
-        return verify_response(der, chain[0], chain[1], now)
-    except PkiError as error:
-        raise HandshakeError(_STAPLE_REASONS.get(type(error), "staple does not verify")) from error
-
-
-def server_name(host: str) -> str | None:
-    """What goes into the server name extension: addresses do not (RFC 6066 §3)."""
-    try:
-        ip_address(host)
-    except ValueError:
-        return host
-    return None

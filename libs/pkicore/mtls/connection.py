@@ -155,6 +155,11 @@ class TlsConnection(asyncio.Protocol):
         return bool(self._received) or self._ended or self._error is not None or self._raw.is_closing()
 
     @property
+    def buffered(self) -> int:
+        """Decrypted bytes that wait for a reader."""
+        return self._waiting
+
+    @property
     def engine(self) -> TlsEngine:
         """For what was negotiated."""
         return self._engine
@@ -212,6 +217,32 @@ class TlsConnection(asyncio.Protocol):
 
     def _early_end(self) -> HandshakeError:
         return HandshakeError("connection closed during the handshake", self._server)
+
+
+async def open_connection(
+    engine: TlsEngine, admission: Callable[[TlsEngine], PeerIdentity], host: str, port: int, seconds: float
+) -> TlsConnection:
+    """TCP and TLS, under one timer.
+
+    Raises:
+        HandshakeError: TLS failed or took too long.
+        PeerMismatchError: the server is not the one that was meant.
+        OSError: TCP failed; TimeoutError is one, too.
+    """
+    loop = asyncio.get_running_loop()
+    connection = TlsConnection(engine, admission, f"{host}:{port}")
+    try:
+        async with asyncio.timeout(seconds):
+            await loop.create_connection(lambda: connection, host, port)
+            await connection.handshake()
+    except TimeoutError as error:
+        if not connection.is_connected:
+            raise
+        raise HandshakeError("handshake timeout", f"{host}:{port}") from error
+    finally:
+        if connection.peer is None:
+            connection.close()
+    return connection
 
 
 def _wake(waiter: asyncio.Future[None] | None) -> None:

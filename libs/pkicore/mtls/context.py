@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from cryptography import x509
 from OpenSSL import SSL, crypto
@@ -46,6 +46,10 @@ PUBLIC = TlsRules(
 """Towards everybody: TLS 1.2 and up, hybrid key exchange preferred, a client certificate welcome."""
 
 
+OnStaple: TypeAlias = Callable[[bytes, tuple[x509.Certificate, ...]], None]
+"""Stapled response (b"" where there is none) and verified chain in; raises PkiError to refuse."""
+
+
 @dataclass
 class Verification:
     """What the callbacks of one handshake found; it travels as the connection's app data.
@@ -59,7 +63,7 @@ class Verification:
     """
 
     on_peer: Callable[[x509.Certificate], None] | None = None
-    on_staple: Callable[[bytes, tuple[x509.Certificate, ...]], None] | None = None
+    on_staple: OnStaple | None = None
     error: PkiError | None = None
     verify_error: int = 0
     rejected: x509.Certificate | None = field(default=None, repr=False)
@@ -116,6 +120,15 @@ def client_context(
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_alpn_protos([_HTTP11])
     context.set_verify(SSL.VERIFY_PEER, _verify_callback(trust))
+    context.set_ocsp_client_callback(_staple_callback)
+    return context
+
+
+def observing_context() -> SSL.Context:
+    """The context of a client that believes everything, to describe servers; never for data."""
+    context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    context.set_min_proto_version(SSL.TLS1_2_VERSION)
+    context.set_verify(SSL.VERIFY_NONE)
     context.set_ocsp_client_callback(_staple_callback)
     return context
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 
 from cryptography import x509
 from OpenSSL import SSL
@@ -10,6 +11,7 @@ from OpenSSL import SSL
 from pkicore.errors import (
     HandshakeError,
     IdentityError,
+    PeerMismatchError,
     PkiError,
     RevokedError,
     StaleStatusError,
@@ -39,6 +41,7 @@ _REASONS: tuple[tuple[type[PkiError], str], ...] = (
     (StaleStatusError, "revocation status is stale"),
     (StatusUnknownError, "revocation status is unknown"),
     (IdentityError, "names are not acceptable"),
+    (PeerMismatchError, "another peer than expected"),
 )
 
 
@@ -162,6 +165,15 @@ class TlsEngine:
         if verification.verify_error:
             return HandshakeError(openssl.verify_error_text(verification.verify_error), peer)
         return HandshakeError(_reason(error), peer)
+
+
+def server_name(host: str) -> str | None:
+    """What goes into the server name extension: addresses do not (RFC 6066 §3)."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return host
+    return None
 
 
 def reason_of(error: PkiError) -> str:

@@ -32,7 +32,8 @@ def set_groups(context: SSL.Context, groups: tuple[str, ...]) -> None:
         UnsupportedError: OpenSSL does not know one of them.
     """
     # No public call in pyOpenSSL 26.4, see the module text; the group is checked again after the handshake.
-    if lib.SSL_CTX_set1_curves_list(context._context, ":".join(groups).encode()) != 1:  # noqa: SLF001 (no public call)
+    # Slashes make OpenSSL prefer a group over all that follow, even if the client guessed a key share for a later one.
+    if lib.SSL_CTX_set1_curves_list(context._context, "/".join(groups).encode()) != 1:  # noqa: SLF001 (no public call)
         raise UnsupportedError(f"OpenSSL refuses the key exchange groups {', '.join(groups)}")
 
 

@@ -85,13 +85,8 @@ class PeerIdentity:
         """
         matches = self.spiffe_id == expected if isinstance(expected, SpiffeId) else self._has_host(expected)
         if not matches:
-            raise PeerMismatchError(f"expected {expected}, but the certificate is for {self.names_text}")
-
-    @property
-    def names_text(self) -> str:
-        """All names in one line, for messages."""
-        spiffe = () if self.spiffe_id is None else (str(self.spiffe_id),)
-        return ", ".join((*spiffe, *self.dns_names, *map(str, self.ip_addresses))) or "nobody"
+            names = ", ".join(names_of(self.certificate)) or "nobody"
+            raise PeerMismatchError(f"expected {expected}, but the certificate is for {names}")
 
     def _has_host(self, host: str) -> bool:
         try:
@@ -118,6 +113,19 @@ def presented_name(certificate: x509.Certificate) -> str:
     except IdentityError:
         spiffe_id = None
     return f"serial {certificate.serial_number:x}" if spiffe_id is None else str(spiffe_id)
+
+
+def names_of(certificate: x509.Certificate) -> tuple[str, ...]:
+    """The URIs, DNS names and addresses of a certificate.
+
+    Raises:
+        IdentityError: the names do not parse.
+    """
+    names = _names(certificate)
+    if names is None:
+        return ()
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    return (*uris, *names.get_values_for_type(x509.DNSName), *map(str, _addresses(names)))
 
 
 def _names(leaf: x509.Certificate) -> x509.SubjectAlternativeName | None:

@@ -19,6 +19,9 @@ from pkicore.mtls.transport import TlsTransport
 if TYPE_CHECKING:
     from pkicore.mtls.server import TlsListener
 
+_MAX_HEAD = 64 * 1024
+"""Bytes of a request's line and headers."""
+
 _UNREAD_REPLIES = 64 * 1024
 """Bytes that a peer which reads nothing may make us produce (alerts, key updates) before it is cut off."""
 
@@ -47,6 +50,7 @@ class TlsServerProtocol(asyncio.Protocol):
         self._paused = False
         self._unread_replies = 0
         self._head_since: float | None = None
+        self._head_bytes = 0
         self._received_at = 0.0
         self._unsent = 0
         self._unsent_since = 0.0
@@ -110,6 +114,11 @@ class TlsServerProtocol(asyncio.Protocol):
         """Abort, as uvicorn is stopping: a connection without a request has nothing to finish."""
         self._raw.abort()
 
+    @property
+    def buffered(self) -> int:
+        """Encrypted bytes that the socket has not taken yet."""
+        return self._raw.get_write_buffer_size()
+
     # How it works.
 
     def _shake_hands(self) -> bool:
@@ -141,12 +150,20 @@ class TlsServerProtocol(asyncio.Protocol):
             if not data:
                 self._close_notified(http)
                 break
-            if self._head_since is None and _awaits_request(http):
-                self._head_since = self._received_at
-            http.data_received(data)
+            self._feed(http, data)
+        self._flush()
+
+    def _feed(self, http: HttpToolsProtocol, data: bytes) -> None:
+        """The parser bounds neither the time nor the bytes of a request's head, so they are bounded here."""
+        if _awaits_request(http):
+            self._head_since = self._head_since or self._received_at
+            self._head_bytes += len(data)
+        http.data_received(data)
         if not _awaits_request(http):
             self._head_since = None
-        self._flush()
+            self._head_bytes = 0
+        elif self._head_bytes > _MAX_HEAD:
+            self._raw.abort()
 
     def _close_notified(self, http: HttpToolsProtocol) -> None:
         """The peer sends no more (RFC 8446 §6.1): a whole request is still answered, half of one is not."""
