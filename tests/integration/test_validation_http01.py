@@ -213,6 +213,14 @@ async def test_answer_that_is_not_http(http01: Http01, web: HttpChallengeServer,
     assert (await refusal(http01)).acme_type == "connection"
 
 
+async def test_internationalised_name(dns: DnsSimulator, web: HttpChallengeServer, http01: Http01) -> None:
+    """A name with A-labels is looked up and asked for as it is written."""
+    dns.set("xn--bcher-kva.test", A=["127.0.0.1"])
+    web.answer(TOKEN, KEY_AUTHORIZATION)
+    await http01.validate(Identifier("dns", "xn--bcher-kva.test"), TOKEN, KEY_AUTHORIZATION)
+    assert web.requests[0].headers["host"] == f"xn--bcher-kva.test:{web.port}"
+
+
 async def test_ipv6_first_then_ipv4(dns: DnsSimulator, web: HttpChallengeServer, http01: Http01) -> None:
     """Where the IPv6 address refuses, the IPv4 address is tried."""
     dns.set("site.test", A=["127.0.0.1"], AAAA=["::1"])
@@ -380,6 +388,17 @@ async def test_odd_spellings_of_loopback_are_names(http01: Http01, web: HttpChal
     web.redirect(PATH, f"http://{host}:{web.port}/")
     error = await refusal(http01)
     assert error.acme_type == ("connection" if host == "0177.0.0.1" else "dns")
+    assert len(web.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["xn--a.test", "xn--0.test", "a b.test", "a%00b.test", "a%0d%0aX: y.test", "*.test", "..", "a\\@b.test", "_", "-"],
+)
+async def test_redirect_to_an_odd_host(http01: Http01, web: HttpChallengeServer, host: str) -> None:
+    """A host that nobody can have ends in a refusal, never in a crash or a second header line."""
+    web.redirect(PATH, f"http://{host}/")
+    assert (await refusal(http01)).acme_type in {"dns", "connection"}
     assert len(web.requests) == 1
 
 

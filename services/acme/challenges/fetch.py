@@ -37,6 +37,11 @@ def port_of(url: httpx.URL) -> int:
     return DEFAULT_PORTS.get(url.scheme, 0) if url.port is None else url.port
 
 
+def host_of(url: httpx.URL) -> str:
+    """The host as it stands in the URL: A-labels are not decoded, IPv6 addresses lose their brackets."""
+    return url.raw_host.decode("ascii")
+
+
 class Fetcher:
     """Fetches URLs without proxies, cookies, redirects, decompression or certificate verification.
 
@@ -60,7 +65,7 @@ class Fetcher:
             ValidationError: "connection", when no address may be dialled or none answers HTTP; "incorrectResponse",
                 when a 200 has more than 128 octets.
         """
-        permitted = self._guard.permitted(url.host, addresses)
+        permitted = self._guard.permitted(host_of(url), addresses)
         origin = httpcore.Origin(url.raw_scheme, url.raw_host, port_of(url))
         try:
             async with httpcore.AsyncHTTPConnection(
@@ -102,7 +107,7 @@ async def _read_body(response: httpcore.Response, url: httpx.URL) -> bytes:
         if len(body) > MAX_BODY_BYTES:
             raise ValidationError(
                 "incorrectResponse",
-                f"the answer at {url.host} is longer than {MAX_BODY_BYTES} octets and begins with {quote(body)}",
+                f"the answer at {host_of(url)} is longer than {MAX_BODY_BYTES} octets and begins with {quote(body)}",
             )
     return body
 
@@ -179,7 +184,7 @@ class _BoundedStream(httpcore.AsyncNetworkStream):
 
 
 def _target(url: httpx.URL, addresses: Sequence[IPAddress]) -> str:
-    return f"{url.host} port {port_of(url)} ({', '.join(map(str, addresses))})"
+    return f"{host_of(url)} port {port_of(url)} ({', '.join(map(str, addresses))})"
 
 
 def _reason(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from ipaddress import ip_address
 import httpx
 
 from services.acme.challenges.addresses import IPAddress
-from services.acme.challenges.fetch import DEFAULT_PORTS, Fetched, Fetcher, port_of
+from services.acme.challenges.fetch import DEFAULT_PORTS, Fetched, Fetcher, host_of, port_of
 from services.acme.challenges.quote import quote
 from services.acme.challenges.resolver import Resolver
 from services.acme.errors import ValidationError
@@ -60,11 +60,13 @@ class Http01:
 
     async def _follow(self, url: httpx.URL) -> bytes:
         for _ in range(MAX_REDIRECTS + 1):
-            fetched = await self._fetcher.get(url, await self._addresses(url.host))
+            fetched = await self._fetcher.get(url, await self._addresses(host_of(url)))
             if fetched.status == httpx.codes.OK:
                 return fetched.body
             if fetched.status not in REDIRECTS:
-                raise ValidationError("incorrectResponse", f"{url.host} answered with status {fetched.status}, not 200")
+                raise ValidationError(
+                    "incorrectResponse", f"{host_of(url)} answered with status {fetched.status}, not 200"
+                )
             url = self._redirected(url, fetched)
         raise ValidationError("connection", f"more than {MAX_REDIRECTS} redirects")
 
@@ -82,16 +84,18 @@ class Http01:
         """
         location = fetched.location or b""
         if not location or len(location) > MAX_LOCATION_BYTES:
-            raise ValidationError("connection", f"{url.host} redirects without a usable Location")
+            raise ValidationError("connection", f"{host_of(url)} redirects without a usable Location")
         try:
             target = url.join(location.decode("ascii"))
             port = port_of(target)
         except (httpx.InvalidURL, ValueError) as error:
-            raise ValidationError("connection", f"{url.host} redirects to {quote(location)}, not a URL") from error
-        if target.scheme not in DEFAULT_PORTS or not target.host or target.userinfo:
+            raise ValidationError("connection", f"{host_of(url)} redirects to {quote(location)}, not a URL") from error
+        if target.scheme not in DEFAULT_PORTS or not host_of(target) or target.userinfo:
             raise ValidationError(
-                "connection", f"{url.host} redirects to {quote(location)}; only http and https are followed"
+                "connection", f"{host_of(url)} redirects to {quote(location)}; only http and https are followed"
             )
         if port not in self._ports:
-            raise ValidationError("connection", f"{url.host} redirects to port {port}; only 80 and 443 are followed")
+            raise ValidationError(
+                "connection", f"{host_of(url)} redirects to port {port}; only 80 and 443 are followed"
+            )
         return target

@@ -1,0 +1,55 @@
+import re
+
+import httpx
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.acme.challenges.addresses import AddressGuard
+from services.acme.challenges.fetch import Fetched, Fetcher
+from services.acme.challenges.http01 import Http01
+from services.acme.challenges.resolver import Resolver
+from services.acme.errors import ValidationError
+
+ASKED = httpx.URL("http://site.test/.well-known/acme-challenge/token")
+HTTP01 = Http01(Resolver.build("127.0.0.1:1", 1), Fetcher(AddressGuard(()), 1), 5002, 1)
+FRAGMENTS = st.sampled_from(
+    [
+        "http",
+        "https",
+        "ftp",
+        ":",
+        "//",
+        "/",
+        "\\",
+        "@",
+        "[",
+        "]",
+        "::1",
+        "%0d%0a",
+        "%00",
+        "#",
+        "?",
+        "..",
+        "xn--",
+        "\xad",
+        " ",
+    ]
+)
+
+
+@given(
+    st.binary(max_size=80)
+    | st.lists(FRAGMENTS | st.text(max_size=5), max_size=12).map(lambda parts: "".join(parts).encode())
+)
+def test_any_location_is_refused_or_is_a_plain_url(location: bytes) -> None:
+    """Whatever a site sends as Location, the next hop is http or https, on a permitted port, in plain characters."""
+    try:
+        target = HTTP01._redirected(ASKED, Fetched(302, location, b""))
+    except ValidationError:
+        return
+    assert target.scheme in {"http", "https"}
+    assert (target.port or 80) in {80, 443, 5002}
+    assert not target.userinfo
+    assert re.fullmatch(rb"[!-~]+", target.raw_host)
+    assert re.fullmatch(rb"[!-~]+", target.raw_path)
+    assert re.fullmatch(rb"[!-~]+", target.netloc)
