@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from secrets import token_hex
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -34,9 +35,11 @@ from services.ca.revocation import Revoker
 from services.ca.settings import CaSettings
 from services.ca.status import StatusEndpoints
 from services.ca.store import CaStore
+from services.ca.wire import CertificateRequest, Identifier
 from services.chassis.asgi import Application, Request
 from services.chassis.audit import Checkpointer
 from services.chassis.database import CommitObserver, Database
+from services.chassis.identity import IdentityFiles, IdentityRenewer
 from services.chassis.migrations import migrate
 from services.chassis.observability import HttpMetrics, TlsMetrics
 from services.chassis.ops import Readiness, ops_application
@@ -224,6 +227,7 @@ async def serve(
         stack.push_async_callback(checkpointer.write)
         tls = Transport.of(settings, core, tls_metrics, clock)
         await tls.open()
+        stack.push_async_callback(tls.listener.aclose)
         readiness = Readiness()
         listeners = [
             Listener("internal", internal_application(core, policy, metrics, clock), sockets["internal"], tls.listener),
@@ -235,6 +239,7 @@ async def serve(
             BackgroundTask("revocation-log", core.log.run),
             BackgroundTask("ocsp-responders", core.responders.run),
             BackgroundTask("audit-checkpoints", checkpointer.run),
+            BackgroundTask("own-identity", own_identity_renewer(settings, core, tls_metrics, clock).run),
             *tls.background(),
         ]
         await run_service("ca", listeners, state_dir=settings.state_dir, readiness=readiness, background=background)
@@ -316,6 +321,20 @@ class Transport:
             self.published.clear()
             await self.crls.refresh()
             await self.staples.refresh()
+
+
+def own_identity_renewer(settings: CaSettings, core: Core, metrics: TlsMetrics, clock: Clock) -> IdentityRenewer:
+    """Renews the CA's own mTLS identity, by its own nine steps."""
+    identity = SpiffeId.service(settings.trust_domain, "ca")
+    directory = settings.tls_certificate.parent
+    files = IdentityFiles(directory, settings.tls_certificate.name, settings.tls_key.name)
+
+    async def issue(csr: bytes) -> bytes:
+        names = (Identifier("uri", str(identity)),)
+        wanted = CertificateRequest(csr, "service", names, f"own-identity-{token_hex(8)}")
+        return (await core.issuance.issue(identity, wanted)).answer.chain.encode()
+
+    return IdentityRenewer(files, issue, clock, metrics)
 
 
 def advertised_url(recorded: str, address: tuple[str, int]) -> str:

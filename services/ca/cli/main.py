@@ -1,6 +1,10 @@
 """The command group."""
 
+import logging
+import sys
+
 import click
+import structlog
 
 from services.ca.cli.audit import audit
 from services.ca.cli.certificates import crl, issue, revoke
@@ -16,6 +20,8 @@ def main() -> None:
 
     Begin with `ztca init --dir DIR`, then `ztca up --dir DIR`.
     """
+    quiet = structlog.make_filtering_bound_logger(logging.ERROR)
+    structlog.configure(wrapper_class=quiet, logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 
 
 for command in (init, up, issue, revoke, crl, ca, audit, probe):
