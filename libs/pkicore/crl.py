@@ -108,6 +108,8 @@ async def build_crl(
         this_update: strictly increasing too, see the module.
         next_update: when a newer list will be there.
         distribution_points: every URL at which the list is; they stand in the certificates, too (RFC 5280 §5.2.5).
+            Empty, with scope None, for a root: its own certificate names no distribution point, and OpenSSL's
+            CRL_CHECK_ALL, which looks for the root as well, takes only a list without one for it.
         scope: "user" for end entities only, "ca" for CAs only, None for both.
 
     Raises:
@@ -236,7 +238,7 @@ def _check_signature(crl: x509.CertificateRevocationList, issuer_certificate: x5
     public_key = known_public_key(issuer_certificate.public_key())
     if crl.signature_algorithm_oid.dotted_string != algorithm_of(public_key).signature_oid:
         raise BadSignatureError("the CRL is signed with another algorithm than its issuer's")
-    # is_signature_valid also compares the inner and the outer algorithm (RFC 5280 §5.1.1.2).
+    # The parser has compared the inner and the outer algorithm already (RFC 5280 §5.1.1.2).
     if not crl.is_signature_valid(public_key):
         raise BadSignatureError("the signature of the CRL does not verify")
 

@@ -133,7 +133,7 @@ class Hierarchy:
         return await self._crl(self.issuing, self.issuing_key, serials, number)
 
     async def root_crl(self, serials: Sequence[int] = (), *, number: int = 1) -> bytes:
-        """The root's list, likewise."""
+        """The root's list, likewise; without an issuing distribution point, so that it covers the root itself."""
         return await self._crl(self.root, self.root_key, serials, number)
 
     async def _crl(self, issuer: Issuer, key: MemoryKey, serials: Sequence[int], number: int) -> bytes:
@@ -145,8 +145,8 @@ class Hierarchy:
             number=number,
             this_update=now,
             next_update=now + timedelta(hours=1),
-            distribution_points=[issuer.crl_url],
-            scope="user" if issuer is self.issuing else "ca",
+            distribution_points=[issuer.crl_url] if issuer is self.issuing else [],
+            scope="user" if issuer is self.issuing else None,
         )
 
 
