@@ -63,7 +63,9 @@ def configure_logging(service: str, level: str, log_format: str) -> None:
 
 
 def _factory(log_format: str) -> Callable[..., Any]:
-    return structlog.BytesLoggerFactory() if log_format == "json" else structlog.PrintLoggerFactory()
+    if log_format == "json":
+        return structlog.BytesLoggerFactory(sys.stdout.buffer)
+    return structlog.PrintLoggerFactory(sys.stdout)
 
 
 def _context(service: str) -> Callable[[Any, str, EventDict], EventDict]:

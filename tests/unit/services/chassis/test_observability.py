@@ -1,0 +1,133 @@
+import json
+import logging
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+import structlog
+from prometheus_client import CollectorRegistry, generate_latest
+
+from services.chassis.observability import TlsMetrics, configure_logging, redact, request_id_var
+from tests.support.clock import ManualClock
+
+
+class Output:
+    """What was written to standard output."""
+
+    def __init__(self, captured: pytest.CaptureFixture[bytes]) -> None:
+        self._captured = captured
+
+    def text(self) -> str:
+        """Since the last look."""
+        return self._captured.readouterr().out.decode()
+
+    def lines(self) -> list[dict[str, object]]:
+        """The same, as JSON lines."""
+        return [json.loads(line) for line in self.text().splitlines()]
+
+
+@pytest.fixture
+def output(capsysbinary: pytest.CaptureFixture[bytes]) -> Iterator[Output]:
+    """Catches standard output; logging is as before afterwards."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield Output(capsysbinary)
+    structlog.reset_defaults()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def test_a_line_is_one_json_object_with_service_level_and_time(output: Output) -> None:
+    """Line ends and quotes inside values cannot forge a line."""
+    configure_logging("bakery", "info", "json")
+    structlog.get_logger("x").info("bread\nsold", buyer='"}\n{"level":"error"')
+    (line,) = output.lines()
+    assert (line["service"], line["level"], line["event"]) == ("bakery", "info", "bread\nsold")
+    assert str(line["time"]).endswith("Z")
+
+
+def test_lines_below_the_level_are_not_written(output: Output) -> None:
+    """At warning, info is silent."""
+    configure_logging("bakery", "warning", "json")
+    structlog.get_logger("x").info("bread sold")
+    assert output.lines() == []
+
+
+def test_the_request_id_stands_in_every_line_of_its_task(output: Output) -> None:
+    """Without a request there is none."""
+    configure_logging("bakery", "info", "json")
+    structlog.get_logger("x").info("before")
+    token = request_id_var.set("r-1")
+    structlog.get_logger("x").info("within")
+    request_id_var.reset(token)
+    assert [line.get("request_id") for line in output.lines()] == [None, "r-1"]
+
+
+def test_a_trace_holds_no_local_variables(output: Output) -> None:
+    """A passphrase in a local variable does not reach the log with the trace."""
+    configure_logging("bakery", "info", "json")
+
+    def fail() -> None:
+        recipe = "grandmother's"
+        raise ValueError(f"{len(recipe)} letters")
+
+    try:
+        fail()
+    except ValueError:
+        structlog.get_logger("x").exception("oven")
+    (line,) = output.lines()
+    assert "ValueError" in str(line["exception"])
+    assert "grandmother" not in json.dumps(line)
+
+
+def test_libraries_log_in_the_same_form(output: Output) -> None:
+    """Warnings of the standard library's logging become JSON lines, debug chatter is dropped."""
+    configure_logging("bakery", "info", "json")
+    logging.getLogger("uvicorn.error").warning("Invalid %s", "request")
+    logging.getLogger("asyncio").debug("chatter")
+    (line,) = output.lines()
+    assert (line["event"], line["level"], line["service"]) == ("Invalid request", "warning", "bakery")
+
+
+def test_console_lines_are_for_people(output: Output) -> None:
+    """The other format is text."""
+    configure_logging("bakery", "info", "console")
+    structlog.get_logger("x").info("bread sold", loaves=3)
+    assert "bread sold" in output.text()
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["passphrase", "password", "Secret", "api_token", "hmac-key", "private_key", "privateKey", "authorization", "pin"],
+)
+def test_values_named_like_secrets_are_blanked(key: str) -> None:
+    """At every depth of mappings."""
+    event = redact(None, "info", {"event": "x", key: "hunter2", "inner": {key: "hunter2", "kept": 1}})
+    assert "hunter2" not in str(event)
+    assert event["inner"]["kept"] == 1
+
+
+@pytest.mark.parametrize("key", ["event", "pinned", "tokens_left", "path", "spinning"])
+def test_other_values_stay(key: str) -> None:
+    """A word within a word is no secret."""
+    assert redact(None, "info", {key: "kept"})[key] == "kept"
+
+
+def test_handshakes_rotations_and_ages_are_metrics() -> None:
+    """Names and labels as the dashboards expect them; ages follow the clock."""
+    registry, clock = CollectorRegistry(), ManualClock()
+    metrics = TlsMetrics(registry, clock)
+    metrics.certificate("public", clock.now(), clock.now() + timedelta(hours=24))
+    metrics.handshake(listener="public", result="success", reason="", peer=None, group="X25519MLKEM768")
+    metrics.handshake(listener="public", result="failure", reason="certificate revoked", peer="serial 0a", group=None)
+    metrics.rotation("success")
+    clock.advance(timedelta(hours=1))
+    text = generate_latest(registry).decode()
+    for line in (
+        'mtls_handshakes_total{listener="public",reason="",result="success"} 1.0',
+        'mtls_handshakes_total{listener="public",reason="certificate revoked",result="failure"} 1.0',
+        'mtls_cert_expiry_seconds{listener="public"} 82800.0',
+        'cert_age_seconds{listener="public"} 3600.0',
+        'mtls_rotation_total{result="success"} 1.0',
+    ):
+        assert line in text

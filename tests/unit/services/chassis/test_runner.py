@@ -1,0 +1,205 @@
+import asyncio
+import json
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry
+
+from services.chassis.asgi import Application, Request, Response, Route, json_response
+from services.chassis.errors import BindError
+from services.chassis.http_protocol import HEAD_BYTES
+from services.chassis.observability import HttpMetrics
+from services.chassis.ops import Readiness, ops_application
+from services.chassis.problems import ProblemTable
+from services.chassis.runner import BackgroundTask, Listener, bind, run_service, supervise
+
+
+async def slow(_: Request) -> Response:
+    """Takes a while."""
+    await asyncio.sleep(0.5)
+    return json_response("done")
+
+
+@asynccontextmanager
+async def running(state: Path, *background: BackgroundTask) -> AsyncIterator[tuple[dict[str, Any], Readiness]]:
+    """A service with a public and an ops listener; stopped by SIGTERM at the end."""
+    registry = CollectorRegistry()
+    metrics, readiness = HttpMetrics(registry), Readiness("keys")
+    public = Application("test", [Route("GET", "/slow", slow)], problems=ProblemTable({}), metrics=metrics)
+    listeners = [
+        Listener("public", public, bind("127.0.0.1", 0, "port")),
+        Listener("ops", ops_application("test", registry, readiness, metrics), bind("127.0.0.1", 0, "ops_port")),
+    ]
+    ready = asyncio.Event()
+    service = asyncio.create_task(
+        run_service("test", listeners, state_dir=state, readiness=readiness, background=background, on_ready=ready.set)
+    )
+    await asyncio.wait_for(ready.wait(), 10)
+    try:
+        yield json.loads((state / "listeners.json").read_bytes()), readiness
+    finally:
+        if not service.done():
+            os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.wait_for(service, 15)
+
+
+async def test_listeners_answer_and_are_listed(tmp_path: Path) -> None:
+    """When `on_ready` is called the file names each URL and the process, and each URL answers."""
+    async with running(tmp_path) as (urls, _), httpx.AsyncClient() as client:
+        assert urls.keys() == {"public", "ops", "pid"}
+        assert urls["pid"] == os.getpid()
+        assert (await client.get(urls["public"] + "/slow")).json() == "done"
+        assert (await client.get(urls["ops"] + "/healthz")).json() == {"status": "ok"}
+        assert "pqcpki_http_requests_total" in (await client.get(urls["ops"] + "/metrics")).text
+
+
+async def test_readiness_says_what_is_missing(tmp_path: Path) -> None:
+    """503 with the unmet conditions, then 200."""
+    async with running(tmp_path) as (urls, readiness), httpx.AsyncClient() as client:
+        response = await client.get(urls["ops"] + "/readyz")
+        assert (response.status_code, response.json()["waiting"]) == (503, {"keys": "not yet"})
+        readiness.met("keys")
+        assert (await client.get(urls["ops"] + "/readyz")).status_code == 200
+
+
+async def test_open_requests_finish_while_new_connections_are_refused(tmp_path: Path) -> None:
+    """SIGTERM drains: the request under way is answered, the port is closed."""
+    async with running(tmp_path) as (urls, readiness), httpx.AsyncClient() as client:
+        under_way = asyncio.create_task(client.get(urls["public"] + "/slow"))
+        await asyncio.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(0.2)
+        assert "running" in readiness.reasons
+        with pytest.raises(httpx.ConnectError):
+            await httpx.AsyncClient().get(urls["ops"] + "/healthz")
+        assert (await under_way).json() == "done"
+
+
+async def test_background_tasks_end_with_the_service(tmp_path: Path) -> None:
+    """They are cancelled, and waited for, after the last request."""
+    ended = asyncio.Event()
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async with running(tmp_path, BackgroundTask("work", work)):
+        assert not ended.is_set()
+    assert ended.is_set()
+
+
+async def test_a_crashing_background_task_is_run_again() -> None:
+    """In between, the service is not ready and says why."""
+    readiness, runs, seen = Readiness(), 0, []
+
+    async def work() -> None:
+        nonlocal runs
+        runs += 1
+        seen.append(dict(readiness.reasons))
+        if runs < 3:
+            raise RuntimeError("crash")
+
+    task = asyncio.create_task(supervise(BackgroundTask("work", work), readiness, first_wait=0.05))
+    await asyncio.sleep(0.01)
+    assert readiness.reasons == {"work": "the background task crashed"}
+    await asyncio.wait_for(task, 5)
+    assert (runs, readiness.reasons, seen) == (3, {}, [{}, {}, {}])
+
+
+def test_a_taken_port_is_named_with_its_setting() -> None:
+    """The sentence says what to do."""
+    with bind("127.0.0.1", 0, "port") as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(BindError, match=rf"port {port} on 127\.0\.0\.1 is taken: .*set PQCPKI_CA_PORT"):
+            bind("127.0.0.1", port, "PQCPKI_CA_PORT")
+
+
+@pytest.mark.parametrize("host", ["203.0.113.7", "no such host", "256.1.1.1"])
+def test_an_address_that_is_not_ours_is_named_with_its_setting(host: str) -> None:
+    """Foreign addresses and names that resolve to nothing."""
+    with pytest.raises(BindError, match=r"PQCPKI_CA_HOST"):
+        bind(host, 0, "PQCPKI_CA_HOST")
+
+
+def test_urls_are_those_that_certificates_name() -> None:
+    """Loopback with TLS is localhost; IPv6 stands in brackets."""
+
+    class Tls:
+        protocol_class = asyncio.Protocol
+
+    with bind("127.0.0.1", 0, "port") as four, bind("::1", 0, "port") as six:
+        assert Listener("x", _nothing, four, Tls()).url == f"https://localhost:{four.getsockname()[1]}"
+        assert Listener("x", _nothing, six).url == f"http://[::1]:{six.getsockname()[1]}"
+
+
+async def _nothing(*_: object) -> None:
+    """An application that is never called."""
+
+
+async def exchange(url: str, *parts: bytes, wait: float = 5.0) -> bytes:
+    """Sends raw bytes, answers everything that comes back until the connection closes."""
+    host, _, port = url.removeprefix("http://").partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        for part in parts:
+            writer.write(part)
+            await writer.drain()
+        return await asyncio.wait_for(reader.read(), wait)
+    except ConnectionError:
+        return b""
+    finally:
+        writer.close()
+
+
+async def test_an_endless_head_is_cut_off(tmp_path: Path) -> None:
+    """A request whose headers never end is refused at the bound, before they are kept."""
+    async with running(tmp_path) as (urls, _):
+        answer = await exchange(urls["ops"], b"GET /healthz HTTP/1.1\r\nX: ", *[b"y" * 8192] * (HEAD_BYTES // 8192 + 2))
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"head is too long" in answer
+
+
+async def test_a_pipelined_pair_and_a_large_body_are_not_taken_for_a_long_head(tmp_path: Path) -> None:
+    """The bound counts heads only."""
+    body = b"z" * (HEAD_BYTES + 10_000)
+    post = b"POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    get = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    last = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    async with running(tmp_path) as (urls, _):
+        answer = await exchange(urls["ops"], post, get, last)
+    assert answer.count(b"HTTP/1.1 200 OK") == 2
+    assert answer.count(b"HTTP/1.1 405 ") == 1
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"GET /healthz HTTP/9.9\r\n\r\n",
+        b"POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+        b"POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+        b"GET /healthz HTTP/1.1\nHost: x\n\n",
+    ],
+    ids=["tls-hello", "version", "smuggling", "two-lengths", "negative", "bare-lf"],
+)
+async def test_what_is_no_unambiguous_http_is_refused(tmp_path: Path, request_bytes: bytes) -> None:
+    """Nothing that two parsers could read in two ways is answered with success."""
+    async with running(tmp_path) as (urls, _):
+        answer = await exchange(urls["ops"], request_bytes)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+
+
+def test_sockets_are_ready_to_accept_at_once() -> None:
+    """A bound socket queues connections from the start, so that a peer that is early waits instead of failing."""
+    with bind("127.0.0.1", 0, "port") as bound, socket.create_connection(bound.getsockname(), 2):
+        assert not bound.getblocking()
