@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from itertools import pairwise
 
@@ -33,6 +34,7 @@ class PeerIdentity:
         dns_names: its DNS names, lower case, wildcards as written.
         ip_addresses: its IP addresses.
         serial: the serial number of `certificate`.
+        expires: end of the validity of `certificate`; the connection ends with it.
         links: who vouches for whom along the chain, for revocation checks.
     """
 
@@ -42,6 +44,7 @@ class PeerIdentity:
     dns_names: tuple[str, ...]
     ip_addresses: tuple[IPv4Address | IPv6Address, ...]
     serial: int
+    expires: datetime
     links: tuple[IssuedBy, ...]
 
     @classmethod
@@ -64,6 +67,7 @@ class PeerIdentity:
             dns_names=tuple(name.lower() for name in names.get_values_for_type(x509.DNSName)) if names else (),
             ip_addresses=tuple(_addresses(names)),
             serial=leaf.serial_number,
+            expires=leaf.not_valid_after_utc,
             links=links,
         )
 
@@ -75,7 +79,7 @@ class PeerIdentity:
     @property
     def name(self) -> str:
         """The SPIFFE ID, else the serial number: what logs call this peer."""
-        return presented_name(self.certificate)
+        return f"serial {self.serial:x}" if self.spiffe_id is None else str(self.spiffe_id)
 
     def require(self, expected: SpiffeId | str) -> None:
         """Check that this peer is the one that was meant: a SPIFFE ID, or a host name or address (RFC 9525 §6).

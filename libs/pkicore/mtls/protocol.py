@@ -218,16 +218,18 @@ class TlsServerProtocol(asyncio.Protocol):
         )
 
     def _watch(self) -> None:
-        """Cut off a peer that dawdles over a request's head, its body, or reading the answer."""
+        """Cut off a peer that dawdles over a request's head, its body, or reading the answer; let an expired one go."""
         now, timeouts = self._loop.time(), self.listener.timeouts
         http = cast("HttpToolsProtocol", self._http)
+        if self.peer is not None and self.listener.clock.now() > self.peer.expires:
+            http.shutdown()
         if _awaits_request(http):
             slow = self._head_since is not None and now - self._head_since > timeouts.request_head
         else:
             slow = http.cycle.more_body and self._raw.is_reading() and now - self._received_at > timeouts.stall
         if slow or (self._paused and self._unsent_for(now) > timeouts.stall):
             self._raw.abort()
-        else:
+        elif not http.transport.is_closing():
             self._watch_again(self._watch)
 
     def _closing(self) -> None:

@@ -1,0 +1,211 @@
+"""The CRL cache: what it takes, what it refuses, and what survives a restart."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from pkicore.errors import BadSignatureError, RevokedError, StaleStatusError, StatusUnknownError
+from pkicore.mtls.peer import IssuedBy, key_hash
+from pkicore.mtls.revocation import CrlCache
+from tests.support.clock import ManualClock
+from tests.support.tls_pki import Authority, TlsPki, now
+from tests.support.tls_server import CrlPublisher, Errors, crl_cache
+
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture
+def pki() -> TlsPki:
+    """A hierarchy whose CRL numbers start anew."""
+    return TlsPki.make("ecdsa")
+
+
+@pytest.fixture
+def publisher(pki: TlsPki) -> CrlPublisher:
+    """Serves a CRL of each CA."""
+    publisher = CrlPublisher()
+    publisher.publish(pki)
+    return publisher
+
+
+def _alter_all(directory: Path) -> None:
+    for path in directory.iterdir():
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+
+
+def _numbers(cache: CrlCache) -> list[int]:
+    return [crl.number for crl in cache.newest()]
+
+
+async def test_crls_are_fetched_and_checked_against(pki: TlsPki, publisher: CrlPublisher) -> None:
+    """A serial on the issuer's CRL is revoked; the same serial of another issuer is not."""
+    pki.issuing.revoked.add(4711)
+    publisher.publish(pki)
+    cache = await crl_cache(pki, publisher)
+    assert len(cache.current()) == 2
+    cache.check([IssuedBy(key_hash(pki.root.certificate), 4711)])
+    with pytest.raises(RevokedError) as caught:
+        cache.check([IssuedBy(key_hash(pki.issuing.certificate), 4711)])
+    assert caught.value.serial == 4711
+
+
+async def test_an_issuer_without_a_crl_leaves_the_status_unknown(pki: TlsPki, publisher: CrlPublisher) -> None:
+    """Silence is not a good word."""
+    cache = await crl_cache(pki, publisher)
+    with pytest.raises(StatusUnknownError):
+        cache.check([IssuedBy(key_hash(TlsPki.make("ecdsa").issuing.certificate), 1)])
+
+
+async def test_a_cache_that_misses_one_crl_is_stale(pki: TlsPki, publisher: CrlPublisher) -> None:
+    """All issuers count."""
+    del publisher.crls[pki.root.certificate]
+    errors = Errors()
+    cache = await crl_cache(pki, publisher, errors=errors)
+    with pytest.raises(StaleStatusError, match="no CRL of CN=root"):
+        cache.current()
+    assert isinstance(errors.seen[0], ConnectionRefusedError)
+
+
+async def test_a_lower_or_equal_number_is_refused(pki: TlsPki, publisher: CrlPublisher) -> None:
+    """RFC 5280 §5.2.3: numbers only rise; another list under the number held is a replay, too."""
+    pki.issuing.crl()
+    publisher.publish(pki)
+    errors = Errors()
+    cache = await crl_cache(pki, publisher, errors=errors)
+    held = _numbers(cache)
+    pki.issuing.revoked.add(1)
+    for number in (1, held[1]):
+        publisher.crls[pki.issuing.certificate] = pki.issuing.crl(number=number)
+        await cache.refresh()
+    assert _numbers(cache) == held
+    assert [type(error) for error in errors.seen] == [StaleStatusError] * 2
+
+
+async def test_a_forged_crl_is_refused(pki: TlsPki, publisher: CrlPublisher) -> None:
+    """The right name and a higher number do not replace the issuer's signature."""
+    errors = Errors()
+    cache = await crl_cache(pki, publisher, errors=errors)
+    held = _numbers(cache)
+    publisher.crls[pki.issuing.certificate] = pki.issuing.crl(number=99, signer=Authority.make("issuing", "ecdsa"))
+    await cache.refresh()
+    assert _numbers(cache) == held
+    assert isinstance(errors.seen[0], BadSignatureError)
+
+
+async def test_an_expired_crl_and_garbage_are_refused(pki: TlsPki, publisher: CrlPublisher) -> None:
+    """A new number does not make an old list new."""
+    errors = Errors()
+    cache = await crl_cache(pki, publisher, errors=errors)
+    held = _numbers(cache)
+    for der in (pki.issuing.crl(at=now() - 9 * HOUR), b"\x30\x00", b"", bytes(100)):
+        publisher.crls[pki.issuing.certificate] = der
+        await cache.refresh()
+    assert _numbers(cache) == held
+    assert len(errors.seen) == 4
+
+
+async def test_a_publisher_that_is_down_for_too_long_makes_the_cache_stale(
+    pki: TlsPki, publisher: CrlPublisher
+) -> None:
+    """Age counts from the last time the publisher was reached, not from the list's own dates."""
+    clock = ManualClock(now())
+    cache = await crl_cache(pki, publisher, clock=clock, max_staleness=timedelta(minutes=10))
+    clock.advance(timedelta(minutes=9))
+    await cache.refresh()
+    clock.advance(timedelta(minutes=9))
+    cache.current()
+    publisher.crls.clear()
+    await cache.refresh()
+    cache.current()
+    clock.advance(timedelta(minutes=2))
+    with pytest.raises(StaleStatusError, match="last confirmed"):
+        cache.current()
+
+
+async def test_a_crl_past_its_next_update_makes_the_cache_stale(pki: TlsPki, publisher: CrlPublisher) -> None:
+    """However often it was confirmed."""
+    clock = ManualClock(now())
+    cache = await crl_cache(pki, publisher, clock=clock, max_staleness=100 * HOUR)
+    clock.advance(2 * HOUR)
+    await cache.refresh()
+    with pytest.raises(StaleStatusError):
+        cache.current()
+
+
+async def test_crls_survive_a_restart(pki: TlsPki, publisher: CrlPublisher, tmp_path: Path) -> None:
+    """Loaded from disk at once, and still guarded against older numbers."""
+    await crl_cache(pki, publisher, directory=tmp_path)
+    old = pki.issuing.crl(number=0)
+    errors = Errors()
+    down = CrlPublisher({pki.issuing.certificate: old})
+    again = await crl_cache(pki, down, directory=tmp_path, errors=errors)
+    assert len(again.current()) == 2
+    assert _numbers(again) == [1, 1]
+    assert {type(error) for error in errors.seen} == {StaleStatusError, ConnectionRefusedError}
+
+
+async def test_staleness_survives_a_restart(pki: TlsPki, publisher: CrlPublisher, tmp_path: Path) -> None:
+    """Restarting does not make old knowledge fresh."""
+    clock = ManualClock(now())
+    await crl_cache(pki, publisher, directory=tmp_path, clock=clock)
+    clock.advance(timedelta(minutes=11))
+    again = await crl_cache(pki, CrlPublisher(), directory=tmp_path, clock=clock, max_staleness=timedelta(minutes=10))
+    with pytest.raises(StaleStatusError):
+        again.current()
+
+
+async def test_a_crl_altered_on_disk_is_refused(pki: TlsPki, publisher: CrlPublisher, tmp_path: Path) -> None:
+    """The disk is trusted no more than the network."""
+    await crl_cache(pki, publisher, directory=tmp_path)
+    _alter_all(tmp_path)
+    errors = Errors()
+    again = await crl_cache(pki, CrlPublisher(), directory=tmp_path, errors=errors)
+    assert again.newest() == ()
+    assert len([error for error in errors.seen if not isinstance(error, OSError)]) == 2
+
+
+async def test_subscribers_hear_of_new_crls_only(pki: TlsPki, publisher: CrlPublisher) -> None:
+    """The same list again is no news."""
+    cache = await crl_cache(pki, publisher)
+    news: list[list[int]] = []
+    cache.subscribe(lambda: news.append(_numbers(cache)))
+    await cache.refresh()
+    publisher.publish(pki)
+    await cache.refresh()
+    assert news == [[2, 2]]
+
+
+async def test_the_background_refresh_survives_failures(pki: TlsPki, publisher: CrlPublisher) -> None:
+    """Down, up again: the loop goes on and picks up the new list."""
+    cache = await crl_cache(pki, publisher)
+    crls = dict(publisher.crls)
+    publisher.crls.clear()
+    loop = asyncio.create_task(cache.run(0.01))
+    await asyncio.sleep(0.05)
+    publisher.crls.update(crls)
+    publisher.publish(pki)
+    async with asyncio.timeout(2):
+        while _numbers(cache) != [2, 2]:  # noqa: ASYNC110 (the loop under test is what is waited for)
+            await asyncio.sleep(0.01)
+    loop.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await loop
+
+
+async def test_a_cache_for_nobody_is_never_fresh() -> None:
+    """No issuers means a configuration error, and must not read as "all is well"."""
+
+    async def fetch(_issuer: x509.Certificate) -> bytes:
+        raise AssertionError
+
+    cache = CrlCache((), fetch, None, ManualClock(), HOUR, on_error=Errors())
+    await cache.refresh()
+    with pytest.raises(StaleStatusError):
+        cache.current()
