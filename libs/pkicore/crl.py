@@ -194,9 +194,9 @@ class VerifiedCrl:
             crl = x509.load_der_x509_crl(der)
             _check_signature(crl, issuer_certificate)
             verified = cls._read(der, crl)
+            own = issuer_certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
         except (x509.ExtensionNotFound, *PARSE_ERRORS) as error:
             raise MalformedError("the CRL does not parse, or lacks a part that it needs") from error
-        own = issuer_certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
         if verified.authority_key != own:
             raise BadSignatureError("the CRL names another key of its issuer")
         verified.check_current(at)

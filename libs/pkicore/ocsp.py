@@ -15,12 +15,13 @@ from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from pkicore.algorithms import algorithm_of, known_public_key, signature_algorithm_der, verify_signature
+from pkicore.algorithms import PublicKey, algorithm_of, known_public_key, signature_algorithm_der, verify_signature
 from pkicore.crl import CLOCK_SKEW, REASONS
 from pkicore.encoding import (
     NULL,
@@ -266,6 +267,11 @@ class Responder:
     issuer_certificate: x509.Certificate
 
     @cached_property
+    def public_key(self) -> PublicKey:
+        """The key that its signatures must verify with."""
+        return known_public_key(self.certificate.public_key())
+
+    @cached_property
     def id_der(self) -> bytes:
         """ResponderID byKey: the SHA-1 of the responder's public key."""
         return explicit(2, octet_string(issuer_hashes(self.certificate, "sha1")[1]))
@@ -311,7 +317,7 @@ async def build_response(
         b"" if nonce is None else explicit(1, sequence(extension(_NONCE, octet_string(nonce)))),
     )
     signature = await responder.key.sign(tbs)
-    verify_signature(known_public_key(responder.certificate.public_key()), signature, tbs)
+    verify_signature(responder.public_key, signature, tbs)
     algorithm = signature_algorithm_der(responder.key.algorithm)
     basic = sequence(tbs, algorithm, bit_string(signature), responder.certificates_der)
     body = sequence(object_identifier(_BASIC_RESPONSE), octet_string(basic))
@@ -427,7 +433,7 @@ def _check_delegate(delegate: x509.Certificate, issuer: x509.Certificate, at: da
     try:
         delegate.verify_directly_issued_by(issuer)
         usages = delegate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except Exception as error:
+    except (InvalidSignature, x509.ExtensionNotFound, *PARSE_ERRORS) as error:
         raise BadSignatureError("the OCSP responder is no delegate of the issuer") from error
     if ExtendedKeyUsageOID.OCSP_SIGNING not in usages:
         raise BadSignatureError("the certificate of the OCSP responder is not for OCSPSigning")
