@@ -12,6 +12,7 @@ import os
 import re
 import tempfile
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 
 import orjson
@@ -131,6 +132,7 @@ def octet_string(data: bytes) -> bytes:
     return tlv(OCTET_STRING, data)
 
 
+@lru_cache(maxsize=256)
 def object_identifier(dotted: str) -> bytes:
     """OBJECT IDENTIFIER of a dotted string."""
     first, second, *rest = (int(arc) for arc in dotted.split("."))
