@@ -18,7 +18,7 @@ _MAX_DNS = 253
 _MAX_URI = 2048
 _MAX_EMAIL = 254
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
-_URI = re.compile(r"[a-z][a-z0-9+.-]*://?[!-~]+", re.ASCII | re.IGNORECASE)
+_URI = re.compile(r"[a-z][a-z0-9+.-]*://[!-~]+", re.ASCII | re.IGNORECASE)
 _EMAIL_LOCAL = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}", re.ASCII)
 
 

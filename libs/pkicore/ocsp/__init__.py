@@ -1,0 +1,30 @@
+"""OCSP (RFC 6960, in the lightweight profile of RFC 5019, nonces after RFC 9654): ask, answer, believe."""
+
+from pkicore.ocsp.request import (
+    MAX_CERT_IDS,
+    MAX_REQUEST_BYTES,
+    CertId,
+    HashName,
+    OcspRequest,
+    build_request,
+    issuer_hashes,
+)
+from pkicore.ocsp.response import CertStatus, Responder, build_response, error_response
+from pkicore.ocsp.verify import MAX_RESPONSE_BYTES, VerifiedStatus, verify_response
+
+__all__ = [
+    "MAX_CERT_IDS",
+    "MAX_REQUEST_BYTES",
+    "MAX_RESPONSE_BYTES",
+    "CertId",
+    "CertStatus",
+    "HashName",
+    "OcspRequest",
+    "Responder",
+    "VerifiedStatus",
+    "build_request",
+    "build_response",
+    "error_response",
+    "issuer_hashes",
+    "verify_response",
+]
