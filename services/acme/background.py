@@ -26,6 +26,11 @@ class Background:
             task.add_done_callback(lambda done: self._finish(key, done))
         return task
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether any work is under way."""
+        return bool(self._tasks)
+
     async def finishes(self, task: asyncio.Task[None], seconds: float) -> bool:
         """Wait at most so long; whether the task has ended. The task goes on either way.
 

@@ -47,6 +47,7 @@ class CaSimulator:
     Attributes:
         refusal: raised instead of issuing.
         away: while set, nothing is answered.
+        answer_with: answered whatever was asked.
         lost_answers: so many answers are lost after the certificate was issued.
         requests: every request for a certificate, repeated ones too.
         revoked: serial to reason.
@@ -56,6 +57,7 @@ class CaSimulator:
         self._hierarchy = hierarchy
         self._issued: dict[str, IssuedCertificate] = {}
         self.refusal: CaError | None = None
+        self.answer_with: IssuedCertificate | None = None
         self.away = False
         self.lost_answers = 0
         self.requests: list[CertificateRequest] = []
@@ -76,6 +78,8 @@ class CaSimulator:
             raise CaUnavailableError("the simulated CA is away")
         if self.refusal is not None:
             raise self.refusal
+        if self.answer_with is not None:
+            return self.answer_with
         if request.idempotency_key not in self._issued:
             self._issued[request.idempotency_key] = await self._sign(request)
         if self.lost_answers:
