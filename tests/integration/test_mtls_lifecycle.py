@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import os
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
@@ -16,7 +17,8 @@ from cryptography import x509
 from pkicore.clock import SystemClock
 from pkicore.errors import HandshakeError
 from pkicore.mtls import CredentialsSource, StapleCache, TlsConnection, TlsListener, TlsTimeouts
-from tests.support.tls_pki import Authority, spiffe, write_credentials
+from tests.support.clock import ManualClock
+from tests.support.tls_pki import Authority, now, spiffe, write_credentials
 from tests.support.tls_server import Errors, crl_cache, serve
 from tests.support.tls_world import CA, World
 
@@ -360,6 +362,43 @@ def test_everything_works_under_uvloop() -> None:
                     await http.get("/")
 
     uvloop.run(scenario())
+
+
+async def test_a_handshake_that_began_before_a_rotation_ends_after_it(tmp_path: Path) -> None:
+    """It shows the old certificate, with the old certificate's staple."""
+    world = await World.make()
+    listener, source = _rotating(world, tmp_path)
+    async with serve(listener):
+        old = listener.serving
+        server = listener.engine()
+        _switch(tmp_path, world, 0)
+        source.reload()
+        async with asyncio.timeout(2):
+            while listener.serving is old:  # noqa: ASYNC110 (the listener offers no event)
+                await asyncio.sleep(0.01)
+        client = world.client()
+        engine = client.engine("localhost", on_staple=client.judge_staple)
+        for _ in range(3):
+            engine.handshake()
+            server.receive(engine.outgoing())
+            server.handshake()
+            engine.receive(server.outgoing())
+        peer = client.admission(CA)(engine)
+    assert peer.certificate == old.certificate
+
+
+async def test_a_connection_ends_with_its_certificate() -> None:
+    """A kept connection does not outlive the identity that opened it."""
+    world = await World.make("ecdsa")
+    clock = ManualClock(now())
+    listener = world.listener(clock=clock, timeouts=TlsTimeouts(close=0.1))
+    async with serve(listener) as port:
+        connection = await world.client().connect("localhost", port, expected=CA)
+        await _ask(connection)
+        clock.advance(timedelta(days=31))
+        async with asyncio.timeout(2):
+            assert await connection.read(1) == b""
+        connection.close()
 
 
 async def _ask(connection: TlsConnection) -> bytes:

@@ -60,8 +60,7 @@ class TlsConnection(asyncio.Protocol):
         if self._error is not None:
             return
         try:
-            if data:
-                self._engine.receive(data)
+            self._engine.receive(data)
             if self.peer is None and not self._shake_hands():
                 return
             self._decrypt()

@@ -64,7 +64,8 @@ class TlsEngine:
 
     def receive(self, data: bytes) -> None:
         """Take bytes from the network."""
-        self._connection.bio_write(data)
+        if data:  # to OpenSSL, writing nothing is an error
+            self._connection.bio_write(data)
 
     def outgoing(self) -> bytes:
         """The bytes that are due to the network, b"" if none are."""

@@ -90,7 +90,7 @@ class TlsServerProtocol(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The socket takes more again."""
         self._paused = False
-        self._unread_replies = 0
+        self._unread_replies = self._unsent = 0
         if self._http is not None:
             self._http.resume_writing()
 
@@ -189,8 +189,7 @@ class TlsServerProtocol(asyncio.Protocol):
 
     def _fail(self, error: HandshakeError) -> None:
         if self._http is not None:
-            self._flush()
-            self._raw.close()
+            self._http.transport.close()
             return
         self._refused = True
         self._report(error)
@@ -226,13 +225,16 @@ class TlsServerProtocol(asyncio.Protocol):
         if _awaits_request(http):
             slow = self._head_since is not None and now - self._head_since > timeouts.request_head
         else:
-            slow = http.cycle.more_body and self._raw.is_reading() and now - self._received_at > timeouts.stall
+            if not self._raw.is_reading():
+                self._received_at = now  # it is the application that takes its time
+            slow = http.cycle.more_body and now - self._received_at > timeouts.stall
         if slow or (self._paused and self._unsent_for(now) > timeouts.stall):
             self._raw.abort()
         elif not http.transport.is_closing():
             self._watch_again(self._watch)
 
     def _closing(self) -> None:
+        self._unsent = 0
         self._watch_again(self._watch_close)
 
     def _watch_close(self) -> None:

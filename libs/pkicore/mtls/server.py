@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 from cryptography import x509
 from OpenSSL import SSL
@@ -145,18 +146,9 @@ class TlsListener:
         if self.checks_status and self.crls is not None:
             self.crls.current()
 
-    def _staple(self) -> bytes:
-        """What to staple now; nothing rather than something stale (the client then knows to refuse)."""
-        if self.staples is None:
-            return b""
-        try:
-            return self.staples.staple(self._serving.certificate)
-        except StatusError:
-            return b""
-
     def _rebuild(self) -> None:
         crls = self.crls.newest() if self.crls is not None and self.checks_status else ()
-        staple = None if self.staples is None else self._staple
+        staple = None if self.staples is None else partial(_staple, self.staples, self._serving.certificate)
         parsed = [x509.load_der_x509_crl(crl.der) for crl in crls]
         self._context = server_context(self.rules, self._serving, self.trust, parsed, staple)
 
@@ -178,9 +170,14 @@ class TlsListener:
         """The new certificate is shown only once its staple is at hand; the old one serves until then."""
         if self.staples is not None:
             await self.staples.wait_for(credentials.certificate, self._issuer(credentials))
-            self.staples.forget(self._serving.certificate)
-        self._serving = credentials
+        before, self._serving = self._serving, credentials
         self._rebuild()
+        # Handshakes that began before still show the old certificate, and need its staple.
+        asyncio.get_running_loop().call_later(self.timeouts.handshake, self._retire, before.certificate)
+
+    def _retire(self, certificate: x509.Certificate) -> None:
+        if self.staples is not None and certificate != self._serving.certificate:
+            self.staples.forget(certificate)
 
     def _issuer(self, credentials: Credentials) -> x509.Certificate:
         leaf = credentials.certificate
@@ -188,6 +185,14 @@ class TlsListener:
             if candidate.subject == leaf.issuer and _issued(candidate, leaf):
                 return candidate
         raise StaleStatusError("the issuer of the listener's certificate is neither in its chain nor trusted")
+
+
+def _staple(staples: StapleCache, certificate: x509.Certificate) -> bytes:
+    """What to staple now; nothing rather than something stale (the client then knows to refuse)."""
+    try:
+        return staples.staple(certificate)
+    except StatusError:
+        return b""
 
 
 def _issued(issuer: x509.Certificate, leaf: x509.Certificate) -> bool:
