@@ -1,9 +1,8 @@
 """What both engines promise alike: the same tests run on SQLite and on a real PostgreSQL."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from sqlalchemy import Boolean, Column, MetaData, Table, bindparam, func, insert, select, update
@@ -21,34 +20,7 @@ from services.chassis.errors import (
     UnavailableError,
 )
 from tests.support.clock import ManualClock
-from tests.support.databases import AUDIT, BOOKS, SHELVES, create_schema, opened
-from tests.support.postgres import PostgresMissingError, PostgresServer
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer | None]:
-    """One private server per worker, or None where PostgreSQL is missing."""
-    try:
-        server = PostgresServer.start()
-    except PostgresMissingError:
-        yield None
-        return
-    yield server
-    server.stop()
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-async def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A fresh database with the schema."""
-    if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path}/contract.sqlite3"
-    else:
-        server: PostgresServer | None = request.getfixturevalue("postgres")
-        if server is None:
-            pytest.skip("not run: postgresql missing (apt-get install postgresql)")
-        url = server.new_database()
-    await create_schema(url)
-    return url
+from tests.support.databases import AUDIT, BOOKS, SHELVES, opened
 
 
 @pytest.fixture

@@ -28,11 +28,12 @@ AUDIT = audit_tables(METADATA)
 
 
 async def create_schema(url: str) -> None:
-    """Makes the tables."""
+    """Makes the tables, empty."""
     driver = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
     scheme, _, rest = url.partition(":")
     engine = create_async_engine(f"{driver[scheme]}:{rest}")
     async with engine.begin() as connection:
+        await connection.run_sync(METADATA.drop_all)
         await connection.run_sync(METADATA.create_all)
     await engine.dispose()
 

@@ -37,6 +37,7 @@ _LOCK_WAIT = 5.0
 """Seconds to wait for another process's write transaction."""
 _LOCK_RETRY = 0.005
 _READ_BUSY_MS = 1000
+_OPEN_TO_OTHERS = 0o077
 _SCAN_ROWS = 512
 _UNIQUE = frozenset({sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY})
 _UNFIT = (sqlite3.InterfaceError, sqlite3.ProgrammingError, sqlite3.DataError, OverflowError, UnicodeError)
@@ -171,12 +172,17 @@ class SqliteEngine:
 
 
 def create_private(path: Path) -> None:
-    """Makes the file for its owner alone, if it does not exist; SQLite gives its side files the same mode.
+    """Makes the file if it does not exist, and its owner's alone; SQLite gives its side files the same mode.
 
     Raises:
-        OSError: the directory is missing or cannot be written.
+        OSError: the directory is missing or cannot be written, or the file is another's.
     """
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if os.fstat(descriptor).st_mode & _OPEN_TO_OTHERS:
+            os.fchmod(descriptor, 0o600)
+    finally:
+        os.close(descriptor)
 
 
 class _Transaction:

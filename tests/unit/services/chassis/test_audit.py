@@ -1,0 +1,122 @@
+import asyncio
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import delete, update
+
+from pkicore.algorithms import ALGORITHMS, generate_private_key
+from pkicore.errors import AuditError
+from services.chassis.audit import Checkpointer, audit_head, read_checkpoints, verify_audit
+from services.chassis.database import AuditEvent, Database, Unit, Write
+from tests.support.clock import ManualClock
+from tests.support.databases import AUDIT, create_schema, opened
+from tests.support.pki import MemoryKey
+
+KEY = MemoryKey(generate_private_key(ALGORITHMS["ml-dsa-44"]))
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    """A fresh SQLite database."""
+    url = f"sqlite:///{tmp_path}/audit.sqlite3"
+    await create_schema(url)
+    async with opened(url, ManualClock()) as database:
+        yield database
+
+
+@pytest.fixture
+def checkpointer(database: Database, tmp_path: Path) -> Checkpointer:
+    """Writes `tmp_path/checkpoints.jsonl`."""
+    return Checkpointer(database, KEY, tmp_path / "checkpoints.jsonl", ManualClock())
+
+
+async def record(database: Database, count: int = 1) -> None:
+    """Some events."""
+    await database.commit(Unit("x", audit=[AuditEvent("bread.sold", "baker", {"n": n}) for n in range(count)]))
+
+
+async def test_a_checkpoint_is_written_where_the_chain_has_grown(
+    database: Database, checkpointer: Checkpointer, tmp_path: Path
+) -> None:
+    """An empty or unchanged log makes no line; a grown one makes one, signed, in a file of the owner's alone."""
+    path = tmp_path / "checkpoints.jsonl"
+    await checkpointer.write()
+    assert read_checkpoints(path) == []
+    for expected in ([3], [3], [3, 4]):
+        if expected != [3] or not path.exists():
+            await record(database, 3 if expected == [3] else 1)
+        await checkpointer.write()
+        assert [checkpoint.sequence for checkpoint in read_checkpoints(path)] == expected
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    await verify_audit(database, read_checkpoints(path), KEY.public_key)
+
+
+async def test_the_background_task_writes_until_it_is_stopped(
+    database: Database, checkpointer: Checkpointer, tmp_path: Path
+) -> None:
+    """The first checkpoint comes at once."""
+    await record(database)
+    task = asyncio.create_task(checkpointer.run())
+    async with asyncio.timeout(5):
+        while not read_checkpoints(tmp_path / "checkpoints.jsonl"):  # noqa: ASYNC110 - a file tells nobody
+            await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_tail_cut_together_with_its_head_is_found_by_the_checkpoint(
+    database: Database, checkpointer: Checkpointer, tmp_path: Path
+) -> None:
+    """Whoever owns the database can cut chain and head; the file outside still tells."""
+    await record(database, 2)
+    early = await audit_head(database)
+    await record(database, 3)
+    await checkpointer.write()
+    cut = database.prepare(delete(AUDIT.log).where(AUDIT.log.c.sequence > 2))
+    head = database.prepare(update(AUDIT.head).values(sequence=2, hash=early.hash))
+    await database.commit(Unit("forge", [Write(cut, {}, 3), Write(head, {}, 1)]))
+    assert (await verify_audit(database, (), None)).sequence == 2
+    with pytest.raises(AuditError, match="record 3 is missing") as caught:
+        await verify_audit(database, read_checkpoints(tmp_path / "checkpoints.jsonl"), KEY.public_key)
+    assert caught.value.sequence == 3
+
+
+async def test_checkpoints_of_another_key_or_without_a_key_are_refused(
+    database: Database, checkpointer: Checkpointer, tmp_path: Path
+) -> None:
+    """Verification never takes a checkpoint on trust."""
+    await record(database)
+    await checkpointer.write()
+    checkpoints = read_checkpoints(tmp_path / "checkpoints.jsonl")
+    other = generate_private_key(ALGORITHMS["ml-dsa-44"]).public_key()
+    for key, sentence in ((other, "not signed by the audit key"), (None, "no public key")):
+        with pytest.raises(AuditError, match=sentence):
+            await verify_audit(database, checkpoints, key)
+
+
+async def test_half_a_line_of_a_crash_is_passed_over_and_then_removed(
+    database: Database, checkpointer: Checkpointer, tmp_path: Path
+) -> None:
+    """The next checkpoint stands on a line of its own."""
+    path = tmp_path / "checkpoints.jsonl"
+    await record(database)
+    await checkpointer.write()
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole[:30])
+    assert len(read_checkpoints(path)) == 1
+    await record(database)
+    await checkpointer.write()
+    assert [checkpoint.sequence for checkpoint in read_checkpoints(path)] == [1, 2]
+
+
+async def test_a_detail_that_is_no_json_any_more_is_named(database: Database) -> None:
+    """Tampering with the stored text is reported as a changed record."""
+    await record(database, 2)
+    forge = database.prepare(update(AUDIT.log).where(AUDIT.log.c.sequence == 2).values(detail="{"))
+    await database.commit(Unit("forge", [Write(forge, {}, 1)]))
+    with pytest.raises(AuditError, match="record 2 was changed") as caught:
+        await verify_audit(database, (), None)
+    assert caught.value.sequence == 2
