@@ -6,6 +6,7 @@ import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from pkicore.clock import Clock, SystemClock
 from pkicore.keys import open_key
+from pkicore.mtls import CredentialsSource, TlsListener
 from services.acme.accounts import AccountRules
 from services.acme.certificates import INTERNAL_PROFILE, PUBLIC_PROFILE, PublicCertificate, issue_from, public_names
 from services.acme.orders import OrderRules
@@ -61,7 +63,7 @@ async def serve(
         "ops": bind(settings.ops_host, settings.ops_port, "PQCPKI_ACME_OPS_PORT"),
     }
     urls = Urls(settings.external_url or f"https://localhost:{sockets['public'].getsockname()[1]}")
-    registry = CollectorRegistry()
+    registry, readiness = CollectorRegistry(), Readiness()
     metrics, tls_metrics = HttpMetrics(registry), TlsMetrics(registry, clock)
     await migrate(settings.database_url, MIGRATIONS)
     async with AsyncExitStack() as stack:
@@ -70,18 +72,9 @@ async def serve(
         stack.push_async_callback(database.close)
         checkpointer = await _checkpointer(settings, database, pool, clock)
         stack.push_async_callback(checkpointer.write)
-        status = httpx.AsyncClient(base_url=settings.ca_status_url, timeout=STATUS_TIMEOUT_SECONDS, trust_env=False)
-        ca = WayToCa.build(settings, await stack.enter_async_context(status), clock)
-        await stack.enter_async_context(ca.http)
-        await ca.ready()
-        names = public_names(settings.tls_names, urls.base)
-        directory = settings.state_dir / "tls" / "public"
-        public = PublicCertificate(directory, names, issue_from(ca.client, PUBLIC_PROFILE), clock)
-        await patiently("public certificate", public.ensure)
-        credentials = credentials_source(public.files)
-        tls = public_listener(credentials, ca, tls_metrics, clock)
-        stack.push_async_callback(tls.aclose)
-        await patiently("staple", tls.open)
+        ca = await _way_to_ca(settings, stack, clock)
+        public = await _public_side(settings, urls, ca, tls_metrics, clock)
+        stack.push_async_callback(public.listener.aclose)
         service = AcmeService.assemble(
             database=database,
             authority=ca.client,
@@ -93,23 +86,65 @@ async def serve(
         )
         stack.push_async_callback(service.close)
         await service.resume()
-        readiness = Readiness()
         listeners = [
-            Listener("public", service.application, sockets["public"], tls),
+            Listener("public", service.application, sockets["public"], public.listener),
             Listener("ops", ops_application("acme", registry, readiness, metrics), sockets["ops"]),
         ]
-        internal = IdentityFiles(settings.tls_certificate.parent, settings.tls_certificate.name, settings.tls_key.name)
-        renew_public = IdentityRenewer(public.files, issue_from(ca.client, PUBLIC_PROFILE), clock, tls_metrics)
-        renew_internal = IdentityRenewer(internal, issue_from(ca.client, INTERNAL_PROFILE), clock, tls_metrics)
         background = [
             BackgroundTask("audit-checkpoints", checkpointer.run),
             BackgroundTask("clean-up", service.run_clean_up),
-            BackgroundTask("public-certificate", renew_public.run),
-            BackgroundTask("internal-certificate", renew_internal.run),
-            BackgroundTask("public-credentials", lambda: credentials.run(CREDENTIALS_CHECK_SECONDS)),
+            BackgroundTask("internal-certificate", _internal_renewer(settings, ca, tls_metrics, clock).run),
+            *public.background(),
             *ca.background(),
         ]
         await run_service("acme", listeners, state_dir=settings.state_dir, readiness=readiness, background=background)
+
+
+@dataclass(frozen=True)
+class PublicSide:
+    """The public listener, and what keeps its certificate fresh."""
+
+    listener: TlsListener
+    credentials: CredentialsSource
+    renewer: IdentityRenewer
+
+    def background(self) -> list[BackgroundTask]:
+        """Renewal, and the look at what renewal has written."""
+        return [
+            BackgroundTask("public-certificate", self.renewer.run),
+            BackgroundTask("public-credentials", lambda: self.credentials.run(CREDENTIALS_CHECK_SECONDS)),
+        ]
+
+
+async def _way_to_ca(settings: AcmeSettings, stack: AsyncExitStack, clock: Clock) -> WayToCa:
+    """The client of the CA, once there are CRLs to check the CA with."""
+    status = httpx.AsyncClient(base_url=settings.ca_status_url, timeout=STATUS_TIMEOUT_SECONDS, trust_env=False)
+    ca = WayToCa.build(settings, await stack.enter_async_context(status), clock)
+    await stack.enter_async_context(ca.http)
+    await ca.ready()
+    return ca
+
+
+async def _public_side(
+    settings: AcmeSettings, urls: Urls, ca: WayToCa, metrics: TlsMetrics, clock: Clock
+) -> PublicSide:
+    """The public listener with its certificate and staple at hand, from disk or from the CA."""
+    issue = issue_from(ca.client, PUBLIC_PROFILE)
+    names = public_names(settings.tls_names, urls.base)
+    certificate = PublicCertificate(settings.state_dir / "tls" / "public", names, issue, clock)
+    await patiently("public certificate", certificate.ensure)
+    credentials = credentials_source(certificate.files)
+    listener = public_listener(credentials, ca, metrics, clock)
+    await patiently("staple", listener.open)
+    return PublicSide(listener, credentials, IdentityRenewer(certificate.files, issue, clock, metrics))
+
+
+def _internal_renewer(settings: AcmeSettings, ca: WayToCa, metrics: TlsMetrics, clock: Clock) -> IdentityRenewer:
+    certificate, key = settings.tls_certificate, settings.tls_key
+    if certificate.parent != key.parent:
+        raise SettingsError("tls_certificate and tls_key must lie in one directory: they are renewed together")
+    files = IdentityFiles(certificate.parent, certificate.name, key.name)
+    return IdentityRenewer(files, issue_from(ca.client, INTERNAL_PROFILE), clock, metrics)
 
 
 def service_rules(settings: AcmeSettings) -> ServiceRules:
