@@ -18,9 +18,12 @@ HEAD_SECONDS = 10.0
 class BoundedHttpProtocol(HttpToolsProtocol):
     """HTTP/1.1 whose request heads are bounded in size and time."""
 
+    head_seconds = HEAD_SECONDS
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - uvicorn's own arguments, handed on
         super().__init__(*args, **kwargs)
         self._head_bytes = 0
+        self._head_begun = False
         self._head_complete = False
         self._head_timer: asyncio.TimerHandle | None = None
 
@@ -41,16 +44,20 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             if self._head_timer is None:
                 self._await_head()
         super().data_received(data)
+        if self._head_begun and self._head_timer is None:  # the data ended within the next request's head
+            self._await_head()
         if not self._head_complete and self._head_bytes > HEAD_BYTES and not self.transport.is_closing():
             self.send_400_response("The request's head is too long.")
 
     def on_message_begin(self) -> None:
         """A new head begins."""
         super().on_message_begin()
+        self._head_begun = True
         self._head_complete = False
 
     def on_headers_complete(self) -> None:
         """The head is complete: its bounds no longer apply."""
+        self._head_begun = False
         self._head_complete = True
         self._head_bytes = 0
         self._stop_timer()
@@ -62,7 +69,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._head_complete = False
 
     def _await_head(self) -> None:
-        self._head_timer = self.loop.call_later(HEAD_SECONDS, self._head_too_slow)
+        self._head_timer = self.loop.call_later(self.head_seconds, self._head_too_slow)
 
     def _stop_timer(self) -> None:
         if self._head_timer is not None:

@@ -177,12 +177,15 @@ def create_private(path: Path) -> None:
     Raises:
         OSError: the directory is missing or cannot be written, or the file is another's.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        if os.fstat(descriptor).st_mode & _OPEN_TO_OTHERS:
-            os.fchmod(descriptor, 0o600)
-    finally:
-        os.close(descriptor)
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        return
+    # A file that exists is never opened here: closing it would drop the locks that SQLite holds on it in this process
+    # (POSIX.1 fcntl), and another process would then delete the write-ahead log under our connections.
+    if mode & _OPEN_TO_OTHERS:
+        path.chmod(0o600)
 
 
 class _Transaction:

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from services.chassis.asgi import Application, Request, Response, Route, json_response
 from services.chassis.errors import BindError
-from services.chassis.http_protocol import HEAD_BYTES
+from services.chassis.http_protocol import HEAD_BYTES, BoundedHttpProtocol
 from services.chassis.observability import HttpMetrics
 from services.chassis.ops import Readiness, ops_application
 from services.chassis.problems import ProblemTable
@@ -27,14 +27,23 @@ async def slow(_: Request) -> Response:
     return json_response("done")
 
 
+class Impatient:
+    """Stands where a TLS listener does, to bring a protocol class of its own."""
+
+    def __init__(self, protocol_class: type[BoundedHttpProtocol]) -> None:
+        self.protocol_class = protocol_class
+
+
 @asynccontextmanager
-async def running(state: Path, *background: BackgroundTask) -> AsyncIterator[tuple[dict[str, Any], Readiness]]:
+async def running(
+    state: Path, *background: BackgroundTask, protocol: type[BoundedHttpProtocol] | None = None
+) -> AsyncIterator[tuple[dict[str, Any], Readiness]]:
     """A service with a public and an ops listener; stopped by SIGTERM at the end."""
     registry = CollectorRegistry()
     metrics, readiness = HttpMetrics(registry), Readiness("keys")
     public = Application("test", [Route("GET", "/slow", slow)], problems=ProblemTable({}), metrics=metrics)
     listeners = [
-        Listener("public", public, bind("127.0.0.1", 0, "port")),
+        Listener("public", public, bind("127.0.0.1", 0, "port"), Impatient(protocol) if protocol else None),
         Listener("ops", ops_application("test", registry, readiness, metrics), bind("127.0.0.1", 0, "ops_port")),
     ]
     ready = asyncio.Event()
@@ -203,3 +212,15 @@ def test_sockets_are_ready_to_accept_at_once() -> None:
     """A bound socket queues connections from the start, so that a peer that is early waits instead of failing."""
     with bind("127.0.0.1", 0, "port") as bound, socket.create_connection(bound.getsockname(), 2):
         assert not bound.getblocking()
+
+
+@pytest.mark.parametrize("parts", [(), (b"GET /slow HT",), (b"GET /slow HTTP/1.1\r\n\r\n", b"GET /sl")])
+async def test_a_dawdling_head_is_cut_off(tmp_path: Path, parts: tuple[bytes, ...]) -> None:
+    """A connection that sends nothing, half a head, or half a second head does not stay."""
+
+    class Short(BoundedHttpProtocol):
+        head_seconds = 0.2
+
+    async with running(tmp_path, protocol=Short) as (urls, _):
+        answer = await exchange("http://127.0.0.1:" + urls["public"].rpartition(":")[2], *parts, wait=3)
+    assert answer.count(b"HTTP/1.1") == (1 if len(parts) == 2 else 0)
