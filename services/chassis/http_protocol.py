@@ -78,5 +78,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _head_too_slow(self) -> None:
         self._head_timer = None
-        if not self.transport.is_closing():
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._await_head()  # the answer before it is still being made
+        elif not self.transport.is_closing():
             self.transport.close()
