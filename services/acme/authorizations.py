@@ -142,7 +142,7 @@ class Authorizations:
             try:
                 return await self._settle(challenge, authorization, error)
             except ConflictError:
-                self._log.info("validation came too late", challenge=challenge.id, authorization=authorization.id)
+                self._log.info("validation came too late", challenge=challenge.id)
                 return None
             except DatabaseError as failure:
                 self._log.warning("outcome not stored yet", challenge=challenge.id, error=str(failure))
@@ -183,6 +183,13 @@ class Authorizations:
             audit = AuditEvent("authorization.valid", actor, detail)
             await self._store.accept_challenge(challenge, authorization, unix(self._clock.now()), audit)
             return
+        self._log.info(
+            "validation failed",
+            name=_written(authorization),
+            method=challenge.type,
+            error=error.acme_type,
+            reason=str(error),
+        )
         audit = AuditEvent("authorization.invalid", actor, detail | {"error": error.acme_type})
         await self._store.reject_challenge(
             challenge, authorization, error.document(), _order_error(authorization, error).document(), audit

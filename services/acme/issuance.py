@@ -29,7 +29,9 @@ from services.chassis.database import AuditEvent
 from services.chassis.errors import ConflictError, DatabaseError
 
 PROFILE: Final = "server"
+CONCURRENT_REQUESTS: Final = 64  # to the CA; after a restart thousands of orders may be waiting
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds between attempts
+_TRY_AGAIN: Final = frozenset({408, 425, 429})  # refusals of the moment, not of the request
 
 # What the CA's refusals are called in ACME; whatever is not the client's doing is the server's own fault.
 _REFUSALS: Final[dict[type[ca.CaRefusedError], str]] = {
@@ -60,6 +62,7 @@ class Issuance:
         self._background = background
         self._urls = urls
         self._hold_seconds = hold_seconds
+        self._slots = asyncio.Semaphore(CONCURRENT_REQUESTS)
         self._log = structlog.get_logger("acme.issuance")
 
     async def wait(self, order: OrderRow) -> None:
@@ -92,9 +95,12 @@ class Issuance:
 
     async def _step(self, order: OrderRow) -> None:
         try:
-            issued = await self._authority.issue(self._request(order))
+            async with self._slots:
+                issued = await self._authority.issue(self._request(order))
             certificate = _certificate(order, issued)
         except ca.CaRefusedError as error:
+            if error.status in _TRY_AGAIN:
+                raise ca.CaUnavailableError(error.detail) from error
             self._log.warning("the CA refused an order", order=order.id, kind=error.kind, error=error.detail)
             await self._fail(order, _refusal(error))
         except PkiError as error:

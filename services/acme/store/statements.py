@@ -117,7 +117,9 @@ STATEMENTS: Final[Mapping[str, Any]] = {
     "challenge": _CHALLENGE_AND_AUTHORIZATION.where(
         challenges.c.id == bindparam("id"), authorizations.c.account_id == _ACCOUNT
     ),
-    "processing_challenges": _CHALLENGE_AND_AUTHORIZATION.where(challenges.c.status == "processing"),
+    "processing_challenges": _CHALLENGE_AND_AUTHORIZATION.where(
+        challenges.c.status == "processing", authorizations.c.status == "pending"
+    ),
     "challenge_processing": update(challenges)
     .where(challenges.c.id == bindparam("challenge"), challenges.c.status == "pending")
     .values(status="processing"),
