@@ -5,9 +5,9 @@ connection here has a time for each request's head, and a number of bytes.
 """
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 HEAD_BYTES = 32 * 1024
 """Request line and headers together."""
@@ -78,7 +78,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _head_too_slow(self) -> None:
         self._head_timer = None
-        if self.cycle is not None and not self.cycle.response_complete:
+        cycle = cast("RequestResponseCycle | None", self.cycle)  # uvicorn's type forgets that there is none at first
+        if cycle is not None and not cycle.response_complete:
             self._await_head()  # the answer before it is still being made
         elif not self.transport.is_closing():
             self.transport.close()
