@@ -5,6 +5,7 @@ handing it to a thread would.
 """
 
 import asyncio
+import contextlib
 import os
 import sqlite3
 import time
@@ -180,7 +181,8 @@ def create_private(path: Path) -> None:
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        with contextlib.suppress(FileExistsError):  # another process was quicker, with the same mode
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         return
     # A file that exists is never opened here: closing it would drop the locks that SQLite holds on it in this process
     # (POSIX.1 fcntl), and another process would then delete the write-ahead log under our connections.
