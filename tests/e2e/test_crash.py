@@ -209,21 +209,18 @@ def check(services: Services, journey: Journey, directory: Path) -> None:
     assert services.count("acme", "orders where status = 'processing'") == 0
     assert services.count("acme", "challenges where status = 'processing'") == 0
     assert "Cert Status: revoked" in ocsp(services, journey, directory)
-    verified = services.deployment.ztca("audit", "verify", str(services.deployment.directory), check=False)
-    assert verified.returncode == 0, verified.stdout + verified.stderr
 
 
 async def recorded_path(
     services: Services, service: str, web: HttpChallengeServer, directory: Path
 ) -> list[tuple[str, int]]:
-    """The commits of one undisturbed journey: each label with its number of occurrences, counted up."""
+    """The commits of one undisturbed journey, each label with its occurrence; the service is down afterwards."""
     process, record = services.processes[service], directory / "labels"
     await asyncio.to_thread(process.stop)
     await asyncio.to_thread(process.start, "--record", str(record))
     process.armed.touch()
     await travel(services, web, f"recorded.{service}.pqcpki.test", directory)
     await asyncio.to_thread(process.stop)
-    await asyncio.to_thread(process.start)
     seen: Counter[str] = Counter()
     path: list[tuple[str, int]] = []
     for label in record.read_text().split("\n")[:-1]:
@@ -232,18 +229,18 @@ async def recorded_path(
     return path
 
 
-async def crash(services: Services, service: str, killer: list[str], journey: Coroutine[Any, Any, Journey]) -> Journey:
-    """A journey in which the service dies once and is started again."""
-    process = services.processes[service]
-    await asyncio.to_thread(process.stop)
-    await asyncio.to_thread(process.start, *killer)
+async def crash(process: Process, afterwards: list[str], journey: Coroutine[Any, Any, Journey]) -> Journey:
+    """A journey in which the process dies once and is started again, already prepared for the case after this one.
+
+    Its new observer does nothing before it is armed, so what completes the journey is the service as it is.
+    """
     process.armed.touch()
     task = asyncio.create_task(journey)
     assert process.running is not None
     died = asyncio.create_task(asyncio.to_thread(process.running.wait, PATIENCE_SECONDS))
     await asyncio.wait({task, died}, return_when=asyncio.FIRST_COMPLETED)
     assert await died == -signal.SIGKILL, process.log()
-    await asyncio.to_thread(process.start)
+    await asyncio.to_thread(process.start, *afterwards)
     return await task
 
 
@@ -256,9 +253,13 @@ async def test_no_certificate_is_lost_and_no_order_stuck(
     """A service that dies around a commit leaves one certificate per order, known and revocable, and no order open."""
     path = await recorded_path(services, service, web, tmp_path)
     assert path
-    for label, nth in path:
+    process = services.processes[service]
+    killers = [["--kill", moment, "--label", label, "--nth", str(nth)] for label, nth in path]
+    await asyncio.to_thread(process.start, *killers[0])
+    for (label, nth), afterwards in zip(path, [*killers[1:], []], strict=True):
         with subtests.test(f"{service} dies {moment} commit {label!r} number {nth}"):
-            killer = ["--kill", moment, "--label", label, "--nth", str(nth)]
-            case = f"{label}-{nth}-{moment}.{service}.pqcpki.test".replace("_", "-").replace(" ", "-")
-            journey = await crash(services, service, killer, travel(services, web, case, tmp_path))
+            name = f"{label}-{nth}-{moment}.{service}.pqcpki.test"
+            journey = await crash(process, afterwards, travel(services, web, name, tmp_path))
             await asyncio.to_thread(check, services, journey, tmp_path)
+    audit = await asyncio.to_thread(services.deployment.ztca, "audit", "verify", str(services.deployment.directory))
+    assert audit.stdout.count("unbroken") == len(services.processes)

@@ -113,7 +113,7 @@ class AcmeClient:
         http: a client that trusts the server's certificate; kept alive between requests.
         directory_url: where everything starts.
         key: the account key.
-        patience: seconds to go on retrying when the server cannot be reached; 0 raises at once.
+        patience: seconds to go on retrying when the server cannot be reached or has a fault; 0 raises at once.
     """
 
     def __init__(self, http: httpx.AsyncClient, directory_url: str, key: JoseKey, patience: float = 0.0) -> None:
@@ -187,7 +187,7 @@ class AcmeClient:
         key: JoseKey | None = None,
         use_jwk: bool = False,
     ) -> httpx.Response:
-        """One signed POST as an honest client sends it: retried on badNonce, and while the server is away.
+        """One signed POST as an honest client sends it: retried on badNonce, and while the server is away or ailing.
 
         Raises:
             AcmeProblemError: the server refused.
@@ -206,6 +206,9 @@ class AcmeClient:
                 continue
             if response.is_success:
                 return response
+            if response.is_server_error and time.monotonic() < deadline:
+                await asyncio.sleep(0.1)
+                continue
             problem = AcmeProblemError(response)
             tries += 1
             if problem.kind != "badNonce" or tries >= NONCE_TRIES:
