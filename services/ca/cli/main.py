@@ -8,6 +8,7 @@ import structlog
 
 from services.ca.cli.audit import audit
 from services.ca.cli.certificates import crl, issue, revoke
+from services.ca.cli.endpoints import endpoints
 from services.ca.cli.init import init
 from services.ca.cli.probe import probe
 from services.ca.cli.roots import ca
@@ -24,5 +25,5 @@ def main() -> None:
     structlog.configure(wrapper_class=quiet, logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 
 
-for command in (init, up, issue, revoke, crl, ca, audit, probe):
+for command in (init, up, endpoints, issue, revoke, crl, ca, audit, probe):
     main.add_command(command)
