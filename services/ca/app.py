@@ -50,6 +50,7 @@ from services.chassis.runner import BackgroundTask, Listener, bind, run_service
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 _CRL_REFRESH: Final = 60.0  # seconds between looks of the listener at the CRLs, beside being told of new ones
+_FIRST_CRLS: Final = 3.0  # seconds to wait for the first CRLs of this process; those of the last one are there
 _STAPLE_CHECK: Final = 30.0
 _CREDENTIALS_CHECK: Final = 5.0
 
@@ -79,7 +80,7 @@ class Core:
         await self.log.refresh()
         await self.issuance.recover()
         await self.responders.ensure()
-        await self.publisher.publish_outstanding()
+        await self.publisher.publish_outstanding(_FIRST_CRLS)
 
     async def staple(self, certificate: x509.Certificate, issuer: x509.Certificate) -> bytes:
         """An OCSP response about one of our own certificates, made in process."""

@@ -116,15 +116,19 @@ class CrlPublisher:
                     raise
         return not self._due
 
-    async def publish_outstanding(self) -> None:
-        """Publish until nothing is due.
+    async def publish_outstanding(self, seconds: float) -> None:
+        """Publish until nothing is due, for so long at most: a clock set back must not keep the CA from starting.
 
         Raises:
             DatabaseError, KeyAccessError: as `publish_due`.
         """
-        while not await self.publish_due():
-            self._wake.clear()
-            await self._pause(_SAME_SECOND)
+        try:
+            async with asyncio.timeout(seconds):
+                while not await self.publish_due():
+                    self._wake.clear()
+                    await self._pause(_SAME_SECOND)
+        except TimeoutError:
+            _log.warning("the newest CRL is not older than the clock; the next one comes later", due=sorted(self._due))
 
     async def run(self) -> None:
         """Publish for ever; a failure is logged and tried again."""

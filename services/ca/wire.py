@@ -24,7 +24,7 @@ MAX_REQUESTER: Final = 16  # members
 MAX_TIME: Final = 253_402_300_799  # 9999-12-31T23:59:59Z, the last time of RFC 5280 §4.1.2.5
 
 IdentifierType = Literal["dns", "ip", "uri", "email"]
-_IDENTIFIER_TYPES: Final = frozenset({"dns", "ip", "uri", "email"})
+_IDENTIFIER_TYPES: Final = ("dns", "ip", "uri", "email")  # a tuple: what is looked up may be unhashable
 
 
 @dataclass(frozen=True, slots=True)

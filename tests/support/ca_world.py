@@ -1,0 +1,147 @@
+"""The CA's domain over a real SQLite file, with two issuing CAs in memory and a clock that stands still."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from prometheus_client import CollectorRegistry
+
+from pkicore.algorithms import PrivateKey
+from pkicore.identity import SpiffeId
+from pkicore.x509.names import Names
+from services.ca.app import MIGRATIONS, Core, CoreRules, build_core, internal_application, status_application
+from services.ca.hierarchy import Hierarchy
+from services.ca.issuance import IssuingCa
+from services.ca.wire import CertificateRequest, Identifier, IssuedCertificate
+from services.chassis.database import CommitObserver, Database
+from services.chassis.migrations import migrate
+from services.chassis.observability import HttpMetrics
+from services.chassis.peer import CallerPolicy
+from tests.support.clock import ManualClock
+from tests.support.pki import PROFILES, TRUST_DOMAIN, MemoryKey, make_csr, make_hierarchy
+from tests.support.pki import Hierarchy as FamilyOfKeys
+
+ACME = SpiffeId.service(TRUST_DOMAIN, "acme")
+CA = SpiffeId.service(TRUST_DOMAIN, "ca")
+OPERATOR = SpiffeId.operator(TRUST_DOMAIN, "admin")
+POLICY = f"""
+[[allow]]
+caller = "spiffe://{TRUST_DOMAIN}/service/acme"
+service = "ca"
+endpoints = ["POST /v1/certificates", "POST /v1/revocations", "GET /v1/revocations"]
+
+[[allow]]
+caller = "spiffe://{TRUST_DOMAIN}/operator/*"
+service = "ca"
+endpoints = ["POST /v1/certificates", "GET /v1/certificates/{{serial}}", "POST /v1/revocations",
+             "GET /v1/revocations", "POST /v1/crls", "GET /v1/issuers"]
+"""
+
+
+def identifiers(*dns: str, uri: Sequence[str] = ()) -> tuple[Identifier, ...]:
+    """What a caller vouches for."""
+    return (*(Identifier("dns", name) for name in dns), *(Identifier("uri", name) for name in uri))
+
+
+def server_request(*dns: str, key: PrivateKey | None = None, idempotency_key: str = "order-1") -> CertificateRequest:
+    """A request as the ACME server makes it."""
+    csr = make_csr(key or ec.generate_private_key(ec.SECP256R1()), names=Names.build(dns=dns))
+    return CertificateRequest(csr, "server", identifiers(*dns), idempotency_key)
+
+
+@dataclass
+class CaWorld:
+    """A started CA without listeners."""
+
+    directory: Path
+    clock: ManualClock
+    database: Database
+    families: dict[str, FamilyOfKeys]
+    core: Core
+
+    @classmethod
+    async def open(
+        cls,
+        directory: Path,
+        *,
+        clock: ManualClock | None = None,
+        families: dict[str, FamilyOfKeys] | None = None,
+        observer: CommitObserver | None = None,
+        keys: dict[str, Any] | None = None,
+    ) -> CaWorld:
+        """Open (again, with the same clock and families) the CA whose database is in this directory.
+
+        `keys` replaces issuing keys by family.
+        """
+        clock = clock or ManualClock()
+        families = families or {family: await make_hierarchy(family, clock) for family in ("ecdsa", "mldsa")}
+        url = f"sqlite:///{directory / 'ca.sqlite3'}"
+        await migrate(url, MIGRATIONS)
+        database = await Database.open(url, clock=clock, commit_observer=observer)
+        signing = {family: (keys or {}).get(family, item.issuing_key) for family, item in families.items()}
+        hierarchy = Hierarchy(
+            cas={item.issuing.id: IssuingCa.of(item.issuing, signing[family]) for family, item in families.items()},
+            responder_keys={item.issuing.id: MemoryKey.generate("ecdsa-p256") for item in families.values()},
+            roots={item.root.id: item.root.certificate for item in families.values()},
+        )
+        rules = CoreRules(
+            trust_domain=TRUST_DOMAIN,
+            profiles=PROFILES,
+            responders_directory=directory / "responders",
+            crl_lifetime=timedelta(days=1),
+            ocsp_lifetime=timedelta(hours=12),
+            ocsp_cache_entries=8,
+        )
+        core = build_core(database, hierarchy, rules, clock)
+        return cls(directory, clock, database, families, core)
+
+    async def start(self) -> CaWorld:
+        """As the service does before its listeners open."""
+        for file in (self.directory / "responders").glob("*.pem"):
+            file.unlink()  # the responders' keys are new in each world
+        await self.core.start()
+        return self
+
+    async def close(self) -> None:
+        """Close the database."""
+        await self.database.close()
+
+    async def issue(
+        self, *dns: str, idempotency_key: str = "order-1", key: PrivateKey | None = None
+    ) -> IssuedCertificate:
+        """A server certificate, as asked for by the ACME server."""
+        request = server_request(*dns, key=key, idempotency_key=idempotency_key)
+        return (await self.core.issuance.issue(ACME, request)).answer
+
+    async def publish(self) -> None:
+        """Let a second pass and publish what is due."""
+        self.clock.advance(timedelta(seconds=1))
+        await self.core.publisher.publish_due()
+
+    def issuer(self, family: str = "ecdsa") -> x509.Certificate:
+        """The certificate of an issuing CA."""
+        return self.families[family].issuing.certificate
+
+    def internal(self, caller: SpiffeId | None) -> httpx.AsyncClient:
+        """The mTLS listener's application, called by a peer with this identity."""
+        metrics = HttpMetrics(CollectorRegistry())
+        app = internal_application(self.core, CallerPolicy.load(POLICY), metrics, self.clock)
+        peer = None if caller is None else SimpleNamespace(spiffe_id=caller, serial=1)
+
+        async def with_peer(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 -- ASGI's own types
+            await app({**scope, "state": {"peer": peer}}, receive, send)
+
+        return httpx.AsyncClient(transport=httpx.ASGITransport(with_peer), base_url="https://ca")
+
+    def status(self) -> httpx.AsyncClient:
+        """The HTTP listener's application."""
+        app = status_application(self.core, 60, HttpMetrics(CollectorRegistry()))
+        return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://ca")
