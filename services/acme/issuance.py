@@ -140,8 +140,8 @@ def _certificate(order: OrderRow, issued: IssuedCertificate) -> CertificateRow:
         PkiError: the chain does not parse, or is for another key.
     """
     leaf = load_chain(issued.chain.encode())[0]
-    asked = UnverifiedCsr.parse(order.csr or b"").verify().public_key
-    if spki(known_public_key(leaf.public_key())) != spki(asked):
+    asked = UnverifiedCsr.parse(order.csr or b"").request.public_key()  # verified before it was stored
+    if spki(known_public_key(leaf.public_key())) != spki(known_public_key(asked)):
         raise PkiError("the certificate is for another key than the CSR")
     return CertificateRow(
         id=new_id(),
