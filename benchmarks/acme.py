@@ -32,6 +32,7 @@ COLUMNS = (
     ("p99_ms", "p99 ms", "{:.1f}"),
     ("requests_per_order", "requests/order", "{:.2f}"),
     ("connections", "connections", "{:d}"),
+    ("p256_verify_us", "P-256 verify us", "{:.0f}"),
 )
 
 

@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding
 
 SHA256: Final = ec.ECDSA(hashes.SHA256())
+YARDSTICK_ROUNDS: Final = 500
 POLL_SECONDS: Final = 0.01
 ORDER_SECONDS: Final = 60.0
 TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
@@ -209,6 +210,7 @@ class Level:
         requests: of all orders.
         connections: that the clients opened.
         cpu: service -> processor seconds that it used.
+        yardstick_us: microseconds of one P-256 verification, measured right after.
     """
 
     clients: int
@@ -217,6 +219,7 @@ class Level:
     requests: int = 0
     connections: int = 0
     cpu: dict[str, float] = field(default_factory=dict)
+    yardstick_us: float = 0.0
 
     def document(self) -> dict[str, Any]:
         """The figures."""
@@ -229,6 +232,7 @@ class Level:
             "p99_ms": 1e3 * ordered[min(orders - 1, orders * 99 // 100)],
             "requests_per_order": self.requests / orders,
             "connections": self.connections,
+            "p256_verify_us": self.yardstick_us,
             "cpu_ms_per_order": {name: 1e3 * seconds / orders for name, seconds in self.cpu.items()},
         }
 
@@ -253,6 +257,16 @@ def cpu_seconds(pids: Mapping[str, int]) -> dict[str, float]:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         used[name] = (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
     return used
+
+
+def verification_us() -> float:
+    """Microseconds of one P-256 verification: the yardstick of this machine at this moment (an order takes six)."""
+    key, message = ec.generate_private_key(ec.SECP256R1()), b"yardstick"
+    signature, public = key.sign(message, SHA256), key.public_key()
+    begin = time.process_time()
+    for _ in range(YARDSTICK_ROUNDS):
+        public.verify(signature, message, SHA256)
+    return 1e6 * (time.process_time() - begin) / YARDSTICK_ROUNDS
 
 
 async def _work(client: Client, work: Iterator[tuple[str, str]], level: Level, deadline: float) -> None:
@@ -284,6 +298,7 @@ async def run_level(config: Mapping[str, Any], clients: int, tls: ssl.SSLContext
     level.elapsed = time.perf_counter() - begin
     after = cpu_seconds(config["pids"])
     level.cpu = {name: after[name] - before[name] for name in after}
+    level.yardstick_us = verification_us()
     level.requests = sum(client.requests for client in crowd)
     level.connections = sum([await client.close() for client in crowd])
     return level
