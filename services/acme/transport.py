@@ -30,12 +30,14 @@ from services.chassis.identity import IdentityFiles
 from services.chassis.observability import TlsMetrics
 from services.chassis.runner import BackgroundTask
 
-CRL_REFRESH_SECONDS: Final = 60.0
+CRL_REFRESH_SECONDS: Final = 30.0  # where the feed fails, a revoked peer is still refused within a minute
 STAPLE_CHECK_SECONDS: Final = 30.0
 CREDENTIALS_CHECK_SECONDS: Final = 5.0
 STATUS_TIMEOUT_SECONDS: Final = 10.0
 MAX_STALENESS: Final = timedelta(hours=1)  # without news of the CRLs for so long, no client certificate is believed
 _PAUSE_SECONDS: Final = 2.0  # between attempts to reach the CA at start
+_FEED_RETRY_SECONDS: Final = 5.0
+_PUBLICATION_SECONDS: Final = 1.5  # the CRL that names a revocation follows the feed within this time
 
 _Answer = TypeVar("_Answer")
 _log = structlog.get_logger("acme.transport")
@@ -158,9 +160,25 @@ class WayToCa:
             await self.crls.refresh()
             self.crls.current()
 
+    async def follow_revocations(self) -> None:
+        """React to each revocation as soon as the CA tells of it; the periodic refresh is the fall-back."""
+        after = 0
+        while True:
+            try:
+                feed = await self.client.revocations(after)
+            except CaError as error:
+                _log.warning("revocation feed not followed", error=str(error), retry_seconds=_FEED_RETRY_SECONDS)
+                await asyncio.sleep(_FEED_RETRY_SECONDS)
+                continue
+            if feed.entries:
+                after = feed.next
+                await asyncio.sleep(_PUBLICATION_SECONDS)
+                await asyncio.gather(self.crls.refresh(), self.staples.refresh())
+
     def background(self) -> list[BackgroundTask]:
         """What keeps it fresh."""
         return [
+            BackgroundTask("revocation-feed", self.follow_revocations),
             BackgroundTask("crls", lambda: self.crls.run(CRL_REFRESH_SECONDS)),
             BackgroundTask("staples", lambda: self.staples.run(STAPLE_CHECK_SECONDS)),
             BackgroundTask("internal-credentials", lambda: self.credentials.run(CREDENTIALS_CHECK_SECONDS)),
