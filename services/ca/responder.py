@@ -88,6 +88,11 @@ class OcspAnswers:
         self._requests_of: dict[int, set[bytes]] = {}
         self._revocations_seen = 0
 
+    @property
+    def kept(self) -> int:
+        """How many answers are kept."""
+        return len(self._kept)
+
     async def answer(self, request: bytes) -> OcspAnswer:
         """The response to a DER request; errors are responses too (RFC 6960 §2.3)."""
         kept = self._kept.get(request)

@@ -1,0 +1,169 @@
+import asyncio
+from datetime import timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.x509 import ocsp
+from sqlalchemy import select
+
+from pkicore.encoding import sequence
+from pkicore.errors import RevokedError
+from pkicore.ocsp import CertId, build_request, error_response, verify_response
+from pkicore.x509.certificate import load_chain
+from services.ca.schema import serials
+from services.ca.wire import RevocationRequest
+from tests.support.ca_world import ACME, CaWorld
+from tests.support.pki import make_hierarchy
+
+
+async def leaf_of(world: CaWorld, name: str = "order-1") -> x509.Certificate:
+    """A fresh server certificate."""
+    return load_chain((await world.issue("a.example", idempotency_key=name)).certificate.encode())[0]
+
+
+@pytest.mark.parametrize("hash_name", ["sha1", "sha256"])
+async def test_an_issued_certificate_is_good(world: CaWorld, hash_name: str) -> None:
+    """Both kinds of CertID get a good answer that verifies."""
+    leaf = await leaf_of(world)
+    request = build_request(leaf, world.issuer(), hash_name="sha256" if hash_name == "sha256" else "sha1")
+    answer = await world.core.answers.answer(request)
+    status = verify_response(answer.der, leaf, world.issuer(), world.clock.now())
+    assert status.next_update - status.this_update == timedelta(hours=12)
+
+
+async def test_an_answer_is_kept_until_half_its_life(world: CaWorld) -> None:
+    """The same request gets the same bytes for six of twelve hours, then new ones."""
+    request = build_request(await leaf_of(world), world.issuer())
+    first = await world.core.answers.answer(request)
+    world.clock.advance(timedelta(hours=6) - timedelta(seconds=1))
+    assert await world.core.answers.answer(request) is first
+    world.clock.advance(timedelta(seconds=1))
+    assert (await world.core.answers.answer(request)).this_update > first.this_update
+
+
+async def test_a_revocation_is_seen_at_once_by_every_kind_of_request(world: CaWorld) -> None:
+    """Kept answers by SHA-1 and SHA-256 are gone with the revocation, nonced ones follow."""
+    leaf = await leaf_of(world)
+    requests = [
+        build_request(leaf, world.issuer()),
+        build_request(leaf, world.issuer(), hash_name="sha256"),
+        build_request(leaf, world.issuer(), nonce=b"n" * 32),
+    ]
+    for request in requests:
+        await world.core.answers.answer(request)
+    await world.core.revoker.revoke(ACME, RevocationRequest("keyCompromise", serial=f"{leaf.serial_number:x}"))
+    for request in requests:
+        answer = await world.core.answers.answer(request)
+        with pytest.raises(RevokedError):
+            verify_response(answer.der, leaf, world.issuer(), world.clock.now())
+        single = ocsp.load_der_ocsp_response(answer.der)
+        assert single.revocation_reason is x509.ReasonFlags.key_compromise
+
+
+async def test_nonced_answers_are_not_kept(world: CaWorld) -> None:
+    """A nonce is echoed, and its answer is signed anew each time."""
+    leaf = await leaf_of(world)
+    request = build_request(leaf, world.issuer(), nonce=b"n" * 32)
+    first, second = await world.core.answers.answer(request), await world.core.answers.answer(request)
+    assert first.fresh_until == 0
+    assert first is not second
+    verify_response(first.der, leaf, world.issuer(), world.clock.now(), nonce=b"n" * 32)
+
+
+async def test_serials_that_were_never_issued_are_unknown(world: CaWorld) -> None:
+    """Neighbours, zero, negative, reserved and random serials are unknown, never good."""
+    leaf = await leaf_of(world)
+    pool = [int(row["serial"], 16) for row in await world.database.fetch_all(world.database.prepare(select(serials)))]
+    unused = [serial for serial in pool if await world.core.store.by_serial(serial) is None][:3]
+    for serial in (leaf.serial_number + 1, leaf.serial_number - 1, leaf.serial_number >> 8, 0, -5, 1, *unused):
+        answer = await world.core.answers.answer(request_for(world.issuer(), serial))
+        assert ocsp.load_der_ocsp_response(answer.der).certificate_status is ocsp.OCSPCertStatus.UNKNOWN
+
+
+async def test_a_serial_is_looked_up_under_its_issuer(world: CaWorld) -> None:
+    """One issuer's serial is unknown under another."""
+    leaf = await leaf_of(world)
+    answer = await world.core.answers.answer(request_for(world.issuer("mldsa"), leaf.serial_number))
+    assert ocsp.load_der_ocsp_response(answer.der).certificate_status is ocsp.OCSPCertStatus.UNKNOWN
+
+
+async def test_other_issuers_are_none_of_our_business(world: CaWorld) -> None:
+    """A stranger's CertID, a root's, and a mixture of two issuers are unauthorized."""
+    stranger = (await make_hierarchy("ecdsa", world.clock)).issuing.certificate
+    root = world.families["ecdsa"].root.certificate
+    for request in (
+        request_for(stranger, 5),
+        request_for(root, world.issuer().serial_number),
+        several(CertId.of(world.issuer(), 5), CertId.of(world.issuer("mldsa"), 5)),
+    ):
+        assert (await world.core.answers.answer(request)).der == error_response("unauthorized")
+
+
+async def test_several_certificates_are_answered_together(world: CaWorld) -> None:
+    """A request for two certificates of one issuer gets two single responses, dropped by a revocation of either."""
+    one, two = await leaf_of(world, "1"), await leaf_of(world, "2")
+    request = several(CertId.of(world.issuer(), one.serial_number), CertId.of(world.issuer(), two.serial_number))
+    first = await world.core.answers.answer(request)
+    assert [item.serial_number for item in ocsp.load_der_ocsp_response(first.der).responses] == [
+        one.serial_number,
+        two.serial_number,
+    ]
+    await world.core.revoker.revoke(ACME, RevocationRequest(0, serial=f"{two.serial_number:x}"))
+    second = ocsp.load_der_ocsp_response((await world.core.answers.answer(request)).der)
+    assert [item.certificate_status.name for item in second.responses] == ["GOOD", "REVOKED"]
+
+
+@pytest.mark.parametrize("junk", [b"", b"\x00", b"\x30\x80", b"\x30\x03\x02\x01\x00", b"A" * 5000])
+async def test_junk_is_malformed(world: CaWorld, junk: bytes) -> None:
+    """What is no request gets the response malformedRequest, unsigned and not kept."""
+    answer = await world.core.answers.answer(junk)
+    assert (answer.der, answer.fresh_until) == (error_response("malformedRequest"), 0)
+
+
+async def test_the_cache_is_bounded(world: CaWorld) -> None:
+    """An attacker who asks for ever new serials fills eight places and no more."""
+    for serial in range(1, 50):
+        await world.core.answers.answer(request_for(world.issuer(), serial))
+    assert world.core.answers.kept == 8
+
+
+async def test_an_answer_made_during_a_revocation_is_not_kept(world: CaWorld) -> None:
+    """Asked while it is being revoked, whatever was answered: afterwards everybody is told revoked."""
+    leaf = await leaf_of(world)
+    request = build_request(leaf, world.issuer())
+    revocation = world.core.revoker.revoke(ACME, RevocationRequest(0, serial=f"{leaf.serial_number:x}"))
+    await asyncio.gather(revocation, *(world.core.answers.answer(request) for _ in range(5)))
+    answer = await world.core.answers.answer(request)
+    with pytest.raises(RevokedError):
+        verify_response(answer.der, leaf, world.issuer(), world.clock.now())
+
+
+async def test_a_responder_is_renewed_before_it_expires(world: CaWorld) -> None:
+    """With a third of its life left the responder gets a new certificate for the same key, and answers go on."""
+    before = world.core.responders.of("issuing-ecdsa").certificate
+    world.clock.advance(timedelta(days=19))
+    await world.core.responders.ensure()
+    assert world.core.responders.of("issuing-ecdsa").certificate == before
+    world.clock.advance(timedelta(days=2))
+    await world.core.responders.ensure()
+    after = world.core.responders.of("issuing-ecdsa").certificate
+    assert after.not_valid_after_utc > before.not_valid_after_utc
+    assert after.public_key() == before.public_key()
+
+
+async def test_without_a_valid_responder_the_answer_is_try_later(world: CaWorld) -> None:
+    """An expired responder signs nothing."""
+    leaf = await leaf_of(world)
+    world.clock.advance(timedelta(days=31))
+    answer = await world.core.answers.answer(build_request(leaf, world.issuer()))
+    assert answer.der == error_response("tryLater")
+
+
+def request_for(issuer: x509.Certificate, serial: int) -> bytes:
+    """A request for one serial, which need not be a possible one."""
+    return several(CertId.of(issuer, serial))
+
+
+def several(*cert_ids: CertId) -> bytes:
+    """A request for several certificates."""
+    return sequence(sequence(sequence(*(sequence(item.der) for item in cert_ids))))

@@ -1,0 +1,154 @@
+import asyncio
+from datetime import timedelta
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+from sqlalchemy import select
+
+from pkicore.crl import VerifiedCrl
+from pkicore.errors import MalformedError
+from pkicore.identity import SpiffeId
+from pkicore.x509.certificate import load_chain
+from services.ca.errors import AlreadyRevokedError, NotAuthorisedError, ReasonError, UnknownCertificateError
+from services.ca.revocation import parse_reason
+from services.ca.schema import serials
+from services.ca.store import Ledgered
+from services.ca.wire import RevocationRequest, parse_serial
+from services.chassis.audit import audit_records
+from tests.support.ca_world import ACME, OPERATOR, CaWorld
+from tests.support.pki import TRUST_DOMAIN
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("keyCompromise", "keyCompromise"),
+        ("KEYCOMPROMISE", "keyCompromise"),
+        (1, "keyCompromise"),
+        ("1", "keyCompromise"),
+        (0, "unspecified"),
+        (9, "privilegeWithdrawn"),
+    ],
+)
+def test_a_reason_has_a_name_and_a_number(given: str | int, name: str) -> None:
+    """Both are taken, names in any case."""
+    assert parse_reason(given) == name
+
+
+@pytest.mark.parametrize(
+    "given", [2, 6, 7, 8, 10, 11, -1, "removeFromCRL", "certificateHold", "cACompromise", "", "01", "x"]
+)
+def test_a_reason_that_does_not_apply_is_refused(given: str | int) -> None:
+    """Holds, CA compromises, delta-only and unknown reasons are refused with a sentence."""
+    with pytest.raises(ReasonError):
+        parse_reason(given)
+
+
+@pytest.mark.parametrize("form", ["{}", "0{}", "00:{}"])
+async def test_a_serial_is_found_however_it_is_written(world: CaWorld, form: str) -> None:
+    """Upper case, colons and leading zeros name the same certificate."""
+    answer = await world.issue("a.example")
+    revoked = await world.core.revoker.revoke(ACME, RevocationRequest(1, serial=form.format(answer.serial.upper())))
+    assert (revoked.serial, revoked.reason) == (answer.serial, "keyCompromise")
+
+
+async def test_a_certificate_is_found_by_its_bytes(world: CaWorld) -> None:
+    """The DER bytes name their certificate."""
+    answer = await world.issue("a.example")
+    der = load_chain(answer.certificate.encode())[0].public_bytes(Encoding.DER)
+    assert (await world.core.revoker.revoke(ACME, RevocationRequest(0, certificate=der))).serial == answer.serial
+
+
+async def test_a_lookalike_is_not_the_certificate(world: CaWorld) -> None:
+    """Other bytes with the serial and the names of one of ours revoke nothing."""
+    answer = await world.issue("a.example")
+    real = load_chain(answer.certificate.encode())[0]
+    lookalike = bytearray(real.public_bytes(Encoding.DER))
+    lookalike[-1] ^= 1
+    with pytest.raises(UnknownCertificateError):
+        await world.core.revoker.revoke(OPERATOR, RevocationRequest(0, certificate=bytes(lookalike)))
+    assert (await ledgered(world, answer.serial)).revoked_at is None
+
+
+@pytest.mark.parametrize("der", [b"", b"\x30\x00", b"-----BEGIN CERTIFICATE-----"])
+async def test_bytes_that_are_no_certificate_are_refused(world: CaWorld, der: bytes) -> None:
+    """Junk is malformed, not unknown."""
+    with pytest.raises(MalformedError):
+        await world.core.revoker.revoke(OPERATOR, RevocationRequest(0, certificate=der))
+
+
+async def test_an_unknown_serial_is_unknown(world: CaWorld) -> None:
+    """A serial that was reserved but never used is not a certificate."""
+    answer = await world.issue("a.example")
+    rows = await world.database.fetch_all(world.database.prepare(select(serials.c.serial)))
+    reserved = [item["serial"] for item in rows]
+    unused = [item for item in reserved if await world.core.store.by_serial(parse_serial(item)) is None]
+    assert unused
+    assert answer.serial not in unused
+    with pytest.raises(UnknownCertificateError):
+        await world.core.revoker.revoke(OPERATOR, RevocationRequest(0, serial=unused[0]))
+
+
+async def test_a_service_revokes_only_what_it_asked_for(world: CaWorld) -> None:
+    """Another service's certificate is out of a service's reach; an operator reaches all."""
+    answer = await world.issue("a.example")
+    other = SpiffeId.service(TRUST_DOMAIN, "signing")
+    with pytest.raises(NotAuthorisedError):
+        await world.core.revoker.revoke(other, RevocationRequest(0, serial=answer.serial))
+    await world.core.revoker.revoke(OPERATOR, RevocationRequest(0, serial=answer.serial))
+
+
+async def test_two_revocations_at_once_revoke_once(world: CaWorld) -> None:
+    """Of ten concurrent revocations of one serial one succeeds; the others conflict; the log has one record."""
+    answer = await world.issue("a.example")
+    requests = [RevocationRequest(reason, serial=answer.serial) for reason in ("superseded", "keyCompromise") * 5]
+    outcomes = await asyncio.gather(
+        *(world.core.revoker.revoke(ACME, request) for request in requests), return_exceptions=True
+    )
+    assert sum(isinstance(outcome, AlreadyRevokedError) for outcome in outcomes) == 9
+    found = [item async for item in audit_records(world.database) if item.record.event == "certificate.revoked"]
+    assert len(found) == 1
+    rows = await world.core.store.revocations_after(0, 10)
+    assert [row.sequence for row in rows] == [1]
+
+
+async def test_the_feed_tells_in_order_and_wakes_who_waits(world: CaWorld) -> None:
+    """A waiter is woken by the revocation, and the sequences follow each other."""
+    answers = [await world.issue("a.example", idempotency_key=str(number)) for number in range(3)]
+    waiting = asyncio.create_task(world.core.log.wait(0, 10))
+    await asyncio.sleep(0)
+    await asyncio.gather(
+        *(world.core.revoker.revoke(ACME, RevocationRequest(0, serial=answer.serial)) for answer in answers)
+    )
+    async with asyncio.timeout(1):
+        await waiting
+    rows = await world.core.store.revocations_after(0, 10)
+    assert [row.sequence for row in rows] == [1, 2, 3]
+    assert [row.sequence for row in await world.core.store.revocations_after(2, 10)] == [3]
+
+
+async def test_waiting_ends_without_a_revocation(world: CaWorld) -> None:
+    """A waiter goes on when its time is over."""
+    async with asyncio.timeout(1):
+        await world.core.log.wait(0, 0.01)
+
+
+async def test_another_process_sees_the_revocation(world: CaWorld) -> None:
+    """A second process over the same database puts it on its CRL after its next look."""
+    world.clock.advance(timedelta(seconds=1))
+    other = await CaWorld.open(world.directory, clock=world.clock, families=world.families)
+    await other.start()
+    answer = await world.issue("a.example")
+    await world.core.revoker.revoke(ACME, RevocationRequest(0, serial=answer.serial))
+    await other.core.log.refresh()
+    await other.publish()
+    crl = VerifiedCrl.verify(other.core.publisher.current["issuing-ecdsa"].der, world.issuer(), world.clock.now())
+    assert parse_serial(answer.serial) in crl.serials
+    await other.close()
+
+
+async def ledgered(world: CaWorld, serial: str) -> Ledgered:
+    """The ledger's row of a serial that must be there."""
+    row = await world.core.store.by_serial(parse_serial(serial))
+    assert row is not None
+    return row
