@@ -34,6 +34,7 @@ from tests.support.openssl import Relying
 CRASHING = Path(__file__).parents[1] / "support" / "crashing_service.py"
 START_SECONDS = 30.0
 PATIENCE_SECONDS = 30.0
+CRL_SECONDS = 2.0  # the CRL follows a revocation within so long, and its commit belongs to the path
 
 
 @dataclass
@@ -220,6 +221,7 @@ async def recorded_path(
     await asyncio.to_thread(process.start, "--record", str(record))
     process.armed.touch()
     await travel(services, web, f"recorded.{service}.pqcpki.test", directory)
+    await asyncio.sleep(CRL_SECONDS)
     await asyncio.to_thread(process.stop)
     seen: Counter[str] = Counter()
     path: list[tuple[str, int]] = []
