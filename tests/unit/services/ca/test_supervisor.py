@@ -1,0 +1,111 @@
+import asyncio
+import os
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from services.ca.deployment import choose_ports, is_free
+from services.ca.endpoints import describe, read_endpoints, write_endpoints
+from services.ca.errors import CeremonyError
+from services.ca.layout import Layout
+from services.ca.supervisor import Child, Supervisor, child_environment, only_one
+
+PORTS = {"ca": 0, "ca_http": 0, "ca_ops": 0, "acme": 0, "acme_ops": 0}
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    """A deployment that has settings and nothing else."""
+    found = Layout(tmp_path)
+    for directory in (found.config, found.logs, found.state("ca"), found.state("acme")):
+        directory.mkdir()
+    return found
+
+
+def settings(layout: Layout, port: int) -> None:
+    """The CA's recorded port."""
+    (layout.config / "ca.toml").write_text(f'host = "127.0.0.1"\nport = {port}\nhttp_port = 1\nops_port = 2\n')
+
+
+def test_free_ports_are_all_different() -> None:
+    """Port 0 takes a free port each time."""
+    chosen = choose_ports("127.0.0.1", PORTS)
+    assert len({chosen.ca, chosen.ca_http, chosen.ca_ops, chosen.acme, chosen.acme_ops}) == 5
+
+
+def test_a_taken_port_is_replaced() -> None:
+    """A default that somebody else has gives way to a free port; one that is free is kept."""
+    with socket.create_server(("127.0.0.1", 0)) as taken, socket.create_server(("127.0.0.1", 0)) as soon_free:
+        port, free = taken.getsockname()[1], soon_free.getsockname()[1]
+        soon_free.close()
+        chosen = choose_ports("127.0.0.1", PORTS | {"ca": port, "acme": free})
+        assert chosen.ca != port
+        assert chosen.acme == free
+        assert not is_free("127.0.0.1", port)
+
+
+def test_port_0_keeps_the_recorded_port_where_it_is_free(layout: Layout) -> None:
+    """The recorded port is in certificates, so it is taken again if it can be had."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        settings(layout, port)
+        assert child_environment(layout, "ca", {"PQCPKI_CA_PORT": "0"})["PQCPKI_CA_PORT"] == "0"
+    assert child_environment(layout, "ca", {"PQCPKI_CA_PORT": "0"})["PQCPKI_CA_PORT"] == str(port)
+    assert child_environment(layout, "ca", {"PQCPKI_CA_PORT": "77"})["PQCPKI_CA_PORT"] == "77"
+    assert "PQCPKI_CA_PORT" not in child_environment(layout, "ca", {})
+
+
+def test_one_supervisor_per_deployment(layout: Layout) -> None:
+    """The lock is held by one, and free again afterwards."""
+    with only_one(layout), pytest.raises(CeremonyError, match="another"), only_one(layout):
+        pass
+    with only_one(layout):
+        pass
+
+
+def test_there_must_be_a_deployment(tmp_path: Path) -> None:
+    """Without a ceremony there is nothing to run; the sentence says what to do."""
+    with pytest.raises(CeremonyError, match="ztca init"), only_one(Layout(tmp_path / "none")):
+        pass
+    with pytest.raises(CeremonyError, match="ztca init"):
+        read_endpoints(tmp_path / "none")
+    with pytest.raises(CeremonyError, match="ztca up"):
+        read_endpoints(tmp_path)
+
+
+def test_endpoints_name_what_runs(layout: Layout) -> None:
+    """Keys are there for the services that run, absolute, and survive their file."""
+    listeners = {
+        "ca": {"internal": "https://localhost:1", "status": "http://127.0.0.1:2", "ops": "http://127.0.0.1:3", "pid": 4}
+    }
+    write_endpoints(layout, describe(layout, listeners))
+    found = read_endpoints(layout.root)
+    assert (found["ca_internal"], found["crl_base"], found["ocsp"]) == (
+        "https://localhost:1",
+        "http://127.0.0.1:2/crl",
+        "http://127.0.0.1:2/ocsp",
+    )
+    assert found["pids"] == {"ca": 4}
+    assert "acme_directory" not in found
+    assert Path(found["trust_bundle"]).is_absolute()
+
+
+async def test_a_service_that_cannot_start_shows_the_end_of_its_log(layout: Layout) -> None:
+    """The sentence holds the exit status and what the service said; no endpoints are left."""
+    settings(layout, 0)
+    said: list[str] = []
+    supervisor = Supervisor(layout, os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, said.append, ["ca"])
+    with pytest.raises(CeremonyError, match=r"status 1(.|\n)*missing"):
+        await supervisor.run(asyncio.Event())
+    assert not layout.endpoints.exists()
+
+
+def test_the_wait_before_a_restart_doubles(layout: Layout) -> None:
+    """A service that keeps ending is started ever more rarely, at most twice a minute."""
+    child = Child("ca", layout, {})
+    child.started_at = float("inf")
+    waits = [child.next_wait() for _ in range(9)]
+    assert waits[:3] == [0.5, 1.0, 2.0]
+    assert waits[-1] == 30.0
