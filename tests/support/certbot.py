@@ -25,7 +25,7 @@ def install() -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not command.exists():
             venv.create(home, with_pip=True, clear=True)
-            pip = [home / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+            pip = [str(home / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
             subprocess.run([*pip, f"certbot=={VERSION}"], check=True, timeout=300)
     return command
 
