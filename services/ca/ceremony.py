@@ -20,7 +20,7 @@ from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from pkicore.algorithms import ALGORITHMS, PrivateKey, generate_private_key
 from pkicore.clock import Clock, unix
@@ -34,7 +34,7 @@ from pkicore.x509.names import Names
 from pkicore.x509.profiles import Profile, load_profiles
 from services.ca.app import MIGRATIONS, Core, CoreRules, build_core
 from services.ca.authorization import Authorizer
-from services.ca.csr import make_csr
+from services.ca.csr import make_csr, plain_pem
 from services.ca.deployment import Deployment, packaged_profiles, write_settings
 from services.ca.errors import CeremonyError
 from services.ca.hierarchy import Hierarchy, make_issuer, make_root_issuer, read_passphrase
@@ -332,11 +332,6 @@ async def sign_root_crl(
 def staple_name(certificate: x509.Certificate) -> str:
     """The file that `pkicore.mtls.StapleCache` looks for."""
     return f"{certificate.fingerprint(hashes.SHA256()).hex()[:32]}.ocsp"
-
-
-def plain_pem(private_key: PrivateKey) -> bytes:
-    """PKCS#8 without a passphrase: TLS keys and the operator's."""
-    return private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 def _fingerprint(certificate: x509.Certificate) -> str:

@@ -10,6 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from pkicore.identity import SpiffeId
 from pkicore.x509.names import Names
@@ -145,12 +146,12 @@ async def test_hostile_csrs_are_refused_and_nothing_is_issued(world: CaWorld, ac
 async def test_usages_of_the_csr_are_not_copied(acme: CaClient) -> None:
     """A CSR that asks for OCSP signing gets the profile's usage and no other."""
     key = ec.generate_private_key(P256)
-    wanted = x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.OCSP_SIGNING, x509.ExtendedKeyUsageOID.CLIENT_AUTH])
+    wanted = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.OCSP_SIGNING, ExtendedKeyUsageOID.CLIENT_AUTH])
     csr = make_csr(key, names=Names.build(dns=["a.example"]), extensions=[(wanted, False)])
     issued = await acme.issue(CertificateRequest(csr, "server", identifiers("a.example"), "1"))
     leaf = x509.load_pem_x509_certificate(issued.certificate.encode())
     usage = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    assert list(usage) == [x509.ExtendedKeyUsageOID.SERVER_AUTH]
+    assert list(usage) == [ExtendedKeyUsageOID.SERVER_AUTH]
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def audit() -> None:
 @audit.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @json_option
-def verify(path: Path, as_json: bool) -> None:  # noqa: FBT001 - a flag of the command line
+def verify(path: Path, as_json: bool) -> None:  # noqa: FBT001 - a command-line flag
     """Verify PATH: a state directory (every log below it, with its checkpoints), a JSONL export or a database file."""
     with failing_cleanly():
         found = _verify(path.absolute())

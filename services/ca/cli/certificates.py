@@ -12,10 +12,9 @@ from pkicore.encoding import write_new
 from pkicore.identity import SpiffeId
 from pkicore.keys.file import FileKey
 from pkicore.x509.names import Names
-from services.ca.ceremony import plain_pem
 from services.ca.cli.connection import Deployed, connected
 from services.ca.cli.output import directory_option, failing_cleanly, json_option, tell
-from services.ca.csr import make_csr
+from services.ca.csr import make_csr, plain_pem
 from services.ca.errors import CeremonyError
 from services.ca.wire import CertificateRequest, Identifier, IssuedCertificate, RevocationAnswer, RevocationRequest
 
@@ -28,7 +27,7 @@ _IDENTITY_KEYS = ("ml-dsa-65", "ml-dsa-44", "ml-dsa-87", "ecdsa-p256", "ecdsa-p3
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="New directory for cert.pem and key.pem.")
 @click.option("--key", "algorithm", type=click.Choice(_IDENTITY_KEYS), default="ml-dsa-65", show_default=True)
 @json_option
-def issue(name: str, directory: Path, out: Path, algorithm: str, as_json: bool) -> None:  # noqa: FBT001 - a flag
+def issue(name: str, directory: Path, out: Path, algorithm: str, as_json: bool) -> None:  # noqa: FBT001 - a command-line flag
     """Make a client identity for the workload NAME: a key, and a certificate for spiffe://DOMAIN/workload/NAME."""
     with failing_cleanly():
         if out.exists():
@@ -56,7 +55,7 @@ async def _issue(directory: Path, identity: SpiffeId, private_key: PrivateKey) -
 @click.option("--serial", required=True, help="Serial number in hex; case, colons and leading zeros do not matter.")
 @click.option("--reason", default="unspecified", show_default=True, help="Name or number of RFC 5280 §5.3.1.")
 @json_option
-def revoke(directory: Path, serial: str, reason: str, as_json: bool) -> None:  # noqa: FBT001 - a flag
+def revoke(directory: Path, serial: str, reason: str, as_json: bool) -> None:  # noqa: FBT001 - a command-line flag
     """Revoke the certificate with this serial number, for good."""
     with failing_cleanly():
         answer = asyncio.run(_revoke(directory, serial, reason))
@@ -77,7 +76,7 @@ def crl() -> None:
 @crl.command()
 @directory_option
 @json_option
-def publish(directory: Path, as_json: bool) -> None:  # noqa: FBT001 - a flag
+def publish(directory: Path, as_json: bool) -> None:  # noqa: FBT001 - a command-line flag
     """Publish the CRL of every issuing CA now."""
     with failing_cleanly():
         numbers = asyncio.run(_publish(directory))

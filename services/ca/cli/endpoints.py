@@ -18,7 +18,7 @@ _PAUSE = 0.1  # seconds between two looks
 @directory_option
 @click.option("--wait", type=click.FloatRange(0, 600), default=0.0, help="Seconds to wait until everything answers.")
 @json_option
-def endpoints(name: str | None, directory: Path, wait: float, as_json: bool) -> None:  # noqa: FBT001 - a flag
+def endpoints(name: str | None, directory: Path, wait: float, as_json: bool) -> None:  # noqa: FBT001 - a command-line flag
     """Print the URLs and paths of a running deployment, or only the one called NAME.
 
     `ztca endpoints acme_directory` prints what to give to certbot's --server.

@@ -39,7 +39,7 @@ def init(
     name: str,
     passphrase_file: Path | None,
     offline: Path | None,
-    as_json: bool,  # noqa: FBT001 - a flag of the command line
+    as_json: bool,  # noqa: FBT001 - a command-line flag
     **ports: int,
 ) -> None:
     """Make a new PKI below DIR: roots, issuing CAs, identities, settings.

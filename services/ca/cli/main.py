@@ -1,21 +1,51 @@
-"""The command group."""
+"""The command group. A command's module is imported when it is used, since SQL, TLS and HTTP take a second to load."""
 
+import importlib
 import logging
 import sys
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
 
 import click
 import structlog
 
-from services.ca.cli.audit import audit
-from services.ca.cli.certificates import crl, issue, revoke
-from services.ca.cli.endpoints import endpoints
-from services.ca.cli.init import init
-from services.ca.cli.probe import probe
-from services.ca.cli.roots import ca
-from services.ca.cli.up import up
+# Command -> the module of this package that has it, and its first sentence for `ztca --help`.
+_COMMANDS: Final[Mapping[str, tuple[str, str, str]]] = MappingProxyType(
+    {
+        "init": ("init", "init", "Make a new PKI: roots, issuing CAs, identities, settings."),
+        "up": ("up", "up", "Run every service of a deployment."),
+        "endpoints": ("endpoints", "endpoints", "Print where a running deployment answers."),
+        "issue": ("certificates", "issue", "Make a client identity for a workload."),
+        "revoke": ("certificates", "revoke", "Revoke a certificate."),
+        "crl": ("certificates", "crl", "Certificate revocation lists."),
+        "ca": ("roots", "ca", "The roots and issuing CAs."),
+        "audit": ("audit", "audit", "Verify or export the audit logs."),
+        "probe": ("probe", "probe", "Show what a TLS listener shows."),
+    }
+)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        if cmd_name not in _COMMANDS:
+            return None
+        module, attribute, _ = _COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(f"services.ca.cli.{module}"), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, sentence) for name, (_, _, sentence) in _COMMANDS.items()])
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Make, run and operate a pqcpki deployment.
 
@@ -23,7 +53,3 @@ def main() -> None:
     """
     quiet = structlog.make_filtering_bound_logger(logging.ERROR)
     structlog.configure(wrapper_class=quiet, logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-
-
-for command in (init, up, endpoints, issue, revoke, crl, ca, audit, probe):
-    main.add_command(command)

@@ -19,7 +19,7 @@ from services.ca.errors import CeremonyError
 @click.option("--cert", type=click.Path(path_type=Path), help="PEM chain to show. [default: the operator's]")
 @click.option("--key", type=click.Path(path_type=Path), help="Its private key, PKCS#8 PEM.")
 @json_option
-def probe(url: str, directory: Path, cert: Path | None, key: Path | None, as_json: bool) -> None:  # noqa: FBT001 - a flag
+def probe(url: str, directory: Path, cert: Path | None, key: Path | None, as_json: bool) -> None:  # noqa: FBT001 - a command-line flag
     """Shake hands with URL once and say what was seen: protocol, group, peer, chain, staple, CRL.
 
     Exit status 0 where both ends accept, 1 where one of them refuses.

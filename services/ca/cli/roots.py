@@ -43,7 +43,7 @@ def root_crl(
     offline: Path | None,
     serial: str | None,
     reason: str,
-    as_json: bool,  # noqa: FBT001 - a flag of the command line
+    as_json: bool,  # noqa: FBT001 - a command-line flag
 ) -> None:
     """Sign the next CRL of a root, valid for a year; a running CA publishes it within half a minute.
 

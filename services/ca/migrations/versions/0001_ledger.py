@@ -8,6 +8,12 @@ down_revision = None
 
 
 def upgrade() -> None:
+    _ledger()
+    _status()
+    _audit()
+
+
+def _ledger() -> None:
     op.create_table(
         "serials",
         sa.Column("serial", sa.Text, primary_key=True),
@@ -37,6 +43,9 @@ def upgrade() -> None:
         sqlite_where=open_intents,
         postgresql_where=open_intents,
     )
+
+
+def _status() -> None:
     op.create_table(
         "revocations",
         sa.Column("sequence", sa.BigInteger, primary_key=True, autoincrement=False),
@@ -60,6 +69,9 @@ def upgrade() -> None:
         sa.Column("next_update", sa.BigInteger, nullable=False),
         sa.Column("der", sa.LargeBinary, nullable=False),
     )
+
+
+def _audit() -> None:
     op.create_table(
         "audit_log",
         sa.Column("sequence", sa.BigInteger, primary_key=True, autoincrement=False),

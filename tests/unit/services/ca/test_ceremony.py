@@ -84,7 +84,8 @@ def test_nothing_secret_is_open_to_others(made: Layout) -> None:
 def test_the_roots_keys_are_offline_and_sealed(made: Layout) -> None:
     """No setting of a service names a root key; the envelope opens with the passphrase and with no other."""
     sealed = made.root_key("ecdsa").read_bytes()
-    assert unseal(sealed, made.passphrase.read_bytes().strip())
+    (root,) = load_chain(made.root_certificate("ecdsa").read_bytes())
+    assert unseal(sealed, made.passphrase.read_bytes().strip()).public_key() == root.public_key()
     with pytest.raises(KeyLockedError):
         unseal(sealed, b"guess")
     assert "offline" not in (made.config / "ca.toml").read_text()
@@ -175,7 +176,9 @@ def test_passphrase_and_offline_directory_may_be_elsewhere(tmp_path: Path) -> No
     assert result.exit_code == 0, result.output
     assert not (layout.root / "offline").exists()
     assert not layout.passphrase.exists()
-    assert unseal(layout.root_key("mldsa").read_bytes(), b"correct horse battery staple")
+    (root,) = load_chain(layout.root_certificate("mldsa").read_bytes())
+    private_key = unseal(layout.root_key("mldsa").read_bytes(), b"correct horse battery staple")
+    assert private_key.public_key() == root.public_key()
     texts = [path.read_bytes() for path in layout.root.rglob("*") if path.is_file()]
     assert not any(b"correct horse" in text for text in texts)
 

@@ -228,4 +228,4 @@ async def test_responders_are_certified_through_the_ledger(world: CaWorld) -> No
         assert row is not None
         assert row.certificate == certificate.public_bytes(Encoding.DER)
         assert (row.intent.caller, row.intent.profile) == (str(CA), "ocsp-responder")
-        assert certificate.extensions.get_extension_for_class(x509.OCSPNoCheck)
+        assert certificate.extensions.get_extension_for_class(x509.OCSPNoCheck).critical is False

@@ -37,7 +37,7 @@ async def test_a_revocation_is_on_the_next_crl(world: CaWorld) -> None:
 async def test_crls_are_coalesced_to_one_a_second(world: CaWorld) -> None:
     """Many revocations in one second make one CRL, in the next second."""
     number = newest(world).number
-    serials = {await revoke(world, str(count)) for count in range(5)}
+    serials = frozenset([await revoke(world, str(count)) for count in range(5)])
     assert not await world.core.publisher.publish_due()
     assert newest(world).number == number
     await world.publish()
@@ -93,7 +93,7 @@ async def test_numbers_and_entries_survive_a_restart(world: CaWorld) -> None:
     again = await CaWorld.open(world.directory, clock=world.clock, families=world.families)
     await again.start()
     after = newest(again)
-    assert (after.number, after.serials) == (before.number + 1, {serial})
+    assert (after.number, after.serials) == (before.number + 1, frozenset({serial}))
     assert after.this_update > before.this_update
     await again.close()
 
