@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from pkicore.clock import Clock, unix
 from pkicore.encoding import pem_join
+from pkicore.errors import BadCertificateError, BadSignatureError
 from pkicore.identity import SpiffeId
 from pkicore.keys import SigningKey
 from pkicore.x509.certificate import assemble, verify_issued
@@ -34,6 +35,7 @@ from services.chassis.database import AuditEvent
 from services.chassis.errors import ConflictError, DuplicateError
 
 SERIAL_BATCH: Final = 64  # serials reserved by one commit
+_BLOCKED: Final = "this key was reported compromised; make a new one"
 
 _log = structlog.get_logger(__name__)
 
@@ -121,16 +123,26 @@ class Issuance:
     async def recover(self) -> int:
         """Complete every intent that a dead process left behind; how many there were.
 
+        An intent that has expired, or whose key was reported compromised since, stays what it is: known and revocable.
+
         Raises:
             DatabaseError: the database cannot be read or written.
             KeyAccessError: an issuing key cannot be used.
         """
-        left = [row.intent for row in await self._store.open_intents() if row.intent.issuer in self._cas]
-        for intent in left:
-            async with self._alone(intent.caller, intent.idempotency_key):
-                await self._complete(intent)
-            _log.info("intent completed", serial=format_serial(intent.serial), caller=intent.caller)
-        return len(left)
+        now = unix(self._clock.now())
+        left = [row for row in await self._store.open_intents() if row.intent.issuer in self._cas and not row.blocked]
+        completed = 0
+        for intent in (row.intent for row in left if row.intent.not_after > now):
+            facts = {"serial": format_serial(intent.serial), "caller": intent.caller}
+            try:
+                async with self._alone(intent.caller, intent.idempotency_key):
+                    await self._complete(intent)
+            except (BadSignatureError, BadCertificateError) as error:  # one bad row must not keep the CA from starting
+                _log.error("intent not completed", **facts, error=str(error))
+            else:
+                completed += 1
+                _log.info("intent completed", **facts)
+        return completed
 
     async def _prepare(self, request: IssuanceRequest) -> Intent:
         serial = await self._serials.take()  # 3
@@ -161,7 +173,7 @@ class Issuance:
         try:
             await self._store.record_intent(intent, _intent_event(intent, request))  # 6
         except ConflictError as error:
-            raise BlockedKeyError("this key was reported compromised; make a new one") from error
+            raise BlockedKeyError(_BLOCKED) from error
         return intent
 
     async def _complete(self, intent: Intent) -> IssuedCertificate:
@@ -194,6 +206,8 @@ class Issuance:
             return Outcome(self._answer(row.intent, row.certificate), created=False)
         if row.revoked_at is not None:
             raise RevokedIntentError("this request was revoked before it was completed; ask anew")
+        if row.blocked:
+            raise BlockedKeyError(_BLOCKED)
         return Outcome(await self._complete(row.intent), created=False)
 
     def _answer(self, intent: Intent, der: bytes) -> IssuedCertificate:

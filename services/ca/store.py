@@ -32,12 +32,16 @@ class Intent:
 
 @dataclass(frozen=True, slots=True)
 class Ledgered:
-    """A row of the ledger: the intent and, once signed, the certificate (DER); revocation where there is one."""
+    """A row of the ledger: the intent and, once signed, the certificate (DER); revocation where there is one.
+
+    `blocked` says that the key has been reported compromised since.
+    """
 
     intent: Intent
     certificate: bytes | None
     revoked_at: int | None
     reason: str | None
+    blocked: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +249,9 @@ def _replace_crl() -> sa.Update:
 
 
 def _ledger() -> sa.Select[tuple[object, ...]]:
-    return sa.select(certificates, revocations.c.revoked_at, revocations.c.reason).join(
+    reported = sa.exists().where(blocked_keys.c.key_hash == certificates.c.key_hash)
+    blocked = sa.case((reported, 1), else_=0).label("blocked")
+    return sa.select(certificates, revocations.c.revoked_at, revocations.c.reason, blocked).join(
         revocations, revocations.c.serial == certificates.c.serial, isouter=True
     )
 
@@ -261,7 +267,7 @@ def _serial_status() -> sa.Select[tuple[object, ...]]:
 
 def _ledgered(row: Row) -> Ledgered:
     fields = {name: row[name] for name in Intent.__slots__} | {"serial": int(row["serial"], 16)}
-    return Ledgered(Intent(**fields), row["certificate"], row["revoked_at"], row["reason"])
+    return Ledgered(Intent(**fields), row["certificate"], row["revoked_at"], row["reason"], bool(row["blocked"]))
 
 
 def _revoked(row: Row) -> Revoked:

@@ -28,6 +28,7 @@ class FailingKey:
         self.uri, self.algorithm, self.public_key = key.uri, key.algorithm, key.public_key
         self.up = True
         self.asked: list[bytes] = []
+        self.answer: dict[bytes, MemoryKey] = {}
 
     async def sign(self, message: bytes) -> bytes:
         """Sign, late, as a remote key does."""
@@ -35,7 +36,7 @@ class FailingKey:
         await asyncio.sleep(0.01)
         if not self.up:
             raise KeyUnavailableError("the back end is down")
-        return await self._key.sign(message)
+        return await self.answer.get(message, self._key).sign(message)
 
 
 async def with_failing_key(directory: Path, seed: CaWorld) -> tuple[CaWorld, FailingKey]:
@@ -159,6 +160,50 @@ async def test_an_intent_can_be_revoked_and_is_then_never_signed(world: CaWorld,
     with pytest.raises(RevokedIntentError):
         await slow.core.issuance.issue(ACME, request)
     assert not key.asked
+    await slow.close()
+
+
+async def test_an_intent_whose_key_was_compromised_since_is_never_signed(world: CaWorld, tmp_path: Path) -> None:
+    """A key that is reported between intent and signature gets no certificate, by retry or restart."""
+    private_key = ec.generate_private_key(ec.SECP256R1())
+    earlier = await world.issue("a.example", key=private_key)
+    slow, key = await with_failing_key(tmp_path, world)
+    key.up, request = False, server_request("b.example", key=private_key, idempotency_key="order-2")
+    with pytest.raises(KeyUnavailableError):
+        await slow.core.issuance.issue(ACME, request)
+    key.up = True
+    await slow.core.revoker.revoke(ACME, RevocationRequest("keyCompromise", serial=earlier.serial))
+    assert await slow.core.issuance.recover() == 0
+    with pytest.raises(BlockedKeyError):
+        await slow.core.issuance.issue(ACME, request)
+    await slow.close()
+
+
+async def test_a_bad_intent_does_not_keep_the_ca_from_starting(world: CaWorld, tmp_path: Path) -> None:
+    """An intent whose signature does not verify is logged and left; the others are completed."""
+    slow, key = await with_failing_key(tmp_path, world)
+    key.up = False
+    for name in ("1", "2"):
+        with pytest.raises(KeyUnavailableError):
+            await slow.issue("a.example", idempotency_key=name)
+    (bad, good) = await slow.core.store.open_intents()
+    stranger, mine = MemoryKey.generate("ecdsa-p256"), slow.families["ecdsa"].issuing_key
+    key.answer = {bad.intent.tbs: stranger, good.intent.tbs: mine}
+    key.up = True
+    assert await slow.core.issuance.recover() == 1
+    assert [row.intent.serial for row in await slow.core.store.open_intents()] == [bad.intent.serial]
+    await slow.close()
+
+
+async def test_an_expired_intent_is_not_signed_at_start(world: CaWorld, tmp_path: Path) -> None:
+    """What would be expired at birth is left alone."""
+    slow, key = await with_failing_key(tmp_path, world)
+    key.up = False
+    with pytest.raises(KeyUnavailableError):
+        await slow.issue("a.example")
+    key.up = True
+    slow.clock.advance(timedelta(days=91))
+    assert await slow.core.issuance.recover() == 0
     await slow.close()
 
 
