@@ -109,7 +109,6 @@ def load_settings(cls: type[Settings], toml_path: Path | None) -> Settings:
         SettingsError: one sentence that names each wrong field, where it stands and what is wrong.
     """
     values = _read_toml(toml_path) if toml_path else {}
-    _refuse_unknown_environment(cls)
     try:
         return cls(**values)
     except _SourceError as error:
@@ -127,13 +126,15 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise SettingsError(f"the settings file {path} is not TOML: {error}") from error
 
 
-def _refuse_unknown_environment(cls: type[ServiceSettings]) -> None:
-    """A misspelt variable must not be silently without effect."""
+def unknown_variables(cls: type[ServiceSettings]) -> list[str]:
+    """A sentence for each variable of this service that has no effect: misspelt, or meant for another release."""
     prefix = cls.model_config.get("env_prefix", "")
     known = {(prefix + name).upper() for name in cls.model_fields}
-    for name in os.environ:
-        if prefix and name.upper().startswith(prefix) and name.upper() not in known:
-            raise SettingsError(f"the environment sets {name}, which is no setting{_suggestion(name.upper(), known)}")
+    return [
+        f"the environment sets {name}, which is no setting{_suggestion(name.upper(), known)}"
+        for name in sorted(os.environ)
+        if prefix and name.upper().startswith(prefix) and name.upper() not in known
+    ]
 
 
 def _suggestion(name: str, known: set[str]) -> str:

@@ -1,0 +1,36 @@
+from pathlib import Path
+
+import pytest
+from pydantic.fields import FieldInfo
+
+from services.acme.settings import AcmeSettings
+from services.ca.settings import CaSettings
+from services.chassis.settings import ServiceSettings
+from tests.support.console import ROOT
+
+PAGE = ROOT / "docs/operations/settings.md"
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "(written by `ztca init`)"
+    value = field.default
+    text = ",".join(str(part) for part in value) if isinstance(value, tuple) else str(value)
+    return f"`{text}`" if text else "(empty)"
+
+
+def rows(settings: type[ServiceSettings]) -> list[str]:
+    """The lines of the page for one service, a setting each."""
+    prefix = settings.model_config.get("env_prefix", "")
+    return [
+        f"| `{prefix}{name.upper()}` | {_default(field)} | {(field.description or '').rstrip('.')} |"
+        for name, field in settings.model_fields.items()
+        if name not in {"issuers", "roots"}  # tables of the TOML file, not variables
+    ]
+
+
+@pytest.mark.parametrize("settings", [CaSettings, AcmeSettings], ids=["ca", "acme"])
+def test_the_settings_page_is_complete_and_true(settings: type[ServiceSettings]) -> None:
+    """Every setting stands in docs/operations/settings.md with its default and its meaning."""
+    page = Path(PAGE).read_text().splitlines()
+    assert [row for row in rows(settings) if row not in page] == []
