@@ -1,10 +1,9 @@
 """The map of the suite: which service does what, and what it must never do.
 
-| package              | on the wire | what it is for                                        | what it must never do                     |
-|----------------------|-------------|-------------------------------------------------------|-------------------------------------------|
-| `services.acme`      | acme        | RFC 8555 server: accounts, orders, validation         | hold a CA key, decide a certificate's content |
-| `services.ca`        | ca          | issuance, revocation, CRL, OCSP, the `ztca` command   | fetch from the outside, hold a root key at run time |
-| `services.chassis`   | -           | what every service stands on: settings, database, problems, logs, metrics, runner | know any service |
+acme: RFC 8555 server: accounts, orders, validation. Never holds a CA key, never decides a certificate's content.
+ca: issuance, revocation, CRL, OCSP, the `ztca` command. Never fetches from the outside, never holds a root key at run
+time.
+chassis: what every service stands on: settings, database, problems, logs, metrics, runner. Knows no service.
 
 Services meet only through each other's `client` and `wire` modules; import-linter enforces it.
 """
