@@ -20,7 +20,7 @@ from cryptography.x509.oid import ExtensionOID
 from pkicore.clock import Clock
 from pkicore.errors import PkiError, StaleStatusError
 from pkicore.identity import SpiffeId
-from pkicore.mtls import INTERNAL, PUBLIC, CredentialsSource, CrlCache, StapleCache, TlsClient, TlsListener
+from pkicore.mtls import INTERNAL, PUBLIC, CredentialsSource, CrlCache, Http1Client, StapleCache, TlsClient, TlsListener
 from pkicore.ocsp import build_request
 from pkicore.x509.certificate import load_chain
 from services.acme.settings import AcmeSettings
@@ -119,7 +119,7 @@ class WayToCa:
     credentials: CredentialsSource
     crls: CrlCache
     staples: StapleCache
-    http: httpx.AsyncClient
+    http: Http1Client
     client: CaClient
 
     @classmethod
@@ -144,9 +144,9 @@ class WayToCa:
             clock=clock,
             require_staple=True,
         )
-        http = tls.http(SpiffeId.service(settings.trust_domain, "ca"))
+        http = tls.http1(SpiffeId.service(settings.trust_domain, "ca"), settings.ca_url)
         staples = StapleCache(source.staple, directory, clock, on_error=_staple_error)
-        return cls(trust, credentials, crls, staples, http, CaClient(http, settings.ca_url))
+        return cls(trust, credentials, crls, staples, http, CaClient(http))
 
     async def ready(self) -> None:
         """Return once there are CRLs to check the CA with."""

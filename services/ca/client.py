@@ -14,9 +14,8 @@ CaError
 """
 
 from collections.abc import Callable, Mapping
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
-import httpx
 import orjson
 
 from pkicore.errors import MalformedError, PkiError
@@ -33,6 +32,8 @@ from services.ca.wire import (
 _Answer = TypeVar("_Answer")
 
 _JSON: Final = {"content-type": "application/json"}
+_SUCCESS: Final = range(200, 300)
+_SERVER_ERROR: Final = 500
 FEED_WAIT: Final = 30.0  # seconds the CA holds a feed request that has nothing to tell
 
 
@@ -98,12 +99,38 @@ REFUSALS: Final[Mapping[str, type[CaRefusedError]]] = {
 }
 
 
+class Answer(Protocol):
+    """What is read of an HTTP answer."""
+
+    @property
+    def status_code(self) -> int:
+        """The status."""
+
+    @property
+    def content(self) -> bytes:
+        """The body."""
+
+
+class Http(Protocol):
+    """Whatever carries the requests: `pkicore.mtls.Http1Client`, or httpx in front of an application in memory."""
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        content: bytes | None,
+        headers: Mapping[str, str] | None,
+        timeout: float,  # noqa: ASYNC109 -- httpx's signature
+    ) -> Answer:
+        """Send a request to a path of the CA and read the whole answer, or raise PkiError or OSError."""
+
+
 class CaClient:
     """The CA's endpoints as methods; `http` is a pooled mTLS client that expects the CA's SPIFFE ID."""
 
-    def __init__(self, http: httpx.AsyncClient, base_url: str) -> None:
+    def __init__(self, http: Http) -> None:
         self._http = http
-        self._base = base_url.rstrip("/")
 
     async def issue(self, request: CertificateRequest) -> IssuedCertificate:
         """Ask for a certificate; safe to repeat with the same idempotency key.
@@ -141,7 +168,7 @@ class CaClient:
         Raises:
             CaUnavailableError: no usable answer.
         """
-        answer = await self._call("GET", f"/v1/revocations?after={after}", read_timeout=FEED_WAIT + 10)
+        answer = await self._call("GET", f"/v1/revocations?after={after}", seconds=FEED_WAIT + 10)
         return _read(RevocationFeed.from_json, answer)
 
     async def publish_crls(self) -> dict[str, int]:
@@ -153,18 +180,13 @@ class CaClient:
         """
         return _read(_crl_numbers, await self._call("POST", "/v1/crls", b"{}"))
 
-    async def _call(self, method: str, path: str, body: bytes | None = None, read_timeout: float = 30.0) -> bytes:
+    async def _call(self, method: str, path: str, body: bytes | None = None, seconds: float = 30.0) -> bytes:
         try:
-            answer = await self._http.request(
-                method,
-                self._base + path,
-                content=body,
-                headers=_JSON if body is not None else None,
-                timeout=httpx.Timeout(10.0, read=read_timeout),
-            )
-        except (httpx.HTTPError, PkiError, OSError) as error:
-            raise CaUnavailableError(f"the CA at {self._base} does not answer: {error}") from error
-        if answer.is_success:
+            headers = _JSON if body is not None else None
+            answer = await self._http.request(method, path, content=body, headers=headers, timeout=seconds)
+        except (PkiError, OSError) as error:
+            raise CaUnavailableError(f"the CA does not answer: {error}") from error
+        if answer.status_code in _SUCCESS:
             return answer.content
         raise _refusal(answer)
 
@@ -183,7 +205,7 @@ def _crl_numbers(body: bytes) -> dict[str, int]:
         raise MalformedError("not a list of CRLs") from error
 
 
-def _refusal(answer: httpx.Response) -> CaError:
+def _refusal(answer: Answer) -> CaError:
     """The error that a problem document stands for."""
     try:
         problem = orjson.loads(answer.content)
@@ -191,7 +213,7 @@ def _refusal(answer: httpx.Response) -> CaError:
         detail = str(problem.get("detail") or problem.get("title") or kind)
     except (orjson.JSONDecodeError, TypeError, KeyError, AttributeError):
         return CaUnavailableError(f"the CA answered {answer.status_code} without a problem document")
-    if answer.is_server_error:
+    if answer.status_code >= _SERVER_ERROR:
         return CaUnavailableError(f"the CA answered {answer.status_code}: {detail}")
     return REFUSALS.get(kind, CaRefusedError)(kind, answer.status_code, detail)
 

@@ -48,14 +48,14 @@ async def world(tmp_path: Path) -> AsyncIterator[CaWorld]:
 async def acme(world: CaWorld) -> AsyncIterator[CaClient]:
     """The CA as the ACME server calls it."""
     async with world.internal(ACME) as http:
-        yield CaClient(http, "https://ca")
+        yield CaClient(http)
 
 
 @pytest.fixture
 async def operator(world: CaWorld) -> AsyncIterator[CaClient]:
     """The CA as an operator calls it."""
     async with world.internal(OPERATOR) as http:
-        yield CaClient(http, "https://ca")
+        yield CaClient(http)
 
 
 async def test_issue_look_up_revoke(acme: CaClient, operator: CaClient) -> None:
@@ -269,9 +269,9 @@ async def test_a_client_takes_nonsense_for_unavailable() -> None:
     """An answer that is no problem document, or no JSON, says nothing about what the CA did."""
     for status, body in ((500, b"oops"), (502, b'{"type": 7'), (404, b"<html>"), (200, b"[]"), (200, b"{}")):
         transport = httpx.MockTransport(lambda _, status=status, body=body: httpx.Response(status, content=body))
-        async with httpx.AsyncClient(transport=transport) as http:
+        async with httpx.AsyncClient(transport=transport, base_url="https://ca") as http:
             with pytest.raises(CaUnavailableError):
-                await CaClient(http, "https://ca").issue(server_request("a.example"))
+                await CaClient(http).issue(server_request("a.example"))
 
 
 async def test_a_certificate_is_revoked_by_its_bytes(acme: CaClient) -> None:

@@ -1,7 +1,8 @@
 """TLS for services and their clients, with ML-DSA, hybrid key exchange, stapling and CRLs.
 
 Python's `ssl` is linked to an OpenSSL that knows none of these, so this package stands on pyOpenSSL, which brings its
-own. `server` works under uvicorn, `client` under httpx; `context` and `credentials` say what both are made of.
+own. `server` works under uvicorn, `client` under httpx or, between services, `http1`; `context` and `credentials` say
+what both are made of.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from pkicore.mtls.client import TlsClient
 from pkicore.mtls.connection import TlsConnection
 from pkicore.mtls.context import INTERNAL, PUBLIC, TlsRules
 from pkicore.mtls.credentials import Credentials, CredentialsSource, load_credentials
+from pkicore.mtls.http1 import Http1Client
 from pkicore.mtls.observer import HandshakeObserver
 from pkicore.mtls.peer import PeerIdentity
 from pkicore.mtls.probe import HandshakeReport
@@ -25,6 +27,7 @@ __all__ = [
     "CrlCache",
     "HandshakeObserver",
     "HandshakeReport",
+    "Http1Client",
     "PeerIdentity",
     "StapleCache",
     "TlsClient",

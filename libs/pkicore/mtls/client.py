@@ -1,4 +1,4 @@
-"""The client: httpx over connections that check chain, purpose, name, CRL and staple before a byte of ours is sent."""
+"""The client: HTTP over connections that check chain, purpose, name, CRL and staple before a byte of ours is sent."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from pkicore.mtls.connection import TlsConnection, open_connection
 from pkicore.mtls.context import OnStaple, TlsRules, Verification, client_context
 from pkicore.mtls.credentials import Credentials, CredentialsSource
 from pkicore.mtls.engine import TlsEngine, reason_of, server_name
+from pkicore.mtls.http1 import Http1Client
 from pkicore.mtls.peer import PeerIdentity
 from pkicore.mtls.pool import CountEvent, PooledTransport
 from pkicore.mtls.probe import HandshakeReport, probe
@@ -73,6 +74,18 @@ class TlsClient:
         """
         transport = PooledTransport(partial(self.connect, expected=expected), self.count)
         return httpx.AsyncClient(transport=transport, base_url=base_url, timeout=timeout, trust_env=False)
+
+    def http1(self, expected: SpiffeId | None, base_url: str) -> Http1Client:
+        """A pooled client of one server that costs little per request; close it when done.
+
+        Args:
+            expected: the SPIFFE ID that the server must have; None checks the host of the URL instead.
+            base_url: https, host and port.
+
+        Raises:
+            MalformedError: another base URL.
+        """
+        return Http1Client(base_url, partial(self.connect, expected=expected), self.count)
 
     async def connect(self, host: str, port: int, *, expected: SpiffeId | None = None) -> TlsConnection:
         """One connection, checked.

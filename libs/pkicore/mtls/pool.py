@@ -19,10 +19,10 @@ CountEvent = Callable[[Literal["connection", "request"]], None]
 
 Connect = Callable[[str, int], Awaitable[TlsConnection]]
 
-_KEEPALIVE = 20.0
+KEEPALIVE = 20.0
 """Seconds an idle connection is kept; servers must keep theirs longer, else requests race with their close."""
 
-_MAX_CONNECTIONS = 100
+MAX_CONNECTIONS = 100
 
 _ERRORS: tuple[tuple[type[Exception], type[httpx.TransportError]], ...] = (
     (httpcore.ConnectTimeout, httpx.ConnectTimeout),
@@ -47,9 +47,9 @@ class PooledTransport(httpx.AsyncBaseTransport):
             # httpcore makes a default context per connection (30 ms) unless it is given one; this one is never used.
             ssl_context=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
             network_backend=_Backend(connect),
-            max_connections=_MAX_CONNECTIONS,
-            max_keepalive_connections=_MAX_CONNECTIONS,
-            keepalive_expiry=_KEEPALIVE,
+            max_connections=MAX_CONNECTIONS,
+            max_keepalive_connections=MAX_CONNECTIONS,
+            keepalive_expiry=KEEPALIVE,
         )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:

@@ -101,5 +101,5 @@ async def connected(directory: Path) -> AsyncIterator[CaClient]:
         raise CeremonyError(f"the CA in {directory} does not run: look into {deployed.layout.logs / 'ca.log'}")
     layout = deployed.layout
     client = await deployed.client(INTERNAL, layout.operator_certificate, layout.operator_key, require_staple=True)
-    async with client.http(deployed.service_id("ca")) as http:
-        yield CaClient(http, deployed.endpoints["ca_internal"])
+    async with client.http1(deployed.service_id("ca"), deployed.endpoints["ca_internal"]) as http:
+        yield CaClient(http)
