@@ -243,7 +243,14 @@ async def serve(
             BackgroundTask("own-identity", own_identity_renewer(settings, core, tls_metrics, clock).run),
             *tls.background(),
         ]
-        await run_service("ca", listeners, state_dir=settings.state_dir, readiness=readiness, background=background)
+        await run_service(
+            "ca",
+            listeners,
+            state_dir=settings.state_dir,
+            readiness=readiness,
+            background=background,
+            on_stop=core.log.close,
+        )
 
 
 @dataclass(frozen=True)

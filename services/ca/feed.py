@@ -29,6 +29,7 @@ class RevocationLog:
         self._reading = asyncio.Lock()
         self._changed = asyncio.Condition()
         self._last = 0
+        self._closed = False
 
     @property
     def last(self) -> int:
@@ -62,10 +63,16 @@ class RevocationLog:
                 _log.error("revocations not read", error=str(error))
             await asyncio.sleep(_POLL)
 
+    async def close(self) -> None:
+        """Whoever waits gets an answer now: the process is about to stop."""
+        self._closed = True
+        async with self._changed:
+            self._changed.notify_all()
+
     async def wait(self, after: int, seconds: float) -> None:
-        """Return when there is something after sequence `after`, at the latest in `seconds`."""
+        """Return when there is something after sequence `after`, at the latest in `seconds`, at once when closed."""
         try:
             async with asyncio.timeout(seconds), self._changed:
-                await self._changed.wait_for(lambda: self._last > after)
+                await self._changed.wait_for(lambda: self._last > after or self._closed)
         except TimeoutError:
             return

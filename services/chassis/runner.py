@@ -160,7 +160,7 @@ async def run_service(
     state_dir: Path,
     readiness: Readiness,
     background: Sequence[BackgroundTask] = (),
-    on_ready: Callable[[], None] | None = None,
+    on_stop: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
     """Runs until SIGTERM or SIGINT, then drains.
 
@@ -170,7 +170,7 @@ async def run_service(
         state_dir: Where `listeners.json` goes.
         readiness: Turned unready while stopping, and by background tasks that crash.
         background: Supervised from before the first request until after the last.
-        on_ready: Called when every listener accepts.
+        on_stop: Called before the drain, to answer requests that are held back; must not raise.
 
     Raises:
         OSError: `listeners.json` cannot be written.
@@ -188,12 +188,12 @@ async def run_service(
             urls = {listener.name: listener.url for listener in listeners}
             write_listeners(state_dir, urls)
             log.info("service is up", name=name, **urls)
-            if on_ready is not None:
-                on_ready()
             await _first(stop, serving)
         finally:
             readiness.unmet("running", "the service is stopping")
             log.info("service is stopping", name=name)
+            if on_stop is not None:
+                await on_stop()
             for server in servers:
                 server.should_exit = True
             await asyncio.gather(*serving)
