@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
 from pkicore.algorithms import Algorithm, algorithm_of
 from pkicore.errors import BadKeyError, UnsupportedError
@@ -25,6 +25,11 @@ _ROCA_PRIMES = tuple(p for p in _primes_below(168) if p > 2)  # noqa: PLR2004 - 
 _ROCA_SUBGROUPS: Mapping[int, frozenset[int]] = MappingProxyType(
     {p: frozenset(pow(65537, k, p) for k in range(p)) for p in _ROCA_PRIMES}
 )
+# The field of Ed25519, and the y of its points of order 1, 2, 4 and 8 (RFC 8032 §5.1, RFC 7748 §6.1).
+_FIELD = 2**255 - 19
+_SIGN_OF_X = 1 << 255
+_ORDER_8_Y = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
+_SMALL_ORDER_Y = frozenset({0, 1, _FIELD - 1, _ORDER_8_Y, _FIELD - _ORDER_8_Y})
 
 
 def check_certificate_key(public_key: object) -> Algorithm:
@@ -39,9 +44,26 @@ def check_certificate_key(public_key: object) -> Algorithm:
         raise BadKeyError(str(error)) from error
     if not algorithm.certificates:
         raise BadKeyError(f"keys of type {algorithm.name} are not offered for certificates")
+    check_strength(public_key)
+    return algorithm
+
+
+def check_strength(public_key: object) -> None:
+    """Refuse keys that prove nothing, since others know the private key or need none.
+
+    Raises:
+        BadKeyError: a weak RSA modulus, or an Ed25519 point of small order.
+    """
     if isinstance(public_key, rsa.RSAPublicKey):
         _check_modulus(public_key.public_numbers().n)
-    return algorithm
+    if isinstance(public_key, ed25519.Ed25519PublicKey):
+        _check_order(public_key.public_bytes_raw())
+
+
+def _check_order(point: bytes) -> None:
+    y = int.from_bytes(point, "little") & ~_SIGN_OF_X
+    if y % _FIELD in _SMALL_ORDER_Y:
+        raise BadKeyError("the Ed25519 key is a point of small order: signatures for it need no private key")
 
 
 def _check_modulus(modulus: int) -> None:

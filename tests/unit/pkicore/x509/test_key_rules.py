@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from pkicore.algorithms import ALGORITHMS, generate_private_key
 from pkicore.errors import BadKeyError
-from pkicore.x509.key_rules import check_certificate_key
+from pkicore.x509.key_rules import check_certificate_key, check_strength
 
 
 def _key(modulus: int) -> rsa.RSAPublicKey:
@@ -69,3 +69,35 @@ def test_keys_that_are_not_for_certificates() -> None:
     for curve in (ec.SECP521R1(), ec.SECP256K1()):
         with pytest.raises(BadKeyError, match="not offered"):
             check_certificate_key(ec.generate_private_key(curve).public_key())
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        "0000000000000000000000000000000000000000000000000000000000000000",
+        "0000000000000000000000000000000000000000000000000000000000000080",
+        "0100000000000000000000000000000000000000000000000000000000000000",
+        "0100000000000000000000000000000000000000000000000000000000000080",
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc85",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03fa",
+        "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    ],
+)
+def test_points_of_small_order(point: str) -> None:
+    """The eight points of small order, also in their encodings that are not canonical, are no keys."""
+    key = ed25519.Ed25519PublicKey.from_public_bytes(bytes.fromhex(point))
+    for check in (check_strength, check_certificate_key):
+        with pytest.raises(BadKeyError, match="small order"):
+            check(key)
+
+
+def test_why_small_order_matters() -> None:
+    """For the neutral point one fixed signature verifies over everything: it proves the possession of nothing."""
+    neutral = bytes([1]) + bytes(31)
+    key = ed25519.Ed25519PublicKey.from_public_bytes(neutral)
+    for message in (b"one", b"another"):
+        key.verify(neutral + bytes(32), message)
