@@ -87,8 +87,9 @@ class Accounts:
         if request.is_read:
             return answer(self._document(account), location(self._urls.of(f"acct/{account.id}")))
         members = request.members()
-        if "status" in members:
-            return await self._deactivate(account, members["status"])
+        if members.get("status") == "deactivated":
+            return await self._deactivate(account)
+        # Any other status is ignored (§7.3.2): certbot sends back the "valid" it was given along with new contacts.
         if "contact" in members:
             return await self._update(account, self._contacts(members["contact"]))
         return answer(self._document(account))
@@ -122,9 +123,7 @@ class Accounts:
         where = location(self._urls.of(f"acct/{account.id}"))
         return answer(self._document(account), where, status=201)
 
-    async def _deactivate(self, account: AccountRow, status: object) -> Response:
-        if status != "deactivated":
-            raise AcmeError("malformed", "the status of an account can only become deactivated")
+    async def _deactivate(self, account: AccountRow) -> Response:
         try:
             await self._store.deactivate_account(account.id, AuditEvent("account.deactivated", f"account:{account.id}"))
         except ConflictError as error:

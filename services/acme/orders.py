@@ -25,6 +25,7 @@ from services.chassis.errors import ConflictError
 
 POLL_SECONDS: Final = 2
 _LIMIT_RETRY_SECONDS: Final = 3600
+_DER_SEQUENCE: Final = b"\x30"
 _MAX_VALUE: Final = 300  # characters of an identifier, before it is judged
 
 
@@ -236,6 +237,8 @@ def _parse_csr(value: object) -> UnverifiedCsr:
         der = base64url_decode(value)
     except MalformedError as error:
         raise AcmeError("malformed", "csr must be base64url of DER, not PEM") from error
+    if not der.startswith(_DER_SEQUENCE):  # the parser would take PEM as well
+        raise AcmeError("badCSR", "csr must be base64url of DER, not PEM")
     try:
         return UnverifiedCsr.parse(der)
     except PkiError as error:

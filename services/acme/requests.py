@@ -16,6 +16,7 @@ from pkicore.errors import BadKeyError, BadSignatureError, MalformedError, Unsup
 from pkicore.jose.jwk import public_key_from_jwk
 from pkicore.jose.jws import JWS_ALGORITHMS, UnverifiedJws, VerifiedJws
 from pkicore.jose.strict import strict_object
+from pkicore.x509.key_rules import check_strength
 from services.acme.errors import AcmeError
 from services.acme.ids import is_id
 from services.acme.nonces import Nonces
@@ -167,6 +168,10 @@ class Authenticator:
             raise AcmeError("badPublicKey", str(error)) from error
         verified = _verify(jws, public_key)
         self._nonces.redeem(verified.nonce)
+        try:  # only now: it takes milliseconds, which a stranger must not have for nothing
+            check_strength(public_key)
+        except BadKeyError as error:
+            raise AcmeError("badPublicKey", str(error)) from error
         return KeyRequest(verified.payload, public_key)
 
     async def _of_account(self, jws: UnverifiedJws, kid: str) -> AccountRequest:

@@ -441,7 +441,8 @@ def hostile_csrs() -> dict[str, bytes]:
         "cut off": good[:-10],
         "nothing": b"",
         "a certificate's worth of zeros": bytes(1000),
-        "PEM": b"-----BEGIN CERTIFICATE REQUEST-----\n",
+        "PEM": x509.load_der_x509_csr(good).public_bytes(serialization.Encoding.PEM),
+        "PEM after a space": b" " + x509.load_der_x509_csr(good).public_bytes(serialization.Encoding.PEM),
     }
 
 

@@ -222,6 +222,31 @@ async def test_private_and_weak_keys(server: AcmeServer) -> None:
     assert_problem(await odd.post_raw(NEW_ACCOUNT, {}, use_jwk=True), 400, "badPublicKey")
 
 
+async def test_keys_that_others_can_use(server: AcmeServer) -> None:
+    """A good signature by an RSA key that factors, or by an Ed25519 point without a private key, makes no account."""
+    p, q = 701, 2**2038 + 2**2000 + 1161
+    while pow(2, q - 1, q) != 1:
+        q += 2
+    d = pow(65537, -1, (p - 1) * (q - 1))
+    public = rsa.RSAPublicNumbers(65537, p * q)
+    numbers = rsa.RSAPrivateNumbers(p, q, d, d % (p - 1), d % (q - 1), pow(q, -1, p), public)
+    factored = server.client(JoseKey(numbers.private_key(unsafe_skip_rsa_key_validation=True)))
+    assert_problem(await factored.post_raw(NEW_ACCOUNT, {}, use_jwk=True), 400, "badPublicKey")
+
+    neutral = bytes([1]) + bytes(31)
+    nonce = await server.client().nonce()
+    jwk = {"kty": "OKP", "crv": "Ed25519", "x": b64u(neutral)}
+    protected = {"alg": "EdDSA", "jwk": jwk, "nonce": nonce, "url": NEW_ACCOUNT}
+    forged = {
+        "protected": b64u(json.dumps(protected).encode()),
+        "payload": b64u(b"{}"),
+        "signature": b64u(neutral + bytes(32)),
+    }
+    response = await server.http.post(NEW_ACCOUNT, json=forged, headers={"content-type": "application/jose+json"})
+    assert_problem(response, 400, "badPublicKey")
+    assert not server.commits
+
+
 async def test_nonces_are_used_once(server: AcmeServer) -> None:
     """A replayed request is refused with badNonce and a fresh nonce, and has no second effect."""
     client = await server.registered()
