@@ -160,6 +160,7 @@ async def run_service(
     state_dir: Path,
     readiness: Readiness,
     background: Sequence[BackgroundTask] = (),
+    on_ready: Callable[[], None] | None = None,
     on_stop: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
     """Runs until SIGTERM or SIGINT, then drains.
@@ -170,6 +171,7 @@ async def run_service(
         state_dir: Where `listeners.json` goes.
         readiness: Turned unready while stopping, and by background tasks that crash.
         background: Supervised from before the first request until after the last.
+        on_ready: Called when every listener accepts.
         on_stop: Called before the drain, to answer requests that are held back; must not raise.
 
     Raises:
@@ -188,6 +190,8 @@ async def run_service(
             urls = {listener.name: listener.url for listener in listeners}
             write_listeners(state_dir, urls)
             log.info("service is up", name=name, **urls)
+            if on_ready is not None:
+                on_ready()
             await _first(stop, serving)
         finally:
             readiness.unmet("running", "the service is stopping")
