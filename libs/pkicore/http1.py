@@ -47,12 +47,13 @@ class AnswerParser:
     Attributes:
         is_complete: whether the answer is whole.
         status_code: of the answer, 0 before its head is there.
+        headers: as `Answer` has them, as far as they have come.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self._left = self._max_bytes = max_bytes
         self._parser = httptools.HttpResponseParser(self)
-        self._headers: list[tuple[bytes, bytes]] = []
+        self.headers: list[tuple[bytes, bytes]] = []
         self._body: list[bytes] = []
         self._framed = False
         self._keep_alive = False
@@ -102,7 +103,7 @@ class AnswerParser:
 
     def answer(self) -> Answer:
         """The answer, once it is complete."""
-        return Answer(self.status_code, self._headers, self.content)
+        return Answer(self.status_code, self.headers, self.content)
 
     # What the parser calls.
 
@@ -115,7 +116,7 @@ class AnswerParser:
         """Keep a field, trailers too."""
         name = name.lower()
         self._framed = self._framed or name in _FRAMING
-        self._headers.append((name, value))
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """A final status begins the answer; what came with an interim one is forgotten."""
@@ -123,7 +124,7 @@ class AnswerParser:
         if status >= _FINAL:
             self.status_code = status
         else:
-            self._headers, self._framed = [], False
+            self.headers, self._framed = [], False
 
     def on_body(self, data: bytes) -> None:
         """Keep a piece."""

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import ssl
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
-import httpcore
 import httpx
 
+from pkicore.errors import MalformedError
+from pkicore.http1 import AnswerParser, request_head
 from services.acme.challenges.addresses import AddressGuard, IPAddress
 from services.acme.challenges.quote import quote
 from services.acme.errors import ValidationError
 
 USER_AGENT = "pqcpki ACME validation (RFC 8555 http-01)"
-# Status line, headers, framing and body of one answer, and the records of a TLS handshake where there is one.
+# Status line, headers, framing and body of one answer.
 MAX_RECEIVED_BYTES = 32 * 1024
 MAX_BODY_BYTES = 128
 READ_BYTES = 4096
@@ -66,136 +68,102 @@ class Fetcher:
                 when a 200 has more than 128 octets.
         """
         permitted = self._guard.permitted(host_of(url), addresses)
-        origin = httpcore.Origin(url.raw_scheme, url.raw_host, port_of(url))
         try:
-            async with httpcore.AsyncHTTPConnection(
-                origin, ssl_context=self._tls, http2=False, network_backend=_CheckedAddresses(permitted, self._seconds)
-            ) as connection:
-                return await self._exchange(connection, origin, url)
-        except (httpcore.NetworkError, httpcore.TimeoutException) as error:
+            parser = await self._exchange(url, permitted)
+        except OSError as error:
             raise ValidationError("connection", f"{_target(url, permitted)}: {_reason(error)}") from error
-        except httpcore.ProtocolError as error:
-            raise ValidationError("connection", f"{_target(url, permitted)}: the answer is not HTTP/1.1") from error
-
-    async def _exchange(
-        self, connection: httpcore.AsyncHTTPConnection, origin: httpcore.Origin, url: httpx.URL
-    ) -> Fetched:
-        request = httpcore.Request(
-            "GET",
-            httpcore.URL(scheme=origin.scheme, host=origin.host, port=origin.port, target=url.raw_path),
-            headers={
-                "Host": url.netloc,
-                "User-Agent": USER_AGENT,
-                "Accept": "*/*",
-                "Accept-Encoding": "identity",
-                "Connection": "close",
-            },
-        )
-        response = await connection.handle_async_request(request)
-        try:
-            location = next((value for name, value in response.headers if name.lower() == b"location"), None)
-            body = await _read_body(response, url) if response.status == httpx.codes.OK else b""
-            return Fetched(response.status, location, body)
-        finally:
-            await response.aclose()
-
-
-async def _read_body(response: httpcore.Response, url: httpx.URL) -> bytes:
-    body = b""
-    async for chunk in response.aiter_stream():
-        body += chunk
+        except MalformedError as error:
+            raise ValidationError("connection", f"{_target(url, permitted)}: {error}") from error
+        if parser.status_code != httpx.codes.OK:
+            location = next((value for name, value in parser.headers if name == b"location"), None)
+            return Fetched(parser.status_code, location, b"")
+        body = parser.content
         if len(body) > MAX_BODY_BYTES:
             raise ValidationError(
                 "incorrectResponse",
                 f"the answer at {host_of(url)} is longer than {MAX_BODY_BYTES} octets and begins with {quote(body)}",
             )
-    return body
+        return Fetched(parser.status_code, None, body)
 
+    async def _exchange(self, url: httpx.URL, addresses: Sequence[IPAddress]) -> AnswerParser:
+        fields = {"Host": url.netloc.decode("ascii"), "User-Agent": USER_AGENT, "Accept": "*/*"}
+        fields |= {"Accept-Encoding": "identity", "Connection": "close"}
+        request = request_head("GET", url.raw_path.decode("ascii"), fields)
+        transport, connection = await self._dial(addresses, port_of(url))
+        try:
+            if url.scheme == "https":
+                loop = asyncio.get_running_loop()
+                upgraded = await loop.start_tls(transport, connection, self._tls, server_hostname=host_of(url))
+                transport = cast("asyncio.Transport", upgraded)  # None only for a transport that is closing
+            transport.write(request)
+            return await connection.answer
+        finally:
+            transport.abort()
 
-class _CheckedAddresses(httpcore.AsyncNetworkBackend):
-    """Dials the given addresses in turn, whatever host it is asked for: nothing is looked up a second time."""
-
-    def __init__(self, addresses: Sequence[IPAddress], seconds: float) -> None:
-        self._addresses = addresses
-        self._seconds_each = seconds / (len(addresses) + 1)
-        self._backend = httpcore.AnyIOBackend()
-
-    async def connect_tcp(
-        self,
-        host: str,  # noqa: ARG002 -- the name was resolved and checked by the caller
-        port: int,
-        timeout: float | None = None,  # noqa: ARG002, ASYNC109 -- httpcore's signature; the time is shared among the addresses
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        """Open a bounded connection to the first address that accepts one.
+    async def _dial(self, addresses: Sequence[IPAddress], port: int) -> tuple[asyncio.Transport, _Connection]:
+        """TCP to the first address that accepts it, whatever host the URL names: nothing is looked up a second time.
 
         Raises:
-            httpcore.ConnectError: none did; or ConnectTimeout, likewise.
+            OSError: none did; that of the last.
         """
-        failure: Exception = httpcore.ConnectError("no address")
-        for address in self._addresses:
+        failure: OSError = ConnectionError("no address")
+        for address in addresses:
             try:
-                stream = await self._backend.connect_tcp(
-                    str(address), port, self._seconds_each, local_address, socket_options
-                )
-            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                async with asyncio.timeout(self._seconds / (len(addresses) + 1)):
+                    return await asyncio.get_running_loop().create_connection(_Connection, str(address), port)
+            except OSError as error:
                 failure = error
-            else:
-                return _BoundedStream(stream, MAX_RECEIVED_BYTES)
         raise failure
 
 
-class _BoundedStream(httpcore.AsyncNetworkStream):
-    """A connection that ends in an error once more octets were received than allowed."""
+class _Connection(asyncio.Protocol):
+    """Reads as much of one answer as matters: of a 200 the body up to the limit, of others the head."""
 
-    def __init__(self, stream: httpcore.AsyncNetworkStream, allowance: int) -> None:
-        self._stream = stream
-        self._allowance = allowance
+    def __init__(self) -> None:
+        self.answer: asyncio.Future[AnswerParser] = asyncio.get_running_loop().create_future()
+        self._parser = AnswerParser(MAX_RECEIVED_BYTES)
 
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 -- httpcore's signature
-        """Read within the allowance."""
-        data = await self._stream.read(min(max_bytes, READ_BYTES), timeout)
-        self._allowance -= len(data)
-        if self._allowance < 0:
-            raise httpcore.ReadError("more octets than allowed")
-        return data
+    def data_received(self, data: bytes) -> None:
+        """Read in small pieces, so that nothing is looked at once enough has come."""
+        try:
+            for start in range(0, len(data), READ_BYTES):
+                if not self.answer.done():
+                    self._parser.feed(data[start : start + READ_BYTES])
+                    self._judge()
+        except MalformedError as error:
+            self._fail(error)
 
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 -- likewise
-        """Write as the inner stream does."""
-        await self._stream.write(buffer, timeout)
+    def connection_lost(self, exc: Exception | None) -> None:
+        """What has come may be a whole answer whose length was not told."""
+        if self.answer.done():
+            return
+        if exc is not None:
+            self._fail(exc)
+            return
+        try:
+            self._parser.end()
+            self.answer.set_result(self._parser)
+        except MalformedError as error:
+            self._fail(error)
 
-    async def aclose(self) -> None:
-        """Close the connection."""
-        await self._stream.aclose()
+    def _judge(self) -> None:
+        parser = self._parser
+        decided = parser.status_code not in {0, httpx.codes.OK} or len(parser.content) > MAX_BODY_BYTES
+        if parser.is_complete or decided:
+            self.answer.set_result(parser)
 
-    async def start_tls(
-        self,
-        ssl_context: ssl.SSLContext,
-        server_hostname: str | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109 -- likewise
-    ) -> httpcore.AsyncNetworkStream:
-        """Begin TLS; the allowance stays, counted in plain octets."""
-        return _BoundedStream(await self._stream.start_tls(ssl_context, server_hostname, timeout), self._allowance)
-
-    def get_extra_info(self, info: str) -> Any:  # noqa: ANN401 -- httpcore's signature
-        """What the inner stream says."""
-        return self._stream.get_extra_info(info)
+    def _fail(self, error: Exception) -> None:
+        self.answer.set_exception(error)
+        self.answer.exception()  # where TLS fails nobody waits for the answer, and no exception is lost
 
 
 def _target(url: httpx.URL, addresses: Sequence[IPAddress]) -> str:
     return f"{host_of(url)} port {port_of(url)} ({', '.join(map(str, addresses))})"
 
 
-def _reason(error: BaseException) -> str:
-    """Find the operating system's word for the failure among the causes."""
-    if isinstance(error, httpcore.TimeoutException):
+def _reason(error: OSError) -> str:
+    if isinstance(error, TimeoutError):
         return "no connection in time"
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLError):
-            return f"TLS failed ({cause.reason})"
-        if isinstance(cause, OSError) and cause.errno:
-            return os.strerror(cause.errno)
-        cause = cause.__cause__ or cause.__context__
-    return str(error) or "the connection was closed before an answer"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failed ({error.reason})"
+    return os.strerror(error.errno) if error.errno else str(error) or "the connection was closed before an answer"
