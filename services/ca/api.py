@@ -1,43 +1,34 @@
-"""The mTLS listener's endpoints: JSON in, JSON out, no rules. Who may call what is decided before a body is read.
+"""The hot endpoints of the mTLS listener: JSON in, JSON out, no rules; `services.ca.admin` has the others.
 
-| endpoint                       | what                                                        |
-|--------------------------------|-------------------------------------------------------------|
-| POST /v1/certificates          | issue (201), or the certificate issued before (200)         |
-| GET  /v1/certificates/{serial} | what the ledger knows                                       |
-| POST /v1/revocations           | revoke                                                      |
-| GET  /v1/revocations?after=N   | what was revoked after sequence N; waits for it up to 30 s  |
-| POST /v1/crls                  | publish every CRL now                                       |
-| GET  /v1/issuers               | the issuing CAs                                             |
+Who may call what is decided before a body is read.
+
+| endpoint                     | what                                                        |
+|------------------------------|-------------------------------------------------------------|
+| POST /v1/certificates        | issue (201), or the certificate issued before (200)         |
+| POST /v1/revocations         | revoke                                                      |
+| GET  /v1/revocations?after=N | what was revoked after sequence N; waits for it up to 30 s  |
 """
 
-import asyncio
 from collections.abc import Mapping
-from typing import Final, Literal
+from typing import Final
 from urllib.parse import parse_qs
 
-from cryptography.hazmat.primitives.serialization import Encoding
-
 from pkicore import errors as core
-from pkicore.clock import Clock, unix
-from pkicore.encoding import pem_join
 from pkicore.identity import SpiffeId
 from services.ca import errors
 from services.ca.feed import RevocationLog
-from services.ca.issuance import Issuance, IssuingCa
-from services.ca.publication import CrlPublisher
+from services.ca.issuance import Issuance
 from services.ca.revocation import Revoker
-from services.ca.store import CaStore, Ledgered
+from services.ca.store import CaStore
 from services.ca.wire import (
     MAX_BODY,
     CertificateRequest,
-    CertificateStatus,
     FeedEntry,
     RevocationFeed,
     RevocationRequest,
     format_serial,
-    parse_serial,
 )
-from services.chassis.asgi import Request, Response, Route, json_response
+from services.chassis.asgi import Request, Response, Route
 from services.chassis.errors import ForbiddenError
 from services.chassis.problems import Builder, ProblemTable, problem
 
@@ -79,29 +70,20 @@ class CaEndpoints:
         *,
         issuance: Issuance,
         revoker: Revoker,
-        publisher: CrlPublisher,
         log: RevocationLog,
         store: CaStore,
-        cas: Mapping[str, IssuingCa],
-        clock: Clock,
     ) -> None:
         self._issuance = issuance
         self._revoker = revoker
-        self._publisher = publisher
         self._log = log
         self._store = store
-        self._cas = cas
-        self._clock = clock
 
     def routes(self) -> list[Route]:
         """What the mTLS listener answers."""
         return [
             Route("POST", "/v1/certificates", self.issue, _MEDIA, MAX_BODY),
-            Route("GET", "/v1/certificates/{serial}", self.certificate),
             Route("POST", "/v1/revocations", self.revoke, _MEDIA, MAX_BODY),
             Route("GET", "/v1/revocations", self.feed),
-            Route("POST", "/v1/crls", self.publish, _MEDIA, 1024),
-            Route("GET", "/v1/issuers", self.issuers),
         ]
 
     async def issue(self, request: Request) -> Response:
@@ -112,13 +94,6 @@ class CaEndpoints:
         except core.MalformedError as error:
             raise core.BadCsrError(str(error)) from error
         return Response(201 if outcome.created else 200, outcome.answer.to_json(), [*_JSON])
-
-    async def certificate(self, request: Request) -> Response:
-        """What the ledger knows of a serial."""
-        ledgered = await self._store.by_serial(parse_serial(request.params["serial"]))
-        if ledgered is None:
-            raise errors.UnknownCertificateError("this CA never used that serial")
-        return Response(200, self._status(ledgered).to_json(), [*_JSON])
 
     async def revoke(self, request: Request) -> Response:
         """Revoke a certificate."""
@@ -137,38 +112,6 @@ class CaEndpoints:
         feed = RevocationFeed(entries, entries[-1].sequence if entries else after)
         return Response(200, feed.to_json(), [*_JSON])
 
-    async def publish(self, request: Request) -> Response:
-        """Publish the CRL of every issuing CA."""
-        await request.body()
-        async with asyncio.timeout(_PUBLISH_SECONDS):
-            numbers = await self._publisher.publish_all()
-        return json_response({"crls": [{"issuer": name, "number": number} for name, number in numbers.items()]})
-
-    async def issuers(self, _request: Request) -> Response:
-        """The issuing CAs and where their status is found."""
-        return json_response({"issuers": [_described(ca) for ca in self._cas.values()]})
-
-    def _status(self, ledgered: Ledgered) -> CertificateStatus:
-        intent, der = ledgered.intent, ledgered.certificate
-        status: Literal["good", "revoked", "expired", "pending"]
-        if ledgered.revoked_at is not None:
-            status = "revoked"
-        elif der is None:
-            status = "pending"
-        else:
-            status = "good" if unix(self._clock.now()) <= intent.not_after else "expired"
-        return CertificateStatus(
-            serial=format_serial(intent.serial),
-            status=status,
-            issuer=intent.issuer,
-            profile=intent.profile,
-            not_before=intent.not_before,
-            not_after=intent.not_after,
-            certificate=None if der is None else pem_join("CERTIFICATE", der).decode(),
-            revoked_at=ledgered.revoked_at,
-            reason=ledgered.reason,
-        )
-
 
 def _caller(request: Request) -> SpiffeId:
     identity = None if request.peer is None else request.peer.spiffe_id
@@ -183,15 +126,3 @@ def _after(request: Request) -> int:
     if not (value.isascii() and value.isdigit() and len(value) < 19):  # noqa: PLR2004 - fits 64 bits
         raise core.MalformedError("after must be a whole number")
     return int(value)
-
-
-def _described(ca: IssuingCa) -> dict[str, str | None]:
-    issuer = ca.issuer
-    return {
-        "id": issuer.id,
-        "family": issuer.family,
-        "certificate": issuer.certificate.public_bytes(Encoding.PEM).decode(),
-        "crl": issuer.crl_url,
-        "ocsp": issuer.ocsp_url,
-        "aia": issuer.aia_url,
-    }

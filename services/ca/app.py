@@ -23,6 +23,7 @@ from pkicore.keys import open_key
 from pkicore.mtls import INTERNAL, CredentialsSource, CrlCache, StapleCache, TlsListener
 from pkicore.ocsp import build_request
 from pkicore.x509.profiles import Profile, load_profiles
+from services.ca.admin import ca_admin
 from services.ca.api import PROBLEMS, CaEndpoints
 from services.ca.authorization import Authorizer
 from services.ca.feed import RevocationLog
@@ -168,17 +169,15 @@ def internal_application(core: Core, policy: CallerPolicy, metrics: HttpMetrics,
     endpoints = CaEndpoints(
         issuance=core.issuance,
         revoker=core.revoker,
-        publisher=core.publisher,
         log=core.log,
         store=core.store,
-        cas=core.hierarchy.cas,
-        clock=clock,
     )
+    admin = ca_admin(store=core.store, publisher=core.publisher, cas=core.hierarchy.cas, policy=policy, clock=clock)
 
     def guard(request: Request) -> None:
         policy.authorize(request.peer, "ca", request.method, request.path)
 
-    return Application("ca", endpoints.routes(), problems=PROBLEMS, metrics=metrics, guard=guard)
+    return Application("ca", endpoints.routes(), problems=PROBLEMS, metrics=metrics, guard=guard, admin=admin)
 
 
 def status_application(core: Core, max_age: int, metrics: HttpMetrics) -> Application:

@@ -18,6 +18,7 @@ _OPERATOR_ENDPOINTS: Final = (
     "GET /v1/revocations",
     "POST /v1/crls",
     "GET /v1/issuers",
+    "GET /v1/openapi.json",
 )
 _ACME_ENDPOINTS: Final = (
     "POST /v1/certificates",

@@ -38,6 +38,7 @@ Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
+AsgiApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 _SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
@@ -46,6 +47,8 @@ _OK = range(200, 300)
 _SERVER_ERROR = 500
 _LENGTH_DIGITS = 18
 _DEBUG = 10
+_ADMIN_BODY_LIMIT = 64 * 1024
+_ADMIN_BODY_SECONDS = 20.0
 
 
 class Request:
@@ -205,6 +208,7 @@ class Application:
         metrics: Counts and times the requests.
         guard: Raises when the caller may not use the matched route; runs before the body is read.
         finish: May add headers to every response, errors included.
+        admin: Answers the paths that are no route's (`services.chassis.admin`).
 
     Raises:
         ValueError: a route's path is no pattern.
@@ -219,6 +223,7 @@ class Application:
         metrics: HttpMetrics,
         guard: Guard | None = None,
         finish: Finish | None = None,
+        admin: AsgiApp | None = None,
     ) -> None:
         self._service = service
         self._table = PathTable(_by_path(routes))
@@ -226,6 +231,7 @@ class Application:
         self._metrics = metrics
         self._guard = guard
         self._finish = finish
+        self._admin = admin
         self._log = structlog.get_logger("http")
         self._log_successes = self._log.is_enabled_for(_DEBUG)
         self._id_prefix = secrets.token_hex(6)
@@ -255,9 +261,18 @@ class Application:
 
     async def _answer(self, request: Request) -> Response:
         match = self._table.match(request.path)
-        if match is None:
+        if match is not None:
+            response = await self._handle(request, *match)
+        elif self._admin is not None:
+            response = await _relay(request, self._admin)
+        else:
             raise RouteNotFoundError("there is nothing at this path")
-        methods, request.params = match
+        if self._finish is not None:
+            self._finish(request, response)
+        return response
+
+    async def _handle(self, request: Request, methods: Mapping[str, Route], params: Mapping[str, str]) -> Response:
+        request.params = params
         route = methods.get(request.method)
         if route is None:
             raise MethodNotAllowedError(tuple(methods))
@@ -267,10 +282,7 @@ class Application:
             self._guard(request)
         if route.media_types:
             _check_media_type(request, route.media_types)
-        response = await route.handler(request)
-        if self._finish is not None:
-            self._finish(request, response)
-        return response
+        return await route.handler(request)
 
     def _problem(self, request: Request, error: Exception) -> Response:
         response = problem_response(self._problems.problem_of(error))
@@ -300,6 +312,29 @@ class Application:
             self._log.error("request failed", **_facts(request, response, seconds), **_reason(fault))
         else:
             self._log.error("request failed", **_facts(request, response, seconds), exc_info=fault)
+
+
+async def _relay(request: Request, app: AsgiApp) -> Response:
+    """The response of another ASGI application, whole; what it raises is raised."""
+    request.limit, request.timeout = _ADMIN_BODY_LIMIT, _ADMIN_BODY_SECONDS
+    body = await request.body()
+    response = Response()
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            response.status = message["status"]
+            response.headers = [pair for pair in message["headers"] if pair[0] != b"content-length"]
+        else:
+            response.body += message.get("body", b"")
+
+    try:
+        await app(request.scope, receive, send)
+    finally:
+        request.route = getattr(request.scope.get("route"), "path", request.route)
+    return response
 
 
 def _by_path(routes: Sequence[Route]) -> Mapping[str, Mapping[str, Route]]:

@@ -265,6 +265,33 @@ async def test_issuers_are_described(world: CaWorld) -> None:
     assert found[0]["crl"].endswith("/crl/issuing-ecdsa")
 
 
+async def test_the_admin_api_describes_itself(world: CaWorld) -> None:
+    """An operator gets the OpenAPI description, which names every admin endpoint."""
+    async with world.internal(OPERATOR) as http:
+        described = (await http.get("/v1/openapi.json")).json()
+    assert set(described["paths"]) == {"/v1/certificates/{serial}", "/v1/crls", "/v1/issuers", "/v1/openapi.json"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "kind"),
+    [
+        ("GET", "/v1/certificates/zz", 400, "malformed"),
+        ("GET", "/v1/certificates/abcd", 404, "unknown-certificate"),
+        ("GET", "/v1/nothing", 404, "not-found"),
+        ("DELETE", "/v1/issuers", 405, "method-not-allowed"),
+    ],
+)
+async def test_admin_refusals_are_problems_like_all_others(
+    world: CaWorld, method: str, path: str, status: int, kind: str
+) -> None:
+    """What FastAPI refuses, or an admin endpoint raises, is a problem document with a request id."""
+    async with world.internal(OPERATOR) as http:
+        answer = await http.request(method, path)
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+    assert answer.json()["type"] == f"urn:pqcpki:problem:{kind}"
+    assert answer.headers["x-request-id"]
+
+
 async def test_a_client_takes_nonsense_for_unavailable() -> None:
     """An answer that is no problem document, or no JSON, says nothing about what the CA did."""
     for status, body in ((500, b"oops"), (502, b'{"type": 7'), (404, b"<html>"), (200, b"[]"), (200, b"{}")):

@@ -42,7 +42,7 @@ endpoints = ["POST /v1/certificates", "POST /v1/revocations", "GET /v1/revocatio
 caller = "spiffe://{TRUST_DOMAIN}/operator/*"
 service = "ca"
 endpoints = ["POST /v1/certificates", "GET /v1/certificates/{{serial}}", "POST /v1/revocations",
-             "GET /v1/revocations", "POST /v1/crls", "GET /v1/issuers"]
+             "GET /v1/revocations", "POST /v1/crls", "GET /v1/issuers", "GET /v1/openapi.json"]
 """
 
 
