@@ -42,6 +42,7 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 endpoint() { .venv/bin/ztca endpoints --dir "$STATE/pki" "$1"; }
+fetch() { .venv/bin/python -c 'import sys, urllib.request; sys.stdout.buffer.write(urllib.request.urlopen(sys.argv[1], timeout=10).read())' "$1"; }
 free_port() { .venv/bin/python -c 'import socket; s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 
 # wait_for SECONDS PID FILE: until FILE exists, or PID has ended.
@@ -66,7 +67,6 @@ ocsp_status() {
 }
 
 require openssl openssl
-require curl curl
 step "Installing what the demo needs"
 prepare_venv all
 prepare_certbot
@@ -107,7 +107,7 @@ fetch_crls() {
     local issuer
     : > "$STATE/crls.pem"
     for issuer in root-ecdsa issuing-ecdsa; do
-        curl -fsS "$(endpoint crl_base)/$issuer" | openssl crl -inform DER >> "$STATE/crls.pem"
+        fetch "$(endpoint crl_base)/$issuer" | openssl crl -inform DER >> "$STATE/crls.pem"
     done
 }
 fetch_crls
@@ -129,7 +129,7 @@ certbot revoke --server "$(endpoint acme_directory)" --cert-path "$LIVE/cert.pem
 step "OCSP and the CRL say so at once"
 ocsp_status "$STATE/revoked.pem" | saw
 fetch_crls
-openssl crl -in <(curl -fsS "$(endpoint crl_base)/issuing-ecdsa" | openssl crl -inform DER) -noout -text | grep -A4 'Serial Number' | sed 's/^ *//' | saw
+openssl crl -in <(fetch "$(endpoint crl_base)/issuing-ecdsa" | openssl crl -inform DER) -noout -text | grep -A4 'Serial Number' | sed 's/^ *//' | saw
 if verify_chain "$STATE/revoked.pem" > "$STATE/verify.txt"; then fail "openssl still accepts the revoked certificate."; fi
 grep revoked "$STATE/verify.txt" | saw
 
