@@ -91,7 +91,7 @@ class Orders:
         """
         order = await self._own(request, order_id)
         csr = _parse_csr(request.members().get("csr"))
-        if order.csr is not None and order.csr == csr.der and order.status in {"processing", "valid"}:
+        if _is_finalized_with(order, csr):
             return await self._answer(await self._issued(order))
         if self._status(order) != "ready":
             raise AcmeError("orderNotReady", f"the order is {self._status(order)}, not ready")
@@ -104,8 +104,12 @@ class Orders:
         try:
             await self._store.start_processing(order, csr.der, unix(self._clock.now()), audit)
         except ConflictError as error:
-            raise AcmeError("orderNotReady", "the order is no longer ready") from error
-        return await self._answer(await self._issued(replace(order, status="processing", csr=csr.der)))
+            order = await self._own(request, order_id)
+            if not _is_finalized_with(order, csr):  # else a repetition of this request was quicker
+                raise AcmeError("orderNotReady", "the order is no longer ready") from error
+        else:
+            order = replace(order, status="processing", csr=csr.der)
+        return await self._answer(await self._issued(order))
 
     async def certificate(self, request: AccountRequest, certificate_id: str) -> Response:
         """The chain of a certificate of the account, leaf first, without the root (RFC 8555 §7.4.2).
@@ -228,6 +232,10 @@ def _authorization(order: OrderRow, identifier: Identifier) -> tuple[Authorizati
     )
     offered = ("dns-01",) if identifier.is_wildcard else ("http-01", "dns-01")
     return authorization, [ChallengeRow(new_id(), authorization.id, kind, new_token(), "pending") for kind in offered]
+
+
+def _is_finalized_with(order: OrderRow, csr: UnverifiedCsr) -> bool:
+    return order.status in {"processing", "valid"} and order.csr == csr.der
 
 
 def _parse_csr(value: object) -> UnverifiedCsr:

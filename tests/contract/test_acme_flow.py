@@ -511,6 +511,22 @@ async def test_finalize_twice_at_once(server: AcmeServer) -> None:
     assert len(server.ca.issued) == 1
 
 
+async def test_the_same_csr_at_once(server: AcmeServer) -> None:
+    """Repetitions of finalize that race with the first one are told of the same certificate."""
+    client = await server.registered()
+    order = await ready_order(client, "a.example")
+    twins = [server.client(client.key) for _ in range(4)]
+    for twin in twins:
+        twin.kid = client.kid
+        await twin.nonce()
+    csr = {"csr": b64u(csr_for("a.example"))}
+    answers = await asyncio.gather(*(twin.post_raw(order.body["finalize"], csr) for twin in twins))
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.json()["certificate"] for answer in answers}) == 1
+    assert len(server.ca.issued) == 1
+    assert server.commits.count("order-processing") == 1
+
+
 async def test_a_lost_answer_does_no_harm(server: AcmeServer) -> None:
     """Repeating finalize with the same CSR tells how the order stands; another CSR is refused."""
     client = await server.registered()
