@@ -166,9 +166,7 @@ def test_wrong_answer_is_explained(certbot: Certbot, deployment: Deployment, nam
             await server.stop()
 
     output = asyncio.run(refused())
-    assert f'the answer of {name} is not the key authorization; it begins with "not the key authorization"' in joined(
-        output
-    )
+    assert f"the answer of {name} (25 octets) is not the key authorization" in joined(output)
     assert not certbot.live(name).exists()
 
 
@@ -189,10 +187,7 @@ def test_wrong_txt_record_is_explained(certbot: Certbot, dns: DnsProcess, name: 
     dns.set(f"_acme-challenge.{name}", TXT=["something else"])
     arguments = ["--manual", "--preferred-challenges", "dns", "--manual-auth-hook", "true"]
     output = certbot.fail(*certbot.certonly(name), *arguments)
-    assert (
-        f'_acme-challenge.{name} has 1 TXT record, none with the expected value; the first is "something else"'
-        in joined(output)
-    )
+    assert f"_acme-challenge.{name} has 1 TXT record, none with the expected value" in joined(output)
 
 
 def manual_http() -> list[str]:

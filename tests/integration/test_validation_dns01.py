@@ -91,19 +91,19 @@ async def test_large_answer_comes_by_tcp(dns: DnsSimulator, dns01: Dns01) -> Non
     "value", ["", "x", VALUE[:-1], VALUE + "=", VALUE.lower(), f" {VALUE}", KEY_AUTHORIZATION, TOKEN]
 )
 async def test_wrong_record(dns: DnsSimulator, dns01: Dns01, value: str) -> None:
-    """Anything but the exact value is refused, with what was found."""
+    """Anything but the exact value is refused."""
     dns.set(RECORD, TXT=[value])
     error = await refusal(dns01)
     assert error.acme_type == "incorrectResponse"
-    assert error.detail.startswith(f"{RECORD} has 1 TXT record, none with the expected value; the first is ")
+    assert error.detail == f"{RECORD} has 1 TXT record, none with the expected value"
 
 
-async def test_detail_counts_and_cleans_what_was_found(dns: DnsSimulator, dns01: Dns01) -> None:
-    """Records are counted; the one that is quoted is short and printable."""
-    dns.set(RECORD, TXT=["\x1b[31m" + "z" * 200, "\x1b[31m" + "z" * 199])
+async def test_detail_counts_what_was_found(dns: DnsSimulator, dns01: Dns01) -> None:
+    """Records are counted but not repeated: an alias may lead to ones that are not for the applicant."""
+    dns.set(RECORD, CNAME="inside.test")
+    dns.set("inside.test", TXT=["secret one", "secret two"])
     error = await refusal(dns01)
-    assert "has 2 TXT records" in error.detail
-    assert "z" * 60 not in error.detail
+    assert error.detail == f"{RECORD} has 2 TXT records, none with the expected value"
 
 
 async def test_name_without_record(dns: DnsSimulator, dns01: Dns01) -> None:

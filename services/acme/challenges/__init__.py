@@ -1,5 +1,5 @@
 """How control of an identifier is proven (RFC 8555 §8): a module per challenge type, above a guarded network.
 
 Everything fetched here is named by the applicant, so it is hostile: addresses are checked and dialled as checked
-(`addresses`, `fetch`), every answer is bounded in bytes and time, and nothing fetched is repeated but a short quote.
+(`addresses`, `fetch`), every answer is bounded in bytes and time, and nothing fetched is repeated.
 """

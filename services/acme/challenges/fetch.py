@@ -14,7 +14,6 @@ import httpx
 from pkicore.errors import MalformedError
 from pkicore.http1 import AnswerParser, request_head
 from services.acme.challenges.addresses import AddressGuard, IPAddress
-from services.acme.challenges.quote import quote
 from services.acme.errors import ValidationError
 
 USER_AGENT = "pqcpki ACME validation (RFC 8555 http-01)"
@@ -80,8 +79,7 @@ class Fetcher:
         body = parser.content
         if len(body) > MAX_BODY_BYTES:
             raise ValidationError(
-                "incorrectResponse",
-                f"the answer at {host_of(url)} is longer than {MAX_BODY_BYTES} octets and begins with {quote(body)}",
+                "incorrectResponse", f"the answer at {host_of(url)} is longer than {MAX_BODY_BYTES} octets"
             )
         return Fetched(parser.status_code, None, body)
 

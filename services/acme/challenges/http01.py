@@ -10,7 +10,6 @@ import httpx
 
 from services.acme.challenges.addresses import IPAddress
 from services.acme.challenges.fetch import DEFAULT_PORTS, Fetched, Fetcher, host_of, port_of
-from services.acme.challenges.quote import quote
 from services.acme.challenges.resolver import Resolver
 from services.acme.errors import ValidationError
 from services.acme.identifiers import Identifier
@@ -51,7 +50,10 @@ class Http01:
             sentence = f"{identifier.value} gave no complete answer within {self._seconds:g} seconds"
             raise ValidationError("connection", sentence) from error
         if not hmac.compare_digest(answer.rstrip(), key_authorization.encode()):
-            sentence = f"the answer of {identifier.value} is not the key authorization; it begins with {quote(answer)}"
+            what = (
+                "for another account's key" if answer.startswith(f"{token}.".encode()) else "not the key authorization"
+            )
+            sentence = f"the answer of {identifier.value} ({len(answer)} octets) is {what}"
             raise ValidationError("incorrectResponse", sentence)
 
     def _first_url(self, identifier: Identifier, token: str) -> httpx.URL:
@@ -89,10 +91,10 @@ class Http01:
             target = url.join(location.decode("ascii"))
             port = port_of(target)
         except (httpx.InvalidURL, ValueError) as error:
-            raise ValidationError("connection", f"{host_of(url)} redirects to {quote(location)}, not a URL") from error
+            raise ValidationError("connection", f"{host_of(url)} redirects to what is no URL") from error
         if target.scheme not in DEFAULT_PORTS or not host_of(target) or target.userinfo:
             raise ValidationError(
-                "connection", f"{host_of(url)} redirects to {quote(location)}; only http and https are followed"
+                "connection", f"{host_of(url)} redirects to a URL that is not followed: only plain http and https are"
             )
         if port not in self._ports:
             raise ValidationError(
