@@ -22,6 +22,7 @@ from services.acme.ids import is_id
 from services.acme.nonces import Nonces
 from services.acme.store import AccountRow, Store
 from services.acme.urls import Urls
+from services.chassis.observability import note
 
 CACHED_ACCOUNTS: Final = 10_000
 
@@ -155,6 +156,7 @@ class Authenticator:
             raise AcmeError("malformed", str(error)) from error
         except UnsupportedError as error:
             raise _bad_algorithm(error) from error
+        note(jws_alg=jws.alg, jws_kid=jws.kid, jws_url=jws.url)
         if jws.url != self._urls.of(path):
             raise AcmeError("unauthorized", "the url that was signed is not the URL of this resource")
         return jws

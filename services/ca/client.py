@@ -28,6 +28,7 @@ from services.ca.wire import (
     RevocationFeed,
     RevocationRequest,
 )
+from services.chassis.observability import current_request_id
 
 _Answer = TypeVar("_Answer")
 
@@ -120,7 +121,7 @@ class Http(Protocol):
         url: str,
         *,
         content: bytes | None,
-        headers: Mapping[str, str] | None,
+        headers: Mapping[str, str],
         timeout: float,  # noqa: ASYNC109 -- httpx's signature
     ) -> Answer:
         """Send a request to a path of the CA and read the whole answer, or raise PkiError or OSError."""
@@ -182,7 +183,9 @@ class CaClient:
 
     async def _call(self, method: str, path: str, body: bytes | None = None, seconds: float = 30.0) -> bytes:
         try:
-            headers = _JSON if body is not None else None
+            headers = dict(_JSON) if body is not None else {}
+            if (request_id := current_request_id()) is not None:
+                headers["x-request-id"] = request_id
             answer = await self._http.request(method, path, content=body, headers=headers, timeout=seconds)
         except (PkiError, OSError) as error:
             raise CaUnavailableError(f"the CA does not answer: {error}") from error

@@ -30,7 +30,7 @@ from services.chassis.errors import (
     MethodNotAllowedError,
     RouteNotFoundError,
 )
-from services.chassis.observability import HttpMetrics, request_id_var
+from services.chassis.observability import HttpMetrics, begin_request
 from services.chassis.problems import MEDIA_TYPE, Problem, ProblemTable
 from services.chassis.routes import PathTable
 
@@ -44,6 +44,8 @@ Headers: TypeAlias = list[tuple[bytes, bytes]]
 _SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
 _OK = range(200, 300)
+_BODILESS = frozenset({204, 304})
+"""No Content-Length (RFC 9110 §8.6): of a 304 it would be that of the body which is not sent."""
 _SERVER_ERROR = 500
 _LENGTH_DIGITS = 18
 _DEBUG = 10
@@ -243,7 +245,7 @@ class Application:
             raise RuntimeError(f"this application speaks HTTP, not {scope['type']}")
         started = time.perf_counter()
         request = Request(scope, receive, self._request_id(scope["headers"]))
-        request_id_var.set(request.request_id)
+        begin_request(request.request_id)
         fault: Exception | None = None
         try:
             response = await self._answer(request)
@@ -294,7 +296,7 @@ class Application:
     async def _send(request: Request, response: Response, send: Send) -> None:
         headers = response.headers
         headers.append((b"x-request-id", request.request_id.encode()))
-        if response.status != 204:  # noqa: PLR2004 - RFC 9110 §8.6: no Content-Length in a 204
+        if response.status not in _BODILESS:
             headers.append((b"content-length", b"%d" % len(response.body)))
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
         body = b"" if request.method == "HEAD" else response.body

@@ -1,7 +1,7 @@
 """Logs, request ids and metrics.
 
 Logs are one JSON object per line on standard output. Metrics live in a registry that `app.py` makes: nothing here is
-global but the request id of the running task.
+global but what the running task knows of the request that it answers.
 """
 
 import logging
@@ -18,8 +18,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from pkicore.clock import Clock
 
-request_id_var: ContextVar[str | None] = ContextVar("request_id", default=None)
-"""The id of the request that the running task answers."""
+_request: ContextVar[dict[str, Any] | None] = ContextVar("request", default=None)
+"""What stands in every log line of the request that the running task, or the task that started it, answers."""
 
 _SECRET = re.compile(
     r"(?i)(^|[_-])(passphrase|password|secret|token|private_?key|authorization|cookie|hmac|pin)($|[_-])"
@@ -32,6 +32,23 @@ _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARN
 _TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
 
 EventDict: TypeAlias = MutableMapping[str, Any]
+
+
+def begin_request(request_id: str) -> None:
+    """From here on, log lines of this task and of those it starts carry the request id."""
+    _request.set({"request_id": request_id})
+
+
+def note(**facts: Any) -> None:  # noqa: ANN401 - whatever JSON can hold
+    """Have every further log line of the running request say this too; nothing outside of a request."""
+    known = _request.get()
+    if known is not None:
+        known.update(facts)
+
+
+def current_request_id() -> str | None:
+    """The id of the running request, to be sent on as `X-Request-Id`."""
+    return (_request.get() or {}).get("request_id")
 
 
 def configure_logging(service: str, level: str, log_format: str) -> None:
@@ -70,11 +87,7 @@ def _factory(log_format: str) -> Callable[..., Any]:
 
 def _context(service: str) -> Callable[[Any, str, EventDict], EventDict]:
     def add(_logger: object, _method: str, event: EventDict) -> EventDict:
-        event["service"] = service
-        request_id = request_id_var.get()
-        if request_id is not None:
-            event.setdefault("request_id", request_id)
-        return event
+        return {**(_request.get() or {}), **event, "service": service}
 
     return add
 

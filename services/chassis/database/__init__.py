@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+import structlog
 from sqlalchemy import URL, make_url
 from sqlalchemy.engine.interfaces import Dialect
 from sqlalchemy.exc import ArgumentError
@@ -95,6 +96,7 @@ class Database:
     def __init__(self, engine: Engine, *, queue: int = _QUEUE) -> None:
         self._engine = engine
         self._writer = GroupCommit(engine, queue)
+        self._log = structlog.get_logger("audit")
 
     @classmethod
     async def open(cls, url: str, *, clock: Clock, commit_observer: CommitObserver | None = None) -> Self:
@@ -167,6 +169,8 @@ class Database:
             UnavailableError: the database cannot write (`CommitUnknownError`: it may have).
         """
         await self._writer.commit(bind_unit(unit))
+        for event in unit.audit:  # what was done is in the log too, with the id of the request that did it
+            self._log.info(event.event, actor=event.actor, detail=dict(event.detail))
 
     async def close(self) -> None:
         """Writes what is waiting, then closes."""

@@ -1,3 +1,4 @@
+import contextvars
 import json
 import logging
 from collections.abc import Iterator
@@ -7,7 +8,14 @@ import pytest
 import structlog
 from prometheus_client import CollectorRegistry, generate_latest
 
-from services.chassis.observability import TlsMetrics, configure_logging, redact, request_id_var
+from services.chassis.observability import (
+    TlsMetrics,
+    begin_request,
+    configure_logging,
+    current_request_id,
+    note,
+    redact,
+)
 from tests.support.clock import ManualClock
 
 
@@ -53,14 +61,24 @@ def test_lines_below_the_level_are_not_written(output: Output) -> None:
     assert output.lines() == []
 
 
-def test_the_request_id_stands_in_every_line_of_its_task(output: Output) -> None:
-    """Without a request there is none."""
+def test_what_is_known_of_a_request_stands_in_every_line_of_its_task(output: Output) -> None:
+    """The request id and what is noted later are in the lines of that request, and in no others."""
     configure_logging("bakery", "info", "json")
-    structlog.get_logger("x").info("before")
-    token = request_id_var.set("r-1")
-    structlog.get_logger("x").info("within")
-    request_id_var.reset(token)
-    assert [line.get("request_id") for line in output.lines()] == [None, "r-1"]
+    log = structlog.get_logger("x")
+
+    def answer() -> str | None:
+        begin_request("r-1")
+        log.info("begun")
+        note(jws_alg="ES256")
+        log.info("parsed")
+        return current_request_id()
+
+    note(jws_alg="none")
+    assert contextvars.copy_context().run(answer) == "r-1"
+    log.info("after")
+    seen = [(line.get("request_id"), line.get("jws_alg")) for line in output.lines()]
+    assert seen == [("r-1", None), ("r-1", "ES256"), (None, None)]
+    assert current_request_id() is None
 
 
 def test_a_trace_holds_no_local_variables(output: Output) -> None:
