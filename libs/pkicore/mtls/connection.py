@@ -113,8 +113,9 @@ class TlsConnection(asyncio.Protocol):
         if len(chunk) > max_bytes:
             self._received.appendleft(chunk[max_bytes:])
             chunk = chunk[:max_bytes]
+        was_full = self._waiting >= _READ_AHEAD
         self._waiting -= len(chunk)
-        if self._waiting < _READ_AHEAD and not self._raw.is_closing():
+        if was_full and self._waiting < _READ_AHEAD and not self._raw.is_closing():
             self._raw.resume_reading()
         return chunk
 

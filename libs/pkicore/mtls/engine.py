@@ -22,7 +22,7 @@ from pkicore.mtls.context import Verification
 from pkicore.mtls.peer import PeerIdentity, presented_name
 
 _RECORD = 16 * 1024
-_CHUNK = 256 * 1024
+_CHUNK = 64 * 1024  # pyOpenSSL allocates as much for each read; beyond this the C library maps and unmaps pages
 _ALERT = re.compile(
     r"(?:ssl/tls|sslv3|tlsv13|tlsv1|tls) alert (?P<name>.+)"
     r"|tlsv1 (?P<old>bad certificate status response|unrecognized name|unsupported extension|certificate unobtainable)"

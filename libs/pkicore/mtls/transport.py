@@ -6,14 +6,18 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from pkicore.errors import HandshakeError
 from pkicore.mtls.engine import TlsEngine
+
+_GATHERED = 64 * 1024
+"""Plain bytes that may wait for the end of the loop's turn."""
 
 
 class TlsTransport(asyncio.Transport):
     """An asyncio transport of plain bytes over an engine and a raw transport.
 
-    Flow control is the raw transport's: what is written is encrypted and handed on at once, so its buffer, its
-    limits and its pause and resume calls are the only ones.
+    What is written in one turn of the loop, as head and body of an answer are, goes out as one record and one packet.
+    Flow control is the raw transport's: its limits and its pause and resume calls are the only ones.
     """
 
     def __init__(self, raw: asyncio.Transport, engine: TlsEngine, on_close: Callable[[], None]) -> None:
@@ -22,16 +26,24 @@ class TlsTransport(asyncio.Transport):
         self._engine = engine
         self._on_close = on_close
         self._closing = False
+        self._loop = asyncio.get_running_loop()
+        self._gathered: list[bytes] = []
+        self._gathered_size = 0
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:  # noqa: ANN401 (asyncio's signature)
         """As the raw transport's; `sslcontext` is true, by which uvicorn knows the scheme."""
         return True if name == "sslcontext" else self._raw.get_extra_info(name, default)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Encrypt and send; nothing happens once closing."""
-        if data and not self.is_closing():
-            self._engine.send(bytes(data))
-            self._raw.write(self._engine.outgoing())
+        """Encrypt and send, at the latest at the end of the loop's turn; nothing happens once closing."""
+        if not data or self.is_closing():
+            return
+        if not self._gathered:
+            self._loop.call_soon(self._send)
+        self._gathered.append(bytes(data))
+        self._gathered_size += len(data)
+        if self._gathered_size > _GATHERED:
+            self._send()
 
     def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
         """Encrypt and send, as one write."""
@@ -45,7 +57,10 @@ class TlsTransport(asyncio.Transport):
         """Send what is buffered and a close_notify, then close."""
         if self.is_closing():
             return
+        self._send()
         self._closing = True
+        if self._raw.is_closing():
+            return
         self._engine.close()
         self._raw.write(self._engine.outgoing())
         self._raw.close()
@@ -54,6 +69,7 @@ class TlsTransport(asyncio.Transport):
     def abort(self) -> None:
         """Close at once; what is buffered is lost."""
         self._closing = True
+        self._gathered.clear()
         self._raw.abort()
 
     def pause_reading(self) -> None:
@@ -78,9 +94,21 @@ class TlsTransport(asyncio.Transport):
         self._raw.set_write_buffer_limits(high, low)
 
     def get_write_buffer_size(self) -> int:
-        """Encrypted bytes that the socket has not taken yet."""
-        return self._raw.get_write_buffer_size()
+        """Bytes that the socket has not taken yet."""
+        return self._gathered_size + self._raw.get_write_buffer_size()
 
     def get_write_buffer_limits(self) -> tuple[int, int]:
         """The raw transport's limits, in encrypted bytes."""
         return self._raw.get_write_buffer_limits()
+
+    def _send(self) -> None:
+        plain, self._gathered_size = b"".join(self._gathered), 0
+        self._gathered.clear()
+        if not plain or self._raw.is_closing():
+            return
+        try:
+            self._engine.send(plain)
+        except HandshakeError:  # the connection has failed before, and whoever reads it has said so
+            self.abort()
+        else:
+            self._raw.write(self._engine.outgoing())
