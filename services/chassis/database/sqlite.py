@@ -1,4 +1,4 @@
-"""SQLite through the standard library: reads and lone commits on the event loop, batches in one thread.
+"""SQLite through the standard library: reads and statements on the event loop, the commit of a batch in one thread.
 
 WAL with `synchronous=FULL`: a commit is on the disk before its caller goes on. A read costs microseconds, less than
 handing it to a thread would.
@@ -9,7 +9,7 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -32,8 +32,10 @@ from services.chassis.errors import (
     UnavailableError,
 )
 
-_INLINE_WRITES = 16
-"""Statements that a lone unit may run on the event loop; a longer one takes the thread."""
+_INLINE_COMMIT = 16
+"""Statements of a lone unit that is committed on the event loop; anything more waits for the disk in the thread."""
+_INLINE_WRITES = 256
+"""Statements of a batch that run on the event loop; in the thread each would wait for the interpreter's lock."""
 _LOCK_WAIT = 5.0
 """Seconds to wait for another process's write transaction."""
 _LOCK_RETRY = 0.005
@@ -113,10 +115,17 @@ class SqliteEngine:
     async def commit_batch(self, units: Sequence[BoundUnit]) -> Sequence[Outcome]:
         """Writes the units in one transaction, each in its own savepoint."""
         connection = await self._begin()
-        if len(units) == 1 and len(units[0].writes) <= _INLINE_WRITES:
-            return self._transact(connection, units)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._write_thread, self._transact, connection, units)
+        statements = sum(len(unit.writes) for unit in units)
+        run = asyncio.get_running_loop().run_in_executor
+        if statements > _INLINE_WRITES:
+            outcomes, written = await run(self._write_thread, self._write, connection, units)
+        else:
+            outcomes, written = self._write(connection, units)
+        if len(units) == 1 and statements <= _INLINE_COMMIT:
+            self._commit(connection, written)
+        else:
+            await run(self._write_thread, self._commit, connection, written)
+        return outcomes
 
     async def close(self) -> None:
         """Closes both connections; what was committed is in the file."""
@@ -144,21 +153,32 @@ class SqliteEngine:
             else:
                 return self._writer
 
-    def _transact(self, connection: sqlite3.Connection, units: Sequence[BoundUnit]) -> Sequence[Outcome]:
+    def _write(
+        self, connection: sqlite3.Connection, units: Sequence[BoundUnit]
+    ) -> tuple[Sequence[Outcome], Sequence[BoundUnit]]:
+        """The outcome of each unit, and the units that wait for the commit."""
         transaction = _Transaction(connection, self._audit)
-        try:
+        with self._undone_on_error():
             outcomes = [transaction.apply(unit) for unit in units]
             written = [unit for unit, outcome in zip(units, outcomes, strict=True) if outcome is None]
             transaction.record(written, unix(self._clock.now()))
+        return outcomes, written
+
+    def _commit(self, connection: sqlite3.Connection, written: Sequence[BoundUnit]) -> None:
+        with self._undone_on_error():
             self._observe("before", written)
             connection.execute("COMMIT")
+        self._observe("after", written)
+
+    @contextlib.contextmanager
+    def _undone_on_error(self) -> Iterator[None]:
+        try:
+            yield
         except BaseException as error:
             self._drop_writer()
             if isinstance(error, sqlite3.Error):
                 raise UnavailableError(f"the database cannot write: {error}") from error
             raise
-        self._observe("after", written)
-        return outcomes
 
     def _observe(self, moment: Literal["before", "after"], units: Sequence[BoundUnit]) -> None:
         if self._observer is not None:
