@@ -69,4 +69,4 @@ class Nonces:
         return int.from_bytes(counter, "big")
 
     def _mac(self, counter: bytes) -> bytes:
-        return hmac.digest(self._key, counter, hashlib.sha256)[:_MAC]
+        return hashlib.blake2b(counter, key=self._key, digest_size=_MAC).digest()
