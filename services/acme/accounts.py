@@ -19,9 +19,9 @@ from services.chassis.database import AuditEvent
 from services.chassis.errors import ConflictError, DuplicateError
 
 _MAX_CONTACT: Final = 320  # characters: "mailto:" and an address of RFC 5321 §4.5.3.1
-# One addr-spec of RFC 6068 without hfields; quoted local parts and address literals are not taken.
+# One addr-spec of RFC 6068 without hfields; quoted local parts, address literals and escapes (%0A …) are not taken.
 _MAILTO: Final = re.compile(
-    r"mailto:[A-Za-z0-9.!#$%&'*+/=^_`{|}~-]{1,64}@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*", re.IGNORECASE
+    r"mailto:[A-Za-z0-9.!#$&'*+/=^_`{|}~-]{1,64}@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*", re.IGNORECASE
 )
 
 

@@ -127,7 +127,8 @@ class Orders:
 
     def _identifiers(self, value: Any) -> tuple[Identifier, ...]:  # noqa: ANN401 - JSON from the client
         if not isinstance(value, list) or not value or not all(_is_identifier(item) for item in value):
-            raise AcmeError("malformed", 'identifiers must be a list of {"type": …, "value": …}, at least one')
+            form = f'{{"type": …, "value": …}} of at most {_MAX_VALUE} characters'
+            raise AcmeError("malformed", f"identifiers must be a list of {form}, at least one")
         if len(value) > self._rules.max_identifiers:
             raise AcmeError("malformed", f"an order has at most {self._rules.max_identifiers} identifiers")
         accepted: dict[Identifier, None] = {}

@@ -79,6 +79,7 @@ async def test_only_return_existing(server: AcmeServer) -> None:
         (["mailto:a@example.com,b@example.com"], "invalidContact"),
         (["mailto:a@example.com?subject=x"], "invalidContact"),
         (["mailto:a@example.com\r\nBcc: b@example.com"], "invalidContact"),
+        (["mailto:a%0D%0ABcc%3Ab@example.com"], "invalidContact"),
         (["mailto:ä@example.com"], "invalidContact"),
         ([f"mailto:{'a' * 64}@{'b' * 300}"], "invalidContact"),
         (["mailto:a@example.com"] * 4, "invalidContact"),

@@ -18,6 +18,7 @@ from josepy.jwk import JWK
 from pkicore.algorithms import PublicKey, algorithm_of, known_public_key, verify_signature
 from pkicore.encoding import base64url_decode, base64url_encode
 from pkicore.errors import BadKeyError, BadSignatureError, MalformedError, UnsupportedError
+from pkicore.jose.strict import strict_base64url
 
 # Members that hold the public key, by key type; each is base64url but for the names of curve and algorithm.
 PUBLIC_MEMBERS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
@@ -183,7 +184,7 @@ def _check_members(kty: str, jwk: Mapping[str, object]) -> None:
             raise MalformedError(f"the {kty} key lacks its member {name}")
         if name in _NAMES:
             continue
-        octets = base64url_decode(value)
+        octets = strict_base64url(value, f"the member {name} of the {kty} key")
         if kty == "RSA" and octets.startswith(b"\0"):  # RFC 7518 §2, Base64urlUInt: the minimum number of octets
             raise MalformedError(f"the member {name} of the RSA key has leading zeros")
     if kty == "EC" and jwk["crv"] not in {"P-256", "P-384", "P-521"}:

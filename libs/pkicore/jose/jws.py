@@ -15,9 +15,9 @@ import orjson
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 
 from pkicore.algorithms import PrivateKey, PublicKey, algorithm_of, sign_with, verify_signature
-from pkicore.encoding import base64url_decode, base64url_encode
+from pkicore.encoding import base64url_encode
 from pkicore.errors import BadSignatureError, MalformedError, UnsupportedError
-from pkicore.jose.strict import strict_object
+from pkicore.jose.strict import strict_base64url, strict_object
 
 MAX_JWS: Final = 64 * 1024  # octets; a keyChange with two ML-DSA-65 keys takes about 20 kB
 JWS_ALGORITHMS: Final = ("ES256", "ES384", "ES512", "RS256", "EdDSA", "ML-DSA-44", "ML-DSA-65", "ML-DSA-87")
@@ -66,7 +66,7 @@ class UnverifiedJws:
         jws = strict_object(body, "the JWS")
         if jws.keys() != _MEMBERS or not all(isinstance(value, str) for value in jws.values()):
             raise MalformedError("the JWS must have exactly the strings protected, payload and signature")
-        header = strict_object(base64url_decode(jws["protected"]), "the protected header")
+        header = strict_object(strict_base64url(jws["protected"], "protected"), "the protected header")
         for name in _REFUSED_HEADERS:
             if name in header:
                 raise MalformedError(f"the protected header must not have {name}")
@@ -76,8 +76,8 @@ class UnverifiedJws:
             jwk=_key(header),
             nonce=_nonce(header),
             url=_text(header, "url"),
-            payload=base64url_decode(jws["payload"]),
-            signature=base64url_decode(jws["signature"]),
+            payload=strict_base64url(jws["payload"], "payload"),
+            signature=strict_base64url(jws["signature"], "signature"),
             signing_input=f"{jws['protected']}.{jws['payload']}".encode(),
         )
 
@@ -148,5 +148,5 @@ def _text(header: Mapping[str, Any], name: str) -> str | None:
 def _nonce(header: Mapping[str, Any]) -> str | None:
     nonce = _text(header, "nonce")
     if nonce is not None:
-        base64url_decode(nonce)  # RFC 8555 §6.5.2: anything else is malformed
+        strict_base64url(nonce, "nonce")  # RFC 8555 §6.5.2: anything else is malformed
     return nonce

@@ -1,4 +1,4 @@
-"""JSON that means one thing only: no duplicate members, no surrogates, no NaN, bounded depth."""
+"""JSON and base64url that mean one thing only: no duplicate members, no surrogates, no NaN, bounded depth."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from pkicore.encoding import base64url_decode
 from pkicore.errors import MalformedError
 
 
@@ -39,6 +40,18 @@ def strict_object(data: bytes, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise MalformedError(f"{what} is not a JSON object")
     return value
+
+
+def strict_base64url(text: str, what: str) -> bytes:
+    """Decode `text`; `what` names it in the error.
+
+    Raises:
+        MalformedError: not base64url, or not in its one form.
+    """
+    try:
+        return base64url_decode(text)
+    except MalformedError as error:
+        raise MalformedError(f"{what} is {error}") from error
 
 
 class _DuplicateMemberError(Exception):

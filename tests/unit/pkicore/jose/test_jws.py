@@ -191,6 +191,15 @@ def test_other_forms(body: bytes) -> None:
         UnverifiedJws.parse(body)
 
 
+@pytest.mark.parametrize("member", ["protected", "payload", "signature"])
+def test_the_member_that_does_not_decode_is_named(member: str) -> None:
+    """Whoever writes a client learns which of the three is not base64url."""
+    jws = json.loads(sign_jws(generate_private_key(ALGORITHMS["ed25519"]), b"{}", {"kid": "k"}))
+    jws[member] += "="
+    with pytest.raises(MalformedError, match=f"^{member} is not base64url"):
+        UnverifiedJws.parse(json.dumps(jws).encode())
+
+
 def test_members_given_twice() -> None:
     """A member that two parsers might read differently is refused: outside, in the header, and deep in the jwk."""
     outer = changed().decode()
