@@ -89,7 +89,7 @@ class Accounts:
         members = request.members()
         if members.get("status") == "deactivated":
             return await self._deactivate(account)
-        # Any other status is ignored (§7.3.2): certbot sends back the "valid" it was given along with new contacts.
+        # Any other status is ignored (§7.3.2), since clients may send the whole account back.
         if "contact" in members:
             return await self._update(account, self._contacts(members["contact"]))
         return answer(self._document(account))
