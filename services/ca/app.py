@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -26,6 +26,7 @@ from pkicore.x509.profiles import Profile, load_profiles
 from services.ca.admin import ca_admin
 from services.ca.api import PROBLEMS, CaEndpoints
 from services.ca.authorization import Authorizer
+from services.ca.errors import CeremonyError
 from services.ca.feed import RevocationLog
 from services.ca.hierarchy import Hierarchy, load_hierarchy, read_passphrase
 from services.ca.issuance import Issuance, SerialPool
@@ -40,6 +41,7 @@ from services.ca.wire import CertificateRequest, Identifier
 from services.chassis.asgi import Application, Request
 from services.chassis.audit import Checkpointer
 from services.chassis.database import CommitObserver, Database
+from services.chassis.errors import SettingsError
 from services.chassis.identity import IdentityFiles, IdentityRenewer
 from services.chassis.migrations import migrate
 from services.chassis.observability import HttpMetrics, TlsMetrics
@@ -155,7 +157,7 @@ def core_rules(settings: CaSettings, base_url: str) -> CoreRules:
     """The domain's rules as the settings have them."""
     return CoreRules(
         trust_domain=settings.trust_domain,
-        profiles=load_profiles(settings.profiles_file.read_text(encoding="utf-8")),
+        profiles=load_profiles(_text(settings.profiles_file)),
         responders_directory=settings.state_dir / "responders",
         crl_lifetime=settings.crl_lifetime,
         ocsp_lifetime=settings.ocsp_lifetime,
@@ -180,7 +182,7 @@ def internal_application(core: Core, policy: CallerPolicy, metrics: HttpMetrics,
     return Application("ca", endpoints.routes(), problems=PROBLEMS, metrics=metrics, guard=guard, admin=admin)
 
 
-def status_application(core: Core, max_age: int, metrics: HttpMetrics) -> Application:
+def status_application(core: Core, max_age: int, metrics: HttpMetrics, clock: Clock) -> Application:
     """What answers on the HTTP listener."""
     endpoints = StatusEndpoints(
         publisher=core.publisher,
@@ -188,6 +190,7 @@ def status_application(core: Core, max_age: int, metrics: HttpMetrics) -> Applic
         certificates=core.hierarchy.certificates,
         first_issuer=next(iter(core.hierarchy.cas)),
         max_age=max_age,
+        clock=clock,
     )
     return Application("ca-status", endpoints.routes(), problems=ProblemTable({}), metrics=metrics)
 
@@ -212,7 +215,7 @@ async def serve(
         "ops": bind(settings.ops_host, settings.ops_port, "PQCPKI_CA_OPS_PORT"),
     }
     base_url = advertised_url(settings.status_url, sockets["status"].getsockname())
-    policy = CallerPolicy.load(settings.policy_file.read_text(encoding="utf-8"))
+    policy = CallerPolicy.load(_text(settings.policy_file))
     registry = CollectorRegistry()
     metrics, tls_metrics = HttpMetrics(registry), TlsMetrics(registry, clock)
     await migrate(settings.database_url, MIGRATIONS)
@@ -222,6 +225,7 @@ async def serve(
         stack.push_async_callback(database.close)
         hierarchy = await _hierarchy(settings, base_url, pool)
         core = build_core(database, hierarchy, core_rules(settings, base_url), clock)
+        await _require_ledger(core.store, tuple(hierarchy.roots))
         await core.start()
         checkpointer = await _checkpointer(settings, database, pool, clock)
         stack.push_async_callback(checkpointer.write)
@@ -231,7 +235,9 @@ async def serve(
         readiness = Readiness()
         listeners = [
             Listener("internal", internal_application(core, policy, metrics, clock), sockets["internal"], tls.listener),
-            Listener("status", status_application(core, settings.http_max_age_seconds, metrics), sockets["status"]),
+            Listener(
+                "status", status_application(core, settings.http_max_age_seconds, metrics, clock), sockets["status"]
+            ),
             Listener("ops", ops_application("ca", registry, readiness, metrics), sockets["ops"]),
         ]
         background = [
@@ -352,6 +358,25 @@ def advertised_url(recorded: str, address: tuple[str, int]) -> str:
     if not recorded or (parts.hostname in _LOOPBACK and parts.port != port):
         return actual
     return recorded
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path} is not a text in UTF-8") from error
+
+
+async def _require_ledger(store: CaStore, roots: Sequence[str]) -> None:
+    """A CA on another database than its own would issue beside its ledger, and forget every revocation."""
+    for root in roots:
+        if await store.crl(root) is None:
+            raise CeremonyError(
+                f"the CA's database is not the one of its ceremony, for {root} is not in it: restore it from a backup, "
+                "or name the right one with PQCPKI_CA_DATABASE_URL (which `ztca init` takes, too, for a new PKI)"
+            )
 
 
 async def _hierarchy(settings: CaSettings, base_url: str, pool: Executor) -> Hierarchy:

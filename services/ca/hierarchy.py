@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from pkicore.errors import KeyNotFoundError, KeyPermissionError
+from pkicore.errors import KeyNotFoundError, KeyPermissionError, MalformedError
 from pkicore.keys import SecretSource, SigningKey, open_key
 from pkicore.x509.certificate import load_chain
 from pkicore.x509.tbs import Issuer
@@ -77,6 +77,8 @@ async def load_hierarchy(settings: CaSettings, base_url: str, secrets: SecretSou
         certificate = read_certificate(item.certificate)
         if certificate.public_key() != key.public_key:
             raise KeyNotFoundError(f"{item.key} is not the key of {item.certificate}")
+        if key.algorithm.family != item.family:
+            raise KeyNotFoundError(f"issuer {item.id} is said to be of the family {item.family}, and its key is not")
         issuer = make_issuer(item.id, item.family, certificate, _root_of(item, roots), base_url)
         cas[item.id] = IssuingCa.of(issuer, key)
         responder_keys[item.id] = await open_key(item.responder_key, secrets=secrets, pool=pool)
@@ -100,6 +102,8 @@ def read_certificate(path: Path) -> x509.Certificate:
         return load_chain(path.read_bytes())[0]
     except FileNotFoundError as error:
         raise KeyNotFoundError(f"there is no certificate {path}") from error
+    except MalformedError as error:
+        raise MalformedError(f"{path} is no certificate in PEM: {error}") from error
 
 
 def read_passphrase(path: Path) -> bytes:

@@ -1,7 +1,8 @@
 """OCSP answers (RFC 6960, RFC 5019): what the ledger says of a serial, signed by the issuer's delegated responder.
 
-Answers without a nonce are kept by the bytes of the request, at most so many, until half of their life is over; a
-revocation drops those that name its serial at once. Answers with a nonce are signed on demand and never kept.
+Answers to the requests of RFC 5019 (short, without a nonce) about certificates that we issued are kept by the bytes of
+the request, at most so many, until half of their life is over; a revocation drops those that name its serial at once.
+Other answers are signed on demand: strangers must not fill the memory, and what is unknown now may be issued next.
 A serial that was never issued is unknown, also when it is reserved; a serial of another issuer is none of our business.
 """
 
@@ -30,6 +31,7 @@ from services.ca.store import CaStore, Revoked
 from services.chassis.errors import DatabaseError
 
 _DIGESTS: Final[tuple[HashName, ...]] = ("sha1", "sha256")
+_MAX_KEPT_REQUEST: Final = 256  # octets; one CertID with SHA-256 takes about 120
 
 _log = structlog.get_logger(__name__)
 
@@ -112,7 +114,7 @@ class OcspAnswers:
         except (DatabaseError, KeyAccessError) as error:
             _log.error("OCSP answer not signed", error=str(error))
             return TRY_LATER
-        if parsed.nonce is None and seen == self._revocations_seen:
+        if answer.fresh_until and len(request) <= _MAX_KEPT_REQUEST and seen == self._revocations_seen:
             self._keep(request, parsed, answer)
         return answer
 
@@ -138,7 +140,8 @@ class OcspAnswers:
         der = await build_response(
             responder, statuses, this_update=now, next_update=from_unix(next_update), nonce=request.nonce
         )
-        fresh_until = 0 if request.nonce is not None else this_update + (next_update - this_update) // 2
+        lasting = request.nonce is None and all(status.state != "unknown" for _, status in statuses)
+        fresh_until = this_update + (next_update - this_update) // 2 if lasting else 0
         return OcspAnswer(der, this_update, next_update, fresh_until)
 
     async def _status(self, issuer: str, serial: int) -> CertStatus:

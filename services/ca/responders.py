@@ -15,7 +15,7 @@ from cryptography import x509
 
 from pkicore.clock import Clock
 from pkicore.encoding import write_atomically
-from pkicore.errors import KeyNotFoundError, KeyUnavailableError, PkiError
+from pkicore.errors import KeyNotFoundError, KeyUnavailableError, MalformedError, PkiError
 from pkicore.identity import SpiffeId
 from pkicore.keys import SigningKey
 from pkicore.ocsp import Responder
@@ -92,6 +92,9 @@ class DelegatedResponders:
         try:
             (certificate, *_) = load_chain(self._path(issuer).read_bytes())
         except FileNotFoundError:
+            return
+        except MalformedError as error:
+            _log.warning("OCSP responder certificate not read, a new one is made", issuer=issuer, error=str(error))
             return
         self._use(issuer, certificate)
 

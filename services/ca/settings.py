@@ -1,7 +1,7 @@
 """What the CA can be told: a TOML file, then the environment as PQCPKI_CA_<FIELD>."""
 
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -23,7 +23,7 @@ class IssuerSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str = Field(description="Stable name, part of the CRL and AIA URLs.", pattern=r"^[a-z0-9-]{1,64}$")
-    family: str = Field(description="Family of its key: ecdsa or mldsa.")
+    family: Literal["ecdsa", "rsa", "mldsa"] = Field(description="Family of its key.")
     root: str = Field(description="Id of the root above it.", pattern=r"^[a-z0-9-]{1,64}$")
     certificate: AbsolutePath = Field(description="Its certificate, PEM.")
     key: str = Field(description="URI of its key.")

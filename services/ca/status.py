@@ -9,7 +9,7 @@
 | /ocsp/<base64> (GET) | the same; answers without nonce may be cached    |                           |
 
 Cache headers follow RFC 5019 §6: max-age is a setting, well below the life of what is served, so that a cache between
-us and the verifier hides a revocation for no longer than that.
+us and the verifier hides a revocation for no longer than that; it never reaches beyond nextUpdate.
 """
 
 import base64
@@ -23,6 +23,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from pkicore.clock import Clock, unix
 from services.ca.publication import CrlPublisher
 from services.ca.responder import MALFORMED, OcspAnswer, OcspAnswers
 from services.ca.store import StoredCrl
@@ -49,12 +50,14 @@ class StatusEndpoints:
         certificates: Mapping[str, x509.Certificate],
         first_issuer: str,
         max_age: int,
+        clock: Clock,
     ) -> None:
         self._publisher = publisher
         self._answers = answers
         self._certificates = {name: item.public_bytes(Encoding.DER) for name, item in certificates.items()}
         self._first_issuer = first_issuer
         self._max_age = max_age
+        self._clock = clock
 
     def routes(self) -> list[Route]:
         """What the HTTP listener answers."""
@@ -72,7 +75,7 @@ class StatusEndpoints:
         found = self._publisher.current.get(issuer)
         if found is None:
             raise RouteNotFoundError(f"there is no CRL of that issuer; there are {', '.join(self._publisher.current)}")
-        return _conditional(request, found.der, [_CRL, *_crl_headers(found, self._max_age)])
+        return _conditional(request, found.der, [_CRL, *_crl_headers(found, self._max_age_until(found.next_update))])
 
     async def aia(self, request: Request) -> Response:
         """The certificate of an issuer."""
@@ -88,14 +91,22 @@ class StatusEndpoints:
         return Response(200, answer.der, [_OCSP, _NO_STORE])
 
     async def ocsp_get(self, request: Request) -> Response:
-        """OCSP by GET (RFC 6960 appendix A.1): base64 of the request, percent-encoded or not, padded or not."""
+        """OCSP by GET (RFC 6960 appendix A.1): base64 of the request, percent-encoded or not, padded or not.
+
+        Clients that append a slash to the URL of the certificate ask with two; no request begins with one.
+        """
         answer = MALFORMED
-        der = _decoded(request.params["request"])
+        der = _decoded(request.params["request"].lstrip("/"))
         if der is not None:
             answer = await self._answers.answer(der)
         if not answer.fresh_until:
             return Response(200, answer.der, [_OCSP, _NO_STORE])
-        return _conditional(request, answer.der, [_OCSP, *_ocsp_headers(answer, self._max_age)])
+        return _conditional(
+            request, answer.der, [_OCSP, *_ocsp_headers(answer, self._max_age_until(answer.next_update))]
+        )
+
+    def _max_age_until(self, next_update: int) -> int:
+        return max(0, min(self._max_age, next_update - unix(self._clock.now())))
 
 
 def _decoded(text: str) -> bytes | None:
@@ -131,7 +142,7 @@ def _ocsp_headers(answer: OcspAnswer, max_age: int) -> Headers:
 
 def _headers(body: bytes, this_update: int, next_update: int, max_age: int) -> Headers:
     return [
-        *_static_headers(body, min(max_age, (next_update - this_update) // 2)),
+        *_static_headers(body, max_age),
         (b"last-modified", formatdate(this_update, usegmt=True).encode()),
         (b"expires", formatdate(next_update, usegmt=True).encode()),
     ]

@@ -1,5 +1,6 @@
 import base64
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from urllib.parse import quote
 
@@ -9,7 +10,8 @@ from cryptography import x509
 from cryptography.x509 import ocsp
 
 from pkicore.crl import VerifiedCrl
-from pkicore.ocsp import build_request, error_response, verify_response
+from pkicore.encoding import sequence
+from pkicore.ocsp import CertId, build_request, error_response, verify_response
 from pkicore.x509.certificate import load_chain
 from tests.support.ca_world import CaWorld
 
@@ -159,3 +161,36 @@ async def test_a_root_is_not_answered_for(world: CaWorld, http: httpx.AsyncClien
 
 
 OCSP = {"content-type": "application/ocsp-request"}
+
+
+async def test_no_answer_may_be_cached_beyond_its_next_update(
+    world: CaWorld, http: httpx.AsyncClient, leaf: x509.Certificate
+) -> None:
+    """Ten seconds before nextUpdate max-age is ten seconds, and none after it."""
+    text = base64.b64encode(build_request(leaf, world.issuer())).decode()
+    world.clock.advance(timedelta(days=1) - timedelta(seconds=10))
+    assert (await http.get("/crl")).headers["cache-control"].startswith("max-age=10,")
+    assert (await http.get("/ocsp/" + text)).headers["cache-control"].startswith("max-age=60,")
+    world.clock.advance(timedelta(minutes=1))
+    assert (await http.get("/crl")).headers["cache-control"].startswith("max-age=0,")
+
+
+async def test_a_304_does_not_speak_of_an_empty_body(http: httpx.AsyncClient) -> None:
+    """RFC 9110 §8.6: a 304 has no Content-Length but that of the body which is not sent."""
+    tag = (await http.get("/crl")).headers["etag"]
+    assert "content-length" not in (await http.get("/crl", headers={"if-none-match": tag})).headers
+
+
+async def test_a_url_that_ends_with_a_slash_costs_nothing(
+    world: CaWorld, http: httpx.AsyncClient, leaf: x509.Certificate
+) -> None:
+    """Clients that put two slashes before the request are answered."""
+    answer = await http.get("/ocsp//" + quote(base64.b64encode(build_request(leaf, world.issuer())).decode(), safe=""))
+    verify_response(answer.content, leaf, world.issuer(), world.clock.now())
+
+
+async def test_unknown_is_not_to_be_stored(world: CaWorld, http: httpx.AsyncClient) -> None:
+    """A serial that is unknown now may be issued next; caches keep nothing of it."""
+    request = sequence(sequence(sequence(sequence(CertId.of(world.issuer(), 5).der))))
+    answer = await http.get("/ocsp/" + quote(base64.b64encode(request).decode(), safe=""))
+    assert answer.headers["cache-control"] == "no-store"

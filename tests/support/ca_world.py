@@ -143,5 +143,5 @@ class CaWorld:
 
     def status(self) -> httpx.AsyncClient:
         """The HTTP listener's application."""
-        app = status_application(self.core, 60, HttpMetrics(CollectorRegistry()))
+        app = status_application(self.core, 60, HttpMetrics(CollectorRegistry()), self.clock)
         return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://ca")

@@ -6,7 +6,7 @@ from cryptography import x509
 from cryptography.x509 import ocsp
 from sqlalchemy import select
 
-from pkicore.encoding import sequence
+from pkicore.encoding import explicit, extension, sequence
 from pkicore.errors import RevokedError
 from pkicore.ocsp import CertId, build_request, error_response, verify_response
 from pkicore.x509.certificate import load_chain
@@ -121,10 +121,20 @@ async def test_junk_is_malformed(world: CaWorld, junk: bytes) -> None:
 
 
 async def test_the_cache_is_bounded(world: CaWorld) -> None:
-    """An attacker who asks for ever new serials fills eight places and no more."""
-    for serial in range(1, 50):
-        await world.core.answers.answer(request_for(world.issuer(), serial))
+    """An attacker who asks in ever new words fills eight places and no more."""
+    leaf = await leaf_of(world)
+    for number in range(20):
+        await world.core.answers.answer(padded(CertId.of(world.issuer(), leaf.serial_number), bytes([number])))
     assert world.core.answers.kept == 8
+
+
+async def test_what_nobody_asks_in_earnest_is_not_kept(world: CaWorld) -> None:
+    """Neither answers about serials that were never issued, nor those to bloated requests, take up memory."""
+    leaf = await leaf_of(world)
+    for serial in range(1, 20):
+        assert (await world.core.answers.answer(request_for(world.issuer(), serial))).fresh_until == 0
+    await world.core.answers.answer(padded(CertId.of(world.issuer(), leaf.serial_number), bytes(3000)))
+    assert world.core.answers.kept == 0
 
 
 async def test_an_answer_made_during_a_revocation_is_not_kept(world: CaWorld) -> None:
@@ -162,6 +172,12 @@ async def test_without_a_valid_responder_the_answer_is_try_later(world: CaWorld)
 def request_for(issuer: x509.Certificate, serial: int) -> bytes:
     """A request for one serial, which need not be a possible one."""
     return several(CertId.of(issuer, serial))
+
+
+def padded(cert_id: CertId, padding: bytes) -> bytes:
+    """A request with an extension that nobody knows."""
+    extensions = explicit(2, sequence(extension("1.2.3.4", padding)))
+    return sequence(sequence(sequence(sequence(cert_id.der)), extensions))
 
 
 def several(*cert_ids: CertId) -> bytes:
