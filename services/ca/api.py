@@ -34,7 +34,6 @@ from services.chassis.problems import Builder, ProblemTable, problem
 
 FEED_SECONDS: Final = 30.0  # how long a feed request is held while nothing happens
 FEED_ENTRIES: Final = 1000  # revocations in one answer
-_PUBLISH_SECONDS: Final = 15.0
 _JSON: Final = ((b"content-type", b"application/json"),)
 _MEDIA: Final = ("application/json",)
 
@@ -56,6 +55,7 @@ _ROWS: Final[Mapping[type[Exception], Builder]] = {
     errors.IdempotencyConflictError: problem("idempotency-conflict", "Idempotency key in use", 409),
     errors.RevokedIntentError: problem("revoked-intent", "Revoked before it was issued", 409),
     errors.AlreadyRevokedError: problem("already-revoked", "Already revoked", 409),
+    errors.PublicationDelayedError: problem("unavailable", "Temporarily unavailable", 503),
     errors.UnknownCertificateError: problem("unknown-certificate", "No such certificate", 404),
 }
 
@@ -121,7 +121,10 @@ def _caller(request: Request) -> SpiffeId:
 
 
 def _after(request: Request) -> int:
-    query = parse_qs(request.scope.get("query_string", b"").decode("latin-1"), max_num_fields=4)
+    try:
+        query = parse_qs(request.scope.get("query_string", b"").decode("latin-1"), max_num_fields=4)
+    except ValueError as error:
+        raise core.MalformedError("too many query parameters: there is after=N only") from error
     (value,) = query.get("after", ["0"])[:1]
     if not (value.isascii() and value.isdigit() and len(value) < 19):  # noqa: PLR2004 - fits 64 bits
         raise core.MalformedError("after must be a whole number")

@@ -40,6 +40,7 @@ class IssuanceRequest:
     names: Names
     not_before: datetime
     not_after: datetime
+    asked_not_after: int | None
     idempotency_key: str
     requester: Mapping[str, str]
     seal: InitVar[object]
@@ -87,6 +88,7 @@ class Authorizer:
             names=names,
             not_before=not_before,
             not_after=not_after,
+            asked_not_after=request.not_after,
             idempotency_key=request.idempotency_key,
             requester=dict(request.requester),
             seal=_SEAL,

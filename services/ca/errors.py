@@ -12,7 +12,8 @@ CaServiceError
 │  ├─ IdempotencyConflictError     the key belongs to another request
 │  ├─ AlreadyRevokedError
 │  ├─ RevokedIntentError           revoked before it was completed
-│  └─ UnknownCertificateError
+│  ├─ UnknownCertificateError
+│  └─ PublicationDelayedError      a CRL that was asked for is not there in time
 └─ CeremonyError                what an operator must put right; the sentence says how
 """
 
@@ -67,6 +68,10 @@ class RevokedIntentError(StateError):
 
 class UnknownCertificateError(StateError):
     """This CA never issued that certificate."""
+
+
+class PublicationDelayedError(StateError):
+    """A CRL that was asked for is not there in time."""
 
 
 class CeremonyError(CaServiceError):

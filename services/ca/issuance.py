@@ -100,7 +100,7 @@ class Issuance:
         self._running: dict[tuple[str, str], asyncio.Future[None]] = {}
 
     async def issue(self, caller: SpiffeId, request: CertificateRequest) -> Outcome:
-        """The certificate for this request; asked again with the same idempotency key and CSR, the same certificate.
+        """The certificate for this request; asked again with the same idempotency key, the same certificate.
 
         Raises:
             MalformedError, BadCsrError, BadKeyError, BadSignatureError, UnsupportedError: step 1.
@@ -230,7 +230,9 @@ class Issuance:
 
 
 def _request_hash(request: IssuanceRequest) -> bytes:
-    return hashlib.sha256(request.profile.name.encode() + b"\0" + request.csr.der).digest()
+    """What makes two requests the same: profile, CSR (and so key and names) and the end that was asked for."""
+    asked = b"" if request.asked_not_after is None else b"%d" % request.asked_not_after
+    return hashlib.sha256(b"\0".join((request.profile.name.encode(), asked, request.csr.der))).digest()
 
 
 def _key_hash(csr: VerifiedCsr) -> bytes:

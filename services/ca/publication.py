@@ -15,11 +15,13 @@ import structlog
 from pkicore.clock import Clock, from_unix, unix
 from pkicore.crl import build_crl
 from pkicore.errors import KeyAccessError
+from services.ca.errors import PublicationDelayedError
 from services.ca.issuance import IssuingCa
 from services.ca.store import CaStore, Revoked, StoredCrl
 from services.chassis.database import AuditEvent
 from services.chassis.errors import ConflictError, DatabaseError, DuplicateError
 
+_PUBLISH_SECONDS: Final = 15.0
 _RETRY: Final = 1.0  # seconds after a failed publication
 _TICK: Final = 30.0  # seconds between looks at the clock and at the roots' CRLs
 _SAME_SECOND: Final = 0.1  # seconds to wait for the next whole second
@@ -85,15 +87,24 @@ class CrlPublisher:
         """
         await self._load((*self._cas, *self._roots))
 
-    async def publish_all(self) -> Mapping[str, int]:
-        """Have every issuing CA publish anew; issuer id to the number of its new CRL."""
+    async def publish_all(self, seconds: float = _PUBLISH_SECONDS) -> Mapping[str, int]:
+        """Have every issuing CA publish anew; issuer id to the number of its new CRL.
+
+        Raises:
+            PublicationDelayedError: a CRL is not there in time; it comes when it can.
+        """
         before = {issuer: self._number(issuer) for issuer in self._cas}
         self._due |= set(self._cas)
         self._wake.set()
-        async with self._published:
-            await self._published.wait_for(
-                lambda: all(self._number(issuer) > number for issuer, number in before.items())
-            )
+        try:
+            async with asyncio.timeout(seconds), self._published:
+                await self._published.wait_for(
+                    lambda: all(self._number(issuer) > number for issuer, number in before.items())
+                )
+        except TimeoutError as error:
+            raise PublicationDelayedError(
+                "the CRLs are not published yet: the clock was set back behind the newest one, or the log says why"
+            ) from error
         return {issuer: self._number(issuer) for issuer in self._cas}
 
     async def publish_due(self) -> bool:

@@ -8,9 +8,9 @@ from collections.abc import Collection
 from typing import Final
 
 from cryptography import x509
-from pkicore.crl import REASONS, Revocation, encode_entry
 
 from pkicore.clock import Clock, unix
+from pkicore.crl import REASONS, Revocation, encode_entry
 from pkicore.errors import MalformedError
 from pkicore.identity import SpiffeId
 from services.ca.authorization import is_operator
@@ -82,9 +82,17 @@ class Revoker:
         try:
             await self._store.revoke(ledgered, revoked, event, block_key=reason == "keyCompromise")
         except DuplicateError as error:
+            if reason == "keyCompromise":
+                await self._block(caller, ledgered, unix(now))
             raise AlreadyRevokedError(f"certificate {format_serial(intent.serial)} was revoked before") from error
         await self._log.refresh()
         return RevocationAnswer(format_serial(intent.serial), unix(now), reason)
+
+    async def _block(self, caller: SpiffeId, ledgered: Ledgered, now: int) -> None:
+        """The revocation stays as it is; a compromise that is told of later still keeps the key from coming back."""
+        event = AuditEvent("key.blocked", str(caller), {"serial": format_serial(ledgered.intent.serial)})
+        if not ledgered.blocked:
+            await self._store.block_key(ledgered.intent.key_hash, now, event)
 
     async def _find(self, request: RevocationRequest) -> Ledgered:
         serial = parse_serial(request.serial) if request.serial is not None else _serial_of(request.certificate or b"")

@@ -178,9 +178,15 @@ class CaStore:
         }
         writes = [Write(self._revoke, params, 1)]
         if block_key:
-            blocked = {"key_hash": ledgered.intent.key_hash, "blocked_at": revoked.revoked_at}
-            writes.append(Write(self._block_key, blocked, None))
+            writes.append(self._blocking(ledgered.intent.key_hash, revoked.revoked_at))
         await self._database.commit(Unit("revocation", writes, [event]))
+
+    async def block_key(self, key_hash: bytes, at: int, event: AuditEvent) -> None:
+        """Never certify this key (SHA-256 of its SubjectPublicKeyInfo) again; does nothing twice."""
+        await self._database.commit(Unit("blocked key", [self._blocking(key_hash, at)], [event]))
+
+    def _blocking(self, key_hash: bytes, at: int) -> Write:
+        return Write(self._block_key, {"key_hash": key_hash, "blocked_at": at}, None)
 
     async def revocations_after(self, sequence: int, most: int) -> list[Revoked]:
         """Revocations with a higher sequence, in order, at most so many."""

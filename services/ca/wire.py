@@ -39,7 +39,8 @@ class Identifier:
 class CertificateRequest:
     """`POST /v1/certificates`: a CSR (DER), the names the caller has validated and who stands behind the request.
 
-    `requester` goes to the audit log as it is. The same `idempotency_key` and CSR yield the same certificate.
+    `requester` goes to the audit log as it is. The same `idempotency_key` with the same CSR, profile and
+    `not_after` yields the same certificate; with others it is refused.
     """
 
     csr: bytes

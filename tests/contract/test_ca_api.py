@@ -235,6 +235,14 @@ async def test_a_feed_position_is_a_number(world: CaWorld, after: str) -> None:
         assert (await http.get("/v1/revocations", params={"after": after})).status_code == 400
 
 
+async def test_a_feed_request_with_many_parameters_is_malformed(world: CaWorld) -> None:
+    """Nothing that a caller writes into a query is an internal error."""
+    async with world.internal(ACME) as http:
+        answer = await http.get("/v1/revocations?" + "x=1&" * 10)
+    assert answer.status_code == 400
+    assert answer.json()["type"].endswith(":malformed")
+
+
 async def test_a_held_feed_request_is_answered_by_the_revocation(acme: CaClient) -> None:
     """Who waits for news gets it as it happens."""
     issued = await acme.issue(server_request("a.example"))

@@ -1,5 +1,6 @@
 import asyncio
 import hashlib
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from pkicore.clock import unix
 from pkicore.errors import BadSignatureError, KeyUnavailableError
 from pkicore.x509.certificate import load_chain
 from pkicore.x509.chain import verify_chain
@@ -97,6 +99,15 @@ async def test_an_idempotency_key_stands_for_one_request(world: CaWorld) -> None
     await world.issue("a.example")
     with pytest.raises(IdempotencyConflictError):
         await world.issue("a.example")
+
+
+async def test_another_end_of_validity_is_another_request(world: CaWorld) -> None:
+    """Whoever asks for a shorter life under a used key is refused, not given the longer one."""
+    request = server_request("a.example")
+    await world.core.issuance.issue(ACME, request)
+    shorter = replace(request, not_after=unix(world.clock.now()) + 3600)
+    with pytest.raises(IdempotencyConflictError):
+        await world.core.issuance.issue(ACME, shorter)
 
 
 async def test_idempotency_keys_belong_to_their_caller(world: CaWorld) -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from pkicore.clock import unix
 from pkicore.crl import VerifiedCrl
+from services.ca.errors import PublicationDelayedError
 from services.ca.wire import RevocationRequest, parse_serial
 from services.chassis.audit import audit_records
 from tests.support.ca_world import ACME, CaWorld
@@ -139,6 +140,13 @@ async def test_a_clock_set_back_waits_instead_of_publishing_an_older_crl(world: 
     world.clock.advance(timedelta(minutes=3))
     assert await world.core.publisher.publish_due()
     assert world.core.publisher.current[ISSUER].this_update == unix(world.clock.now())
+
+
+async def test_a_crl_that_cannot_come_in_time_is_told_of(world: CaWorld) -> None:
+    """With the clock behind the newest CRL, whoever asks for a new one gets a sentence instead of silence."""
+    world.clock.advance(timedelta(hours=-1))
+    with pytest.raises(PublicationDelayedError, match="clock"):
+        await world.core.publisher.publish_all(seconds=0.05)
 
 
 async def test_listeners_hear_of_each_new_crl(world: CaWorld) -> None:

@@ -2,6 +2,7 @@ import asyncio
 from datetime import timedelta
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy import select
 
@@ -9,7 +10,13 @@ from pkicore.crl import VerifiedCrl
 from pkicore.errors import MalformedError
 from pkicore.identity import SpiffeId
 from pkicore.x509.certificate import load_chain
-from services.ca.errors import AlreadyRevokedError, NotAuthorisedError, ReasonError, UnknownCertificateError
+from services.ca.errors import (
+    AlreadyRevokedError,
+    BlockedKeyError,
+    NotAuthorisedError,
+    ReasonError,
+    UnknownCertificateError,
+)
 from services.ca.revocation import parse_reason
 from services.ca.schema import serials
 from services.ca.store import Ledgered
@@ -96,6 +103,20 @@ async def test_a_service_revokes_only_what_it_asked_for(world: CaWorld) -> None:
     with pytest.raises(NotAuthorisedError):
         await world.core.revoker.revoke(other, RevocationRequest(0, serial=answer.serial))
     await world.core.revoker.revoke(OPERATOR, RevocationRequest(0, serial=answer.serial))
+
+
+async def test_a_compromise_told_of_after_the_revocation_still_blocks_the_key(world: CaWorld) -> None:
+    """The certificate stays revoked as it was; its key is never certified again, and the log says who said so, once."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    serial = (await world.issue("a.example", key=key)).serial
+    await world.core.revoker.revoke(ACME, RevocationRequest("superseded", serial=serial))
+    for _ in range(2):
+        with pytest.raises(AlreadyRevokedError):
+            await world.core.revoker.revoke(ACME, RevocationRequest("keyCompromise", serial=serial))
+    with pytest.raises(BlockedKeyError):
+        await world.issue("a.example", idempotency_key="again", key=key)
+    events = [stored.record async for stored in audit_records(world.database) if stored.record.event == "key.blocked"]
+    assert [(event.actor, event.detail["serial"]) for event in events] == [(str(ACME), serial)]
 
 
 async def test_two_revocations_at_once_revoke_once(world: CaWorld) -> None:
