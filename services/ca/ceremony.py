@@ -39,9 +39,10 @@ from services.ca.deployment import Deployment, packaged_profiles, write_settings
 from services.ca.errors import CeremonyError
 from services.ca.hierarchy import Hierarchy, make_issuer, make_root_issuer, read_passphrase
 from services.ca.issuance import Issuance, IssuingCa, SerialPool
-from services.ca.layout import FAMILIES, Layout
+from services.ca.layout import FAMILIES, SERVICES, Layout
 from services.ca.store import CaStore, StoredCrl
 from services.ca.wire import CertificateRequest, Identifier, IssuedCertificate
+from services.chassis.audit import audit_head
 from services.chassis.database import AuditEvent, Database, Unit
 from services.chassis.migrations import migrate
 
@@ -50,7 +51,6 @@ ISSUING_KEYS: Final = {"ecdsa": "ecdsa-p256", "mldsa": "ml-dsa-65"}
 RESPONDER_KEYS: Final = {"ecdsa": "ecdsa-p256", "mldsa": "ml-dsa-65"}
 IDENTITY_KEY: Final = "ml-dsa-65"
 AUDIT_KEY: Final = "ed25519"
-SERVICES: Final = ("ca", "acme")
 OPERATOR: Final = "admin"
 ROOT_CRL_LIFETIME: Final = timedelta(days=365)
 _CRL_LIFETIME: Final = timedelta(days=1)
@@ -108,6 +108,14 @@ def _refuse_existing(layout: Layout) -> None:
         raise CeremonyError(f"{layout.root.parent} is no directory; make it first")
 
 
+async def _refuse_used(database: Database) -> None:
+    if (await audit_head(database)).sequence:
+        raise CeremonyError(
+            "the CA's database holds another PKI, or what an init that was cut short left there: "
+            "give an empty database, or drop this one and make it anew"
+        )
+
+
 @contextmanager
 def _staging(layout: Layout) -> Iterator[Layout]:
     """A private directory beside the final one, which takes its place when all is done."""
@@ -139,10 +147,11 @@ class _Ceremony:
         self._make_directories()
         self._passphrase = self._take_passphrase(passphrase_file)
         roots = {family: await self._make_root(family) for family in FAMILIES}
-        url = f"sqlite:///{self._layout.database}"
+        url = self._deployment.database_urls.get("ca", f"sqlite:///{self._layout.database}")
         await migrate(url, MIGRATIONS)
         database = await Database.open(url, clock=self._clock)
         try:
+            await _refuse_used(database)
             await self._record_roots(database, roots)
             core = await self._make_issuing_cas(database, roots)
             await core.start()

@@ -1,15 +1,19 @@
 """What a deployment is told at its ceremony, and the settings files that say so to the services."""
 
 import json
+import re
 import socket
+import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from pkicore.encoding import write_atomically
+from services.ca.errors import CeremonyError
 from services.ca.layout import FAMILIES, Layout
+from services.chassis.database import parse_url
 
 _OPERATOR_ENDPOINTS: Final = (
     "POST /v1/certificates",
@@ -42,12 +46,24 @@ class Ports:
 
 @dataclass(frozen=True)
 class Deployment:
-    """Names and addresses of one PKI; `status_url` stands in every certificate."""
+    """Names and addresses of one PKI; `status_url` stands in every certificate.
+
+    `database_urls` are those of services that do not use SQLite below the state directory.
+    """
 
     name: str
     trust_domain: str
     host: str
     ports: Ports
+    database_urls: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for service, url in self.database_urls.items():
+            if parse_url(url).password:
+                raise CeremonyError(
+                    f"the database URL of {service} has a password, which would be written to its settings: "
+                    "leave it out, and keep it in a file that PGPASSFILE names"
+                )
 
     @property
     def status_url(self) -> str:
@@ -100,6 +116,58 @@ def write_settings(staging: Layout, final: Layout, deployment: Deployment, passp
         write_atomically(path, text.encode(), 0o600)
 
 
+def database_url(layout: Layout, service: str, environment: Mapping[str, str]) -> str:
+    """The database that a service of this deployment uses, by its settings file; the environment wins.
+
+    Raises:
+        CeremonyError: the settings file is missing, is not TOML, or names none.
+    """
+    return environment.get(f"PQCPKI_{service.upper()}_DATABASE_URL") or _recorded(layout, service, "database_url")
+
+
+def follow_move(layout: Layout) -> Path | None:
+    """Rewrite the settings of a deployment whose directory was moved; the place it was moved from, None if it was not.
+
+    Raises:
+        CeremonyError: it is a copy, and the original is still there: two CAs with one key and two ledgers.
+    """
+    recorded = Path(_recorded(layout, "ca", "state_dir")).parent
+    if recorded == layout.root or (recorded.exists() and recorded.samefile(layout.root)):
+        return None
+    if (recorded / "config").exists():
+        raise CeremonyError(
+            f"{layout.root} is a copy of {recorded}, which is still there: use that one, or remove it if this one is "
+            "to take its place"
+        )
+    for path in layout.config.glob("*.toml"):
+        text = path.read_text(encoding="utf-8")
+        moved = re.sub(rf'("|"file:|"sqlite:///){re.escape(str(recorded))}/', rf"\g<1>{layout.root}/", text)
+        write_atomically(path, moved.encode(), 0o600)
+    return recorded
+
+
+def recorded_settings(layout: Layout, service: str) -> dict[str, Any]:
+    """What the settings file of a service says; it is checked by the service itself.
+
+    Raises:
+        CeremonyError: the file is missing, or is not TOML.
+    """
+    path = layout.config / f"{service}.toml"
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CeremonyError(f"the settings file {path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise CeremonyError(f"the settings file {path} is not TOML: {error}") from error
+
+
+def _recorded(layout: Layout, service: str, name: str) -> str:
+    value = recorded_settings(layout, service).get(name)
+    if not isinstance(value, str):
+        raise CeremonyError(f"{layout.config / f'{service}.toml'} does not set {name}")
+    return value
+
+
 def packaged_profiles() -> str:
     """The profiles of a new deployment."""
     return resources.files("services.ca").joinpath("profiles.toml").read_text(encoding="utf-8")
@@ -115,7 +183,7 @@ def _ca_toml(final: Layout, deployment: Deployment, passphrase_file: Path) -> st
         "ops_port": ports.ca_ops,
         "status_url": deployment.status_url,
         "state_dir": final.state("ca"),
-        "database_url": f"sqlite:///{final.database}",
+        "database_url": deployment.database_urls.get("ca", f"sqlite:///{final.database}"),
         "policy_file": final.policy,
         "profiles_file": final.profiles,
         "passphrase_file": passphrase_file,
@@ -152,7 +220,7 @@ def _acme_toml(final: Layout, deployment: Deployment, passphrase_file: Path) -> 
         "port": ports.acme,
         "ops_port": ports.acme_ops,
         "state_dir": final.state("acme"),
-        "database_url": f"sqlite:///{final.state('acme') / 'acme.sqlite3'}",
+        "database_url": deployment.database_urls.get("acme", f"sqlite:///{final.state('acme') / 'acme.sqlite3'}"),
         "policy_file": final.policy,
         "ca_url": f"https://localhost:{ports.ca}",
         "ca_status_url": deployment.status_url,

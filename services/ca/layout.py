@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final
 
 FAMILIES: Final = ("ecdsa", "mldsa")
+SERVICES: Final = ("ca", "acme")  # in the order of their start
 
 
 @dataclass(frozen=True)

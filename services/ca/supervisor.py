@@ -14,11 +14,11 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,12 +27,11 @@ from typing import Any, Final
 import httpx
 import orjson
 
-from services.ca.deployment import is_free
+from services.ca.deployment import is_free, recorded_settings
 from services.ca.endpoints import describe, write_endpoints
 from services.ca.errors import CeremonyError
-from services.ca.layout import Layout
+from services.ca.layout import SERVICES, Layout
 
-SERVICES: Final = ("ca", "acme")
 START_SECONDS: Final = 60.0  # for a service to become ready
 STOP_SECONDS: Final = 15.0  # for a service to stop by itself
 _POLL: Final = 0.1
@@ -41,6 +40,7 @@ _LAST_WAIT: Final = 30.0
 _STEADY_SECONDS: Final = 60.0  # a process that ran this long had recovered
 _LAST_LINES: Final = 15
 _PR_SET_PDEATHSIG: Final = 1
+_PORTS: Final = range(1, 65536)
 
 Say = Callable[[str], None]
 
@@ -55,6 +55,7 @@ class Child:
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
     wait: float = _FIRST_WAIT
+    log_start: int = 0
     urls: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -71,7 +72,9 @@ class Child:
         """Start the process; what an earlier one said of its listeners is forgotten."""
         self.listeners_file.unlink(missing_ok=True)
         config = self.layout.config / f"{self.service}.toml"
+        self.log.parent.mkdir(mode=0o700, exist_ok=True)
         with self.log.open("ab") as log:
+            self.log_start = log.tell()
             self.process = subprocess.Popen(  # noqa: S603 - our own module, by our own interpreter
                 [sys.executable, "-m", f"services.{self.service}", "--config", str(config)],
                 stdin=subprocess.DEVNULL,
@@ -79,7 +82,7 @@ class Child:
                 stderr=log,
                 env=self.environment,
                 start_new_session=True,  # Ctrl-C is for the supervisor alone, which stops them in order
-                preexec_fn=_die_with(os.getpid()),  # noqa: PLW1509 - two system calls, no lock, before any thread
+                preexec_fn=_die_with(os.getpid()),  # noqa: PLW1509 - three system calls, no lock, before any thread
             )
         self.started_at = time.monotonic()
 
@@ -87,10 +90,14 @@ class Child:
         """Its exit status, None while it runs."""
         return None if self.process is None else self.process.poll()
 
-    def last_lines(self) -> str:
-        """The end of its log."""
-        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-        return "\n".join(f"    {line}" for line in lines[-_LAST_LINES:])
+    def complaint(self) -> str:
+        """The sentence that this process ended with, or the end of its log."""
+        with self.log.open("rb") as log:
+            log.seek(self.log_start)
+            lines = log.read().decode(errors="replace").splitlines()
+        if lines and lines[-1].startswith(f"{self.service}: "):
+            return lines[-1]
+        return "\n".join(["its log ends:", *(f"    {line}" for line in lines[-_LAST_LINES:])])
 
     @property
     def where(self) -> str:
@@ -137,11 +144,12 @@ _PORT_FIELDS: Final = {
 
 
 def _die_with(supervisor: int) -> Callable[[], None]:
-    """What a child does before it becomes the service: have the kernel kill it when the supervisor dies."""
+    """What a child does before it becomes the service: die with the supervisor, and leave no keys in core dumps."""
     prctl = ctypes.CDLL(None, use_errno=True).prctl
 
     def before_exec() -> None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if os.getppid() != supervisor:  # it died before the line above
             os._exit(1)
 
@@ -197,11 +205,9 @@ class Supervisor:
                 return
             status = child.exit_status()
             if status is not None:
-                raise CeremonyError(f"{child.service} ended with status {status}; its log ends:\n{child.last_lines()}")
+                raise CeremonyError(f"{child.service} ended with status {status}; {child.complaint()}")
             if time.monotonic() > deadline:
-                raise CeremonyError(
-                    f"{child.service} was not ready in {START_SECONDS:g} s; its log ends:\n{child.last_lines()}"
-                )
+                raise CeremonyError(f"{child.service} was not ready in {START_SECONDS:g} s; {child.complaint()}")
             await asyncio.sleep(_POLL)
         child.keep_ports()
 
@@ -266,10 +272,12 @@ async def _stopped(stop: asyncio.Event, seconds: float) -> bool:
 def child_environment(layout: Layout, service: str, environment: Mapping[str, str]) -> dict[str, str]:
     """The environment of a service's process: port 0 keeps the recorded port where that is free."""
     found = dict(environment)
-    recorded = tomllib.loads((layout.config / f"{service}.toml").read_text(encoding="utf-8"))
+    recorded = recorded_settings(layout, service)
     for variable in _PORT_VARIABLES[service].values():
         port = recorded.get(_PORT_FIELDS[variable])
-        if found.get(variable) == "0" and isinstance(port, int) and is_free(recorded.get("host", "127.0.0.1"), port):
+        if found.get(variable) != "0" or type(port) is not int or port not in _PORTS:
+            continue
+        if is_free(str(recorded.get("host", "127.0.0.1")), port):
             found[variable] = str(port)
     return found
 

@@ -1,6 +1,7 @@
 """`ztca audit`: verify the hash-chained logs offline, or export one."""
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from pkicore.audit import ChainHead, ChainVerifier, Checkpoint, TruncatedLine, p
 from pkicore.clock import SystemClock
 from pkicore.errors import AuditError
 from services.ca.cli.output import directory_option, failing_cleanly, json_option, tell
+from services.ca.deployment import database_url
 from services.ca.errors import CeremonyError
-from services.ca.layout import Layout
+from services.ca.layout import SERVICES, Layout
 from services.chassis.audit import export_audit, read_checkpoints, verify_audit
 from services.chassis.database import Database
 
@@ -30,7 +32,10 @@ def audit() -> None:
 @click.argument("path", type=click.Path(path_type=Path))
 @json_option
 def verify(path: Path, as_json: bool) -> None:  # noqa: FBT001 - a command-line flag
-    """Verify PATH: a state directory (every log below it, with its checkpoints), a JSONL export or a database file."""
+    """Verify PATH: a state directory (every log of it, with its checkpoints), a JSONL export or a database file.
+
+    Of a state directory whose services use PostgreSQL, the logs are read there.
+    """
     with failing_cleanly():
         found = _verify(path.absolute())
         value = {"logs": [{"log": name, "records": head.sequence, "head": head.hash.hex()} for name, head in found]}
@@ -43,14 +48,16 @@ def verify(path: Path, as_json: bool) -> None:  # noqa: FBT001 - a command-line 
 def export(directory: Path, service: str) -> None:
     """Write a service's log to standard output, one JSON line per record."""
     with failing_cleanly():
-        path = Layout(directory.absolute()).state(service) / f"{service}.sqlite3"
-        if not path.is_file():
-            raise CeremonyError(f"there is no database {path}")
-        asyncio.run(_export(path))
+        databases = _databases(Layout(directory.absolute()))
+        if service not in databases:
+            raise CeremonyError(
+                f"there is no audit log of {service!r} in {directory}; there are: {', '.join(databases)}"
+            )
+        asyncio.run(_export(databases[service]))
 
 
-async def _export(path: Path) -> None:
-    database = await Database.open(f"sqlite:///{path}", clock=SystemClock())
+async def _export(url: str) -> None:
+    database = await Database.open(url, clock=SystemClock())
     try:
         async for line in export_audit(database):
             sys.stdout.buffer.write(line)
@@ -67,30 +74,43 @@ def _verify(path: Path) -> list[tuple[str, ChainHead]]:
     except FileNotFoundError as error:
         raise CeremonyError(f"there is no {path}: give a state directory, a JSONL export or a database") from error
     if start == _SQLITE:
-        return [(path.name, asyncio.run(_verify_database(path, [], None)))]
+        return [(path.name, asyncio.run(_verify_database(_sqlite_url(path), [], None)))]
     return [(path.name, _verify_export(path))]
 
 
 def _verify_directory(layout: Layout) -> list[tuple[str, ChainHead]]:
-    databases = sorted(layout.root.glob("*/*.sqlite3"))
-    if not databases:
-        raise CeremonyError(f"there is no audit log below {layout.root}")
     found = []
-    for database in databases:
-        service = database.parent.name
+    for service, url in _databases(layout).items():
         key_file = layout.audit_public_key(service)
         try:
-            checkpoints = read_checkpoints(database.parent / "audit-checkpoints.jsonl")
+            checkpoints = read_checkpoints(layout.state(service) / "audit-checkpoints.jsonl")
             public_key = _public_key(key_file) if key_file.exists() else None
-            head = asyncio.run(_verify_database(database, checkpoints, public_key))
+            head = asyncio.run(_verify_database(url, checkpoints, public_key))
         except AuditError as error:
             raise AuditError(f"{service}: {error}", error.sequence) from error
         found.append((service, head))
     return found
 
 
-async def _verify_database(path: Path, checkpoints: list[Checkpoint], public_key: PublicKey | None) -> ChainHead:
-    database = await Database.open(f"sqlite:///{path}", clock=SystemClock())
+def _databases(layout: Layout) -> dict[str, str]:
+    """The database URL of each service that has one: its SQLite file here, wherever it was made, or PostgreSQL."""
+    found = {path.parent.name: _sqlite_url(path) for path in layout.root.glob("*/*.sqlite3")}
+    for service in (service for service in SERVICES if (layout.config / f"{service}.toml").is_file()):
+        # The services' own settings read the environment; here it only tells where theirs is.
+        url = database_url(layout, service, os.environ)
+        if url.startswith("postgresql"):
+            found[service] = url
+    if not found:
+        raise CeremonyError(f"there is no audit log below {layout.root}")
+    return dict(sorted(found.items()))
+
+
+def _sqlite_url(path: Path) -> str:
+    return f"sqlite:///{path}"
+
+
+async def _verify_database(url: str, checkpoints: list[Checkpoint], public_key: PublicKey | None) -> ChainHead:
+    database = await Database.open(url, clock=SystemClock())
     try:
         return await verify_audit(database, checkpoints, public_key)
     finally:
@@ -108,5 +128,8 @@ def _verify_export(path: Path) -> ChainHead:
 
 
 def _public_key(path: Path) -> PublicKey:
-    loaded: Any = load_pem_public_key(path.read_bytes())
+    try:
+        loaded: Any = load_pem_public_key(path.read_bytes())
+    except ValueError as error:
+        raise CeremonyError(f"{path} holds no public key in PEM: restore it from a backup") from error
     return known_public_key(loaded)

@@ -32,6 +32,14 @@ _PORT = click.IntRange(0, 65535)
 @click.option("--ca-ops-port", "ca_ops", type=_PORT, default=5090, show_default=True, envvar="PQCPKI_CA_OPS_PORT")
 @click.option("--acme-port", "acme", type=_PORT, default=4000, show_default=True, envvar="PQCPKI_ACME_PORT")
 @click.option("--acme-ops-port", "acme_ops", type=_PORT, default=4090, show_default=True, envvar="PQCPKI_ACME_OPS_PORT")
+@click.option(
+    "--ca-database-url",
+    envvar="PQCPKI_CA_DATABASE_URL",
+    show_envvar=True,
+    help="postgresql://user@host/name, an empty database; a password belongs in the file that PGPASSFILE names. "
+    "[default: SQLite below DIR]",
+)
+@click.option("--acme-database-url", envvar="PQCPKI_ACME_DATABASE_URL", show_envvar=True, help="Likewise.")
 @json_option
 def init(
     directory: Path,
@@ -39,6 +47,8 @@ def init(
     name: str,
     passphrase_file: Path | None,
     offline: Path | None,
+    ca_database_url: str | None,
+    acme_database_url: str | None,
     as_json: bool,  # noqa: FBT001 - a command-line flag
     **ports: int,
 ) -> None:
@@ -49,7 +59,9 @@ def init(
     with failing_cleanly():
         SpiffeId(trust_domain, "/service/ca")  # refuses a trust domain that no identity can have
         layout = Layout(directory.absolute(), None if offline is None else offline.absolute())
-        deployment = Deployment(name, trust_domain, _HOST, choose_ports(_HOST, ports))
+        urls = {"ca": ca_database_url, "acme": acme_database_url}
+        databases = {service: url for service, url in urls.items() if url}
+        deployment = Deployment(name, trust_domain, _HOST, choose_ports(_HOST, ports), databases)
         made = asyncio.run(
             hold_ceremony(
                 layout,

@@ -51,5 +51,12 @@ def failing_cleanly() -> Iterator[None]:
     try:
         yield
     except (PkiError, CaServiceError, CaError, ChassisError, OSError) as error:
-        click.echo(f"ztca: {error}", err=True)
+        click.echo(f"ztca: {_sentence(error)}", err=True)
         sys.exit(1)
+
+
+def _sentence(error: Exception) -> str:
+    """The error without its number, and with its file first."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)

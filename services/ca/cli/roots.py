@@ -11,6 +11,7 @@ from pkicore.crl import Revocation, encode_entry
 from pkicore.keys.file import load_file_key
 from services.ca.ceremony import sign_root_crl
 from services.ca.cli.output import directory_option, failing_cleanly, json_option, tell
+from services.ca.deployment import follow_move
 from services.ca.errors import AlreadyRevokedError, CeremonyError, UnknownCertificateError
 from services.ca.hierarchy import read_certificate, read_passphrase
 from services.ca.layout import FAMILIES, Layout
@@ -53,6 +54,7 @@ def root_crl(
         layout = Layout(directory.absolute(), None if offline is None else offline.absolute())
         if not layout.root.is_dir():
             raise CeremonyError(f"there is no PKI in {layout.root}: give its --dir")
+        follow_move(layout)
         signed = asyncio.run(_renew(layout, family, serial, reason, SystemClock()))
         value = {"issuer": signed.issuer, "number": signed.number, "next_update": signed.next_update}
         tell(as_json, value, f"CRL {signed.number} of {signed.issuer} is signed.")

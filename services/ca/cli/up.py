@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from services.ca.cli.output import directory_option, failing_cleanly
+from services.ca.deployment import follow_move
 from services.ca.layout import Layout
 from services.ca.supervisor import Supervisor, only_one
 
@@ -22,6 +23,8 @@ def up(directory: Path) -> None:
     with failing_cleanly():
         layout = Layout(directory.absolute())
         with only_one(layout):
+            if (former := follow_move(layout)) is not None:
+                click.echo(f"This PKI was moved here from {former}; its settings name the new place now.")
             # The services' own settings read the environment; here it is only passed on to them.
             asyncio.run(_run(Supervisor(layout, os.environ, click.echo)))
 

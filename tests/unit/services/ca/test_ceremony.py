@@ -202,3 +202,25 @@ def test_a_root_key_is_never_overwritten(tmp_path: Path) -> None:
         hold(layout, print)
     assert layout.root_key("ecdsa").read_text() == "a root key"
     assert not layout.root.exists()
+
+
+def test_a_database_password_is_not_written_down(tmp_path: Path) -> None:
+    """A URL with a password is refused, without repeating it, and nothing is made."""
+    result = run("init", "--dir", str(tmp_path / "pki"), "--ca-database-url", "postgresql://u:hunter2@h/d")
+    assert result.exit_code == 1
+    assert "PGPASSFILE" in result.output
+    assert "hunter2" not in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_database_that_holds_a_pki_is_not_used_again(tmp_path: Path) -> None:
+    """A second ceremony on one ledger is refused, and leaves that ledger as it was."""
+    url = f"sqlite:///{tmp_path / 'ledger.sqlite3'}"
+    assert run("init", "--dir", str(tmp_path / "one"), "--ca-database-url", url).exit_code == 0
+    before = (tmp_path / "ledger.sqlite3").read_bytes()
+    result = run("init", "--dir", str(tmp_path / "two"), "--ca-database-url", url)
+    assert result.exit_code == 1
+    assert "empty database" in result.output
+    assert not (tmp_path / "two").exists()
+    assert (tmp_path / "ledger.sqlite3").read_bytes() == before
+    assert load_settings(CaSettings, tmp_path / "one" / "config" / "ca.toml").database_url == url

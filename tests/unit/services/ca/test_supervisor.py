@@ -2,11 +2,12 @@ import asyncio
 import os
 import socket
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from services.ca.deployment import choose_ports, is_free
+from services.ca.deployment import choose_ports, follow_move, is_free
 from services.ca.endpoints import describe, read_endpoints, write_endpoints
 from services.ca.errors import CeremonyError
 from services.ca.layout import Layout
@@ -100,6 +101,74 @@ async def test_a_service_that_cannot_start_shows_the_end_of_its_log(layout: Layo
     with pytest.raises(CeremonyError, match=r"status 1(.|\n)*missing"):
         await supervisor.run(asyncio.Event())
     assert not layout.endpoints.exists()
+
+
+async def test_a_service_that_says_why_is_quoted_and_no_more(layout: Layout) -> None:
+    """What earlier runs wrote to the log, and the log lines of this one, are not in the way of the sentence."""
+    settings(layout, 0)
+    child = Child("ca", layout, {})
+    child.log.write_text("ca: an earlier sentence\n")
+    child.log_start = child.log.stat().st_size
+    with child.log.open("a") as log:
+        log.write('{"event": "CRL published"}\nca: the key file is not one of ours\n')
+    assert child.complaint() == "ca: the key file is not one of ours"
+
+
+@pytest.mark.parametrize("content", [b"[", b"\xff\xfe"])
+def test_settings_that_are_not_toml_are_a_sentence(layout: Layout, content: bytes) -> None:
+    """It names the file."""
+    (layout.config / "ca.toml").write_bytes(content)
+    with pytest.raises(CeremonyError, match=r"config/ca\.toml is not TOML"):
+        child_environment(layout, "ca", {})
+
+
+@pytest.mark.parametrize("content", ["port = 99999\n", "port = true\n", 'port = "x"\n', ""])
+def test_a_port_that_makes_no_sense_is_for_the_service_to_refuse(layout: Layout, content: str) -> None:
+    """The supervisor neither fails on it nor hands it on."""
+    (layout.config / "ca.toml").write_text(content)
+    assert child_environment(layout, "ca", {"PQCPKI_CA_PORT": "0"})["PQCPKI_CA_PORT"] == "0"
+
+
+def deployed_at(root: Path, recorded: Path) -> Layout:
+    """A deployment in `root` whose settings say that it is in `recorded`."""
+    layout = Layout(root)
+    layout.config.mkdir(parents=True)
+    (layout.config / "ca.toml").write_text(
+        f'state_dir = "{recorded}/ca"\ndatabase_url = "sqlite:///{recorded}/ca/ca.sqlite3"\n'
+        f'audit_key = "file:{recorded}/ca/keys/audit.key"\npassphrase_file = "/elsewhere{recorded}/passphrase"\n'
+    )
+    return layout
+
+
+def test_a_deployment_that_was_moved_works_on(tmp_path: Path) -> None:
+    """Every path below the old place names the new one; others stay, and nothing happens a second time."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    layout = deployed_at(new, old)
+    assert follow_move(layout) == old
+    assert tomllib.loads((layout.config / "ca.toml").read_text()) == {
+        "state_dir": f"{new}/ca",
+        "database_url": f"sqlite:///{new}/ca/ca.sqlite3",
+        "audit_key": f"file:{new}/ca/keys/audit.key",
+        "passphrase_file": f"/elsewhere{old}/passphrase",
+    }
+    assert follow_move(layout) is None
+
+
+def test_a_copy_beside_its_original_is_refused(tmp_path: Path) -> None:
+    """Two CAs with one key and two ledgers would contradict each other."""
+    deployed_at(tmp_path / "old", tmp_path / "old")
+    layout = deployed_at(tmp_path / "copy", tmp_path / "old")
+    before = (layout.config / "ca.toml").read_bytes()
+    with pytest.raises(CeremonyError, match="is a copy of"):
+        follow_move(layout)
+    assert (layout.config / "ca.toml").read_bytes() == before
+
+
+def test_a_deployment_reached_by_another_name_was_not_moved(tmp_path: Path) -> None:
+    """A symbolic link to the state directory is no copy of it."""
+    deployed_at(tmp_path / "old", tmp_path / "old")
+    (tmp_path / "link").symlink_to(tmp_path / "old")
+    assert follow_move(Layout(tmp_path / "link")) is None
 
 
 def test_the_wait_before_a_restart_doubles(layout: Layout) -> None:
