@@ -15,7 +15,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from tests.support.deployment import Deployment, DnsProcess, is_running
+from tests.support.deployment import ZTCA, Deployment, DnsProcess, is_running
 from tests.support.openssl import fetch, openssl
 
 
@@ -234,3 +234,66 @@ def test_a_killed_supervisor_leaves_nothing_running(deployment: Deployment) -> N
     deployment.up()
     assert deployment.endpoints["ca_internal"] == before["ca_internal"]
     assert deployment.endpoints["crl_base"] == before["crl_base"]
+
+
+def test_strangers_may_probe(deployment: Deployment, tmp_path: Path) -> None:
+    """Away from a deployment a server is described and not verified; with its root it is accepted."""
+    command = [str(ZTCA), "probe", deployment.endpoints["acme_directory"], "--json"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PQCPKI_")}
+
+    def probe(*options: str) -> tuple[int, dict[str, str]]:
+        done = subprocess.run(
+            [*command, *options], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+        return done.returncode, json.loads(done.stdout)
+
+    status, report = probe()
+    assert (status, report["verdict"]) == (1, "not verified: no trust bundle")
+    assert report["group"] == "X25519MLKEM768"
+    assert report["chain"][0] == "CN=localhost"
+    assert report["staple"].startswith("good until")
+    status, report = probe("--trust", deployment.endpoints["tls_ca_bundle"])
+    assert (status, report["verdict"]) == (0, "accepted")
+    status, report = probe("--trust", str(deployment.directory / "trust" / "root-mldsa.pem"))
+    assert (status, report["verdict"]) == (1, "unable to get local issuer certificate")
+
+
+def test_a_moved_deployment_comes_up(deployment: Deployment) -> None:
+    """After `mv` of the state directory `ztca up` finds everything in the new place."""
+    assert deployment.stop() == []
+    old = deployment.directory
+    deployment.directory = old.with_name("moved")
+    old.rename(deployment.directory)
+    deployment.up()
+    assert "unbroken" in deployment.ztca("audit", "verify", str(deployment.directory)).stdout
+    assert not old.exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("config/ca.toml", b"[", "ca.toml is not TOML"),
+        ("config/policy.toml", b"\xff\xfe", "policy.toml is not a text"),
+        ("config/profiles.toml", b"[", "not TOML"),
+        ("ca/keys/issuing-ecdsa.key", b"{", "issuing-ecdsa.key"),
+        ("trust/issuers/issuing-ecdsa.pem", b"x", "issuing-ecdsa.pem is no certificate"),
+        ("secrets/passphrase", b"wrong", "cannot be opened with this passphrase"),
+        ("ca/ca.sqlite3", b"", "not the one of its ceremony"),
+        ("ca/ca.sqlite3", b"no database", "file is not a database"),
+    ],
+)
+def test_damage_is_one_sentence(deployment: Deployment, file: str, content: bytes, said: str) -> None:
+    """A deployment with a file that makes no sense does not come up, and says in one line which file it is."""
+    if deployment._up is not None:
+        assert deployment.stop() == []
+    path = deployment.directory / file
+    before = path.read_bytes()
+    path.write_bytes(content)
+    try:
+        result = deployment.ztca("up", "--dir", str(deployment.directory), check=False)
+    finally:
+        path.write_bytes(before)
+    assert result.returncode == 1
+    assert said in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert not (deployment.directory / "endpoints.json").exists()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _TIMES = "%Y-%m-%dT%H:%M:%SZ"
 _ACCEPTED = "accepted"
+_NOT_VERIFIED = "not verified: no trust bundle"
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class HandshakeReport:
     Attributes:
         url: what was probed.
         accepted: whether both ends agreed.
-        verdict: "accepted", or why not; "refused by peer: ..." names the alert that the server sent.
+        verdict: "accepted", or why not; "refused by peer: ..." names the alert that the server sent, and "not verified:
+            no trust bundle" says that the client has no trust anchor.
         protocol: TLS version.
         cipher: cipher suite.
         group: key exchange group.
@@ -86,10 +88,13 @@ async def probe(client: TlsClient, url: str, expected: SpiffeId | None = None) -
         OSError: TCP failed.
     """
     host, port = _address(url)
-    seen = await _attempt(client, host, port, expected)
+    seen = await _attempt(client, host, port, expected) if client.trust else _Seen(_NOT_VERIFIED)
     if not seen.chain:
         shown = await _look(client, host, port)
         seen.chain, seen.staple, seen.staple_chain = shown.chain, shown.staple, shown.chain
+        if not client.trust:
+            seen.protocol, seen.cipher, seen.group = shown.protocol, shown.cipher, shown.group
+            seen.verdict = shown.verdict or _NOT_VERIFIED
     return _report(client, url, seen)
 
 
@@ -129,8 +134,9 @@ async def _look(client: TlsClient, host: str, port: int) -> _Seen:
     engine = TlsEngine(observing_context(), Verification(on_staple=keep_staple), server_name=server_name(host))
     try:
         await open_connection(engine, stop_here, host, port, client.handshake_timeout)
-    except TransportError:
+    except TransportError as error:
         _note(engine, seen)
+        seen.verdict = "" if seen.chain else reason_of(error)
     return seen
 
 

@@ -6,8 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
+from cryptography import x509
 
-from pkicore.mtls import PUBLIC, HandshakeReport
+from pkicore.clock import SystemClock
+from pkicore.identity import SpiffeId
+from pkicore.mtls import PUBLIC, HandshakeReport, TlsClient, load_credentials
 from services.ca.cli.connection import Deployed
 from services.ca.cli.output import directory_option, failing_cleanly, json_option, tell
 from services.ca.errors import CeremonyError
@@ -16,28 +20,71 @@ from services.ca.errors import CeremonyError
 @click.command()
 @click.argument("url")
 @directory_option
+@click.option("--trust", type=click.Path(path_type=Path), help="Roots to verify with, PEM. [default: the deployment's]")
+@click.option("--peer", help="SPIFFE ID that the server must have. [default: the host of URL is checked]")
 @click.option("--cert", type=click.Path(path_type=Path), help="PEM chain to show. [default: the operator's]")
 @click.option("--key", type=click.Path(path_type=Path), help="Its private key, PKCS#8 PEM.")
 @json_option
-def probe(url: str, directory: Path, cert: Path | None, key: Path | None, as_json: bool) -> None:  # noqa: FBT001 - a command-line flag
+@click.pass_context
+def probe(
+    context: click.Context,
+    url: str,
+    directory: Path,
+    trust: Path | None,
+    peer: str | None,
+    cert: Path | None,
+    key: Path | None,
+    as_json: bool,  # noqa: FBT001 - a command-line flag
+) -> None:
     """Shake hands with URL once and say what was seen: protocol, group, peer, chain, staple, CRL.
 
-    Exit status 0 where both ends accept, 1 where one of them refuses.
+    Inside a deployment its roots, CRLs and operator count. With --trust a server anywhere is held against those roots,
+    without CRLs. With neither, it is described and not verified.
+
+    Exit status 0 where both ends accept, 1 where one of them refuses or nothing was verified.
     """
     with failing_cleanly():
         if (cert is None) != (key is None):
             raise CeremonyError("--cert and --key belong together: give both or neither")
-        report = asyncio.run(_probe(url, directory, cert, key))
+        expected = None if peer is None else SpiffeId.parse(peer)
+        identity = None if cert is None or key is None else (cert, key)
+        given = context.get_parameter_source("directory") is not ParameterSource.DEFAULT
+        if trust is not None or not (given or directory.exists()):
+            report = asyncio.run(_stranger(trust, identity).probe(url, expected))
+        else:
+            report = asyncio.run(_probe(url, directory, identity, expected))
         tell(as_json, report.to_json(), *_sentences(report))
     sys.exit(0 if report.accepted else 1)
 
 
-async def _probe(url: str, directory: Path, cert: Path | None, key: Path | None) -> HandshakeReport:
+def _stranger(trust: Path | None, identity: tuple[Path, Path] | None) -> TlsClient:
+    """A client that knows no deployment."""
+    return TlsClient(
+        credentials=None if identity is None else load_credentials(*identity),
+        rules=replace(PUBLIC, check_crl=False),
+        trust=() if trust is None else _anchors(trust),
+        crls=None,
+        clock=SystemClock(),
+        require_staple=False,
+    )
+
+
+def _anchors(path: Path) -> tuple[x509.Certificate, ...]:
+    try:
+        return tuple(x509.load_pem_x509_certificates(path.read_bytes()))
+    except ValueError as error:
+        raise CeremonyError(f"{path} has no certificates in PEM") from error
+
+
+async def _probe(
+    url: str, directory: Path, identity: tuple[Path, Path] | None, expected: SpiffeId | None
+) -> HandshakeReport:
     deployed = Deployed.read(directory)
-    shown = cert or deployed.layout.operator_certificate, key or deployed.layout.operator_key
-    client = await deployed.client(replace(PUBLIC, minimum_version="1.2"), *shown, require_staple=False)
-    service = next((name for name in ("ca",) if url.startswith(deployed.endpoints.get(f"{name}_internal", "-"))), None)
-    return await client.probe(url, None if service is None else deployed.service_id(service))
+    shown = identity or (deployed.layout.operator_certificate, deployed.layout.operator_key)
+    client = await deployed.client(PUBLIC, *shown, require_staple=False)
+    if expected is None and url.startswith(deployed.endpoints.get("ca_internal", "-")):
+        expected = deployed.service_id("ca")
+    return await client.probe(url, expected)
 
 
 def _sentences(report: HandshakeReport) -> list[str]:
