@@ -12,7 +12,14 @@ from typing import TypeVar
 
 from pkicore.algorithms import Algorithm, PrivateKey, PublicKey, algorithm_of, generate_private_key, sign_with
 from pkicore.encoding import write_new
-from pkicore.errors import KeyAccessError, KeyNotFoundError, KeyPermissionError, MalformedError
+from pkicore.errors import (
+    KeyAccessError,
+    KeyLockedError,
+    KeyNotFoundError,
+    KeyPermissionError,
+    MalformedError,
+    UnsupportedError,
+)
 from pkicore.keys.envelope import MAX_ENVELOPE_BYTES, seal, unseal
 
 __all__ = ["FileKey", "create_file_key", "load_file_key"]
@@ -75,7 +82,10 @@ async def load_file_key(path: Path, passphrase: bytes, pool: Executor) -> FileKe
         MalformedError: not a key file.
         UnsupportedError: a key file with parameters that are not offered.
     """
-    key = await _run(pool, lambda: unseal(_read_private(path), passphrase))
+    try:
+        key = await _run(pool, lambda: unseal(_read_private(path), passphrase))
+    except (KeyLockedError, MalformedError, UnsupportedError) as error:
+        raise type(error)(f"{path}: {error}") from None
     return FileKey(f"file:{path}", key, pool)
 
 
