@@ -54,7 +54,9 @@ async def migrate(url: str, script_location: Path) -> None:
             await connection.run_sync(upgrade)
     except (SQLAlchemyError, OSError) as error:
         shown = parse_url(url).render_as_string()
-        raise UnavailableError(f"cannot bring the database {shown} to the newest schema: {error}") from error
+        raise UnavailableError(
+            f"cannot bring the database {shown} to the newest schema: {getattr(error, 'orig', error)}"
+        ) from error
     finally:
         await engine.dispose()
 
