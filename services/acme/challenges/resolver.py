@@ -3,44 +3,43 @@
 from __future__ import annotations
 
 import asyncio
-import struct
-from collections.abc import Callable, Sequence
-from ipaddress import ip_address
-from typing import Any, Self, TypeVar
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Self
 from urllib.parse import urlsplit
 
+import dns.asyncresolver
 import dns.exception
 import dns.name
+import dns.rdata
+import dns.rdtypes.ANY.TXT
+import dns.rdtypes.IN.A
+import dns.rdtypes.IN.AAAA
 import dns.resolver
 
-from pkicore.errors import MalformedError
 from services.acme.challenges.addresses import IPAddress
-from services.acme.challenges.dns_message import Question, Reply, address_of, text_of
 from services.acme.errors import ValidationError
 
 DNS_PORT = 53
+# Fits every path without fragmentation (DNS flag day 2020); larger answers come by TCP.
+UDP_PAYLOAD_BYTES = 1232
 TRY_SECONDS = 2.0
 MAX_ADDRESSES_PER_FAMILY = 4
 MAX_TEXTS = 64
 
-Server = tuple[str, int]
-_Value = TypeVar("_Value")
-
 
 class Resolver:
-    """A stub resolver that asks one configured server, or the system's servers in turn.
+    """A stub resolver that asks one configured server, or the system's servers.
 
-    It trusts the server to follow CNAMEs and keeps no cache: a validation must see what is there now. Each question
-    goes out from a port of its own, under a random id. Answers that are truncated are asked for again over TCP.
-
-    Args:
-        servers: address and port of each.
-        lifetime: seconds for one look-up with all its retries.
+    It trusts the server to follow CNAMEs and keeps no cache: a validation must see what is there now. UDP answers that
+    are truncated are asked for again over TCP.
     """
 
-    def __init__(self, servers: Sequence[Server], lifetime: float) -> None:
-        self._servers = tuple(servers)
+    def __init__(self, resolver: dns.asyncresolver.Resolver, lifetime: float) -> None:
+        self._resolver = resolver
         self._lifetime = lifetime
+        resolver.cache = None
+        resolver.timeout = min(TRY_SECONDS, lifetime)
+        resolver.use_edns(0, 0, UDP_PAYLOAD_BYTES)
 
     @classmethod
     def build(cls, server: str, lifetime: float) -> Self:
@@ -54,11 +53,13 @@ class Resolver:
             ValueError: a server that is not an address with an optional port.
             dns.resolver.NoResolverConfiguration: no server is given and the system names none.
         """
-        if server:
-            host, port = parse_server(server)
-            return cls([(str(host), port)], lifetime)
-        configured = dns.resolver.Resolver(configure=True).nameservers
-        return cls([(str(address), DNS_PORT) for address in configured], lifetime)
+        if not server:
+            return cls(dns.asyncresolver.Resolver(configure=True), lifetime)
+        host, port = parse_server(server)
+        resolver = dns.asyncresolver.Resolver(configure=False)
+        resolver.nameservers = [str(host)]
+        resolver.port = port
+        return cls(resolver, lifetime)
 
     async def addresses(self, host: str) -> tuple[IPAddress, ...]:
         """Look up AAAA and A together; IPv6 first, at most four of each.
@@ -70,8 +71,8 @@ class Resolver:
         failure = ValidationError("dns", f"{host} has neither an A nor an AAAA record")
         for result in await asyncio.gather(self._query(host, "AAAA"), self._query(host, "A"), return_exceptions=True):
             match result:
-                case tuple():
-                    found += [_read(address_of, data) for data in result[:MAX_ADDRESSES_PER_FAMILY]]
+                case list():
+                    found += [_address(record) for record in result[:MAX_ADDRESSES_PER_FAMILY]]
                 case ValidationError():
                     failure = result
                 case _:
@@ -86,51 +87,19 @@ class Resolver:
         Raises:
             ValidationError: "dns", when the look-up failed; no record at an existing name is an empty tuple.
         """
-        return tuple(_read(text_of, data) for data in (await self._query(name, "TXT"))[:MAX_TEXTS])
+        records = await self._query(name, "TXT")
+        return tuple(
+            b"".join(record.strings) for record in records[:MAX_TEXTS] if isinstance(record, dns.rdtypes.ANY.TXT.TXT)
+        )
 
-    async def _query(self, name: str, kind: str) -> tuple[bytes, ...]:
-        """The data of the records.
-
-        Raises:
-            ValidationError: "dns".
-        """
+    async def _query(self, name: str, kind: str) -> list[dns.rdata.Rdata]:
         try:
-            question = Question.of(dns.name.from_text(f"{name}."), kind)
-        except dns.exception.DNSException as error:
-            sentence = f"a name with labels that DNS does not allow cannot be looked up ({kind})"
-            raise ValidationError("dns", sentence) from error
-        try:
-            async with asyncio.timeout(self._lifetime):
-                reply = await self._ask(question, name)
-        except TimeoutError as error:
-            sentence = f"the DNS server gave no answer in time looking up {kind} of {name}"
-            raise ValidationError("dns", sentence) from error
-        if reply.rcode == "NXDOMAIN":
-            raise ValidationError("dns", f"{name} does not exist (NXDOMAIN looking up {kind})")
-        return reply.records
-
-    async def _ask(self, question: Question, name: str) -> Reply:
-        """Ask the servers in turn until one knows; one that is silent is asked again, one that refuses is not.
-
-        Raises:
-            ValidationError: "dns", when every server refused.
-        """
-        left, reasons = list(self._servers), set[str]()
-        while left:
-            server = left.pop(0)
-            try:
-                async with asyncio.timeout(TRY_SECONDS):
-                    reply = await _exchange(server, question)
-            except TimeoutError:
-                left.append(server)
-            except (OSError, EOFError, MalformedError) as error:
-                reasons.add(type(error).__name__)
-            else:
-                if reply.rcode in {"NOERROR", "NXDOMAIN"}:
-                    return reply
-                reasons.add(reply.rcode)
-        failures = ", ".join(sorted(reasons))
-        raise ValidationError("dns", f"looking up {question.kind} of {name} failed: {failures}")
+            answer = await self._resolver.resolve(
+                dns.name.from_text(f"{name}."), kind, search=False, raise_on_no_answer=False, lifetime=self._lifetime
+            )
+        except (dns.exception.DNSException, OSError) as error:
+            raise ValidationError("dns", _sentence(error, name, kind)) from error
+        return list(answer.rrset or ())
 
 
 def parse_server(server: str) -> tuple[IPAddress, int]:
@@ -147,63 +116,30 @@ def parse_server(server: str) -> tuple[IPAddress, int]:
         raise ValueError(f"resolver {server!r} is not an IP address with an optional port") from error
 
 
-async def _exchange(server: Server, question: Question) -> Reply:
-    """One question and its reply.
-
-    Raises:
-        OSError, EOFError: the server cannot be reached, or hangs up.
-        MalformedError: it answers nonsense.
-    """
-    loop = asyncio.get_running_loop()
-    transport, socket = await loop.create_datagram_endpoint(lambda: _Datagrams(question), remote_addr=server)
-    try:
-        transport.sendto(question.wire)
-        reply = await socket.reply
-    finally:
-        transport.abort()
-    return await _exchange_by_tcp(server, question) if reply.truncated else reply
+def _address(record: dns.rdata.Rdata) -> IPAddress:
+    match record:
+        case dns.rdtypes.IN.AAAA.AAAA():
+            return IPv6Address(record.address)
+        case dns.rdtypes.IN.A.A():
+            return IPv4Address(record.address)
+    raise ValidationError("dns", "the resolver answered with a record of another type")
 
 
-async def _exchange_by_tcp(server: Server, question: Question) -> Reply:
-    reader, writer = await asyncio.open_connection(*server)
-    try:
-        writer.write(struct.pack("!H", len(question.wire)) + question.wire)
-        (length,) = struct.unpack("!H", await reader.readexactly(2))
-        reply = Reply.parse(await reader.readexactly(length), question)
-    finally:
-        writer.transport.abort()
-    if reply is None or reply.truncated:
-        raise MalformedError("the DNS server's answer over TCP is none to the question")
-    return reply
+def _sentence(error: Exception, name: str, kind: str) -> str:
+    """Say what went wrong without the name server's own words."""
+    match error:
+        case dns.resolver.NXDOMAIN():
+            return f"{name} does not exist (NXDOMAIN looking up {kind})"
+        case dns.exception.Timeout():
+            return f"the DNS server gave no answer in time looking up {kind} of {name}"
+        case dns.resolver.NoNameservers():
+            reasons = sorted({_reason(entry[3]) for entry in error.kwargs.get("errors", ())})
+            return f"looking up {kind} of {name} failed: {', '.join(reasons) or 'no DNS server answered'}"
+        case dns.name.LabelTooLong() | dns.name.NameTooLong() | dns.name.EmptyLabel():
+            return f"a name with labels that DNS does not allow cannot be looked up ({kind})"
+    return f"looking up {kind} of {name} failed ({type(error).__name__})"
 
 
-class _Datagrams(asyncio.DatagramProtocol):
-    """A socket for one question; the kernel lets in what comes from the server, and of that the reply is believed."""
-
-    def __init__(self, question: Question) -> None:
-        self._question = question
-        self.reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-
-    def datagram_received(self, data: bytes, addr: tuple[str | Any, int]) -> None:  # noqa: ARG002 -- asyncio's signature
-        """Take the first reply to the question."""
-        if self.reply.done():
-            return
-        try:
-            reply = Reply.parse(data, self._question)
-        except MalformedError as error:
-            self.reply.set_exception(error)
-        else:
-            if reply is not None:
-                self.reply.set_result(reply)
-
-    def error_received(self, exc: Exception) -> None:
-        """Nobody listens there."""
-        if not self.reply.done():
-            self.reply.set_exception(exc)
-
-
-def _read(parse: Callable[[bytes], _Value], data: bytes) -> _Value:
-    try:
-        return parse(data)
-    except MalformedError as error:
-        raise ValidationError("dns", f"the DNS server's answer makes no sense: {error}") from error
+def _reason(cause: object) -> str:
+    """An rcode stays as it is; an exception is named by its type."""
+    return cause if isinstance(cause, str) else type(cause).__name__
