@@ -22,7 +22,7 @@ def strict_json(data: bytes, what: str) -> Any:  # noqa: ANN401 - JSON may be an
     """
     try:
         value = orjson.loads(data)
-        json.loads(data, object_pairs_hook=_refuse_duplicates)
+        _DUPLICATES.decode(data.decode())
     except _DuplicateMemberError as error:
         raise MalformedError(f"{what} has a member twice") from error
     except (ValueError, RecursionError) as error:
@@ -61,3 +61,6 @@ class _DuplicateMemberError(Exception):
 def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> None:
     if len({name for name, _ in pairs}) != len(pairs):
         raise _DuplicateMemberError
+
+
+_DUPLICATES = json.JSONDecoder(object_pairs_hook=_refuse_duplicates)
