@@ -312,7 +312,10 @@ class Transport:
             StaleStatusError: they cannot be had.
         """
         await self.crls.refresh()
-        self.crls.current()
+        try:
+            self.crls.current()
+        except StaleStatusError as error:
+            raise StaleStatusError(f"{error} that holds now: the log says why; is the machine's clock right?") from error
         await self.listener.open()
 
     def background(self) -> list[BackgroundTask]:

@@ -146,12 +146,12 @@ class _Ceremony:
     async def hold(self, passphrase_file: Path | None) -> dict[str, _Root]:
         self._make_directories()
         self._passphrase = self._take_passphrase(passphrase_file)
-        roots = {family: await self._make_root(family) for family in FAMILIES}
         url = self._deployment.database_urls.get("ca", f"sqlite:///{self._layout.database}")
         await migrate(url, MIGRATIONS)
         database = await Database.open(url, clock=self._clock)
         try:
             await _refuse_used(database)
+            roots = {family: await self._make_root(family) for family in FAMILIES}
             await self._record_roots(database, roots)
             core = await self._make_issuing_cas(database, roots)
             await core.start()

@@ -15,6 +15,7 @@ from services.ca.errors import CeremonyError
 from services.ca.layout import FAMILIES, Layout
 from services.chassis.database import parse_url
 
+_MAX_NAME: Final = 48  # characters; with " issuing ecdsa" behind it a common name has 64 at most
 _OPERATOR_ENDPOINTS: Final = (
     "POST /v1/certificates",
     "GET /v1/certificates/{serial}",
@@ -58,6 +59,8 @@ class Deployment:
     database_urls: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not self.name.isprintable() or self.name != self.name.strip() or not 0 < len(self.name) <= _MAX_NAME:
+            raise CeremonyError(f"--name must be 1 to {_MAX_NAME} printable characters, without spaces around them")
         for service, url in self.database_urls.items():
             if parse_url(url).password:
                 raise CeremonyError(

@@ -111,16 +111,21 @@ def read_passphrase(path: Path) -> bytes:
 
     Raises:
         KeyNotFoundError: the file is not there, or empty.
-        KeyPermissionError: others may read it.
+        KeyPermissionError: others may read it, or it is no plain file.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not hang
     except OSError as error:
         raise KeyNotFoundError(f"the passphrase file {path} cannot be read: {error.strerror}") from error
-    with os.fdopen(descriptor, "rb") as file:
-        if stat.S_IMODE(os.fstat(descriptor).st_mode) & _OTHERS:
+    try:
+        state = os.fstat(descriptor)
+        if not stat.S_ISREG(state.st_mode):
+            raise KeyPermissionError(f"the passphrase file {path} is not a plain file")
+        if state.st_mode & _OTHERS:
             raise KeyPermissionError(f"the passphrase file {path} may be read by others: run chmod 600 on it")
-        passphrase = file.read(_MAX_PASSPHRASE).rstrip(b"\r\n")
+        passphrase = os.read(descriptor, _MAX_PASSPHRASE).rstrip(b"\r\n")
+    finally:
+        os.close(descriptor)
     if not passphrase:
         raise KeyNotFoundError(f"the passphrase file {path} is empty")
     return passphrase

@@ -10,7 +10,7 @@ import click
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from pkicore.algorithms import PublicKey, known_public_key
-from pkicore.audit import ChainHead, ChainVerifier, Checkpoint, TruncatedLine, parse_export
+from pkicore.audit import GENESIS, ChainHead, ChainVerifier, Checkpoint, TruncatedLine, parse_export
 from pkicore.clock import SystemClock
 from pkicore.errors import AuditError
 from services.ca.cli.output import directory_option, failing_cleanly, json_option, tell
@@ -124,7 +124,10 @@ def _verify_export(path: Path) -> ChainHead:
             if isinstance(item, TruncatedLine):
                 raise AuditError(f"line {item.number} is cut off after {item.size} bytes")
             verifier.take(item)
-    return verifier.finish()
+    head = verifier.finish()
+    if head == GENESIS:
+        raise AuditError(f"{path} holds no record: an export of a log has at least one")
+    return head
 
 
 def _public_key(path: Path) -> PublicKey:

@@ -57,6 +57,6 @@ def failing_cleanly() -> Iterator[None]:
 
 def _sentence(error: Exception) -> str:
     """The error without its number, and with its file first."""
-    if isinstance(error, OSError) and error.filename is not None:
+    if isinstance(error, OSError) and isinstance(error.filename, str):
         return f"{error.filename}: {error.strerror}"
     return str(error)

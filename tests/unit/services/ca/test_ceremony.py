@@ -143,7 +143,20 @@ def test_what_exists_is_not_touched(made: Layout) -> None:
     assert made.trust_bundle.read_bytes() == before
 
 
-@pytest.mark.parametrize("arguments", [("--trust-domain", "Not A Domain"), ("--passphrase-file", "/nonexistent/file")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--trust-domain", "Not A Domain"),
+        ("--passphrase-file", "/nonexistent/file"),
+        ("--passphrase-file", "/"),
+        ("--name", ""),
+        ("--name", " "),
+        ("--name", "a\nb"),
+        ("--name", "a" * 49),
+        ("--ca-database-url", "mysql://user@host/name"),
+        ("--ca-database-url", "postgresql://user@127.0.0.1:1/name"),
+    ],
+)
 def test_a_ceremony_that_cannot_be_held_leaves_nothing(tmp_path: Path, arguments: tuple[str, str]) -> None:
     """Bad input is one sentence and status 1, and no directory, finished or not."""
     result = run("init", "--dir", str(tmp_path / "pki"), *arguments)
