@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from secrets import token_hex
+from socket import socket
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -29,6 +29,7 @@ from services.ca.authorization import Authorizer
 from services.ca.errors import CeremonyError
 from services.ca.feed import RevocationLog
 from services.ca.hierarchy import Hierarchy, load_hierarchy, read_passphrase
+from services.ca.identities import Identities
 from services.ca.issuance import Issuance, SerialPool
 from services.ca.publication import CrlPublisher
 from services.ca.responder import OcspAnswers
@@ -37,12 +38,10 @@ from services.ca.revocation import Revoker
 from services.ca.settings import CaSettings
 from services.ca.status import StatusEndpoints
 from services.ca.store import CaStore
-from services.ca.wire import CertificateRequest, Identifier
 from services.chassis.asgi import Application, Request
 from services.chassis.audit import Checkpointer
 from services.chassis.database import CommitObserver, Database
 from services.chassis.errors import SettingsError
-from services.chassis.identity import IdentityFiles, IdentityRenewer
 from services.chassis.migrations import migrate
 from services.chassis.observability import HttpMetrics, TlsMetrics
 from services.chassis.ops import Readiness, ops_application
@@ -84,6 +83,14 @@ class Core:
         await self.issuance.recover()
         await self.responders.ensure()
         await self.publisher.publish_outstanding(_FIRST_CRLS)
+
+    def background(self) -> list[BackgroundTask]:
+        """What keeps CRLs, the feed and the responders' certificates fresh."""
+        return [
+            BackgroundTask("crl-publisher", self.publisher.run),
+            BackgroundTask("revocation-log", self.log.run),
+            BackgroundTask("ocsp-responders", self.responders.run),
+        ]
 
     async def staple(self, certificate: x509.Certificate, issuer: x509.Certificate) -> bytes:
         """An OCSP response about one of our own certificates, made in process."""
@@ -209,11 +216,7 @@ async def serve(
         BindError, SettingsError, PolicyError, ProfileError, KeyAccessError, DatabaseError: it cannot start, and why.
     """
     clock = clock or SystemClock()
-    sockets = {
-        "internal": bind(settings.host, settings.port, "PQCPKI_CA_PORT"),
-        "status": bind(settings.host, settings.http_port, "PQCPKI_CA_HTTP_PORT"),
-        "ops": bind(settings.ops_host, settings.ops_port, "PQCPKI_CA_OPS_PORT"),
-    }
+    sockets = _bind_all(settings)
     base_url = advertised_url(settings.status_url, sockets["status"].getsockname())
     policy = CallerPolicy.load(_text(settings.policy_file))
     registry = CollectorRegistry()
@@ -227,6 +230,8 @@ async def serve(
         core = build_core(database, hierarchy, core_rules(settings, base_url), clock)
         await _require_ledger(core.store, tuple(hierarchy.roots))
         await core.start()
+        identities = Identities(settings, core.issuance, clock, tls_metrics)
+        await identities.renew_at_start()
         checkpointer = await _checkpointer(settings, database, pool, clock)
         stack.push_async_callback(checkpointer.write)
         tls = Transport.of(settings, core, tls_metrics, clock)
@@ -241,12 +246,10 @@ async def serve(
             Listener("ops", ops_application("ca", registry, readiness, metrics), sockets["ops"]),
         ]
         background = [
-            BackgroundTask("crl-publisher", core.publisher.run),
-            BackgroundTask("revocation-log", core.log.run),
-            BackgroundTask("ocsp-responders", core.responders.run),
-            BackgroundTask("audit-checkpoints", checkpointer.run),
-            BackgroundTask("own-identity", own_identity_renewer(settings, core, tls_metrics, clock).run),
+            *core.background(),
+            *identities.background(),
             *tls.background(),
+            BackgroundTask("audit-checkpoints", checkpointer.run),
         ]
         await run_service(
             "ca",
@@ -256,6 +259,14 @@ async def serve(
             background=background,
             on_stop=core.log.close,
         )
+
+
+def _bind_all(settings: CaSettings) -> dict[str, socket]:
+    return {
+        "internal": bind(settings.host, settings.port, "PQCPKI_CA_PORT"),
+        "status": bind(settings.host, settings.http_port, "PQCPKI_CA_HTTP_PORT"),
+        "ops": bind(settings.ops_host, settings.ops_port, "PQCPKI_CA_OPS_PORT"),
+    }
 
 
 @dataclass(frozen=True)
@@ -315,7 +326,7 @@ class Transport:
         try:
             self.crls.current()
         except StaleStatusError as error:
-            raise StaleStatusError(f"{error} that holds now: the log says why; is the machine's clock right?") from error
+            raise StaleStatusError(f"{error} that holds now; the log says why. Is the clock right?") from error
         await self.listener.open()
 
     def background(self) -> list[BackgroundTask]:
@@ -337,20 +348,6 @@ class Transport:
             self.published.clear()
             await self.crls.refresh()
             await self.staples.refresh()
-
-
-def own_identity_renewer(settings: CaSettings, core: Core, metrics: TlsMetrics, clock: Clock) -> IdentityRenewer:
-    """Renews the CA's own mTLS identity, by its own nine steps."""
-    identity = SpiffeId.service(settings.trust_domain, "ca")
-    directory = settings.tls_certificate.parent
-    files = IdentityFiles(directory, settings.tls_certificate.name, settings.tls_key.name)
-
-    async def issue(csr: bytes) -> bytes:
-        names = (Identifier("uri", str(identity)),)
-        wanted = CertificateRequest(csr, "service", names, f"own-identity-{token_hex(8)}")
-        return (await core.issuance.issue(identity, wanted)).answer.chain.encode()
-
-    return IdentityRenewer(files, issue, clock, metrics)
 
 
 def advertised_url(recorded: str, address: tuple[str, int]) -> str:

@@ -35,7 +35,7 @@ from pkicore.x509.profiles import Profile, load_profiles
 from services.ca.app import MIGRATIONS, Core, CoreRules, build_core
 from services.ca.authorization import Authorizer
 from services.ca.csr import make_csr, plain_pem
-from services.ca.deployment import Deployment, packaged_profiles, write_settings
+from services.ca.deployment import OPERATOR, Deployment, packaged_profiles, write_settings
 from services.ca.errors import CeremonyError
 from services.ca.hierarchy import Hierarchy, make_issuer, make_root_issuer, read_passphrase
 from services.ca.issuance import Issuance, IssuingCa, SerialPool
@@ -51,7 +51,6 @@ ISSUING_KEYS: Final = {"ecdsa": "ecdsa-p256", "mldsa": "ml-dsa-65"}
 RESPONDER_KEYS: Final = {"ecdsa": "ecdsa-p256", "mldsa": "ml-dsa-65"}
 IDENTITY_KEY: Final = "ml-dsa-65"
 AUDIT_KEY: Final = "ed25519"
-OPERATOR: Final = "admin"
 ROOT_CRL_LIFETIME: Final = timedelta(days=365)
 _CRL_LIFETIME: Final = timedelta(days=1)
 _OCSP_LIFETIME: Final = timedelta(hours=12)

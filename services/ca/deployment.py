@@ -15,6 +15,7 @@ from services.ca.errors import CeremonyError
 from services.ca.layout import FAMILIES, Layout
 from services.chassis.database import parse_url
 
+OPERATOR: Final = "admin"
 _MAX_NAME: Final = 48  # characters; with " issuing ecdsa" behind it a common name has 64 at most
 _OPERATOR_ENDPOINTS: Final = (
     "POST /v1/certificates",
@@ -198,6 +199,12 @@ def _ca_toml(final: Layout, deployment: Deployment, passphrase_file: Path) -> st
     tables += [
         _table("roots", {"id": f"root-{family}", "certificate": final.root_certificate(family)}) for family in FAMILIES
     ]
+    for path, profile, directory in (
+        ("/service/acme", "service", final.identity("acme")),
+        (f"/operator/{OPERATOR}", "client", final.operator),
+    ):
+        identity = {"id": f"spiffe://{deployment.trust_domain}{path}", "profile": profile, "directory": directory}
+        tables.append(_table("identities", identity))
     heading = (
         "# The CA's settings; `services/ca/settings.py` explains each. The environment (PQCPKI_CA_<FIELD>) wins.\n"
     )

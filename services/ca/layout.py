@@ -66,14 +66,19 @@ class Layout:
         return self.state("ca") / "ca.sqlite3"
 
     @property
+    def operator(self) -> Path:
+        """The operator's identity."""
+        return self.root / "operator"
+
+    @property
     def operator_certificate(self) -> Path:
         """The operator's chain, PEM."""
-        return self.root / "operator" / "cert.pem"
+        return self.operator / "cert.pem"
 
     @property
     def operator_key(self) -> Path:
         """The operator's key, plain PKCS#8 PEM."""
-        return self.root / "operator" / "key.pem"
+        return self.operator / "key.pem"
 
     @property
     def logs(self) -> Path:

@@ -39,6 +39,18 @@ class RootSettings(BaseModel):
     certificate: AbsolutePath = Field(description="Its certificate, PEM.")
 
 
+class IdentitySettings(BaseModel):
+    """One identity beside the CA's own that it renews; whoever keeps the files elsewhere leaves it out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str = Field(description="Its SPIFFE ID.", pattern=r"^spiffe://")
+    profile: Literal["client", "service"] = Field(
+        description="client: an operator's, renewed in time. service: renewed at the CA's start where it has expired."
+    )
+    directory: AbsolutePath = Field(description="Holds its cert.pem and key.pem.")
+
+
 class CaSettings(ServiceSettings):
     """The CA's settings; every lifetime in seconds."""
 
@@ -53,6 +65,7 @@ class CaSettings(ServiceSettings):
     )
     issuers: tuple[IssuerSettings, ...] = Field(description="The issuing CAs, the default one first.", min_length=1)
     roots: tuple[RootSettings, ...] = Field(description="The roots above them.", min_length=1)
+    identities: tuple[IdentitySettings, ...] = Field((), description="Identities that the CA renews beside its own.")
     passphrase_file: AbsolutePath = Field(description="File with the passphrase of the key files, mode 0600.")
     profiles_file: AbsolutePath = Field(description="The certificate profiles (TOML).")
     tls_certificate: AbsolutePath = Field(description="PEM chain of the mTLS identity.")

@@ -25,7 +25,7 @@ def rows(settings: type[ServiceSettings]) -> list[str]:
     return [
         f"| `{prefix}{name.upper()}` | {_default(field)} | {(field.description or '').rstrip('.')} |"
         for name, field in settings.model_fields.items()
-        if name not in {"issuers", "roots"}  # tables of the TOML file, not variables
+        if name not in {"issuers", "roots", "identities"}  # tables of the TOML file, not variables
     ]
 
 
