@@ -96,7 +96,7 @@ step "How the two services speak: ztca probe shows the CA's internal listener th
 
 step "certbot gets a certificate for $NAME by http-01"
 certbot certonly --server "$(endpoint acme_directory)" --standalone --http-01-port "$PQCPKI_ACME_HTTP01_PORT" --http-01-address 127.0.0.1 \
-    --domain "$NAME" --agree-tos --register-unsafely-without-email 2>&1 | grep -vE '^(- - |Saving debug|$)' | saw
+    --domain "$NAME" --agree-tos --register-unsafely-without-email 2>&1 | grep -vE '^(- - |Saving debug|NEXT STEPS|- The certificate will need|If you like Certbot| \* Donating|$)' | saw
 LIVE=$STATE/certbot/config/live/$NAME
 openssl x509 -in "$LIVE/cert.pem" -noout -subject -issuer -dates -ext subjectAltName | saw
 

@@ -37,7 +37,8 @@ prepare_venv() {
         return
     fi
     say "Installing pqcpki into .venv (about a minute, once) ..."
-    [ -x .venv/bin/python ] || "$python" -m venv .venv
+    # An interrupted installation, or an interpreter that is gone, leaves a folder without a working pip.
+    .venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$extra]"
     printf '%s' "$stamp" > .venv/pqcpki-stamp
 }
@@ -46,12 +47,13 @@ prepare_venv() {
 CERTBOT_VERSION=5.8.0
 CERTBOT_VENV=.cache/certbot-$CERTBOT_VERSION
 prepare_certbot() {
-    [ -x "$CERTBOT_VENV/bin/certbot" ] && return
+    # It is run, not only looked for: a clone that was moved, or an interrupted installation, leaves one that cannot.
+    "$CERTBOT_VENV/bin/certbot" --version >/dev/null 2>&1 && return
     local python
     python=$(find_python)
     mkdir -p .cache
     say "Installing certbot $CERTBOT_VERSION into $CERTBOT_VENV ..."
-    "$python" -m venv "$CERTBOT_VENV"
+    "$python" -m venv --clear "$CERTBOT_VENV"
     "$CERTBOT_VENV/bin/python" -m pip install --quiet --disable-pip-version-check "certbot==$CERTBOT_VERSION" || {
         rm -rf "$CERTBOT_VENV"
         fail "certbot could not be installed from PyPI; is the package index reachable?"

@@ -49,7 +49,13 @@ def test_interrupting_a_staying_demo_leaves_nothing_running(tmp_path: Path) -> N
     log = tmp_path.parent / f"{tmp_path.name}.log"
     with log.open("w") as output:
         demo = subprocess.Popen(
-            ["./demo.sh", "--stay"], cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
+            # Whoever runs the tests in the background has SIGINT ignored, and a shell cannot take that back.
+            ["env", "--default-signal=INT", "./demo.sh", "--stay"],
+            cwd=ROOT,
+            env=environment,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
         deadline = time.monotonic() + 240
         while "Staying up" not in log.read_text():
