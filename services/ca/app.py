@@ -230,7 +230,7 @@ async def serve(
         core = build_core(database, hierarchy, core_rules(settings, base_url), clock)
         await _require_ledger(core.store, tuple(hierarchy.roots))
         await core.start()
-        identities = Identities(settings, core.issuance, clock, tls_metrics)
+        identities = Identities(settings, core.store, core.issuance, clock, tls_metrics)
         await identities.renew_at_start()
         checkpointer = await _checkpointer(settings, database, pool, clock)
         stack.push_async_callback(checkpointer.write)

@@ -2,25 +2,38 @@
 
 An operator's is used by commands that come and go, so nobody would renew it in time. A service renews its own over
 mutual TLS, which it cannot once that has expired: after a month off, it would be shut out for good.
+What was revoked stays shut out: the CA renews only its own identity then, for it is the authority.
 """
 
+from pathlib import Path
 from secrets import token_hex
+from typing import Final
+
+import structlog
+from cryptography import x509
 
 from pkicore.clock import Clock
 from pkicore.identity import SpiffeId
 from pkicore.x509.certificate import load_chain
+from services.ca.errors import RefusedError
 from services.ca.issuance import Issuance
 from services.ca.settings import CaSettings, IdentitySettings
+from services.ca.store import CaStore
 from services.ca.wire import CertificateRequest, Identifier
-from services.chassis.identity import IdentityFiles, IdentityRenewer, RotationObserver
+from services.chassis.identity import IdentityFiles, IdentityRenewer, Issue, RotationObserver
 from services.chassis.runner import BackgroundTask
+
+_log: Final = structlog.get_logger(__name__)
 
 
 class Identities:
     """The identities that the settings name."""
 
-    def __init__(self, settings: CaSettings, issuance: Issuance, clock: Clock, observer: RotationObserver) -> None:
+    def __init__(
+        self, settings: CaSettings, store: CaStore, issuance: Issuance, clock: Clock, observer: RotationObserver
+    ) -> None:
         self._settings = settings
+        self._store = store
         self._issuance = issuance
         self._clock = clock
         self._observer = observer
@@ -29,7 +42,8 @@ class Identities:
         """Renews the identity of this process."""
         identity = SpiffeId.service(self._settings.trust_domain, "ca")
         certificate, key = self._settings.tls_certificate, self._settings.tls_key
-        return self._renewer(identity, "service", IdentityFiles(certificate.parent, certificate.name, key.name))
+        files = IdentityFiles(certificate.parent, certificate.name, key.name)
+        return IdentityRenewer(files, self._issue_to(identity, "service"), self._clock, self._observer)
 
     def operators(self) -> list[IdentityRenewer]:
         """Renew the operators' identities."""
@@ -46,27 +60,49 @@ class Identities:
         Raises:
             PkiError, CaServiceError, DatabaseError, OSError: an identity cannot be read, issued or written.
         """
-        await self.own().renew_if_due()
+        own = self.own()
+        if await self._is_revoked(self._settings.tls_certificate):
+            await own.renew()
+        await own.renew_if_due()
         await self.renew_expired()
 
     async def renew_expired(self) -> None:
-        """Renew the listed identities that have expired.
+        """Renew the listed identities that have expired and were not revoked.
 
         Raises:
             PkiError, CaServiceError, DatabaseError, OSError: an identity cannot be read, issued or written.
         """
         for item in self._settings.identities:
-            leaf = load_chain((item.directory / "cert.pem").read_bytes())[0]
-            if leaf.not_valid_after_utc <= self._clock.now():
+            certificate = item.directory / "cert.pem"
+            if _leaf(certificate).not_valid_after_utc > self._clock.now():
+                continue
+            if await self._is_revoked(certificate):
+                _log.warning("identity not renewed: it was revoked", identity=item.id)
+            else:
                 await self._of(item).renew()
 
     def _of(self, item: IdentitySettings) -> IdentityRenewer:
-        return self._renewer(SpiffeId.parse(item.id), item.profile, IdentityFiles(item.directory))
+        issue = self._issue_to(SpiffeId.parse(item.id), item.profile)
 
-    def _renewer(self, identity: SpiffeId, profile: str, files: IdentityFiles) -> IdentityRenewer:
+        async def issue_unless_revoked(csr: bytes) -> bytes:
+            if await self._is_revoked(item.directory / "cert.pem"):
+                raise RefusedError(f"{item.id} is not renewed: its certificate was revoked")
+            return await issue(csr)
+
+        return IdentityRenewer(IdentityFiles(item.directory), issue_unless_revoked, self._clock, self._observer)
+
+    def _issue_to(self, identity: SpiffeId, profile: str) -> Issue:
         async def issue(csr: bytes) -> bytes:
             names = (Identifier("uri", str(identity)),)
             wanted = CertificateRequest(csr, profile, names, f"identity-{token_hex(8)}")
             return (await self._issuance.issue(identity, wanted)).answer.chain.encode()
 
-        return IdentityRenewer(files, issue, self._clock, self._observer)
+        return issue
+
+    async def _is_revoked(self, certificate: Path) -> bool:
+        row = await self._store.by_serial(_leaf(certificate).serial_number)
+        return row is not None and row.revoked_at is not None
+
+
+def _leaf(certificate: Path) -> x509.Certificate:
+    return load_chain(certificate.read_bytes())[0]

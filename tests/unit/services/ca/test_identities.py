@@ -10,9 +10,10 @@ from pkicore.identity import SpiffeId, spiffe_id_of
 from pkicore.x509.certificate import load_chain
 from pkicore.x509.names import Names
 from services.ca.csr import plain_pem
+from services.ca.errors import RefusedError
 from services.ca.identities import Identities
 from services.ca.settings import CaSettings
-from services.ca.wire import CertificateRequest
+from services.ca.wire import CertificateRequest, RevocationRequest
 from services.chassis.observability import TlsMetrics
 from tests.support.ca_world import ACME, OPERATOR, CaWorld, identifiers
 from tests.support.pki import TRUST_DOMAIN, make_csr
@@ -61,7 +62,7 @@ async def deployed(world: CaWorld) -> tuple[Identities, dict[str, Path]]:
         }
     )
     metrics = TlsMetrics(CollectorRegistry(), world.clock)
-    return Identities(settings, world.core.issuance, world.clock, metrics), directories
+    return Identities(settings, world.core.store, world.core.issuance, world.clock, metrics), directories
 
 
 async def test_what_expired_meanwhile_is_renewed_at_the_start(world: CaWorld) -> None:
@@ -83,6 +84,22 @@ async def test_what_is_in_force_is_left_alone_at_the_start(world: CaWorld, days:
     identities, directories = await deployed(world)
     before = {profile: (path / "cert.pem").read_bytes() for profile, path in directories.items()}
     world.clock.advance(timedelta(days=days))
+    await identities.renew_expired()
+    assert {profile: (path / "cert.pem").read_bytes() for profile, path in directories.items()} == before
+
+
+async def test_what_was_revoked_does_not_come_back(world: CaWorld) -> None:
+    """Neither at the start nor in time is a revoked identity renewed: its holder stays shut out."""
+    identities, directories = await deployed(world)
+    before = {profile: (path / "cert.pem").read_bytes() for profile, path in directories.items()}
+    for pem in before.values():
+        serial = f"{load_chain(pem)[0].serial_number:x}"
+        await world.core.revoker.revoke(OPERATOR, RevocationRequest("superseded", serial=serial))
+    world.clock.advance(timedelta(days=25))
+    for renewer in identities.operators():
+        with pytest.raises(RefusedError, match="revoked"):
+            await renewer.renew_if_due()
+    world.clock.advance(timedelta(days=25))
     await identities.renew_expired()
     assert {profile: (path / "cert.pem").read_bytes() for profile, path in directories.items()} == before
 
