@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from pkicore.clock import Clock, SystemClock
 from pkicore.keys import open_key
+from pkicore.keys.passphrase import read_passphrase
 from pkicore.mtls import CredentialsSource, TlsListener
 from services.acme.accounts import AccountRules
 from services.acme.certificates import INTERNAL_PROFILE, PUBLIC_PROFILE, PublicCertificate, issue_from, public_names
@@ -41,7 +41,6 @@ from services.chassis.ops import Readiness, ops_application
 from services.chassis.runner import BackgroundTask, Listener, bind, run_service
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
-_OTHERS: Final = 0o077
 
 
 async def serve(
@@ -159,14 +158,5 @@ def service_rules(settings: AcmeSettings) -> ServiceRules:
 async def _checkpointer(
     settings: AcmeSettings, database: Database, pool: ThreadPoolExecutor, clock: Clock
 ) -> Checkpointer:
-    key = await open_key(settings.audit_key, secrets=lambda _uri: _passphrase(settings.passphrase_file), pool=pool)
+    key = await open_key(settings.audit_key, secrets=lambda _uri: read_passphrase(settings.passphrase_file), pool=pool)
     return Checkpointer(database, key, settings.state_dir / "audit-checkpoints.jsonl", clock)
-
-
-def _passphrase(path: Path) -> bytes:
-    try:
-        if stat.S_IMODE(path.stat().st_mode) & _OTHERS:
-            raise SettingsError(f"passphrase_file {path} may be read by others: set its mode to 0600")
-        return path.read_bytes().rstrip(b"\r\n")
-    except OSError as error:
-        raise SettingsError(f"passphrase_file {path} cannot be read: {error.strerror}") from error

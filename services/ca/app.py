@@ -20,6 +20,7 @@ from pkicore.clock import Clock, SystemClock
 from pkicore.errors import StaleStatusError
 from pkicore.identity import SpiffeId
 from pkicore.keys import open_key
+from pkicore.keys.passphrase import read_passphrase
 from pkicore.mtls import INTERNAL, CredentialsSource, CrlCache, StapleCache, TlsListener
 from pkicore.ocsp import build_request
 from pkicore.x509.profiles import Profile, load_profiles
@@ -28,7 +29,7 @@ from services.ca.api import PROBLEMS, CaEndpoints
 from services.ca.authorization import Authorizer
 from services.ca.errors import CeremonyError
 from services.ca.feed import RevocationLog
-from services.ca.hierarchy import Hierarchy, load_hierarchy, read_passphrase
+from services.ca.hierarchy import Hierarchy, load_hierarchy
 from services.ca.identities import Identities
 from services.ca.issuance import Issuance, SerialPool
 from services.ca.publication import CrlPublisher

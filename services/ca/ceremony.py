@@ -29,6 +29,7 @@ from pkicore.encoding import write_atomically, write_new
 from pkicore.identity import SpiffeId
 from pkicore.keys import SigningKey
 from pkicore.keys.file import FileKey, create_file_key
+from pkicore.keys.passphrase import read_passphrase
 from pkicore.x509.certificate import self_signed_root, to_pem
 from pkicore.x509.names import Names
 from pkicore.x509.profiles import Profile, load_profiles
@@ -37,7 +38,7 @@ from services.ca.authorization import Authorizer
 from services.ca.csr import make_csr, plain_pem
 from services.ca.deployment import OPERATOR, Deployment, packaged_profiles, write_settings
 from services.ca.errors import CeremonyError
-from services.ca.hierarchy import Hierarchy, make_issuer, make_root_issuer, read_passphrase
+from services.ca.hierarchy import Hierarchy, make_issuer, make_root_issuer
 from services.ca.issuance import Issuance, IssuingCa, SerialPool
 from services.ca.layout import FAMILIES, SERVICES, Layout
 from services.ca.store import CaStore, StoredCrl

@@ -1,7 +1,5 @@
 """The roots and issuing CAs that this process answers for. A root is a certificate here, never a key."""
 
-import os
-import stat
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -9,15 +7,12 @@ from pathlib import Path
 
 from cryptography import x509
 
-from pkicore.errors import KeyNotFoundError, KeyPermissionError, MalformedError
+from pkicore.errors import KeyNotFoundError, MalformedError
 from pkicore.keys import SecretSource, SigningKey, open_key
 from pkicore.x509.certificate import load_chain
 from pkicore.x509.tbs import Issuer
 from services.ca.issuance import IssuingCa
 from services.ca.settings import CaSettings, IssuerSettings
-
-_MAX_PASSPHRASE = 4096
-_OTHERS = 0o077
 
 
 @dataclass(frozen=True)
@@ -104,28 +99,3 @@ def read_certificate(path: Path) -> x509.Certificate:
         raise KeyNotFoundError(f"there is no certificate {path}") from error
     except MalformedError as error:
         raise MalformedError(f"{path} is no certificate in PEM: {error}") from error
-
-
-def read_passphrase(path: Path) -> bytes:
-    """The passphrase in a file that nobody else may read; a line end after it does not count.
-
-    Raises:
-        KeyNotFoundError: the file is not there, or empty.
-        KeyPermissionError: others may read it, or it is no plain file.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not hang
-    except OSError as error:
-        raise KeyNotFoundError(f"the passphrase file {path} cannot be read: {error.strerror}") from error
-    try:
-        state = os.fstat(descriptor)
-        if not stat.S_ISREG(state.st_mode):
-            raise KeyPermissionError(f"the passphrase file {path} is not a plain file")
-        if state.st_mode & _OTHERS:
-            raise KeyPermissionError(f"the passphrase file {path} may be read by others: run chmod 600 on it")
-        passphrase = os.read(descriptor, _MAX_PASSPHRASE).rstrip(b"\r\n")
-    finally:
-        os.close(descriptor)
-    if not passphrase:
-        raise KeyNotFoundError(f"the passphrase file {path} is empty")
-    return passphrase
