@@ -25,17 +25,31 @@ _IDENTITY_KEYS = ("ml-dsa-65", "ml-dsa-44", "ml-dsa-87", "ecdsa-p256", "ecdsa-p3
 @click.argument("name")
 @directory_option
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="New directory for cert.pem and key.pem.")
-@click.option("--key", "algorithm", type=click.Choice(_IDENTITY_KEYS), default="ml-dsa-65", show_default=True)
+@click.option(
+    "--key",
+    "algorithm",
+    type=click.Choice(_IDENTITY_KEYS),
+    default="ml-dsa-65",
+    show_default=True,
+    help="Kind of the new key.",
+)
 @json_option
 def issue(name: str, directory: Path, out: Path, algorithm: str, as_json: bool) -> None:  # noqa: FBT001 - a command-line flag
-    """Make a client identity for the workload NAME: a key, and a certificate for spiffe://DOMAIN/workload/NAME."""
+    """Make a client identity for the workload NAME: a key, and a certificate for spiffe://DOMAIN/workload/NAME.
+
+    Needs a running deployment (`ztca up`).
+    """
     with failing_cleanly():
         if out.exists():
             raise CeremonyError(f"{out} exists; give another --out")
         identity = SpiffeId.workload(Deployed.read(directory).trust_domain, name)
         private_key = generate_private_key(ALGORITHMS[algorithm])
-        issued = asyncio.run(_issue(directory, identity, private_key))
-        out.mkdir(parents=True, mode=0o700)
+        out.mkdir(parents=True, mode=0o700)  # first: a certificate whose key finds no place is of no use
+        try:
+            issued = asyncio.run(_issue(directory, identity, private_key))
+        except BaseException:
+            out.rmdir()
+            raise
         write_new(out / "key.pem", plain_pem(private_key), 0o600)
         write_new(out / "cert.pem", issued.chain.encode(), 0o644)
         value = {"serial": issued.serial, "certificate": str(out / "cert.pem"), "key": str(out / "key.pem")}
@@ -53,10 +67,18 @@ async def _issue(directory: Path, identity: SpiffeId, private_key: PrivateKey) -
 @click.command()
 @directory_option
 @click.option("--serial", required=True, help="Serial number in hex; case, colons and leading zeros do not matter.")
-@click.option("--reason", default="unspecified", show_default=True, help="Name or number of RFC 5280 §5.3.1.")
+@click.option(
+    "--reason",
+    default="unspecified",
+    show_default=True,
+    help="Name or number of RFC 5280 §5.3.1, such as keyCompromise or superseded; a wrong one is answered with all.",
+)
 @json_option
 def revoke(directory: Path, serial: str, reason: str, as_json: bool) -> None:  # noqa: FBT001 - a command-line flag
-    """Revoke the certificate with this serial number, for good."""
+    """Revoke the certificate with this serial number, for good.
+
+    Needs a running deployment (`ztca up`). `openssl x509 -noout -serial -in FILE` prints the number of a certificate.
+    """
     with failing_cleanly():
         answer = asyncio.run(_revoke(directory, serial, reason))
         value = {"serial": answer.serial, "revoked_at": answer.revoked_at, "reason": answer.reason}
@@ -77,7 +99,10 @@ def crl() -> None:
 @directory_option
 @json_option
 def publish(directory: Path, as_json: bool) -> None:  # noqa: FBT001 - a command-line flag
-    """Publish the CRL of every issuing CA now."""
+    """Publish the CRL of every issuing CA now.
+
+    A revocation does this by itself. Needs a running deployment (`ztca up`).
+    """
     with failing_cleanly():
         numbers = asyncio.run(_publish(directory))
         tell(as_json, {"crls": numbers}, *(f"CRL {number} of {name} is published." for name, number in numbers.items()))

@@ -46,6 +46,7 @@ class _LazyGroup(click.Group):
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="pqcpki", message="pqcpki %(version)s")
 def main() -> None:
     """Make, run and operate a pqcpki deployment.
 
