@@ -161,8 +161,9 @@ def build_core(database: Database, hierarchy: Hierarchy, rules: CoreRules, clock
     return Core(store, hierarchy, issuance, revoker, log, publisher, responders, answers)
 
 
-def core_rules(settings: CaSettings, base_url: str) -> CoreRules:
-    """The domain's rules as the settings have them."""
+def core_rules(settings: CaSettings, hierarchy: Hierarchy, base_url: str) -> CoreRules:
+    """The domain's rules as the settings have them; CRLs also name the URL that the ceremony's certificates carry."""
+    ceremony_url = ceremony_base_url(next(iter(hierarchy.cas.values())).issuer.certificate)
     return CoreRules(
         trust_domain=settings.trust_domain,
         profiles=load_profiles(_text(settings.profiles_file)),
@@ -170,7 +171,7 @@ def core_rules(settings: CaSettings, base_url: str) -> CoreRules:
         crl_lifetime=settings.crl_lifetime,
         ocsp_lifetime=settings.ocsp_lifetime,
         ocsp_cache_entries=settings.ocsp_cache_entries,
-        former_base_url=settings.status_url if settings.status_url != base_url else "",
+        former_base_url=ceremony_url if ceremony_url != base_url else "",
     )
 
 
@@ -228,7 +229,7 @@ async def serve(
         database = await Database.open(settings.database_url, clock=clock, commit_observer=commit_observer)
         stack.push_async_callback(database.close)
         hierarchy = await _hierarchy(settings, base_url, pool)
-        core = build_core(database, hierarchy, core_rules(settings, base_url), clock)
+        core = build_core(database, hierarchy, core_rules(settings, hierarchy, base_url), clock)
         await _require_ledger(core.store, tuple(hierarchy.roots))
         await core.start()
         identities = Identities(settings, core.store, core.issuance, clock, tls_metrics)
@@ -359,6 +360,14 @@ def advertised_url(recorded: str, address: tuple[str, int]) -> str:
     if not recorded or (parts.hostname in _LOOPBACK and parts.port != port):
         return actual
     return recorded
+
+
+def ceremony_base_url(issuing: x509.Certificate) -> str:
+    """The status URL at the time of the ceremony, as an issuing CA's distribution point has it."""
+    for point in issuing.extensions.get_extension_for_class(x509.CRLDistributionPoints).value:
+        for name in point.full_name or ():
+            return str(name.value).partition("/crl/")[0]
+    return ""
 
 
 def _text(path: Path) -> str:

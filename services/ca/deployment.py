@@ -48,9 +48,10 @@ class Ports:
 
 @dataclass(frozen=True)
 class Deployment:
-    """Names and addresses of one PKI; `status_url` stands in every certificate.
+    """Names and addresses of one PKI.
 
-    `database_urls` are those of services that do not use SQLite below the state directory.
+    `database_urls` are those of services that do not use SQLite below the state directory; `public_status_url` is
+    where verifiers reach the status listener, if not at its own address.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Deployment:
     host: str
     ports: Ports
     database_urls: Mapping[str, str] = field(default_factory=dict)
+    public_status_url: str = ""
 
     def __post_init__(self) -> None:
         if not self.name.isprintable() or self.name != self.name.strip() or not 0 < len(self.name) <= _MAX_NAME:
@@ -70,9 +72,14 @@ class Deployment:
                 )
 
     @property
-    def status_url(self) -> str:
-        """Where verifiers find CRLs, OCSP and issuers."""
+    def status_listener(self) -> str:
+        """The address of the status listener, for services on this machine."""
         return f"http://{self.host}:{self.ports.ca_http}"
+
+    @property
+    def status_url(self) -> str:
+        """Where verifiers find CRLs, OCSP and issuers: stands in every certificate."""
+        return self.public_status_url or self.status_listener
 
 
 def is_free(host: str, port: int) -> bool:
@@ -233,7 +240,7 @@ def _acme_toml(final: Layout, deployment: Deployment, passphrase_file: Path) -> 
         "database_url": deployment.database_urls.get("acme", f"sqlite:///{final.state('acme') / 'acme.sqlite3'}"),
         "policy_file": final.policy,
         "ca_url": f"https://localhost:{ports.ca}",
-        "ca_status_url": deployment.status_url,
+        "ca_status_url": deployment.status_listener,
         "trust_bundle": final.trust_bundle,
         "issuers_directory": final.issuers,
         "tls_certificate": tls / "cert.pem",

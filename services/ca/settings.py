@@ -2,19 +2,26 @@
 
 from datetime import timedelta
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from services.chassis.settings import AbsolutePath, Port, ServiceSettings, for_service
 
 
-def _base_url(url: str) -> str:
-    if url and not url.startswith(("http://", "https://")):
-        raise ValueError("must begin with http:// or https://")
+def base_url(url: str) -> str:
+    """The URL without a slash at its end.
+
+    Raises:
+        ValueError: it is more than scheme, host and port.
+    """
+    parts = urlsplit(url)
+    if url and (parts.scheme not in {"http", "https"} or not parts.hostname or parts.path.strip("/") or parts.query):
+        raise ValueError("must be http://host[:port], without a path")
     return url.rstrip("/")
 
 
-BaseUrl = Annotated[str, AfterValidator(_base_url)]
+BaseUrl = Annotated[str, AfterValidator(base_url)]
 
 
 class IssuerSettings(BaseModel):

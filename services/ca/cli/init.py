@@ -10,7 +10,9 @@ from pkicore.identity import SpiffeId
 from services.ca.ceremony import hold_ceremony
 from services.ca.cli.output import directory_option, failing_cleanly, json_option, tell
 from services.ca.deployment import Deployment, choose_ports
+from services.ca.errors import CeremonyError
 from services.ca.layout import Layout
+from services.ca.settings import base_url
 
 _HOST = "127.0.0.1"
 _PORT = click.IntRange(0, 65535)
@@ -40,8 +42,16 @@ _PORT = click.IntRange(0, 65535)
     "[default: SQLite below DIR]",
 )
 @click.option("--acme-database-url", envvar="PQCPKI_ACME_DATABASE_URL", show_envvar=True, help="Likewise.")
+@click.option(
+    "--status-url",
+    envvar="PQCPKI_CA_STATUS_URL",
+    show_envvar=True,
+    default="",
+    help="http://host[:port] under which verifiers reach CRLs and OCSP; stands in every certificate. "
+    "[default: the listener's own address]",
+)
 @json_option
-def init(
+def init(  # noqa: PLR0913, PLR0917 - one argument for each option
     directory: Path,
     trust_domain: str,
     name: str,
@@ -49,6 +59,7 @@ def init(
     offline: Path | None,
     ca_database_url: str | None,
     acme_database_url: str | None,
+    status_url: str,
     as_json: bool,  # noqa: FBT001 - a command-line flag
     **ports: int,
 ) -> None:
@@ -61,7 +72,7 @@ def init(
         layout = Layout(directory.absolute(), None if offline is None else offline.absolute())
         urls = {"ca": ca_database_url, "acme": acme_database_url}
         databases = {service: url for service, url in urls.items() if url}
-        deployment = Deployment(name, trust_domain, _HOST, choose_ports(_HOST, ports), databases)
+        deployment = Deployment(name, trust_domain, _HOST, choose_ports(_HOST, ports), databases, _checked(status_url))
         made = asyncio.run(
             hold_ceremony(
                 layout,
@@ -79,3 +90,10 @@ def init(
             "trust_bundle": str(layout.trust_bundle),
         }
         tell(as_json, value, f"The PKI is in {layout.root}. Start it with: ztca up --dir {directory}")
+
+
+def _checked(status_url: str) -> str:
+    try:
+        return base_url(status_url)
+    except ValueError as error:
+        raise CeremonyError(f"--status-url {error}") from error
