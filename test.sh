@@ -41,4 +41,5 @@ step "ruff format" .venv/bin/ruff format --check .
 step "mypy" .venv/bin/mypy
 step "import contracts" .venv/bin/lint-imports
 prepare_certbot
-step "tests" .venv/bin/pytest -n 2 --dist loadscope "$@"
+# In the order of the tree: the end-to-end tests, few and long, must not be left for last.
+step "tests" .venv/bin/pytest -n 2 --dist loadscope --no-loadscope-reorder "$@"
