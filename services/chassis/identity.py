@@ -157,7 +157,7 @@ class IdentityRenewer:
             return False
         try:
             await self.renew()
-        except Exception:
+        except Exception:  # counted here, handled by whoever asked
             self._observer.rotation("failure")
             raise
         self._observer.rotation("success")

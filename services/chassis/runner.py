@@ -269,7 +269,7 @@ async def supervise(work: BackgroundTask, readiness: Readiness, *, first_wait: f
         started = loop.time()
         try:
             await work.run()
-        except Exception:
+        except Exception:  # whatever it was, the work must go on: logged whole, readiness lost until the restart
             log.exception("background task crashed", task=work.name, restart_seconds=wait)
         else:
             return

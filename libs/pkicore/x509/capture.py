@@ -13,6 +13,7 @@ from typing import Any, NoReturn, cast
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
 
 from pkicore.algorithms import ALGORITHMS, Algorithm, PrivateKey
+from pkicore.errors import UnsupportedError
 
 _PLACEHOLDER = bytes(8)
 
@@ -33,7 +34,7 @@ def _placeholder(_self: object, *_arguments: object) -> bytes:
 
 
 def _refuse(_self: object, *_arguments: object) -> NoReturn:
-    raise NotImplementedError("a capturing key has no private half")
+    raise UnsupportedError("a capturing key has no private half")
 
 
 def _capturing_key(algorithm: Algorithm) -> PrivateKey:
