@@ -1,0 +1,160 @@
+"""The load side of `signer.py`: requests over kept mTLS connections, as little work per request as can be.
+
+It is a process of its own, so that it can have a processor of its own: its configuration comes as JSON on standard
+input, one JSON result per level goes to standard output. Every caller has one connection, checked as our services
+check theirs (SPIFFE ID, chain, CRL, staple). Bodies are used in turn; where `unique` is set, each one only once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import orjson
+
+from pkicore.http1 import AnswerParser, request_head
+from pkicore.identity import SpiffeId
+from pkicore.mtls import INTERNAL, TlsClient
+from pkicore.mtls.connection import TlsConnection
+from services.ca.cli.connection import Deployed
+
+TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
+READ: Final = 64 * 1024
+MAX_ANSWER: Final = 4 << 20
+WARM_UP: Final = 20  # requests per caller before the clock runs
+SUCCESS: Final = range(200, 300)
+
+
+@dataclass
+class Target:
+    """Where the requests go."""
+
+    tls: TlsClient
+    url: str
+    identity: SpiffeId
+
+    async def connect(self) -> TlsConnection:
+        """A new checked connection."""
+        parts = urlsplit(self.url)
+        return await self.tls.connect(parts.hostname or "", parts.port or 443, expected=self.identity)
+
+    def request(self, path: str, body: str) -> bytes:
+        """The octets of a POST."""
+        content = body.encode()
+        fields = {"host": urlsplit(self.url).netloc, "content-type": "application/json"}
+        return request_head("POST", path, {**fields, "content-length": str(len(content))}) + content
+
+
+async def exchange(connection: TlsConnection, request: bytes) -> None:
+    """Send one request and read its answer.
+
+    Raises:
+        RuntimeError: it is no success, or the connection was closed.
+    """
+    parser = AnswerParser(MAX_ANSWER)
+    await connection.write(request)
+    while not parser.is_complete:
+        data = await connection.read(READ)
+        if not data:
+            raise RuntimeError("the server closed the connection")
+        parser.feed(data)
+    answer = parser.answer()
+    if answer.status_code not in SUCCESS:
+        raise RuntimeError(f"answered {answer.status_code}: {answer.content[:500].decode(errors='replace')}")
+
+
+@dataclass
+class Level:
+    """What N callers measured.
+
+    Attributes:
+        latencies: seconds of each request.
+        elapsed: seconds of the whole level.
+        cpu: service -> processor seconds that it used.
+    """
+
+    callers: int
+    latencies: list[float] = field(default_factory=list)
+    elapsed: float = 0.0
+    cpu: dict[str, float] = field(default_factory=dict)
+
+    def document(self) -> dict[str, Any]:
+        """The figures."""
+        ordered, count = sorted(self.latencies), len(self.latencies)
+        return {
+            "callers": self.callers,
+            "requests": count,
+            "per_second": count / self.elapsed,
+            "p50_ms": 1e3 * ordered[count // 2],
+            "p99_ms": 1e3 * ordered[min(count - 1, count * 99 // 100)],
+            "cpu_us": {name: 1e6 * seconds / count for name, seconds in self.cpu.items()},
+        }
+
+
+def cpu_seconds(pids: Mapping[str, int]) -> dict[str, float]:
+    """Processor time that each process has used so far."""
+    used: dict[str, float] = {}
+    for name, pid in pids.items():
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        used[name] = (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
+    return used
+
+
+async def _call(connection: TlsConnection, requests: Iterator[bytes], level: Level, deadline: float) -> None:
+    for request in requests:
+        begin = time.perf_counter()
+        if begin > deadline:
+            return
+        await exchange(connection, request)
+        level.latencies.append(time.perf_counter() - begin)
+
+
+async def run_level(target: Target, config: Mapping[str, Any], callers: int, requests: Iterator[bytes]) -> Level:
+    """Drive that many callers at once for the configured time."""
+    level = Level(callers)
+    connections = [await target.connect() for _ in range(callers)]
+    for connection in connections:
+        for request in itertools.islice(requests, WARM_UP):
+            await exchange(connection, request)
+    before, begin = cpu_seconds(config["pids"]), time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for connection in connections:
+            group.create_task(_call(connection, requests, level, begin + config["seconds"]))
+    level.elapsed = time.perf_counter() - begin
+    after = cpu_seconds(config["pids"])
+    level.cpu = {name: after[name] - before[name] for name in after}
+    for connection in connections:
+        connection.close()
+    return level
+
+
+async def main() -> None:
+    """Run every level of the configuration."""
+    config = orjson.loads(sys.stdin.buffer.read())
+    if config["cpu"] is not None:
+        os.sched_setaffinity(0, {config["cpu"]})
+    deployed = Deployed.read(Path(config["directory"]))
+    layout = deployed.layout
+    tls = await deployed.client(INTERNAL, layout.operator_certificate, layout.operator_key, require_staple=True)
+    target = Target(tls, deployed.endpoints[config["endpoint"]], deployed.service_id(config["service"]))
+    prepared = [target.request(config["path"], body) for body in config["bodies"]]
+    requests = iter(prepared) if config["unique"] else itertools.cycle(prepared)
+    for callers in config["callers"]:
+        level = await run_level(target, config, callers, requests)
+        sys.stdout.buffer.write(orjson.dumps(level.document()) + b"\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
