@@ -14,13 +14,12 @@ CaError
 """
 
 from collections.abc import Callable, Mapping
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 import orjson
 
 from pkicore.errors import MalformedError, PkiError
 from services.ca.wire import (
-    PROBLEM,
     CertificateRequest,
     CertificateStatus,
     IssuedCertificate,
@@ -28,6 +27,7 @@ from services.ca.wire import (
     RevocationFeed,
     RevocationRequest,
 )
+from services.chassis.http_client import Answer, Http, read_problem
 from services.chassis.observability import current_request_id
 
 _Answer = TypeVar("_Answer")
@@ -98,33 +98,6 @@ REFUSALS: Final[Mapping[str, type[CaRefusedError]]] = {
     "unknown-certificate": UnknownCertificateError,
     "idempotency-conflict": IdempotencyConflictError,
 }
-
-
-class Answer(Protocol):
-    """What is read of an HTTP answer."""
-
-    @property
-    def status_code(self) -> int:
-        """The status."""
-
-    @property
-    def content(self) -> bytes:
-        """The body."""
-
-
-class Http(Protocol):
-    """Whatever carries the requests: `pkicore.mtls.Http1Client`, or httpx in front of an application in memory."""
-
-    async def request(
-        self,
-        method: str,
-        url: str,
-        *,
-        content: bytes | None,
-        headers: Mapping[str, str],
-        timeout: float,  # noqa: ASYNC109 -- httpx's signature
-    ) -> Answer:
-        """Send a request to a path of the CA and read the whole answer, or raise PkiError or OSError."""
 
 
 class CaClient:
@@ -210,15 +183,12 @@ def _crl_numbers(body: bytes) -> dict[str, int]:
 
 def _refusal(answer: Answer) -> CaError:
     """The error that a problem document stands for."""
-    try:
-        problem = orjson.loads(answer.content)
-        kind = str(problem["type"]).removeprefix(PROBLEM)
-        detail = str(problem.get("detail") or problem.get("title") or kind)
-    except (orjson.JSONDecodeError, TypeError, KeyError, AttributeError):
+    problem = read_problem(answer)
+    if problem is None:
         return CaUnavailableError(f"the CA answered {answer.status_code} without a problem document")
     if answer.status_code >= _SERVER_ERROR:
-        return CaUnavailableError(f"the CA answered {answer.status_code}: {detail}")
-    return REFUSALS.get(kind, CaRefusedError)(kind, answer.status_code, detail)
+        return CaUnavailableError(f"the CA answered {answer.status_code}: {problem.detail}")
+    return REFUSALS.get(problem.kind, CaRefusedError)(problem.kind, answer.status_code, problem.detail)
 
 
 __all__ = [

@@ -5,7 +5,6 @@ lower-case hex without leading zeros. Reading raises MalformedError with the nam
 """
 
 import base64
-import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, cast
@@ -13,15 +12,13 @@ from typing import Any, Final, Literal, cast
 import orjson
 
 from pkicore.errors import MalformedError
-
-PROBLEM: Final = "urn:pqcpki:problem:"
+from services.chassis.fields import Fields, checked_text
 
 MAX_BODY: Final = 128 * 1024  # octets; a 64 KiB CSR in base64 and its names
 MAX_IDENTIFIERS: Final = 200
 MAX_KEY: Final = 200  # characters of an idempotency key
 MAX_TEXT: Final = 1024  # characters of any other string
 MAX_REQUESTER: Final = 16  # members
-MAX_TIME: Final = 253_402_300_799  # 9999-12-31T23:59:59Z, the last time of RFC 5280 §4.1.2.5
 
 IdentifierType = Literal["dns", "ip", "uri", "email"]
 _IDENTIFIER_TYPES: Final = ("dns", "ip", "uri", "email")  # a tuple: what is looked up may be unhashable
@@ -70,7 +67,7 @@ class CertificateRequest:
         Raises:
             MalformedError: not the JSON of such a request; the sentence names the field.
         """
-        body = _Fields.parse(data, {"csr", "profile", "identifiers", "idempotency_key", "not_after", "requester"})
+        body = Fields.parse(data, {"csr", "profile", "identifiers", "idempotency_key", "not_after", "requester"})
         return cls(
             csr=body.binary("csr"),
             profile=body.text("profile", MAX_KEY),
@@ -101,7 +98,7 @@ class IssuedCertificate:
         Raises:
             MalformedError: a field is missing or of another kind.
         """
-        body = _Fields.parse(data)
+        body = Fields.parse(data)
         return cls(
             body.text("serial"),
             body.text("certificate", MAX_BODY),
@@ -134,7 +131,7 @@ class RevocationRequest:
         Raises:
             MalformedError: not the JSON of such a request, or both or neither of serial and certificate.
         """
-        body = _Fields.parse(data, {"serial", "certificate", "reason"})
+        body = Fields.parse(data, {"serial", "certificate", "reason"})
         if ("serial" in body.members) == ("certificate" in body.members):
             raise MalformedError("give either serial or certificate, and only one of them")
         reason = body.members.get("reason", "unspecified")
@@ -166,7 +163,7 @@ class RevocationAnswer:
         Raises:
             MalformedError: a field is missing or of another kind.
         """
-        body = _Fields.parse(data)
+        body = Fields.parse(data)
         return cls(body.text("serial"), body.time("revoked_at"), body.text("reason"))
 
 
@@ -195,7 +192,7 @@ class CertificateStatus:
         Raises:
             MalformedError: a field is missing or of another kind.
         """
-        body = _Fields.parse(data)
+        body = Fields.parse(data)
         status = body.text("status")
         if status not in {"good", "revoked", "expired", "pending"}:
             raise MalformedError("status is none of good, revoked, expired, pending")
@@ -241,7 +238,7 @@ class RevocationFeed:
         Raises:
             MalformedError: a field is missing or of another kind.
         """
-        body = _Fields.parse(data)
+        body = Fields.parse(data)
         return cls(
             tuple(
                 FeedEntry(
@@ -251,7 +248,7 @@ class RevocationFeed:
                     entry.time("revoked_at"),
                     entry.text("reason"),
                 )
-                for entry in map(_Fields, body.objects("revocations"))
+                for entry in map(Fields, body.objects("revocations"))
             ),
             body.time("next"),
         )
@@ -277,62 +274,6 @@ def format_serial(serial: int) -> str:
     return f"{serial:x}"
 
 
-@dataclass(frozen=True, slots=True)
-class _Fields:
-    """Typed access to the members of a JSON object."""
-
-    members: Mapping[str, Any]
-
-    @classmethod
-    def parse(cls, data: bytes, allowed: set[str] | None = None) -> "_Fields":
-        try:
-            members = orjson.loads(data)
-        except orjson.JSONDecodeError as error:
-            raise MalformedError("the body is not JSON") from error
-        if not isinstance(members, dict):
-            raise MalformedError("the body must be a JSON object")
-        unknown = members.keys() - allowed if allowed is not None else set()
-        if unknown:
-            raise MalformedError(f"unknown field {min(unknown)[:40]!a}")
-        return cls(members)
-
-    def text(self, name: str, limit: int = MAX_TEXT) -> str:
-        return _text(self.members.get(name), name, limit)
-
-    def optional_text(self, name: str, limit: int = MAX_TEXT) -> str | None:
-        return None if self.members.get(name) is None else self.text(name, limit)
-
-    def time(self, name: str) -> int:
-        value = self.members.get(name)
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_TIME:
-            raise MalformedError(f"{name} must be a whole number from 0 to {MAX_TIME}")
-        return value
-
-    def optional_time(self, name: str) -> int | None:
-        return None if self.members.get(name) is None else self.time(name)
-
-    def binary(self, name: str) -> bytes:
-        try:
-            return base64.b64decode(self.text(name, MAX_BODY), validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise MalformedError(f"{name} must be standard base64") from error
-
-    def objects(self, name: str) -> list[dict[str, Any]]:
-        values = self.members.get(name)
-        if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
-            raise MalformedError(f"{name} must be a list of objects")
-        return values
-
-
-def _text(value: object, name: str, limit: int) -> str:
-    """A non-empty string without control characters other than line ends."""
-    if not isinstance(value, str) or not 0 < len(value) <= limit:
-        raise MalformedError(f"{name} must be a string of 1 to {limit} characters")
-    if not value.replace("\n", "").isprintable():
-        raise MalformedError(f"{name} has a control character")
-    return value
-
-
 def _identifiers(value: object) -> tuple[Identifier, ...]:
     if not isinstance(value, list) or len(value) > MAX_IDENTIFIERS:
         raise MalformedError(f"identifiers must be a list of at most {MAX_IDENTIFIERS}")
@@ -340,7 +281,7 @@ def _identifiers(value: object) -> tuple[Identifier, ...]:
     for item in value:
         if not isinstance(item, dict) or item.keys() != {"type", "value"} or item["type"] not in _IDENTIFIER_TYPES:
             raise MalformedError('each of identifiers must be {"type": "dns"|"ip"|"uri"|"email", "value": …}')
-        found.append(Identifier(item["type"], _text(item["value"], "identifiers.value", MAX_TEXT)))
+        found.append(Identifier(item["type"], checked_text(item["value"], "identifiers.value", MAX_TEXT)))
     return tuple(found)
 
 
@@ -348,6 +289,6 @@ def _requester(value: object) -> dict[str, str]:
     if not isinstance(value, dict) or len(value) > MAX_REQUESTER:
         raise MalformedError(f"requester must be an object of at most {MAX_REQUESTER} members")
     return {
-        _text(name, "requester", MAX_KEY): _text(content, "requester value", MAX_TEXT)
+        checked_text(name, "requester", MAX_KEY): checked_text(content, "requester value", MAX_TEXT)
         for name, content in value.items()
     }

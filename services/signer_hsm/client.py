@@ -1,0 +1,309 @@
+"""How other services and the command line call signer-hsm over mTLS.
+
+KeyAccessError (pkicore)
+└─ SignerClientError
+   ├─ SignerUnavailableError (and KeyUnavailableError)   no usable answer, or a back end that cannot sign now
+   └─ SignerRefusedError            signer-hsm said no, and will again
+      ├─ ForbiddenError                the key policy or the caller policy
+      ├─ UnknownKeyError               (and KeyNotFoundError)
+      ├─ WrongStateError               disabled, destroyed, or not there yet
+      ├─ BadPayloadError               kind, length or scheme do not fit the key
+      ├─ NotOfferedError               the back end does not have that
+      ├─ ApprovalsMissingError         more people must agree
+      ├─ RateLimitedError              more than the policy grants
+      ├─ IdempotencyConflictError      the idempotency key was used with another request
+      └─ OutcomeUnknownError           a signature under this idempotency key may have been made
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, TypeVar
+from urllib.parse import urlencode
+
+from pkicore.algorithms import Payload
+from pkicore.errors import KeyAccessError, KeyNotFoundError, KeyUnavailableError, MalformedError, PkiError
+from services.chassis.http_client import Answer, Http, read_problem
+from services.chassis.observability import current_request_id
+from services.signer_hsm.wire import (
+    ApprovalAnswer,
+    ApprovalList,
+    ApprovalRequest,
+    AttestationAnswer,
+    AttestationUpload,
+    HealthAnswer,
+    KeyDescription,
+    KeyPage,
+    LifeCycleRequest,
+    NewKeyRequest,
+    PolicyAnswer,
+    PublicKeyAnswer,
+    SignAnswer,
+    SignRequest,
+)
+
+_Answer = TypeVar("_Answer")
+
+_JSON: Final = {"content-type": "application/json"}
+_SUCCESS: Final = range(200, 300)
+_SERVER_ERROR: Final = 500
+_SECONDS: Final = 30.0  # one call; a back end's own deadline is far shorter
+
+
+class SignerClientError(KeyAccessError):
+    """signer-hsm did not do what was asked.
+
+    Attributes:
+        kind: the problem's type without the urn prefix; empty where there was no problem document.
+        status: the HTTP status; 0 where there was no answer.
+        retry_after: seconds after which a repetition makes sense, where the answer says so.
+    """
+
+    def __init__(self, detail: str, *, kind: str = "", status: int = 0, retry_after: float | None = None) -> None:
+        super().__init__(detail)
+        self.kind = kind
+        self.status = status
+        self.retry_after = retry_after
+
+
+class SignerUnavailableError(SignerClientError, KeyUnavailableError):
+    """No usable answer, or a back end that cannot do it now; whether it was done is not known unless `kind` says so."""
+
+
+class SignerRefusedError(SignerClientError):
+    """signer-hsm said no; nothing was done."""
+
+
+class ForbiddenError(SignerRefusedError):
+    """This caller may not do that."""
+
+
+class UnknownKeyError(SignerRefusedError, KeyNotFoundError):
+    """There is no such key."""
+
+
+class WrongStateError(SignerRefusedError):
+    """The key is disabled, destroyed, or not there yet."""
+
+
+class BadPayloadError(SignerRefusedError):
+    """Kind, length or scheme do not fit the key."""
+
+
+class NotOfferedError(SignerRefusedError):
+    """The back end does not have this algorithm, payload kind or act."""
+
+
+class ApprovalsMissingError(SignerRefusedError):
+    """More people must approve first."""
+
+
+class RateLimitedError(SignerRefusedError):
+    """More than the key policy grants."""
+
+
+class IdempotencyConflictError(SignerRefusedError):
+    """The idempotency key belongs to another request."""
+
+
+class OutcomeUnknownError(SignerRefusedError):
+    """A signature under this idempotency key may have been made, and its bytes are lost: use another key."""
+
+
+REFUSALS: Final[Mapping[str, type[SignerRefusedError]]] = {
+    "forbidden": ForbiddenError,
+    "key-not-found": UnknownKeyError,
+    "wrong-state": WrongStateError,
+    "bad-payload": BadPayloadError,
+    "not-offered": NotOfferedError,
+    "approvals-missing": ApprovalsMissingError,
+    "rate-limited": RateLimitedError,
+    "idempotency-conflict": IdempotencyConflictError,
+    "outcome-unknown": OutcomeUnknownError,
+}
+
+
+class SignerClient:
+    """The endpoints as methods; `http` is a pooled mTLS client that expects signer-hsm's SPIFFE ID."""
+
+    def __init__(self, http: Http) -> None:
+        self._http = http
+
+    async def sign(self, key_id: str, version: int, kind: Payload, payload: bytes, scheme: str) -> bytes:
+        """One signature: ECDSA as DER, the others raw; the caller verifies it.
+
+        Raises:
+            SignerRefusedError: signer-hsm said no, and why (see the tree above).
+            SignerUnavailableError: no usable answer.
+        """
+        answer = await self.sign_request(key_id, SignRequest(kind, (payload,), scheme=scheme, version=version))
+        signature = answer.signatures[0] if answer.signatures else None
+        if not isinstance(signature, bytes):
+            raise SignerUnavailableError("signer-hsm answered without a signature")
+        return signature
+
+    async def sign_request(self, key_id: str, request: SignRequest) -> SignAnswer:
+        """Any request to sign, batches and idempotency keys included.
+
+        Raises:
+            SignerRefusedError, SignerUnavailableError: as `sign`.
+        """
+        return _read(SignAnswer.from_json, await self._call("POST", f"/v1/keys/{key_id}/sign", request.to_json()))
+
+    async def public_key_of(self, key_id: str, version: int | None = None) -> PublicKeyAnswer:
+        """The public key of a version, of the current one if none is named.
+
+        Raises:
+            SignerRefusedError, SignerUnavailableError: as `sign`.
+        """
+        return _read(PublicKeyAnswer.from_json, await self._call("GET", _versioned(key_id, "pubkey", version)))
+
+    async def create(self, request: NewKeyRequest) -> KeyDescription:
+        """Make a key, or bring one in; safe to repeat with the same idempotency key.
+
+        Raises:
+            SignerRefusedError, SignerUnavailableError: as `sign`.
+        """
+        return _read(KeyDescription.from_json, await self._call("POST", "/v1/keys", request.to_json()))
+
+    async def keys(self, tenant: str, *, after: str | None = None, limit: int | None = None) -> KeyPage:
+        """The keys of a tenant by id, one page.
+
+        Raises:
+            SignerRefusedError, SignerUnavailableError: as `sign`.
+        """
+        query = {"tenant": tenant, "after": after, "limit": limit}
+        return _read(KeyPage.from_json, await self._call("GET", _with_query("/v1/keys", query)))
+
+    async def key(self, key_id: str) -> KeyDescription:
+        """A key and its versions.
+
+        Raises:
+            SignerRefusedError, SignerUnavailableError: as `sign`.
+        """
+        return _read(KeyDescription.from_json, await self._call("GET", f"/v1/keys/{key_id}"))
+
+    async def rotate(self, key_id: str, request: LifeCycleRequest) -> KeyDescription:
+        """Make the next version and have it sign from now on; safe to repeat with the same idempotency key.
+
+        Raises:
+            SignerRefusedError, SignerUnavailableError: as `sign`.
+        """
+        return await self._life_cycle(key_id, "rotate", request)
+
+    async def disable(self, key_id: str, request: LifeCycleRequest) -> KeyDescription:
+        """Have a version sign no more until it is enabled.
+
+        Raises:
+            SignerRefusedError, SignerUnavailableError: as `sign`.
+        """
+        return await self._life_cycle(key_id, "disable", request)
+
+    async def enable(self, key_id: str, request: LifeCycleRequest) -> KeyDescription:
+        """Have a disabled version sign again.
+
+        Raises:
+            SignerRefusedError, SignerUnavailableError: as `sign`.
+        """
+        return await self._life_cycle(key_id, "enable", request)
+
+    async def destroy(self, key_id: str, request: LifeCycleRequest) -> KeyDescription:
+        """Destroy a version, for good as soon as the back end lets go of it.
+
+        Raises:
+            SignerRefusedError, SignerUnavailableError: as `sign`.
+        """
+        return await self._life_cycle(key_id, "destroy", request)
+
+    async def attestation(self, key_id: str, version: int | None = None) -> AttestationAnswer:
+        """What vouches for how a key version is held.
+
+        Raises:
+            SignerRefusedError, SignerUnavailableError: as `sign`.
+        """
+        return _read(AttestationAnswer.from_json, await self._call("GET", _versioned(key_id, "attestation", version)))
+
+    async def attest(self, key_id: str, upload: AttestationUpload) -> AttestationAnswer:
+        """Hand in a device's statement about a key; it is verified before it is stored.
+
+        Raises:
+            SignerRefusedError, SignerUnavailableError: as `sign`.
+        """
+        body = await self._call("POST", f"/v1/keys/{key_id}/attestation", upload.to_json())
+        return _read(AttestationAnswer.from_json, body)
+
+    async def approve(self, request: ApprovalRequest) -> ApprovalAnswer:
+        """Agree to a life-cycle act.
+
+        Raises:
+            SignerRefusedError, SignerUnavailableError: as `sign`.
+        """
+        return _read(ApprovalAnswer.from_json, await self._call("POST", "/v1/approvals", request.to_json()))
+
+    async def approvals(self, tenant: str) -> Sequence[ApprovalAnswer]:
+        """The approvals of a tenant that have not expired.
+
+        Raises:
+            SignerRefusedError, SignerUnavailableError: as `sign`.
+        """
+        body = await self._call("GET", _with_query("/v1/approvals", {"tenant": tenant}))
+        return _read(ApprovalList.from_json, body).approvals
+
+    async def policy(self) -> PolicyAnswer:
+        """The key policy in force.
+
+        Raises:
+            SignerRefusedError, SignerUnavailableError: as `sign`.
+        """
+        return _read(PolicyAnswer.from_json, await self._call("GET", "/v1/policy"))
+
+    async def health(self) -> HealthAnswer:
+        """The state of the caller's back ends.
+
+        Raises:
+            SignerRefusedError, SignerUnavailableError: as `sign`.
+        """
+        return _read(HealthAnswer.from_json, await self._call("GET", "/health"))
+
+    async def _life_cycle(self, key_id: str, act: str, request: LifeCycleRequest) -> KeyDescription:
+        body = await self._call("POST", f"/v1/keys/{key_id}/{act}", request.to_json())
+        return _read(KeyDescription.from_json, body)
+
+    async def _call(self, method: str, path: str, body: bytes | None = None) -> bytes:
+        try:
+            headers = dict(_JSON) if body is not None else {}
+            if (request_id := current_request_id()) is not None:
+                headers["x-request-id"] = request_id
+            answer = await self._http.request(method, path, content=body, headers=headers, timeout=_SECONDS)
+        except (PkiError, OSError) as error:
+            raise SignerUnavailableError(f"signer-hsm does not answer: {error}") from error
+        if answer.status_code in _SUCCESS:
+            return answer.content
+        raise _error_of(answer)
+
+
+def _versioned(key_id: str, what: str, version: int | None) -> str:
+    return _with_query(f"/v1/keys/{key_id}/{what}", {"version": version})
+
+
+def _with_query(path: str, parameters: Mapping[str, str | int | None]) -> str:
+    query = urlencode({name: value for name, value in parameters.items() if value is not None})
+    return f"{path}?{query}" if query else path
+
+
+def _read(parse: Callable[[bytes], _Answer], body: bytes) -> _Answer:
+    try:
+        return parse(body)
+    except MalformedError as error:
+        raise SignerUnavailableError(f"signer-hsm's answer makes no sense: {error}") from error
+
+
+def _error_of(answer: Answer) -> SignerClientError:
+    problem = read_problem(answer)
+    if problem is None:
+        return SignerUnavailableError(
+            f"signer-hsm answered {answer.status_code} without a problem document", status=answer.status_code
+        )
+    default = SignerUnavailableError if answer.status_code >= _SERVER_ERROR else SignerRefusedError
+    error: type[SignerClientError] = REFUSALS.get(problem.kind, default)
+    return error(problem.detail, kind=problem.kind, status=answer.status_code, retry_after=problem.retry_after)
