@@ -12,13 +12,14 @@ from typing import Protocol, TypeAlias
 
 from pkicore.algorithms import Algorithm, PublicKey
 from pkicore.errors import UnsupportedError
+from pkicore.keys.remote import REMOTE_SCHEME, RemoteSigner, open_remote_key
 
-__all__ = ["SCHEMES", "SecretSource", "SigningKey", "open_key"]
+__all__ = ["SCHEMES", "RemoteSigner", "SecretSource", "SigningKey", "open_key"]
 
 SecretSource: TypeAlias = Callable[[str], bytes]
 """Key URI in, passphrase out."""
 
-SCHEMES = ("file",)
+SCHEMES = ("file", REMOTE_SCHEME)
 
 
 class SigningKey(Protocol):
@@ -50,17 +51,22 @@ class SigningKey(Protocol):
         ...
 
 
-async def open_key(uri: str, *, secrets: SecretSource, pool: Executor) -> SigningKey:
-    """The key behind a URI; `file:/absolute/path` is offered.
+async def open_key(
+    uri: str, *, secrets: SecretSource, pool: Executor, signer: RemoteSigner | None = None
+) -> SigningKey:
+    """The key behind a URI: `file:/absolute/path`, or `signer-hsm:TENANT.NAME/VERSION`.
+
+    No file is touched for a key of signer-hsm, and there is no way to a private key there.
 
     Args:
         uri: scheme, colon, rest.
-        secrets: asked for the passphrase of the URI.
+        secrets: asked for the passphrase of a file.
         pool: where unlocking and slow signatures run, so that the event loop does not wait.
+        signer: whoever holds the keys of signer-hsm; None where there is nobody.
 
     Raises:
-        UnsupportedError: another scheme, or a path that is not absolute.
-        KeyAccessError: the key is missing, locked or open to others.
+        UnsupportedError: another scheme, a path that is not absolute, or a key of signer-hsm without a signer.
+        KeyAccessError: the key is missing, locked or open to others; the signer does not answer.
         MalformedError: the key file does not parse.
     """
     from pkicore.keys.file import load_file_key
@@ -68,6 +74,10 @@ async def open_key(uri: str, *, secrets: SecretSource, pool: Executor) -> Signin
     scheme, _, rest = uri.partition(":")
     if scheme not in SCHEMES:
         raise UnsupportedError(f"the key URI scheme {scheme[:32]!r} is not offered; use one of: {', '.join(SCHEMES)}")
+    if scheme == REMOTE_SCHEME:
+        if signer is None:
+            raise UnsupportedError(f"{uri[:128]} needs signer-hsm, and the settings do not say where that is")
+        return await open_remote_key(uri, signer, pool)
     path = Path(rest)
     if not path.is_absolute():
         raise UnsupportedError("a file key needs an absolute path, as in file:/var/lib/pqcpki/ca.key")
