@@ -18,11 +18,22 @@ KeyAccessError (pkicore)
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 from urllib.parse import urlencode
 
-from pkicore.algorithms import Payload
-from pkicore.errors import KeyAccessError, KeyNotFoundError, KeyUnavailableError, MalformedError, PkiError
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+from pkicore.algorithms import Payload, known_public_key
+from pkicore.errors import (
+    KeyAccessError,
+    KeyNotFoundError,
+    KeyUnavailableError,
+    MalformedError,
+    PkiError,
+    UnsupportedError,
+)
+from pkicore.keys.remote import RemotePublicKey
 from services.chassis.http_client import Answer, Http, read_problem
 from services.chassis.observability import current_request_id
 from services.signer_hsm.wire import (
@@ -149,6 +160,15 @@ class SignerClient:
             SignerRefusedError, SignerUnavailableError: as `sign`.
         """
         return _read(SignAnswer.from_json, await self._call("POST", f"/v1/keys/{key_id}/sign", request.to_json()))
+
+    async def public_key(self, key_id: str, version: int | None) -> RemotePublicKey:
+        """The public half of a key version, as `pkicore.keys.remote` asks for it; None asks for the current one.
+
+        Raises:
+            SignerRefusedError, SignerUnavailableError: as `sign`.
+        """
+        answer = await self.public_key_of(key_id, version)
+        return _read(lambda der: _remote_public_key(answer, der), answer.public_key)
 
     async def public_key_of(self, key_id: str, version: int | None = None) -> PublicKeyAnswer:
         """The public key of a version, of the current one if none is named.
@@ -289,6 +309,14 @@ def _versioned(key_id: str, what: str, version: int | None) -> str:
 def _with_query(path: str, parameters: Mapping[str, str | int | None]) -> str:
     query = urlencode({name: value for name, value in parameters.items() if value is not None})
     return f"{path}?{query}" if query else path
+
+
+def _remote_public_key(answer: PublicKeyAnswer, der: bytes) -> RemotePublicKey:
+    try:
+        key = known_public_key(load_der_public_key(der))
+    except (ValueError, UnsupportedAlgorithm, UnsupportedError) as error:
+        raise MalformedError("the public key is none that is offered") from error
+    return RemotePublicKey(answer.version, key, frozenset(cast("tuple[Payload, ...]", answer.kinds)))
 
 
 def _read(parse: Callable[[bytes], _Answer], body: bytes) -> _Answer:
