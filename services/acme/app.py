@@ -6,6 +6,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
@@ -15,32 +16,32 @@ from prometheus_client import CollectorRegistry
 from pkicore.clock import Clock, SystemClock
 from pkicore.keys import open_key
 from pkicore.keys.passphrase import read_passphrase
-from pkicore.mtls import CredentialsSource, TlsListener
+from pkicore.mtls import PUBLIC, CredentialsSource, TlsListener
 from services.acme.accounts import AccountRules
-from services.acme.certificates import INTERNAL_PROFILE, PUBLIC_PROFILE, PublicCertificate, issue_from, public_names
+from services.acme.certificates import PUBLIC_PROFILE, PublicCertificate, public_names
 from services.acme.orders import OrderRules
 from services.acme.service import AcmeService, ServiceRules
 from services.acme.settings import AcmeSettings
-from services.acme.transport import (
+from services.acme.urls import Urls
+from services.acme.validation import Validator
+from services.ca.client.identity import internal_renewer, issue_from
+from services.ca.client.way import (
     CREDENTIALS_CHECK_SECONDS,
     STATUS_TIMEOUT_SECONDS,
     WayToCa,
     credentials_source,
     patiently,
-    public_listener,
 )
-from services.acme.urls import Urls
-from services.acme.validation import Validator
 from services.chassis.audit import Checkpointer
 from services.chassis.database import CommitObserver, Database
-from services.chassis.errors import SettingsError
-from services.chassis.identity import IdentityFiles, IdentityRenewer
+from services.chassis.identity import IdentityRenewer
 from services.chassis.migrations import migrate
 from services.chassis.observability import HttpMetrics, TlsMetrics
 from services.chassis.ops import Readiness, ops_application
 from services.chassis.runner import BackgroundTask, Listener, bind, run_service
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
+MAX_STALENESS: Final = timedelta(hours=1)  # without news of the CRLs for so long, no client certificate is believed
 
 
 async def serve(
@@ -118,7 +119,7 @@ class PublicSide:
 async def _way_to_ca(settings: AcmeSettings, stack: AsyncExitStack, clock: Clock) -> WayToCa:
     """The client of the CA, once there are CRLs to check the CA with."""
     status = httpx.AsyncClient(base_url=settings.ca_status_url, timeout=STATUS_TIMEOUT_SECONDS, trust_env=False)
-    ca = WayToCa.build(settings, await stack.enter_async_context(status), clock)
+    ca = WayToCa.build(settings, await stack.enter_async_context(status), clock, MAX_STALENESS)
     await stack.enter_async_context(ca.http)
     await ca.ready()
     return ca
@@ -128,22 +129,19 @@ async def _public_side(
     settings: AcmeSettings, urls: Urls, ca: WayToCa, metrics: TlsMetrics, clock: Clock
 ) -> PublicSide:
     """The public listener with its certificate and staple at hand, from disk or from the CA."""
-    issue = issue_from(ca.client, PUBLIC_PROFILE)
+    issue = issue_from(ca.client, "acme", PUBLIC_PROFILE)
     names = public_names(settings.tls_names, urls.base)
     certificate = PublicCertificate(settings.state_dir / "tls" / "public", names, issue, clock)
     await patiently("public certificate", certificate.ensure)
     credentials = credentials_source(certificate.files)
-    listener = public_listener(credentials, ca, metrics, clock)
+    listener = ca.listener("public", PUBLIC, credentials, metrics, clock)
     await patiently("staple", listener.open)
     return PublicSide(listener, credentials, IdentityRenewer(certificate.files, issue, clock, metrics))
 
 
 def _internal_renewer(settings: AcmeSettings, ca: WayToCa, metrics: TlsMetrics, clock: Clock) -> IdentityRenewer:
     certificate, key = settings.tls_certificate, settings.tls_key
-    if certificate.parent != key.parent:
-        raise SettingsError("tls_certificate and tls_key must lie in one directory: they are renewed together")
-    files = IdentityFiles(certificate.parent, certificate.name, key.name)
-    return IdentityRenewer(files, issue_from(ca.client, INTERNAL_PROFILE), clock, metrics)
+    return internal_renewer(ca.client, "acme", certificate=certificate, key=key, clock=clock, observer=metrics)
 
 
 def service_rules(settings: AcmeSettings) -> ServiceRules:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from ipaddress import ip_address
 from pathlib import Path
@@ -19,14 +18,10 @@ from pkicore.clock import Clock
 from pkicore.errors import MalformedError, PkiError
 from pkicore.mtls import load_credentials
 from pkicore.x509.certificate import load_chain
-from pkicore.x509.csr import UnverifiedCsr
 from pkicore.x509.names import Names, names_of
-from services.acme.issuance import CertificateAuthority
-from services.ca.wire import CertificateRequest, Identifier
 from services.chassis.identity import IdentityFiles, Issue
 
 PUBLIC_PROFILE: Final = "server"
-INTERNAL_PROFILE: Final = "service"
 
 _log = structlog.get_logger("acme.certificates")
 
@@ -40,23 +35,6 @@ def public_names(tls_names: Iterable[str], external_url: str) -> Names:
     wanted = [*tls_names, urlsplit(external_url).hostname or ""]
     addresses = [name for name in wanted if _is_address(name)]
     return Names.build(dns=[name for name in wanted if name and name not in addresses], ip=addresses)
-
-
-def issue_from(authority: CertificateAuthority, profile: str) -> Issue:
-    """How a CSR of our own becomes a chain; repeated for the same CSR, it yields the same certificate."""
-
-    async def issue(csr_der: bytes) -> bytes:
-        names = UnverifiedCsr.parse(csr_der).verify().names
-        request = CertificateRequest(
-            csr=csr_der,
-            profile=profile,
-            identifiers=_identifiers(names),
-            idempotency_key=f"acme-tls-{hashlib.sha256(csr_der).hexdigest()}",
-            requester={"purpose": f"{profile} certificate of the ACME server"},
-        )
-        return (await authority.issue(request)).chain.encode()
-
-    return issue
 
 
 class PublicCertificate:
@@ -103,14 +81,6 @@ class PublicCertificate:
             _log.info("public certificate wanted", reason="the one on disk has other names than the settings")
             return False
         return True
-
-
-def _identifiers(names: Names) -> tuple[Identifier, ...]:
-    return (
-        *(Identifier("dns", name) for name in names.dns),
-        *(Identifier("ip", str(address)) for address in names.ip),
-        *(Identifier("uri", uri) for uri in names.uri),
-    )
 
 
 def _is_address(name: str) -> bool:

@@ -9,8 +9,9 @@ import pytest
 from pkicore.errors import MalformedError
 from pkicore.mtls import load_credentials
 from pkicore.x509.names import Names
-from services.acme.certificates import PublicCertificate, issue_from, public_names
+from services.acme.certificates import PublicCertificate, public_names
 from services.ca.client import CaUnavailableError
+from services.ca.client.identity import issue_from
 from tests.support.acme_server import CaSimulator
 from tests.support.clock import ManualClock
 from tests.support.pki import make_hierarchy
@@ -22,7 +23,7 @@ async def public(tmp_path: Path, names: Names = NAMES) -> tuple[PublicCertificat
     """A public certificate that is not there yet, and the simulated CA it would come from."""
     clock = ManualClock()
     ca = CaSimulator(await make_hierarchy("ecdsa", clock))
-    return PublicCertificate(tmp_path / "public", names, issue_from(ca, "server"), clock), ca, clock
+    return PublicCertificate(tmp_path / "public", names, issue_from(ca, "acme", "server"), clock), ca, clock
 
 
 async def test_the_first_start(tmp_path: Path) -> None:
@@ -37,7 +38,7 @@ async def test_the_first_start(tmp_path: Path) -> None:
         ("dns", "acme.example"),
         ("dns", "localhost"),
     ]
-    again = PublicCertificate(tmp_path / "public", NAMES, issue_from(ca, "server"), clock)
+    again = PublicCertificate(tmp_path / "public", NAMES, issue_from(ca, "acme", "server"), clock)
     ca.away = True
     await again.ensure()
     assert len(ca.requests) == 1
@@ -48,7 +49,7 @@ async def test_what_is_on_disk_must_fit(tmp_path: Path) -> None:
     certificate, ca, clock = await public(tmp_path)
     await certificate.ensure()
     renamed = PublicCertificate(
-        tmp_path / "public", public_names((), "https://b.example"), issue_from(ca, "server"), clock
+        tmp_path / "public", public_names((), "https://b.example"), issue_from(ca, "acme", "server"), clock
     )
     await renamed.ensure()
     await renamed.ensure()
@@ -75,7 +76,7 @@ async def test_a_certificate_for_another_key(tmp_path: Path) -> None:
     certificate, ca, clock = await public(tmp_path)
     await certificate.ensure()
     ca.answer_with = ca.issued[0]
-    other = PublicCertificate(tmp_path / "other", NAMES, issue_from(ca, "server"), clock)
+    other = PublicCertificate(tmp_path / "other", NAMES, issue_from(ca, "acme", "server"), clock)
     with pytest.raises(MalformedError, match="another key"):
         await other.ensure()
     assert not other.files.key_file.exists()

@@ -8,8 +8,8 @@ import pytest
 from pkicore.ocsp import OcspRequest
 from pkicore.x509.certificate import to_pem
 from services.acme.settings import AcmeSettings
-from services.acme.transport import StatusSource, Trust, patiently
 from services.ca.client import CaUnavailableError
+from services.ca.client.way import StatusSource, Trust, patiently
 from services.chassis.errors import SettingsError
 from tests.support.clock import ManualClock
 from tests.support.pki import Hierarchy, make_hierarchy

@@ -1,7 +1,7 @@
-"""How the ACME server stands in the network: its listener, its way to the CA, and what both need to be trusted.
+"""How a service stands beside the CA: whom it trusts, the CA's status on disk and by HTTP, the client, the feed.
 
-At start, in this order: 1 CRLs, from the CA or from disk · 2 the public certificate, from disk or by CSR from the CA ·
-3 its staple. Whatever is on disk and still good serves without the CA; else the CA is waited for.
+At start CRLs and staples come from disk or from the CA's status listener. What is on disk and still good serves without
+the CA; whether a service waits for the CA otherwise is its own affair (`ready`, `patiently`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final, TypeVar
+from pathlib import Path
+from typing import Final, Protocol, TypeVar
 
 import httpx
 import structlog
@@ -20,10 +21,18 @@ from cryptography.x509.oid import ExtensionOID
 from pkicore.clock import Clock
 from pkicore.errors import PkiError, StaleStatusError
 from pkicore.identity import SpiffeId
-from pkicore.mtls import INTERNAL, PUBLIC, CredentialsSource, CrlCache, Http1Client, StapleCache, TlsClient, TlsListener
+from pkicore.mtls import (
+    INTERNAL,
+    CredentialsSource,
+    CrlCache,
+    Http1Client,
+    StapleCache,
+    TlsClient,
+    TlsListener,
+    TlsRules,
+)
 from pkicore.ocsp import build_request
 from pkicore.x509.certificate import load_chain
-from services.acme.settings import AcmeSettings
 from services.ca.client import CaClient, CaError
 from services.chassis.errors import SettingsError
 from services.chassis.identity import IdentityFiles
@@ -34,13 +43,44 @@ CRL_REFRESH_SECONDS: Final = 30.0  # where the feed fails, a revoked peer is sti
 STAPLE_CHECK_SECONDS: Final = 30.0
 CREDENTIALS_CHECK_SECONDS: Final = 5.0
 STATUS_TIMEOUT_SECONDS: Final = 10.0
-MAX_STALENESS: Final = timedelta(hours=1)  # without news of the CRLs for so long, no client certificate is believed
 _PAUSE_SECONDS: Final = 2.0  # between attempts to reach the CA at start
 _FEED_RETRY_SECONDS: Final = 5.0
 _PUBLICATION_SECONDS: Final = 1.5  # the CRL that names a revocation follows the feed within this time
 
 _Answer = TypeVar("_Answer")
-_log = structlog.get_logger("acme.transport")
+_log = structlog.get_logger("ca.client")
+
+
+class WaySettings(Protocol):
+    """The settings of a service that has to do with the CA."""
+
+    @property
+    def trust_domain(self) -> str:
+        """SPIFFE trust domain."""
+
+    @property
+    def state_dir(self) -> Path:
+        """CRLs and staples are kept in its `status`."""
+
+    @property
+    def ca_url(self) -> str:
+        """Base URL of the CA's internal API."""
+
+    @property
+    def trust_bundle(self) -> Path:
+        """Every root, PEM."""
+
+    @property
+    def issuers_directory(self) -> Path:
+        """The issuing CAs' certificates."""
+
+    @property
+    def tls_certificate(self) -> Path:
+        """The service's mTLS identity."""
+
+    @property
+    def tls_key(self) -> Path:
+        """Its key."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +91,7 @@ class Trust:
     crl_paths: Mapping[x509.Certificate, str]
 
     @classmethod
-    def load(cls, settings: AcmeSettings) -> Trust:
+    def load(cls, settings: WaySettings) -> Trust:
         """Read the trust bundle and the issuers' certificates.
 
         Raises:
@@ -123,8 +163,16 @@ class WayToCa:
     client: CaClient
 
     @classmethod
-    def build(cls, settings: AcmeSettings, status_http: httpx.AsyncClient, clock: Clock) -> WayToCa:
+    def build(
+        cls, settings: WaySettings, status_http: httpx.AsyncClient, clock: Clock, max_staleness: timedelta
+    ) -> WayToCa:
         """Build it; nothing is sent yet.
+
+        Args:
+            settings: where everything is.
+            status_http: reaches the CA's status listener.
+            clock: the time.
+            max_staleness: without news of the CRLs for so long, no certificate is believed.
 
         Raises:
             SettingsError, KeyAccessError, PkiError: files are missing or make no sense.
@@ -135,7 +183,7 @@ class WayToCa:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         credentials = CredentialsSource(settings.tls_certificate, settings.tls_key, _credentials_error)
         issuers = tuple(trust.crl_paths)
-        crls = CrlCache(issuers, source.crl, directory, clock, MAX_STALENESS, on_error=_crl_error)
+        crls = CrlCache(issuers, source.crl, directory, clock, max_staleness, on_error=_crl_error)
         tls = TlsClient(
             credentials=credentials,
             rules=INTERNAL,
@@ -184,21 +232,22 @@ class WayToCa:
             BackgroundTask("internal-credentials", lambda: self.credentials.run(CREDENTIALS_CHECK_SECONDS)),
         ]
 
-
-def public_listener(credentials: CredentialsSource, ca: WayToCa, metrics: TlsMetrics, clock: Clock) -> TlsListener:
-    """The listener that ACME clients reach; `open` it before it is used."""
-    leaf = credentials.current().certificate
-    metrics.certificate("public", leaf.not_valid_before_utc, leaf.not_valid_after_utc)
-    return TlsListener(
-        name="public",
-        credentials=credentials,
-        rules=PUBLIC,
-        trust=ca.trust.roots,
-        crls=ca.crls,
-        staples=ca.staples,
-        observer=metrics,
-        clock=clock,
-    )
+    def listener(
+        self, name: str, rules: TlsRules, credentials: CredentialsSource, metrics: TlsMetrics, clock: Clock
+    ) -> TlsListener:
+        """A listener that believes whom this service believes; `open` it before it is used."""
+        leaf = credentials.current().certificate
+        metrics.certificate(name, leaf.not_valid_before_utc, leaf.not_valid_after_utc)
+        return TlsListener(
+            name=name,
+            credentials=credentials,
+            rules=rules,
+            trust=self.trust.roots,
+            crls=self.crls,
+            staples=self.staples,
+            observer=metrics,
+            clock=clock,
+        )
 
 
 async def patiently(what: str, attempt: Callable[[], Awaitable[_Answer]]) -> _Answer:
