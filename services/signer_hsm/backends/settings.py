@@ -110,6 +110,7 @@ class GcpKmsSettings(BackendSettings):
     key_ring_prefix: str = Field("pqcpki", pattern=r"^[a-zA-Z0-9_-]{1,30}$", description="rings are PREFIX-TENANT")
     protection_level: Literal["SOFTWARE", "HSM"] = Field("HSM", description="of new keys")
     software_algorithms: tuple[str, ...] = Field((), description="algorithms whose new keys are SOFTWARE")
+    rsa_scheme: Literal["RS256", "PS256"] = Field("RS256", description="of new RSA keys; KMS binds it to the key")
     endpoint: str = Field("", description="host:port of another endpoint")
     ca_file: AbsolutePath | None = Field(None, description="PEM roots that vouch for the endpoint")
     insecure_channel: bool = Field(False, description="no TLS, no credentials: for a simulator on this machine")
