@@ -5,6 +5,7 @@ PkiError
 ├─ UnsupportedError          well-formed, but an algorithm, version or form that is not offered
 ├─ BadKeyError               a public key that the rules refuse
 ├─ BadSignatureError         a signature that does not verify
+├─ BadTokenError             a token whose claims or signature are not what its issuer's rules want
 ├─ BadCsrError               a certificate request that breaks a rule
 ├─ BadCertificateError       a certificate or chain that does not verify
 ├─ ProfileError              a profile that makes no sense, or a request that does not fit its profile
@@ -46,6 +47,18 @@ class BadKeyError(PkiError):
 
 class BadSignatureError(PkiError):
     """A signature that does not verify."""
+
+
+class BadTokenError(PkiError):
+    """A token whose claims or signature are not what its issuer's rules want.
+
+    Attributes:
+        reason: one word, fit for a log line or a metric label.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class BadCsrError(PkiError):
