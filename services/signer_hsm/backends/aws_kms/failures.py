@@ -1,0 +1,150 @@
+"""What AWS and its SDK say went wrong, as the errors of signer-hsm.
+
+Codes are compared as text: the throttling and access errors of AWS have no classes in the SDK. The SDK's sentences name
+accounts, principals and endpoints, so none of them is passed on; they stay in the exception's cause, for the log.
+Source: API reference of AWS KMS, "Common errors" and the errors of each operation.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from types import MappingProxyType
+from typing import Final
+
+from botocore import exceptions as sdk
+from botocore.parsers import ResponseParserError
+
+from services.signer_hsm.errors import (
+    BackendError,
+    BadAnswerError,
+    DeadlineError,
+    DeniedError,
+    KeyNotFoundError,
+    MisconfiguredError,
+    NotOfferedError,
+    ThrottledError,
+    UnavailableError,
+    WrongStateError,
+)
+
+PATIENCE_SECONDS: Final = 1.0
+MAX_PATIENCE_SECONDS: Final = 60.0
+ALLOWED_SKEW_SECONDS: Final = 300
+TOO_MANY_REQUESTS: Final = 429
+FORBIDDEN: Final = 403
+SERVER_ERROR: Final = 500
+
+_BY_CLASS: Final[Mapping[type[BackendError], str]] = {
+    KeyNotFoundError: "NotFoundException",
+    WrongStateError: "DisabledException KMSInvalidStateException AlreadyExistsException",
+    NotOfferedError: "UnsupportedOperationException ValidationException InvalidKeyUsageException",
+    DeniedError: (
+        "AccessDeniedException AccessDenied NotAuthorized NotAuthorizedException UnrecognizedClientException "
+        "InvalidClientTokenId InvalidSignatureException SignatureDoesNotMatch ExpiredTokenException ExpiredToken "
+        "RequestExpired IncompleteSignature IncompleteSignatureException MissingAuthenticationToken "
+        "MissingAuthenticationTokenException InvalidGrantTokenException OptInRequired"
+    ),
+    ThrottledError: (
+        "ThrottlingException Throttling ThrottledException RequestThrottled RequestThrottledException "
+        "TooManyRequestsException LimitExceededException RequestLimitExceeded BandwidthLimitExceeded SlowDown "
+        "PriorRequestNotComplete"
+    ),
+    UnavailableError: (
+        "KMSInternalException KeyUnavailableException DependencyTimeoutException InternalFailure InternalError "
+        "ServiceUnavailable ServiceUnavailableException RequestTimeout RequestTimeoutException"
+    ),
+    MisconfiguredError: (
+        "InvalidArnException InvalidAliasNameException TagException MalformedPolicyDocumentException UnknownEndpoint"
+    ),
+}
+CODES: Final[Mapping[str, type[BackendError]]] = MappingProxyType(
+    {code: kind for kind, codes in _BY_CLASS.items() for code in codes.split()}
+)
+
+# The first class that fits counts. A connection that closes under a request leaves open what was done.
+_SDK: Final[tuple[tuple[type[Exception], type[BackendError]], ...]] = (
+    (sdk.ReadTimeoutError, DeadlineError),
+    (sdk.SSLError, MisconfiguredError),
+    (sdk.ConnectionError, UnavailableError),
+    (sdk.HTTPClientError, UnavailableError),
+    (sdk.IncompleteReadError, UnavailableError),
+    (sdk.MetadataRetrievalError, UnavailableError),
+    (sdk.CredentialRetrievalError, DeniedError),
+    (sdk.TokenRetrievalError, DeniedError),
+    (sdk.SSOError, DeniedError),
+    (sdk.RefreshWithMFAUnsupportedError, MisconfiguredError),
+    (sdk.ParamValidationError, NotOfferedError),
+    (ResponseParserError, BadAnswerError),
+    (sdk.BotoCoreError, MisconfiguredError),
+)
+
+_SENTENCES: Final[Mapping[type[BackendError], str]] = {
+    KeyNotFoundError: "AWS KMS does not know the key",
+    WrongStateError: "the key's state in AWS KMS does not allow it",
+    NotOfferedError: "AWS KMS does not offer that for this key",
+    DeniedError: "AWS refuses the credentials of this service, or its policy does not allow the act",
+    ThrottledError: "AWS KMS wants fewer requests",
+    UnavailableError: "AWS KMS is not reached, or cannot serve now",
+    DeadlineError: "AWS KMS did not answer in time",
+    MisconfiguredError: "the AWS SDK cannot work with these settings: look at region, endpoint, roots and credentials",
+    BadAnswerError: "AWS KMS answered what cannot be right",
+}
+
+
+def failure_of(error: Exception, operation: str, now: datetime) -> BackendError:
+    """The error that stands for what the SDK raised; the caller chains the original.
+
+    Args:
+        error: any exception out of a call of the SDK.
+        operation: as the API names it, for the sentence.
+        now: the present, to tell a clock that is off from a wrong secret.
+    """
+    if isinstance(error, sdk.ClientError):
+        return _of_answer(error, operation, now)
+    kind = next((ours for theirs, ours in _SDK if isinstance(error, theirs)), BadAnswerError)
+    retry_after = PATIENCE_SECONDS if kind is UnavailableError else None
+    return kind(f"{_SENTENCES[kind]} ({operation}: {type(error).__name__})", retry_after=retry_after)
+
+
+def code_of(error: BackendError) -> str:
+    """The code that AWS gave for this error; empty if the error has another origin."""
+    cause = error.__cause__
+    return str(cause.response.get("Error", {}).get("Code", "")) if isinstance(cause, sdk.ClientError) else ""
+
+
+def _of_answer(error: sdk.ClientError, operation: str, now: datetime) -> BackendError:
+    code = str(error.response.get("Error", {}).get("Code", ""))
+    metadata = error.response.get("ResponseMetadata", {})
+    kind = CODES.get(code) or _by_status(metadata.get("HTTPStatusCode", 0))
+    sentence = _SENTENCES[kind]
+    headers = metadata.get("HTTPHeaders", {})
+    if kind is DeniedError:
+        sentence += _skew(headers.get("date", ""), now)
+    known = f": {code}" if code in CODES else ""
+    return kind(f"{sentence} ({operation}{known})", retry_after=_patience(kind, headers))
+
+
+def _by_status(status: int) -> type[BackendError]:
+    if status == TOO_MANY_REQUESTS:
+        return ThrottledError
+    if status >= SERVER_ERROR:
+        return UnavailableError
+    return DeniedError if status == FORBIDDEN else BadAnswerError
+
+
+def _patience(kind: type[BackendError], headers: Mapping[str, str]) -> float | None:
+    if kind not in {ThrottledError, UnavailableError}:
+        return None
+    seconds = headers.get("retry-after", "")
+    return min(float(seconds), MAX_PATIENCE_SECONDS) if seconds.isdecimal() else PATIENCE_SECONDS
+
+
+def _skew(date: str, now: datetime) -> str:
+    """Signatures are refused when the clocks differ by more than five minutes; only the answer's Date says that."""
+    try:
+        seconds = round((now - parsedate_to_datetime(date)).total_seconds())
+    except (ValueError, TypeError):
+        return ""
+    if abs(seconds) <= ALLOWED_SKEW_SECONDS:
+        return ""
+    return f"; the clock of this machine is {abs(seconds)} s {'ahead of' if seconds > 0 else 'behind'} AWS's"
