@@ -1,8 +1,24 @@
 """The key policy: which caller may do what with which tenant's key, when, how often, and who must have agreed."""
 
+from services.signer_hsm.policy.approvals import Approval, BoundAct
 from services.signer_hsm.policy.decision import Caller, Decision, OidcSubject
 from services.signer_hsm.policy.document import LIFE_CYCLE, Act, Tenant
+from services.signer_hsm.policy.issuers import OidcIssuerSettings
 from services.signer_hsm.policy.limits import RateLimits
+from services.signer_hsm.policy.oidc import OidcVerifier
 from services.signer_hsm.policy.policy import Policy
 
-__all__ = ["LIFE_CYCLE", "Act", "Caller", "Decision", "OidcSubject", "Policy", "RateLimits", "Tenant"]
+__all__ = [
+    "LIFE_CYCLE",
+    "Act",
+    "Approval",
+    "BoundAct",
+    "Caller",
+    "Decision",
+    "OidcIssuerSettings",
+    "OidcSubject",
+    "OidcVerifier",
+    "Policy",
+    "RateLimits",
+    "Tenant",
+]

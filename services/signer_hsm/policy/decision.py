@@ -12,7 +12,7 @@ from services.signer_hsm.errors import DeniedByPolicyError
 from services.signer_hsm.policy.document import Act, ClaimValue, Tenant
 from services.signer_hsm.policy.rules import Rule
 
-Reason = Literal["allowed", "no-rule", "key", "claims", "kind", "scheme", "not-yet", "expired", "window"]
+Reason = Literal["allowed", "no-rule", "key", "claims", "kind", "scheme", "not-yet", "expired", "window", "token"]
 """Why: for the audit log. The caller learns of a refusal nothing but that it is one."""
 
 
@@ -38,6 +38,12 @@ class Caller:
     spiffe_id: SpiffeId
     subject: OidcSubject | None = None
 
+    @property
+    def principal(self) -> str | tuple[str, str]:
+        """What rules and buckets know the caller by: the token's issuer and subject, without token the SPIFFE ID."""
+        subject = self.subject
+        return str(self.spiffe_id) if subject is None else (subject.issuer, subject.subject)
+
 
 class PolicyStamp(Protocol):
     """What a decision keeps of the policy that made it."""
@@ -55,6 +61,11 @@ class PolicyStamp(Protocol):
     @property
     def tenants(self) -> Mapping[str, Tenant]:
         """Tenants by id."""
+        ...
+
+    @property
+    def claim_names(self) -> frozenset[str]:
+        """The claims that any rule asks for."""
         ...
 
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from services.signer_hsm.errors import BusyError, RateLimitedError
 from services.signer_hsm.policy.decision import Caller, Decision
-from services.signer_hsm.policy.rules import RateLimit
+from services.signer_hsm.policy.rules import RateLimit, SubjectName
 
 MAX_CALLERS: Final = 4096
 """Buckets of callers that are kept per tenant; the one least recently used goes first."""
@@ -46,7 +46,7 @@ class _TenantUse:
 
     def __init__(self) -> None:
         self.bucket: _Bucket | None = None
-        self.callers: OrderedDict[tuple[str, Caller], _Bucket] = OrderedDict()
+        self.callers: OrderedDict[tuple[str, str | SubjectName], _Bucket] = OrderedDict()
         self.in_flight = 0
 
     def tenant_bucket(self, limit: RateLimit, now: float) -> _Bucket:
@@ -57,7 +57,7 @@ class _TenantUse:
 
     def caller_bucket(self, rule: str, caller: Caller, limit: RateLimit, now: float) -> _Bucket:
         """The bucket of one caller under one rule."""
-        place = (rule, caller)
+        place = (rule, caller.principal)
         bucket = self.callers.get(place)
         if bucket is None:
             bucket = self.callers[place] = _Bucket(limit, now)

@@ -20,7 +20,7 @@ from services.signer_hsm.policy.loading import Format, read_document
 from services.signer_hsm.policy.rules import Rule, SubjectName
 from services.signer_hsm.policy.windows import inside
 
-_Index = dict[tuple[str | SubjectName, str, Act], tuple[Rule, ...]]
+_Index = dict[tuple[str | SubjectName, str, Act], list[Rule]]
 _STAGES: Final[tuple[Reason, ...]] = (
     "no-rule",
     "key",
@@ -44,6 +44,7 @@ class Policy:
         sha256: hexadecimal SHA-256 of the document's canonical JSON; `loading` says of what exactly.
         tenants: by id.
         rules: by id, in the order in which they count.
+        claim_names: the claims that any rule asks for.
     """
 
     def __init__(self, document: PolicyDocument, canonical: bytes) -> None:
@@ -53,7 +54,16 @@ class Policy:
         self.sha256 = hashlib.sha256(canonical).hexdigest()
         self.tenants: Mapping[str, Tenant] = MappingProxyType({tenant.id: tenant for tenant in document.tenants})
         self.rules: Mapping[str, Rule] = MappingProxyType({rule.id: rule for rule in rules})
-        self._index = _index_of((rule, entry.acts) for rule, (_, entry) in zip(rules, ordered, strict=True))
+        self.claim_names = frozenset(
+            name for rule in document.rules for subject in rule.subjects for name in subject.claims
+        )
+        self._index: _Index = {}
+        self._by_principal: dict[str | SubjectName, list[Rule]] = {}
+        for rule, (_, entry) in zip(rules, ordered, strict=True):
+            for principal in rule.subjects or rule.callers:
+                self._by_principal.setdefault(principal, []).append(rule)
+                for act in set(entry.acts):
+                    self._index.setdefault((principal, rule.tenant, act), []).append(rule)
 
     @classmethod
     def load(cls, text: str, format: Format = "toml") -> Self:  # noqa: A002 - the word of every format argument
@@ -102,40 +112,33 @@ class Policy:
             reason = "allowed"
         return Decision(best is not None, reason, best, self, caller, act, tenant, key_name, at, kind, scheme)
 
+    def refuse(
+        self, caller: Caller, act: Act, tenant: str, key_name: str | None, reason: Reason, *, at: datetime
+    ) -> Decision:
+        """A refusal that is none of the rules': a bad token. It is recorded like any other."""
+        return Decision(False, reason, None, self, caller, act, tenant, key_name, at)
+
     def tenants_of(self, caller: Caller) -> frozenset[str]:
         """The tenants in which a rule names this caller, whatever for and whenever."""
-        principals = set(_principals(caller))
         return frozenset(
             rule.tenant
-            for (principal, _, _), rules in self._index.items()
-            if principal in principals
-            for rule in rules
+            for principal in _principals(caller)
+            for rule in self._by_principal.get(principal, ())
             if _names(rule, caller)
         )
 
     def _candidates(self, caller: Caller, tenant: str, act: Act) -> Iterable[Rule]:
-        found: tuple[Rule, ...] = ()
+        found: list[Rule] = []
         for principal in _principals(caller):
             found += self._index.get((principal, tenant, act), ())
         return found
 
 
-def _index_of(rules: Iterable[tuple[Rule, Iterable[Act]]]) -> _Index:
-    index: _Index = {}
-    for rule, acts in rules:
-        principals: Iterable[str | SubjectName] = rule.subjects or rule.callers
-        for principal in principals:
-            for act in set(acts):
-                place = (principal, rule.tenant, act)
-                index[place] = (*index.get(place, ()), rule)
-    return index
-
-
 def _principals(caller: Caller) -> tuple[str | SubjectName, ...]:
-    if caller.subject is not None:
-        return ((caller.subject.issuer, caller.subject.subject),)
-    spiffe_id = str(caller.spiffe_id)
-    return spiffe_id, spiffe_id[: spiffe_id.rindex("/")] + WILDCARD
+    principal = caller.principal
+    if isinstance(principal, tuple):
+        return (principal,)
+    return principal, principal[: principal.rindex("/")] + WILDCARD
 
 
 def _names(rule: Rule, caller: Caller) -> bool:
