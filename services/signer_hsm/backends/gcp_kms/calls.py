@@ -1,0 +1,145 @@
+"""One request to KMS: bounded in number and time, never repeated by the SDK, its failures in our own words."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
+from typing import Final, TypeVar
+
+import grpc
+from google.api_core.exceptions import GoogleAPICallError
+from google.auth.exceptions import GoogleAuthError
+from google.cloud.kms_v1 import KeyManagementServiceAsyncClient
+from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]  # no types in the package
+
+from services.signer_hsm.backends.settings import GcpKmsSettings
+from services.signer_hsm.errors import (
+    BackendError,
+    BadAnswerError,
+    BusyError,
+    DeadlineError,
+    DeniedError,
+    KeyNotFoundError,
+    NotOfferedError,
+    ThrottledError,
+    UnavailableError,
+    WrongStateError,
+)
+
+Answer = TypeVar("Answer")
+Code = grpc.StatusCode
+
+RETRY_SECONDS: Final = 1.0
+MAX_RETRY_SECONDS: Final = 60.0
+_RETRIABLE: Final = (UnavailableError, ThrottledError)
+
+
+class AlreadyExistsError(WrongStateError):
+    """The name is taken, perhaps by our own earlier request."""
+
+
+class RefusedRequestError(BadAnswerError):
+    """KMS says that the request makes no sense; what that means depends on the request."""
+
+
+_FAILURES: Final[Mapping[grpc.StatusCode, tuple[type[BackendError], str]]] = MappingProxyType(
+    {
+        Code.CANCELLED: (UnavailableError, "KMS gave the request up"),
+        Code.UNKNOWN: (UnavailableError, "KMS failed without saying why"),
+        Code.INVALID_ARGUMENT: (RefusedRequestError, "KMS does not accept the request"),
+        Code.DEADLINE_EXCEEDED: (DeadlineError, "KMS did not answer in time"),
+        Code.NOT_FOUND: (KeyNotFoundError, "KMS has no such key"),
+        Code.ALREADY_EXISTS: (AlreadyExistsError, "the name is taken in KMS"),
+        Code.PERMISSION_DENIED: (DeniedError, "KMS does not permit this to the service's account"),
+        Code.RESOURCE_EXHAUSTED: (ThrottledError, "KMS wants fewer requests"),
+        Code.FAILED_PRECONDITION: (WrongStateError, "the key version's state in KMS does not allow it"),
+        Code.ABORTED: (UnavailableError, "another change of the key was under way in KMS"),
+        Code.OUT_OF_RANGE: (RefusedRequestError, "KMS does not accept the request"),
+        Code.UNIMPLEMENTED: (NotOfferedError, "KMS does not offer this"),
+        Code.INTERNAL: (UnavailableError, "KMS has an internal error"),
+        Code.UNAVAILABLE: (UnavailableError, "KMS is not reached"),
+        Code.DATA_LOSS: (BadAnswerError, "KMS reports lost data"),
+        Code.UNAUTHENTICATED: (DeniedError, "KMS does not accept the service's credentials"),
+    }
+)
+
+
+class KmsCalls:
+    """The requests of one back end.
+
+    At most `workers` are under way and `queue` wait; a permit is kept no longer than `timeout_seconds`.
+    """
+
+    def __init__(self, client: KeyManagementServiceAsyncClient, settings: GcpKmsSettings) -> None:
+        self.client = client
+        self._name = settings.name
+        self._timeout = settings.timeout_seconds
+        self._limit = settings.workers + settings.queue
+        self._permits = asyncio.Semaphore(settings.workers)
+        self._present = 0
+        self._under_way = 0
+
+    @property
+    def under_way(self) -> int:
+        """Requests that KMS has not answered yet."""
+        return self._under_way
+
+    @property
+    def waiting(self) -> int:
+        """Requests that have not been sent yet."""
+        return self._present - self._under_way
+
+    async def ask(self, method: Callable[..., Awaitable[Answer]], request: object) -> Answer:
+        """Send one request.
+
+        Args:
+            method: of the client.
+            request: its message.
+
+        Raises:
+            BackendError: anything but an answer.
+        """
+        if self._present >= self._limit:
+            raise BusyError(f"{self._name}: {self._limit} requests are under way or waiting", retry_after=RETRY_SECONDS)
+        self._present += 1
+        try:
+            async with self._permits:
+                return await self._send(method, request)
+        finally:
+            self._present -= 1
+
+    async def _send(self, method: Callable[..., Awaitable[Answer]], request: object) -> Answer:
+        self._under_way += 1
+        try:
+            return await method(request=request, retry=None, timeout=self._timeout)
+        except GoogleAPICallError as error:
+            raise self._failure(error) from error
+        except GoogleAuthError as error:
+            raise DeniedError(f"{self._name}: no valid credentials for KMS") from error
+        except grpc.aio.UsageError as error:
+            raise UnavailableError(f"{self._name}: the channel to KMS is closed") from error
+        finally:
+            self._under_way -= 1
+
+    def _failure(self, error: GoogleAPICallError) -> BackendError:
+        kind, sentence = _FAILURES.get(error.grpc_status_code, _FAILURES[Code.UNKNOWN])
+        if kind is UnavailableError and _is_refused_token(error):
+            kind, sentence = DeniedError, "no access token is to be had with the service's credentials"
+        return kind(f"{self._name}: {sentence}", retry_after=_retry_after(error) if kind in _RETRIABLE else None)
+
+    async def aclose(self) -> None:
+        """Close the channel; requests under way fail."""
+        await self.client.transport.close()  # type: ignore[no-untyped-call]  # the SDK annotates no result
+
+
+def _is_refused_token(error: GoogleAPICallError) -> bool:
+    # gRPC reports every failure of its credentials plug-in as UNAVAILABLE; only the text tells a refused token from
+    # a token server that is away.
+    return "plugin failed" in error.message and "RefreshError" in error.message
+
+
+def _retry_after(error: GoogleAPICallError) -> float:
+    for detail in error.details:
+        if isinstance(detail, RetryInfo):
+            seconds: float = detail.retry_delay.ToMilliseconds() / 1000
+            return min(max(seconds, 0.0), MAX_RETRY_SECONDS)
+    return RETRY_SECONDS
