@@ -5,7 +5,7 @@ What a schema cannot say (names that must be unique, members that exclude each o
 """
 
 from datetime import UTC, datetime
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -204,3 +204,12 @@ class PolicyDocument(_Strict):
             if rule.tenant not in tenants:
                 raise ValueError(f"rules[{number}].tenant: there is no tenant {rule.tenant!r}")
         return self
+
+    @classmethod
+    def schema_2020(cls) -> dict[str, Any]:
+        """The JSON Schema (draft 2020-12) that users' editors check a policy with."""
+        return {
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "$id": "urn:pqcpki:schema:key-policy",
+            **cls.model_json_schema(by_alias=True),
+        }

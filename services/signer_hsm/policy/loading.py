@@ -8,6 +8,8 @@ no spaces, UTF-8) goes through SHA-256. docs/custody/README.md has ten lines tha
 
 import tomllib
 from datetime import UTC, datetime
+from math import isfinite
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from pydantic import ValidationError
@@ -23,6 +25,11 @@ Format = Literal["toml", "json"]
 MAX_POLICY: Final = 1 << 20  # characters; a rule of usual length has about 300
 _SHOWN_FAULTS: Final = 5
 _MAX_DEPTH: Final = 8  # the document's own depth is 5
+
+
+def format_of(path: Path) -> Format:
+    """What a file's name says: JSON for `.json`, else TOML."""
+    return "json" if path.suffix == ".json" else "toml"
 
 
 def read_document(text: str, form: Format) -> tuple[PolicyDocument, bytes]:
@@ -65,11 +72,15 @@ def _alike(value: Any, depth: int) -> Any:  # noqa: ANN401 - any value of TOML o
         return {name: _alike(member, depth - 1) for name, member in value.items()}
     if isinstance(value, list):
         return [_alike(member, depth - 1) for member in value]
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
+    return value if value is None or isinstance(value, str | int) else _alike_scalar(value)
+
+
+def _alike_scalar(value: object) -> str | int | float:
+    if isinstance(value, float) and isfinite(value):
+        return int(value) if value.is_integer() else value
     if isinstance(value, datetime) and value.tzinfo is not None and not value.microsecond:
         return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return value
+    raise KeyPolicyError(f"the key policy holds {value}; numbers must be finite, times whole seconds with their offset")
 
 
 def _sentence(error: ValidationError) -> str:
