@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from services.chassis.settings import AbsolutePath, Port, ServiceSettings, for_service
 from services.signer_hsm.backends.settings import AnyBackendSettings
+from services.signer_hsm.policy import OidcIssuerSettings
 
 
 def _base_url(url: str) -> str:
@@ -32,6 +33,10 @@ class SignerSettings(ServiceSettings):
         min_length=1, max_length=32, description="the back ends, the default one first"
     )
     keys_policy_file: AbsolutePath = Field(description="who may do what with which key (TOML or JSON)")
+
+    oidc_issuers: tuple[OidcIssuerSettings, ...] = Field(
+        (), max_length=32, description="issuers whose bearer tokens callers may show"
+    )
 
     ca_url: BaseUrl = Field(description="base URL of the CA's internal API, e.g. https://127.0.0.1:5000")
     ca_status_url: BaseUrl = Field(description="base URL of the CA's CRL and OCSP listener, e.g. http://127.0.0.1:5080")

@@ -587,14 +587,15 @@ class ApprovalRequest:
 
 @dataclass(frozen=True, slots=True)
 class ApprovalAnswer:
-    """An approval on record, valid until `expires_at`."""
+    """An approval on record, good once and until `expires_at`; `binding` is the hash of the act with its parameters."""
 
+    id: str
     act: str
     key: str
     version: int | None
-    parameters_sha256: str
+    binding: str
     approver: str
-    at: int
+    approved_at: int
     expires_at: int
 
     def to_json(self) -> bytes:
@@ -618,12 +619,13 @@ class ApprovalAnswer:
             MalformedError: a field is missing or of another kind.
         """
         return cls(
+            id=body.text("id"),
             act=body.text("act"),
             key=body.text("key"),
             version=checked_version(body.members.get("version")),
-            parameters_sha256=body.text("parameters_sha256"),
-            approver=body.text("approver"),
-            at=body.time("at"),
+            binding=body.text("binding"),
+            approver=body.text("approver", MAX_BODY),
+            approved_at=body.time("approved_at"),
             expires_at=body.time("expires_at"),
         )
 
