@@ -261,7 +261,7 @@ def write_atomically(path: Path, data: bytes, mode: int) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
 def write_new(path: Path, data: bytes, mode: int) -> None:
@@ -276,7 +276,7 @@ def write_new(path: Path, data: bytes, mode: int) -> None:
         os.link(temporary, path)
     finally:
         temporary.unlink()
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
 def _write_beside(path: Path, data: bytes, mode: int) -> Path:
@@ -294,7 +294,8 @@ def _write_beside(path: Path, data: bytes, mode: int) -> Path:
     return temporary
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
+    """See to it that names made, changed or removed in a directory outlast a crash."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

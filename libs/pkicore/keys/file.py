@@ -22,7 +22,7 @@ from pkicore.errors import (
 )
 from pkicore.keys.envelope import MAX_ENVELOPE_BYTES, seal, unseal
 
-__all__ = ["FileKey", "create_file_key", "load_file_key"]
+__all__ = ["FileKey", "create_file_key", "load_file_key", "read_key_file"]
 
 _T = TypeVar("_T")
 _OWNER_ONLY = 0o600
@@ -83,7 +83,7 @@ async def load_file_key(path: Path, passphrase: bytes, pool: Executor) -> FileKe
         UnsupportedError: a key file with parameters that are not offered.
     """
     try:
-        key = await _run(pool, lambda: unseal(_read_private(path), passphrase))
+        key = await _run(pool, lambda: unseal(read_key_file(path), passphrase))
     except (KeyLockedError, MalformedError, UnsupportedError) as error:
         raise type(error)(f"{path}: {error}") from None
     return FileKey(f"file:{path}", key, pool)
@@ -93,7 +93,13 @@ async def _run(pool: Executor, work: Callable[[], _T]) -> _T:
     return await asyncio.get_running_loop().run_in_executor(pool, work)
 
 
-def _read_private(path: Path) -> bytes:
+def read_key_file(path: Path) -> bytes:
+    """The envelope in a file that is this user's alone, cut one byte after its greatest length.
+
+    Raises:
+        KeyNotFoundError: no such file.
+        KeyPermissionError: the file is not ours alone, or no plain file.
+    """
     try:
         # O_NONBLOCK: opening a FIFO must not hang. The checks below look at the opened file, so nothing can be swapped.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

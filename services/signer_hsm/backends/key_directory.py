@@ -1,0 +1,180 @@
+"""A directory of sealed keys, for the `file` back end; everything here blocks and runs in its lane.
+
+`TENANT.NAME.vVERSION.key` is a key that signs, `TENANT.NAME.vVERSION.disabled` one that does not; each holds an
+envelope of `pkicore.keys.envelope`. One mutex covers the files and what is kept of them in memory, so that no key signs
+which the directory calls disabled, whatever caller gave up in the middle; and a key that many ask for is unsealed once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from pkicore.algorithms import Algorithm, PrivateKey, algorithm_of, generate_private_key
+from pkicore.encoding import sync_directory
+from pkicore.errors import KeyLockedError, PkiError
+from pkicore.keys.envelope import unseal
+from pkicore.keys.file import create_file_key, read_key_file
+from services.signer_hsm.backends import BackendKey, Facts, KeyLabel
+from services.signer_hsm.backends.payloads import kinds_of
+from services.signer_hsm.errors import KeyNotFoundError, MisconfiguredError, NotOfferedError, WrongStateError
+
+__all__ = ["EVIDENCE", "KeyDirectory", "OpenKey"]
+
+EVIDENCE: Final[Facts] = {"storage": "sealed file", "extractable": True}
+_KEPT: Final = 1024  # unsealed keys in memory
+_TRIED: Final = 3  # key files that the passphrase is tried on
+_OTHERS: Final = 0o077
+_HANDLE: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,31}\.[a-z0-9][a-z0-9-]{0,62}\.v[1-9][0-9]{0,9}")
+
+
+@dataclass(frozen=True, slots=True)
+class OpenKey:
+    """An unsealed key and what is told of it."""
+
+    private_key: PrivateKey
+    told: BackendKey
+
+
+class KeyDirectory:
+    """The keys of one directory under one passphrase."""
+
+    def __init__(self, directory: Path, passphrase: bytes) -> None:
+        self._directory = directory
+        self._passphrase = passphrase
+        self._mutex = threading.Lock()
+        self._opened: dict[str, OpenKey] = {}
+
+    def prepare(self) -> None:
+        """Make the directory where it is missing, and see that the passphrase opens what lies there.
+
+        Raises:
+            MisconfiguredError: others may read the directory, or the passphrase opens none of the keys.
+            OSError: the directory cannot be made.
+        """
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self._directory.stat().st_mode & _OTHERS:
+            raise MisconfiguredError(f"others may enter {self._directory}: run chmod 700 on it")
+        tried = [self._opens(handle) for handle, _ in zip(self.handles(), range(_TRIED), strict=False)]
+        if tried and not any(tried):
+            raise MisconfiguredError(f"the passphrase does not open the keys in {self._directory}")
+
+    def handles(self) -> Iterator[str]:
+        """The handles of all keys, in no order."""
+        for path in self._directory.iterdir():
+            if path.suffix in {".key", ".disabled"} and _HANDLE.fullmatch(path.stem):
+                yield path.stem
+
+    def _opens(self, handle: str) -> bool:
+        try:
+            self.open(handle)
+        except WrongStateError as error:
+            return not isinstance(error.__cause__, KeyLockedError)
+        return True
+
+    def opened(self, handle: str) -> OpenKey | None:
+        """The key if it is unsealed already; does not block."""
+        return self._opened.get(handle)
+
+    def create(self, label: KeyLabel, algorithm: Algorithm, private_key: PrivateKey | None = None) -> BackendKey:
+        """Write a new key, or the given one, durably.
+
+        Raises:
+            NotOfferedError: the label is no name for a key.
+            WrongStateError: there is such a key.
+        """
+        handle = str(label)
+        if not _HANDLE.fullmatch(handle):
+            raise NotOfferedError("a key's label is made of small letters, digits and hyphens, and a version from 1")
+        origin = "generated" if private_key is None else "imported"
+        key = private_key if private_key is not None else generate_private_key(algorithm)
+        with self._mutex:
+            if any(path.exists() for path in self._paths(handle)):
+                raise WrongStateError(f"there is a key {handle} already")
+            create_file_key(self._paths(handle)[0], algorithm, self._passphrase, key)
+            told = self._keep(handle, key, enabled=True).told
+        return replace(told, evidence={**EVIDENCE, "origin": origin})
+
+    def open(self, handle: str) -> OpenKey:
+        """The key, unsealed now if it was not before.
+
+        Raises:
+            KeyNotFoundError: there is none.
+            WrongStateError: its file does not open: altered, another passphrase's, or readable by others.
+        """
+        with self._mutex:
+            found = self._opened.get(handle)
+            return found if found is not None else self._unseal(handle)
+
+    def _unseal(self, handle: str) -> OpenKey:
+        path = self._path(handle)
+        if path is None:
+            raise KeyNotFoundError(f"there is no key {handle}")
+        try:
+            key = unseal(read_key_file(path), self._passphrase)
+        except PkiError as error:
+            raise WrongStateError(f"the file of the key {handle} does not open") from error
+        return self._keep(handle, key, enabled=path.suffix == ".key")
+
+    def _keep(self, handle: str, private_key: PrivateKey, *, enabled: bool) -> OpenKey:
+        public_key = private_key.public_key()
+        algorithm = algorithm_of(public_key)
+        told = BackendKey(handle, algorithm, public_key, kinds_of(algorithm), enabled, EVIDENCE)
+        if len(self._opened) >= _KEPT:
+            del self._opened[next(iter(self._opened))]
+        self._opened[handle] = OpenKey(private_key, told)
+        return self._opened[handle]
+
+    def set_enabled(self, handle: str, *, enabled: bool) -> None:
+        """Let the key sign, or no longer; durable.
+
+        Raises:
+            KeyNotFoundError: there is none.
+        """
+        with self._mutex:
+            path = self._path(handle)
+            if path is None:
+                raise KeyNotFoundError(f"there is no key {handle}")
+            self._opened.pop(handle, None)
+            path.rename(self._paths(handle)[0 if enabled else 1])
+            sync_directory(self._directory)
+
+    def destroy(self, handle: str) -> Facts:
+        """Overwrite and remove the key's file; says what was done.
+
+        Journals, snapshots and flash may keep older copies; those are sealed.
+        """
+        with self._mutex:
+            self._opened.pop(handle, None)
+            path = self._path(handle)
+            if path is None:
+                return {"method": "none: there is no such file"}
+            octets = _overwrite(path)
+            path.unlink()
+            sync_directory(self._directory)
+            return {"method": "overwritten, synced, unlinked", "file": path.name, "octets": octets}
+
+    def _path(self, handle: str) -> Path | None:
+        return next((path for path in self._paths(handle) if path.exists()), None)
+
+    def _paths(self, handle: str) -> tuple[Path, Path]:
+        """Where an enabled and a disabled key of that handle lie; nothing outside of the directory has a handle."""
+        if not _HANDLE.fullmatch(handle):
+            raise KeyNotFoundError("that is no handle of a key file")
+        return self._directory / f"{handle}.key", self._directory / f"{handle}.disabled"
+
+
+def _overwrite(path: Path) -> int:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        size = os.fstat(descriptor).st_size
+        os.pwrite(descriptor, os.urandom(size), 0)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return size
