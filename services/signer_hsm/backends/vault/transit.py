@@ -1,0 +1,346 @@
+"""What is asked of the Transit engine, in the threads of the lane.
+
+Defaults that would make a wrong signature are never relied upon: `prehashed`, the hash, the padding, the salt's length,
+the marshalling and the version are all said. Source: Transit's HTTP API; OpenBao's `builtin/logical/transit`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import requests
+from hvac import exceptions as hvac
+
+from pkicore.algorithms import Algorithm, Payload, PrivateKey, algorithm_of, known_public_key
+from services.signer_hsm.backends import BackendKey, Facts, KeyLabel
+from services.signer_hsm.backends.vault.errors import translate
+from services.signer_hsm.backends.vault.http import Answer, Body
+from services.signer_hsm.backends.vault.keys import TransitKey, TransitVersion
+from services.signer_hsm.backends.vault.session import Session
+from services.signer_hsm.backends.vault.wrapping import wrapped
+from services.signer_hsm.errors import (
+    BackendError,
+    BadAnswerError,
+    BadPayloadError,
+    KeyNotFoundError,
+    NotOfferedError,
+    WrongStateError,
+)
+from services.signer_hsm.schemes import Scheme, check_payload
+
+MOST_STEPS: Final = 32
+"""So many rotations at most to reach a version; the service's numbers run ahead of Vault's when creations failed."""
+_PADDING: Final = {"pkcs1": "pkcs1v15", "pss": "pss"}
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What was done to remove a version.
+
+    Attributes:
+        final: its private half is gone from the server's storage.
+        facts: the proof.
+    """
+
+    final: bool
+    facts: Facts
+
+
+class Transit:
+    """One mount of the engine; may be used by many threads."""
+
+    def __init__(self, session: Session, mount: str, diagnose: Callable[[BackendError], BackendError]) -> None:
+        """Nothing is asked yet.
+
+        Args:
+            session: calls with a token.
+            mount: path of the engine.
+            diagnose: asks the server for the state it is in and gives the more precise error.
+        """
+        self._session = session
+        self._mount = mount.strip("/")
+        self._diagnose = diagnose
+
+    def read(self, name: str, request_id: str | None = None) -> TransitKey | None:
+        """The key, None if there is none."""
+        with self._translating(f"reading {name}"):
+            try:
+                answer = self._call("GET", f"keys/{name}", None, request_id)
+            except hvac.InvalidPath as error:
+                if error.errors != []:
+                    raise
+                return None
+        return TransitKey.of(name, answer.data)
+
+    def find(self, label: KeyLabel, request_id: str | None = None) -> BackendKey | None:
+        """The version of the label; None if there is none.
+
+        Raises:
+            WrongStateError: there is one that must not be taken over.
+        """
+        version = TransitVersion.of_label(label)
+        key = self.read(version.name, request_id)
+        if key is None or not key.has(version.number):
+            return None
+        key.refuse_leaky()
+        return key.version(version.number)
+
+    def load(self, handle: str, request_id: str | None = None) -> BackendKey:
+        """The version behind a handle.
+
+        Raises:
+            KeyNotFoundError: it is gone.
+        """
+        version = TransitVersion.of_handle(handle)
+        return self._existing(version.name, request_id).version(version.number)
+
+    def create(
+        self, label: KeyLabel, algorithm: Algorithm, parameters: dict[str, str], request_id: str | None = None
+    ) -> BackendKey:
+        """The version of the label, made in the server.
+
+        Creating is idempotent in Vault and the version is in the label: if another call was quicker, its key is taken.
+
+        Raises:
+            WrongStateError: there is a key of that name which must not be taken over.
+            NotOfferedError: the server does not know the type.
+        """
+        version = TransitVersion.of_label(label)
+        key = self.read(version.name, request_id)
+        fresh = key is None
+        if key is None:
+            key = self._make(version.name, algorithm, parameters, request_id)
+        self._refuse(key, algorithm)
+        if version.number - key.latest > MOST_STEPS:
+            raise WrongStateError(f"the Transit key {key.name} is at version {key.latest}, too far behind this one")
+        while key.latest < version.number:
+            key = self._act("POST", f"keys/{key.name}/rotate", {}, key.name, request_id)
+            self._refuse(key, algorithm)
+        key.refuse_imported(version.number)
+        if fresh and version.number > 1:
+            key = self._trim(key, version.number, request_id)
+        return key.version(version.number)
+
+    def import_key(self, label: KeyLabel, private_key: PrivateKey, request_id: str | None = None) -> BackendKey:
+        """The version of the label with this private key, wrapped on its way by a key of the server's.
+
+        Raises:
+            WrongStateError: there is another key with this label, or one of which Vault lets no version be imported.
+        """
+        version = TransitVersion.of_label(label)
+        public_key = known_public_key(private_key.public_key())
+        algorithm = algorithm_of(public_key)
+        key = self.read(version.name, request_id)
+        if key is None or not key.has(version.number):
+            self._refuse_order(key, version)
+            with self._translating("reading the wrapping key"):
+                wrapping = self._call("GET", "wrapping_key", None, request_id).data.get("public_key")
+            body: dict[str, Any] = {
+                "ciphertext": wrapped(wrapping, private_key),
+                "hash_function": "SHA256",
+                "type": algorithm.name,
+            }
+            if key is None:
+                body |= {"allow_rotation": True, "exportable": False, "allow_plaintext_backup": False}
+            act = "import" if key is None else "import_version"
+            key = self._act("POST", f"keys/{version.name}/{act}", body, version.name, request_id)
+        self._refuse(key, algorithm)
+        found = key.version(version.number)
+        if found.public_key != public_key:
+            raise WrongStateError(f"the Transit key {key.name} has another version {version.number}")
+        return found
+
+    def sign(
+        self,
+        handle: str,
+        scheme: Scheme,
+        kind: Payload,
+        payloads: Sequence[bytes],
+        request_id: str | None = None,
+    ) -> list[bytes | BackendError]:
+        """One signature, or the error in its place, per payload.
+
+        Raises:
+            BackendError: none could be signed.
+        """
+        version = TransitVersion.of_handle(handle)
+        body = _sign_parameters(scheme, kind, version.number)
+        for payload in payloads:
+            _check(scheme, kind, payload)
+        inputs = [base64.b64encode(payload).decode() for payload in payloads]
+        body |= {"input": inputs[0]} if len(inputs) == 1 else {"batch_input": [{"input": each} for each in inputs]}
+        if not inputs:
+            return []
+        with self._translating(f"signing with {version}"):
+            try:
+                data = self._call("POST", f"sign/{version.name}", body, request_id).data
+            except hvac.InvalidRequest as error:
+                raise self._why_refused(version, request_id) from error
+        if len(inputs) == 1:
+            return [signature_of(data, version.number)]
+        results = data.get("batch_results")
+        if not isinstance(results, list) or len(results) != len(inputs):
+            raise BadAnswerError("Vault's batch has another length than the one sent")
+        return self._batch(results, version, request_id)
+
+    def remove(self, handle: str, request_id: str | None = None) -> Removal:
+        """Remove a version, which Transit can do from the oldest up only; the last one goes with its key.
+
+        Safe to repeat.
+        """
+        version = TransitVersion.of_handle(handle)
+        key = self.read(version.name, request_id)
+        if key is None or version.number < key.oldest:
+            return Removal(final=True, facts={"act": "none", "found": "gone"})
+        if not key.has(version.number):
+            raise KeyNotFoundError(f"the Transit key {key.name} has no version {version.number}")
+        if version.number > key.oldest:
+            return Removal(final=False, facts={"act": "none", "older_version_exists": key.oldest})
+        if version.number == key.latest:
+            return self._delete(key, request_id)
+        self._trim(key, version.number + 1, request_id)
+        return Removal(final=True, facts={"act": "trim", "transit_key": key.name, "oldest_version": version.number + 1})
+
+    def _delete(self, key: TransitKey, request_id: str | None) -> Removal:
+        with self._translating(f"deleting {key.name}", mutates=True):
+            allowed = self._call("POST", f"keys/{key.name}/config", {"deletion_allowed": True}, request_id)
+            self._call("DELETE", f"keys/{key.name}", None, request_id)
+        if self.read(key.name, request_id) is not None:
+            raise BadAnswerError(f"Vault still has the key {key.name} after deleting it")
+        return Removal(
+            final=True,
+            facts={"act": "delete", "transit_key": key.name, "vault_request_id": allowed.request_id, "found": "gone"},
+        )
+
+    def _trim(self, key: TransitKey, oldest: int, request_id: str | None) -> TransitKey:
+        """Forget all versions before this one, for good."""
+        floor = {"min_decryption_version": oldest, "min_encryption_version": max(oldest, key.usable_from)}
+        self._act("POST", f"keys/{key.name}/config", floor, key.name, request_id)
+        trimmed = self._act("POST", f"keys/{key.name}/trim", {"min_available_version": oldest}, key.name, request_id)
+        if trimmed.oldest != oldest or trimmed.facts.get("min_available_version") != oldest:
+            raise BadAnswerError(f"Vault has not trimmed the key {key.name}")
+        return trimmed
+
+    def _make(self, name: str, algorithm: Algorithm, parameters: dict[str, str], request_id: str | None) -> TransitKey:
+        body = {**parameters, "exportable": False, "allow_plaintext_backup": False, "derived": False}
+        with self._translating(f"creating {name}", mutates=True):
+            try:
+                self._call("POST", f"keys/{name}", body, request_id)
+            except hvac.InvalidRequest as error:
+                raise NotOfferedError(f"this Vault makes no keys of type {algorithm.name}") from error
+        return self._existing(name, request_id)
+
+    def _act(self, method: str, path: str, body: Body, name: str, request_id: str | None) -> TransitKey:
+        """Change a key and read it: some versions of the server answer with the key, some with nothing."""
+        with self._translating(f"changing {name}", mutates=True):
+            self._call(method, path, body, request_id)
+        return self._existing(name, request_id)
+
+    def _existing(self, name: str, request_id: str | None) -> TransitKey:
+        key = self.read(name, request_id)
+        if key is None:
+            raise KeyNotFoundError(f"there is no Transit key {name}")
+        return key
+
+    def _batch(self, results: list[Any], version: TransitVersion, request_id: str | None) -> list[bytes | BackendError]:
+        why: BackendError | None = None
+        signatures: list[bytes | BackendError] = []
+        for result in results:
+            facts = result if isinstance(result, dict) else {}
+            if facts.get("error"):
+                why = why or self._why_refused(version, request_id)
+                signatures.append(why)
+                continue
+            try:
+                signatures.append(signature_of(facts, version.number))
+            except BadAnswerError as error:
+                signatures.append(error)
+        return signatures
+
+    def _why_refused(self, version: TransitVersion, request_id: str | None) -> BackendError:
+        """The reason of a refusal by what the key is now; the server's sentence is not a contract."""
+        key = self.read(version.name, request_id)
+        if key is None or not key.has(version.number):
+            return KeyNotFoundError(f"there is no Transit key {version}")
+        if not key.version(version.number).enabled:
+            return WrongStateError(f"the Transit key {version} is soft-deleted or below the least version in use")
+        return BadAnswerError(f"Vault refuses to sign with {version}, though the key is there")
+
+    @staticmethod
+    def _refuse(key: TransitKey, algorithm: Algorithm) -> None:
+        if key.algorithm is not algorithm:
+            raise WrongStateError(f"there is a Transit key {key.name} of algorithm {key.algorithm.name} already")
+        key.refuse_leaky()
+
+    @staticmethod
+    def _refuse_order(key: TransitKey | None, version: TransitVersion) -> None:
+        """Vault numbers imported versions itself, and takes none for a key that it has made or rotated."""
+        latest = key.latest if key else 0
+        if version.number != latest + 1:
+            raise WrongStateError(f"Vault would import {version.name} as version {latest + 1}, not {version.number}")
+        if key is not None and key.facts.get("imported_key") is not True:
+            raise WrongStateError(f"the latest version of {key.name} was made in Vault: no version can be imported")
+
+    def _call(self, method: str, path: str, body: Body | None, request_id: str | None) -> Answer:
+        return self._session.call(method, f"{self._mount}/{path}", body, request_id=request_id)
+
+    @contextmanager
+    def _translating(self, act: str, *, mutates: bool = False) -> Iterator[None]:
+        try:
+            yield
+        except hvac.VaultError as error:
+            raise self._diagnose(translate(error, act, mutates=mutates)) from error
+        except requests.RequestException as error:  # who does not answer is not asked how it is
+            raise translate(error, act, mutates=mutates) from error
+
+
+def _sign_parameters(scheme: Scheme, kind: Payload, version: int) -> dict[str, Any]:
+    if kind == "mu":
+        raise NotOfferedError("Transit does not sign mu; it takes the message")
+    if scheme.hash is None:
+        return {"key_version": version}
+    parameters = {
+        "key_version": version,
+        "prehashed": True,
+        "hash_algorithm": f"sha2-{scheme.hash.removeprefix('sha')}",
+        "marshaling_algorithm": "asn1",
+    }
+    if scheme.padding is not None:
+        parameters["signature_algorithm"] = _PADDING[scheme.padding]
+    if scheme.padding == "pss":
+        parameters["salt_length"] = "hash"
+    return parameters
+
+
+def _check(scheme: Scheme, kind: Payload, payload: bytes) -> None:
+    """The caller has checked already; but a digest of a wrong length would be signed, or be an error of the server."""
+    try:
+        check_payload(scheme, kind, payload)
+    except BadPayloadError as error:
+        raise NotOfferedError(f"Transit is not sent this: {error}") from error
+
+
+def signature_of(result: Body, version: int) -> bytes:
+    """The signature in `vault:vN:BASE64`.
+
+    Raises:
+        BadAnswerError: it has another form, or another version of the key has signed.
+    """
+    text = result.get("signature")
+    parts = text.split(":") if isinstance(text, str) else []
+    if len(parts) != 3 or parts[0] != "vault":  # noqa: PLR2004 - three fields
+        raise BadAnswerError("Vault's signature has not the form vault:vN:BASE64")
+    if parts[1] != f"v{version}":
+        raise BadAnswerError("Vault has signed with another version of the key")
+    try:
+        signature = base64.b64decode(parts[2], validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise BadAnswerError("Vault's signature is no base64") from error
+    if not signature:
+        raise BadAnswerError("Vault's signature is empty")
+    return signature
