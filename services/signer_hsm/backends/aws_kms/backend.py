@@ -67,6 +67,7 @@ class AwsKmsBackend:
         if settings.alias_prefix == RESERVED_PREFIX:
             raise MisconfiguredError("alias_prefix: alias/aws/ belongs to AWS; choose another prefix")
         self.name = settings.name
+        self.lane = client.lane
         self._settings = settings
         self._client = client
         self._clock = clock
@@ -263,12 +264,14 @@ class AwsKmsBackend:
 
     async def health(self) -> BackendHealth:
         """A rehearsed signature (DryRun) with a key of ours, or a listing of one row while there is none."""
-        region = self._settings.region
+        detail: dict[str, Fact] = {"region": self._settings.region, **self.lane.facts()}
+        if self.lane.exhausted:
+            return BackendHealth(ready=False, detail=detail | {"problem": "every thread waits for AWS KMS"})
         try:
             how = await self._probe.run()
         except BackendError as error:
-            return BackendHealth(ready=False, detail={"region": region, "cause": error.cause, "problem": str(error)})
-        return BackendHealth(ready=True, detail={"region": region, "probe": how, "keys": len(self._known)})
+            return BackendHealth(ready=False, detail=detail | {"cause": error.cause, "problem": str(error)})
+        return BackendHealth(ready=True, detail=detail | {"probe": how})
 
     async def aclose(self) -> None:
         """Close connections and threads."""

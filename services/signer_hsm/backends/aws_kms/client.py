@@ -39,7 +39,7 @@ class KmsClient:
     def __init__(self, repeating: Any, once: Any, lane: Lane, clock: Clock) -> None:  # noqa: ANN401 - untyped SDK
         self._repeating = repeating
         self._once = once
-        self._lane = lane
+        self.lane = lane
         self._clock = clock
 
     @classmethod
@@ -77,7 +77,7 @@ class KmsClient:
         Raises:
             BackendError: it failed; the SDK's exception is the cause.
         """
-        return await self._lane.run(self._call, operation, parameters)
+        return await self.lane.run(self._call, operation, parameters)
 
     def _call(self, operation: str, parameters: Mapping[str, object]) -> Answer:
         client = self._once if operation == ONCE else self._repeating
@@ -91,7 +91,7 @@ class KmsClient:
         """Close connections and threads."""
         self._repeating.close()
         self._once.close()
-        await self._lane.aclose()
+        await self.lane.aclose()
 
 
 def _client(session: boto3.Session, settings: AwsKmsSettings, attempts: int) -> Any:  # noqa: ANN401 - untyped SDK

@@ -12,7 +12,7 @@ from services.signer_hsm.backends import KeyLabel
 from services.signer_hsm.backends.aws_kms.answers import rows, text
 from services.signer_hsm.backends.aws_kms.client import KmsClient
 from services.signer_hsm.backends.aws_kms.failures import code_of
-from services.signer_hsm.backends.aws_kms.names import alias_of, has_tags, key_arn_beside, tags_of
+from services.signer_hsm.backends.aws_kms.names import has_tags, key_arn_beside, tags_of
 from services.signer_hsm.errors import DeniedError, KeyNotFoundError, MisconfiguredError
 
 PAGE: Final = 1000
