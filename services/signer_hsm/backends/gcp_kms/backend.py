@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 from google.cloud import kms_v1
 
 from pkicore.algorithms import Algorithm, Payload, PrivateKey, PublicKey
-from pkicore.clock import Clock
+from pkicore.clock import Clock, from_unix, unix
 from services.signer_hsm.backends import Attestation, BackendHealth, BackendKey, Destruction, Fact, KeyLabel
 from services.signer_hsm.backends.gcp_kms.algorithms import new_key_rows
 from services.signer_hsm.backends.gcp_kms.answers import (
@@ -187,7 +187,7 @@ class GcpKmsBackend:
         at = version.destroy_event_time if final else version.destroy_time
         if at is None:
             raise BadAnswerError(f"{self.name}: KMS does not say when the key version is destroyed")
-        return Destruction(final, at.replace(microsecond=0), destruction_of(version, self._clock.now()))
+        return Destruction(final, from_unix(unix(at)), destruction_of(version, self._clock.now()))
 
     async def attest(self, handle: str) -> Attestation:
         """The HSM's statement, unverified, or KMS's word for a key in software.
