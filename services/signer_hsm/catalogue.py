@@ -18,7 +18,6 @@ from services.signer_hsm.wire import (
 )
 
 State = Literal["creating", "enabled", "disabled", "destroying", "destroyed", "failed"]
-UNSETTLED: Final[frozenset[State]] = frozenset({"creating", "destroying"})
 GONE: Final[frozenset[State]] = frozenset({"destroyed", "failed"})
 
 
@@ -179,9 +178,13 @@ class Catalogue:
         """How many keys of a tenant could still sign, or are being made."""
         return sum(not key.is_gone for key in self._tenants.get(tenant, {}).values())
 
-    def unsettled(self) -> Iterator[tuple[Key, KeyVersion]]:
-        """Versions that are being made or destroyed."""
+    def in_state(self, *states: State) -> Iterator[tuple[Key, KeyVersion]]:
+        """Every version that is in one of the states."""
         for key in list(self._keys.values()):
             for version in key.versions.values():
-                if version.state in UNSETTLED:
+                if version.state in states:
                     yield key, version
+
+    def unsettled(self) -> Iterator[tuple[Key, KeyVersion]]:
+        """Versions that are being made or destroyed."""
+        return self.in_state("creating", "destroying")

@@ -332,6 +332,10 @@ class SignerStore:
         writes = [Write(self._set_attestation, params, 1), Write(self._touch_key, {"of": key.id}, 1)]
         await self._commit_change(Unit("attestation", writes, [event]))
 
+    async def finish_claim(self, claim: Claim) -> None:
+        """What this idempotency key stands for is done."""
+        await self._database.commit(Unit("claim-done", self._done(claim)))
+
     # approvals and policies
 
     async def approve(self, given: StoredApproval, event: AuditEvent) -> None:
