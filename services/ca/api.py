@@ -46,6 +46,9 @@ _ROWS: Final[Mapping[type[Exception], Builder]] = {
     core.ProfileError: problem("profile-refused", "Not within the profile", 400),
     core.LintError: problem("lint-refused", "The certificate would break a rule", 400),
     core.KeyAccessError: problem("unavailable", "Temporarily unavailable", 503, headers=((b"retry-after", b"1"),)),
+    errors.WrongSignatureError: problem(
+        "bad-signer-answer", "The signer answered with a wrong signature", 502, headers=((b"retry-after", b"1"),)
+    ),
     errors.NotAuthorisedError: problem("forbidden", "Forbidden", 403),
     errors.NamesError: problem("rejected-names", "Names refused", 400),
     errors.ValidityError: problem("validity-refused", "Validity refused", 400),

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ import structlog
 from cryptography import x509
 from prometheus_client import CollectorRegistry
 
-from pkicore.clock import Clock, SystemClock
-from pkicore.errors import StaleStatusError
+from pkicore.clock import Clock, SystemClock, unix
+from pkicore.errors import BadSignatureError, KeyAccessError, KeyNotFoundError, StaleStatusError
 from pkicore.identity import SpiffeId
 from pkicore.keys import open_key
 from pkicore.keys.passphrase import read_passphrase
@@ -27,9 +27,9 @@ from pkicore.x509.profiles import Profile, load_profiles
 from services.ca.admin import ca_admin
 from services.ca.api import PROBLEMS, CaEndpoints
 from services.ca.authorization import Authorizer
-from services.ca.errors import CeremonyError
+from services.ca.errors import CeremonyError, WrongSignatureError
 from services.ca.feed import RevocationLog
-from services.ca.hierarchy import Hierarchy, load_hierarchy
+from services.ca.hierarchy import Hierarchy, KeyRing, load_hierarchy, read_issuers, responders_directory
 from services.ca.identities import Identities
 from services.ca.issuance import Issuance, SerialPool
 from services.ca.publication import CrlPublisher
@@ -37,6 +37,7 @@ from services.ca.responder import OcspAnswers
 from services.ca.responders import DelegatedResponders
 from services.ca.revocation import Revoker
 from services.ca.settings import CaSettings
+from services.ca.signer import RemoteKeys, WayToSigner
 from services.ca.status import StatusEndpoints
 from services.ca.store import CaStore
 from services.chassis.asgi import Application, Request
@@ -56,6 +57,9 @@ _CRL_REFRESH: Final = 60.0  # seconds between looks of the listener at the CRLs,
 _FIRST_CRLS: Final = 3.0  # seconds to wait for the first CRLs of this process; those of the last one are there
 _STAPLE_CHECK: Final = 30.0
 _CREDENTIALS_CHECK: Final = 5.0
+_INTENTS_CHECK: Final = 30.0  # seconds between looks for intents that nobody completed
+_INTENT_AGE: Final = 60  # seconds after which nobody is at it any more: callers wait for 30 s
+_DEFERRED: Final = (KeyAccessError, BadSignatureError, WrongSignatureError)
 
 _log = structlog.get_logger(__name__)
 
@@ -72,6 +76,7 @@ class Core:
     publisher: CrlPublisher
     responders: DelegatedResponders
     answers: OcspAnswers
+    clock: Clock
 
     async def start(self) -> None:
         """Complete what a dead process left behind, then have responders and CRLs ready.
@@ -85,9 +90,39 @@ class Core:
         await self.responders.ensure()
         await self.publisher.publish_outstanding(_FIRST_CRLS)
 
+    async def resume(self) -> None:
+        """As `start`, but what needs a signature that cannot be had now is left to the background tasks.
+
+        Raises:
+            DatabaseError, PkiError, CaServiceError: the CA cannot start.
+        """
+        await self.publisher.load()
+        await self.log.refresh()
+        await self.catch_up()
+
+    async def catch_up(self) -> None:
+        """Do what needs signatures and is due; what cannot be had now is logged and comes later.
+
+        Raises:
+            DatabaseError, PkiError, CaServiceError: something else is wrong.
+        """
+        await _or_later("open intents", self.issuance.recover)
+        await _or_later("OCSP responders", self.responders.ensure)
+        await _or_later("CRLs", lambda: self.publisher.publish_outstanding(_FIRST_CRLS))
+
+    async def complete_intents(self) -> None:
+        """Roll forward, for ever, what was recorded and could not be signed then."""
+        while True:
+            await asyncio.sleep(_INTENTS_CHECK)
+            await _or_later("open intents", self._complete_old_intents)
+
+    async def _complete_old_intents(self) -> None:
+        await self.issuance.recover(recorded_before=unix(self.clock.now()) - _INTENT_AGE)
+
     def background(self) -> list[BackgroundTask]:
         """What keeps CRLs, the feed and the responders' certificates fresh."""
         return [
+            BackgroundTask("open-intents", self.complete_intents),
             BackgroundTask("crl-publisher", self.publisher.run),
             BackgroundTask("revocation-log", self.log.run),
             BackgroundTask("ocsp-responders", self.responders.run),
@@ -97,16 +132,14 @@ class Core:
         """An OCSP response about one of our own certificates, made in process."""
         return (await self.answers.answer(build_request(certificate, issuer))).der
 
-    async def crl_of(self, issuer: x509.Certificate) -> bytes:
-        """The newest CRL of an issuer, without a detour over HTTP.
 
-        Raises:
-            StaleStatusError: there is none.
-        """
-        for name, certificate in self.hierarchy.certificates.items():
-            if certificate == issuer and name in self.publisher.current:
-                return self.publisher.current[name].der
-        raise StaleStatusError(f"there is no CRL of {issuer.subject.rfc4514_string()}")
+async def _or_later(what: str, work: Callable[[], Awaitable[object]]) -> None:
+    try:
+        await work()
+    except KeyNotFoundError:  # another key than its certificate's: waiting does not mend that
+        raise
+    except _DEFERRED as error:
+        _log.error("not signed now, tried again later", what=what, error=str(error))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +191,7 @@ def build_core(database: Database, hierarchy: Hierarchy, rules: CoreRules, clock
     log.subscribe(publisher.take)
     log.subscribe(answers.take)
     revoker = Revoker(store=store, log=log, issuers=tuple(cas), clock=clock)
-    return Core(store, hierarchy, issuance, revoker, log, publisher, responders, answers)
+    return Core(store, hierarchy, issuance, revoker, log, publisher, responders, answers, clock)
 
 
 def core_rules(settings: CaSettings, hierarchy: Hierarchy, base_url: str) -> CoreRules:
@@ -167,7 +200,7 @@ def core_rules(settings: CaSettings, hierarchy: Hierarchy, base_url: str) -> Cor
     return CoreRules(
         trust_domain=settings.trust_domain,
         profiles=load_profiles(_text(settings.profiles_file)),
-        responders_directory=settings.state_dir / "responders",
+        responders_directory=responders_directory(settings),
         crl_lifetime=settings.crl_lifetime,
         ocsp_lifetime=settings.ocsp_lifetime,
         ocsp_cache_entries=settings.ocsp_cache_entries,
@@ -228,18 +261,22 @@ async def serve(
         pool = stack.enter_context(ThreadPoolExecutor(os.cpu_count() or 1, "signing"))
         database = await Database.open(settings.database_url, clock=clock, commit_observer=commit_observer)
         stack.push_async_callback(database.close)
-        hierarchy = await _hierarchy(settings, base_url, pool)
+        standing = Standing.of(settings, CaStore(database), clock)
+        ring = await _key_ring(settings, standing, stack, pool, registry)
+        hierarchy = await load_hierarchy(settings, base_url, ring)
         core = build_core(database, hierarchy, core_rules(settings, hierarchy, base_url), clock)
         await _require_ledger(core.store, tuple(hierarchy.roots))
-        await core.start()
+        readiness = Readiness()
+        remote = RemoteKeys(hierarchy.remote_keys, readiness)
+        await remote.meet(settings.signer_start_seconds)
+        await core.resume()
         identities = Identities(settings, core.store, core.issuance, clock, tls_metrics)
-        await identities.renew_at_start()
+        await _or_later("identities", identities.renew_at_start)
         checkpointer = await _checkpointer(settings, database, pool, clock)
         stack.push_async_callback(checkpointer.write)
-        tls = Transport.of(settings, core, tls_metrics, clock)
+        tls = Transport.of(standing, core, tls_metrics, clock)
         await tls.open()
         stack.push_async_callback(tls.listener.aclose)
-        readiness = Readiness()
         listeners = [
             Listener("internal", internal_application(core, policy, metrics, clock), sockets["internal"], tls.listener),
             Listener(
@@ -251,6 +288,7 @@ async def serve(
             *core.background(),
             *identities.background(),
             *tls.background(),
+            BackgroundTask("signer-hsm", lambda: remote.wait(core.catch_up)),
             BackgroundTask("audit-checkpoints", checkpointer.run),
         ]
         await run_service(
@@ -272,6 +310,62 @@ def _bind_all(settings: CaSettings) -> dict[str, socket]:
 
 
 @dataclass(frozen=True)
+class Standing:
+    """Who the CA is to others, and which certificates it believes: it asks nobody but its own ledger."""
+
+    credentials: CredentialsSource
+    crls: CrlCache
+    roots: tuple[x509.Certificate, ...]
+    clock: Clock
+
+    @classmethod
+    def of(cls, settings: CaSettings, store: CaStore, clock: Clock) -> "Standing":
+        """Read credentials and certificates.
+
+        Raises:
+            KeyAccessError, MalformedError: a file is missing or does not parse.
+        """
+        credentials = CredentialsSource(
+            settings.tls_certificate,
+            settings.tls_key,
+            lambda error: _log.error("credentials not reloaded", error=str(error)),
+        )
+        roots = read_issuers(settings.roots)
+        crls = ledger_crls(
+            read_issuers(settings.issuers) | roots, store, None, clock, settings.crl_max_staleness_seconds
+        )
+        return cls(credentials, crls, tuple(roots.values()), clock)
+
+
+def ledger_crls(
+    certificates: Mapping[str, x509.Certificate],
+    store: CaStore,
+    directory: Path | None,
+    clock: Clock,
+    max_staleness_seconds: int,
+) -> CrlCache:
+    """The newest CRL of each issuer, from the ledger; kept in a directory for others, where one is given."""
+    names = {certificate: name for name, certificate in certificates.items()}
+
+    async def fetch(issuer: x509.Certificate) -> bytes:
+        stored = await store.crl(names[issuer])
+        if stored is None:
+            raise StaleStatusError(f"there is no CRL of {names[issuer]}")
+        return stored.der
+
+    return CrlCache(
+        list(names),
+        fetch,
+        directory,
+        clock,
+        timedelta(seconds=max_staleness_seconds),
+        on_error=lambda issuer, error: _log.error(
+            "CRL not taken", issuer=issuer.subject.rfc4514_string(), error=str(error)
+        ),
+    )
+
+
+@dataclass(frozen=True)
 class Transport:
     """The mTLS listener and what feeds it: credentials, CRLs and staples, all in process."""
 
@@ -282,23 +376,10 @@ class Transport:
     published: asyncio.Event
 
     @classmethod
-    def of(cls, settings: CaSettings, core: Core, metrics: TlsMetrics, clock: Clock) -> "Transport":
+    def of(cls, standing: Standing, core: Core, metrics: TlsMetrics, clock: Clock) -> "Transport":
         """Build it; `open` it before the listener is used."""
-        credentials = CredentialsSource(
-            settings.tls_certificate,
-            settings.tls_key,
-            lambda error: _log.error("credentials not reloaded", error=str(error)),
-        )
-        crls = CrlCache(
-            list(core.hierarchy.certificates.values()),
-            core.crl_of,
-            None,
-            clock,
-            timedelta(seconds=settings.crl_max_staleness_seconds),
-            on_error=lambda issuer, error: _log.error(
-                "CRL not taken", issuer=issuer.subject.rfc4514_string(), error=str(error)
-            ),
-        )
+        credentials, crls = standing.credentials, standing.crls
+        credentials.reload()
         staples = StapleCache(
             core.staple, None, clock, on_error=lambda _, error: _log.error("staple not made", error=str(error))
         )
@@ -306,7 +387,7 @@ class Transport:
             name="internal",
             credentials=credentials,
             rules=INTERNAL,
-            trust=tuple(core.hierarchy.roots.values()),
+            trust=standing.roots,
             crls=crls,
             staples=staples,
             observer=metrics,
@@ -389,9 +470,17 @@ async def _require_ledger(store: CaStore, roots: Sequence[str]) -> None:
             )
 
 
-async def _hierarchy(settings: CaSettings, base_url: str, pool: Executor) -> Hierarchy:
+async def _key_ring(
+    settings: CaSettings, standing: Standing, stack: AsyncExitStack, pool: Executor, registry: CollectorRegistry
+) -> KeyRing:
+    """How this process opens keys; signer-hsm is not asked for anything yet."""
     passphrase = read_passphrase(settings.passphrase_file)
-    return await load_hierarchy(settings, base_url, lambda _uri: passphrase, pool)
+    if not settings.has_remote_keys:
+        return KeyRing(lambda _uri: passphrase, pool)
+    await standing.crls.refresh()
+    way = WayToSigner.build(settings, standing.credentials, standing.roots, standing.crls, registry, standing.clock)
+    await stack.enter_async_context(way.http)
+    return KeyRing(lambda _uri: passphrase, pool, way.signer)
 
 
 async def _checkpointer(settings: CaSettings, database: Database, pool: Executor, clock: Clock) -> Checkpointer:

@@ -10,9 +10,9 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -33,15 +33,18 @@ from pkicore.keys.passphrase import read_passphrase
 from pkicore.x509.certificate import self_signed_root, to_pem
 from pkicore.x509.names import Names
 from pkicore.x509.profiles import Profile, load_profiles
-from services.ca.app import MIGRATIONS, Core, CoreRules, build_core
+from services.ca.app import MIGRATIONS, Core, CoreRules, build_core, ledger_crls
 from services.ca.authorization import Authorizer
 from services.ca.csr import make_csr, plain_pem
 from services.ca.deployment import OPERATOR, Deployment, packaged_profiles, write_settings
 from services.ca.errors import CeremonyError
 from services.ca.hierarchy import Hierarchy, make_issuer, make_root_issuer
 from services.ca.issuance import Issuance, IssuingCa, SerialPool
-from services.ca.layout import FAMILIES, SERVICES, Layout
+from services.ca.layout import FAMILIES, SIGNER, Layout
+from services.ca.remote_keys import RemoteKeyMaker
+from services.ca.signer_settings import backend_names, ceremony_key_policy, relocated
 from services.ca.store import CaStore, StoredCrl
+from services.ca.temporary_signer import SignerState, temporary_signer
 from services.ca.wire import CertificateRequest, Identifier, IssuedCertificate
 from services.chassis.audit import audit_head
 from services.chassis.database import AuditEvent, Database, Unit
@@ -56,6 +59,7 @@ ROOT_CRL_LIFETIME: Final = timedelta(days=365)
 _CRL_LIFETIME: Final = timedelta(days=1)
 _OCSP_LIFETIME: Final = timedelta(hours=12)
 _CEREMONY: Final = "ceremony"
+_STATUS_SECONDS: Final = 86_400
 
 Progress = Callable[[str], None]
 
@@ -77,21 +81,34 @@ class _Root:
 
 
 async def hold_ceremony(
-    layout: Layout, deployment: Deployment, *, passphrase_file: Path | None, clock: Clock, progress: Progress
+    layout: Layout,
+    deployment: Deployment,
+    *,
+    passphrase_file: Path | None,
+    clock: Clock,
+    progress: Progress,
+    environment: Mapping[str, str] | None = None,
 ) -> CeremonyResult:
     """Make a whole PKI in `layout.root`, which must not exist.
 
+    Where the deployment names back ends, the issuing CAs' keys (and the responders', where it says so) are made
+    through a signer-hsm that runs for as long as the ceremony; `environment` is that of its process.
+
     Raises:
-        CeremonyError: the directory or the offline directory is there already, or cannot be made.
+        CeremonyError: the directory or the offline directory is there already, or cannot be made; or a key is left in
+            a back end, which the sentence names.
         PkiError, CaServiceError, ChassisError: a part could not be made; nothing is left behind.
     """
     _refuse_existing(layout)
     with _staging(layout) as staging, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         ceremony = _Ceremony(staging, deployment, clock, progress, pool)
-        roots = await ceremony.hold(passphrase_file)
-        write_settings(staging, layout, deployment, passphrase_file)
-        progress("settings, policy and profiles are written")
-        ceremony.seal_roots(roots, layout)
+        ceremony.prepare(passphrase_file)
+        async with ceremony.signer(layout, passphrase_file, environment or {}):
+            roots = await ceremony.hold()
+            write_settings(staging, layout, ceremony.deployment, passphrase_file)
+            progress("settings, policy and profiles are written")
+            ceremony.seal_roots(roots, layout)
+        deployment = ceremony.deployment
     fingerprints = {f"root-{family}": _fingerprint(root.certificate) for family, root in roots.items()}
     return CeremonyResult(layout.root, fingerprints, deployment)
 
@@ -135,18 +152,49 @@ class _Ceremony:
     def __init__(
         self, layout: Layout, deployment: Deployment, clock: Clock, progress: Progress, pool: Executor
     ) -> None:
+        self.deployment = deployment
         self._layout = layout
-        self._deployment = deployment
         self._clock = clock
         self._progress = progress
         self._pool = pool
         self._profiles = load_profiles(packaged_profiles())
         self._passphrase = b""
+        self._remote: RemoteKeyMaker | None = None
 
-    async def hold(self, passphrase_file: Path | None) -> dict[str, _Root]:
+    def prepare(self, passphrase_file: Path | None) -> None:
         self._make_directories()
         self._passphrase = self._take_passphrase(passphrase_file)
-        url = self._deployment.database_urls.get("ca", f"sqlite:///{self._layout.database}")
+
+    @asynccontextmanager
+    async def signer(
+        self, final: Layout, passphrase_file: Path | None, environment: Mapping[str, str]
+    ) -> AsyncIterator[None]:
+        """Where the deployment has signer-hsm, one that makes its keys; if the block fails, they are destroyed."""
+        if not self.deployment.backends:
+            yield
+            return
+        backends = relocated(self.deployment.backends, final.root, self._layout.root)
+        names, caller = backend_names(backends), self._spiffe("/operator/ceremony")
+        default_url = f"sqlite:///{self._layout.signer_database}"
+        state = SignerState(
+            database_url=self.deployment.database_urls.get(SIGNER, default_url),
+            backends=backends,
+            passphrase_file=passphrase_file or self._layout.passphrase,
+            key_policy=ceremony_key_policy(caller, names),
+        )
+        async with temporary_signer(
+            final.root.parent, state, caller, environment=environment, clock=self._clock, pool=self._pool
+        ) as client:
+            self._remote = RemoteKeyMaker(client, names, self._pool)
+            self._progress(f"signer-hsm runs for the ceremony; its back ends: {', '.join(names)}")
+            try:
+                yield
+            except BaseException as error:
+                await self._remote.undo(error)
+                raise
+
+    async def hold(self) -> dict[str, _Root]:
+        url = self.deployment.database_urls.get("ca", f"sqlite:///{self._layout.database}")
         await migrate(url, MIGRATIONS)
         database = await Database.open(url, clock=self._clock)
         try:
@@ -158,9 +206,10 @@ class _Ceremony:
             self._progress("OCSP responders are certified, the first CRLs are signed")
             await self._make_identities(core)
             await self._make_staples(core)
+            await self._lay_out_crls(core)
         finally:
             await database.close()
-        for service in SERVICES:
+        for service in self.deployment.services:
             self._make_audit_key(service)
         return roots
 
@@ -175,7 +224,7 @@ class _Ceremony:
     def _make_directories(self) -> None:
         layout = self._layout
         private = [layout.root / name for name in ("config", "secrets", "operator", "logs")]
-        for service in SERVICES:
+        for service in self.deployment.services:
             private += [layout.state(service) / name for name in ("keys", "tls", "status")]
         for directory in (*private, layout.issuers, layout.trust / "audit"):
             directory.mkdir(parents=True, mode=0o700)
@@ -190,7 +239,7 @@ class _Ceremony:
     async def _make_root(self, family: str) -> _Root:
         private_key = generate_private_key(ALGORITHMS[ROOT_KEYS[family]])
         key = FileKey(f"ceremony:root-{family}", private_key, self._pool)
-        name = f"{self._deployment.name} root {family}"
+        name = f"{self.deployment.name} root {family}"
         certificate = await self_signed_root(self._profiles["root"], key, common_name=name, now=self._clock.now())
         write_atomically(self._layout.root_certificate(family), to_pem([certificate]), 0o644)
         self._progress(f"root {family}: {key.algorithm.name}, SHA-256 {_fingerprint(certificate)}")
@@ -211,7 +260,7 @@ class _Ceremony:
             await store.store_crl(crl, event)
 
     async def _make_issuing_cas(self, database: Database, roots: Mapping[str, _Root]) -> Core:
-        base = self._deployment.status_url
+        base = self.deployment.status_url
         cas, responder_keys = {}, {}
         store = CaStore(database)
         above = {
@@ -221,14 +270,14 @@ class _Ceremony:
         issuance = self._root_issuance(store, above)
         for family, root in roots.items():
             name = f"issuing-{family}"
-            key = self._new_key("ca", name, ISSUING_KEYS[family])
-            csr = await make_csr(key, common_name=f"{self._deployment.name} issuing {family}")
+            key = await self._issuing_key(name, ISSUING_KEYS[family])
+            csr = await make_csr(key, common_name=f"{self.deployment.name} issuing {family}")
             wanted = CertificateRequest(csr, "issuing-ca", (), f"ceremony-{name}", requester={"ceremony": "init"})
             outcome = await issuance.issue(self._spiffe("/operator/ceremony"), wanted)
             certificate = x509.load_pem_x509_certificate(outcome.answer.certificate.encode())
             write_atomically(self._layout.issuer_certificate(family), to_pem([certificate]), 0o644)
             cas[name] = IssuingCa.of(make_issuer(name, family, certificate, root.certificate, base), key)
-            responder_keys[name] = self._new_key("ca", f"ocsp-{name}", RESPONDER_KEYS[family])
+            responder_keys[name] = await self._responder_key(name, RESPONDER_KEYS[family])
             self._progress(f"issuing CA {family}: {key.algorithm.name}, serial {outcome.answer.serial}")
         certificates = {f"root-{family}": root.certificate for family, root in roots.items()}
         hierarchy = Hierarchy(cas, responder_keys, certificates)
@@ -238,7 +287,7 @@ class _Ceremony:
         """Only here may anybody ask for a CA certificate, and only the ceremony."""
         profile: Profile = replace(self._profiles["issuing-ca"], callers=("/operator/ceremony",))
         authorizer = Authorizer(
-            trust_domain=self._deployment.trust_domain,
+            trust_domain=self.deployment.trust_domain,
             profiles={profile.name: profile},
             issuers={family: ca.issuer for family, ca in above.items()},
             clock=self._clock,
@@ -253,7 +302,7 @@ class _Ceremony:
 
     def _rules(self) -> CoreRules:
         return CoreRules(
-            trust_domain=self._deployment.trust_domain,
+            trust_domain=self.deployment.trust_domain,
             profiles=self._profiles,
             responders_directory=self._layout.state("ca") / "responders",
             crl_lifetime=_CRL_LIFETIME,
@@ -262,7 +311,7 @@ class _Ceremony:
         )
 
     async def _make_identities(self, core: Core) -> None:
-        for service in SERVICES:
+        for service in self.deployment.services:
             directory = self._layout.identity(service)
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             identity = self._spiffe(f"/service/{service}")
@@ -290,12 +339,36 @@ class _Ceremony:
 
     async def _make_staples(self, core: Core) -> None:
         """Each service's first staple lies ready, so that none waits for another's listener."""
-        for service in SERVICES:
+        for service in self.deployment.services:
             chain = (self._layout.identity(service) / "cert.pem").read_bytes()
             leaf, issuer, *_ = x509.load_pem_x509_certificates(chain)
             staple = await core.staple(leaf, issuer)
             write_atomically(self._layout.state(service) / "status" / staple_name(leaf), staple, 0o644)
         self._progress("the first OCSP staples are signed")
+
+    async def _lay_out_crls(self, core: Core) -> None:
+        """signer-hsm starts before the CA, so the first CRLs lie ready for it."""
+        if self._remote is not None:
+            status = self._layout.state(SIGNER) / "status"
+            await ledger_crls(core.hierarchy.certificates, core.store, status, self._clock, _STATUS_SECONDS).refresh()
+
+    async def _issuing_key(self, name: str, algorithm: str) -> SigningKey:
+        if self._remote is None:
+            return self._new_key("ca", name, algorithm)
+        key = await self._remote.make(name, algorithm)
+        uris = {**self.deployment.issuing_keys, name: key.uri}
+        self.deployment = replace(self.deployment, issuing_keys=uris, payload_kinds=frozenset(self._remote.kinds))
+        self._progress(f"key {key.uri}: {algorithm}")
+        return key
+
+    async def _responder_key(self, issuer: str, algorithm: str) -> SigningKey:
+        name = f"ocsp-{issuer}"
+        if self._remote is None or not self.deployment.remote_responders:
+            return self._new_key("ca", name, algorithm)
+        key = await self._remote.make(name, algorithm)
+        uris = {**self.deployment.responder_keys, issuer: key.uri}
+        self.deployment = replace(self.deployment, responder_keys=uris, payload_kinds=frozenset(self._remote.kinds))
+        return key
 
     def _make_audit_key(self, service: str) -> None:
         key = self._new_key(service, "audit", AUDIT_KEY)
@@ -309,7 +382,7 @@ class _Ceremony:
         return FileKey(f"file:{path}", private_key, self._pool)
 
     def _spiffe(self, path: str) -> SpiffeId:
-        return SpiffeId(self._deployment.trust_domain, path)
+        return SpiffeId(self.deployment.trust_domain, path)
 
 
 async def sign_root_crl(

@@ -1,6 +1,5 @@
 """What a deployment is told at its ceremony, and the settings files that say so to the services."""
 
-import json
 import re
 import socket
 import tomllib
@@ -12,7 +11,9 @@ from typing import Any, Final
 
 from pkicore.encoding import write_atomically
 from services.ca.errors import CeremonyError
-from services.ca.layout import FAMILIES, Layout
+from services.ca.layout import FAMILIES, SIGNER, Layout
+from services.ca.signer_settings import backend_names, callers, key_policy, signer_callers, signer_toml
+from services.ca.toml_text import lines, table
 from services.chassis.database import parse_url
 
 OPERATOR: Final = "admin"
@@ -44,14 +45,26 @@ class Ports:
     ca_ops: int
     acme: int
     acme_ops: int
+    signer: int = 6000
+    signer_ops: int = 6090
 
 
 @dataclass(frozen=True)
 class Deployment:
     """Names and addresses of one PKI.
 
-    `database_urls` are those of services that do not use SQLite below the state directory; `public_status_url` is
-    where verifiers reach the status listener, if not at its own address.
+    Attributes:
+        name: begins the names of roots and issuing CAs.
+        trust_domain: of its SPIFFE IDs.
+        host: address of every listener.
+        ports: their recorded ports.
+        database_urls: of those services that do not use SQLite below the state directory.
+        public_status_url: where verifiers reach the status listener, if not at its own address.
+        issuing_keys: URIs by issuer, where they are not files below the state directory.
+        responder_keys: likewise, of the OCSP responders.
+        backends: those of signer-hsm; none where there is no signer-hsm.
+        remote_responders: whether the responders' keys are made by signer-hsm, too.
+        payload_kinds: what the keys in signer-hsm take; the key policy allows nothing else.
     """
 
     name: str
@@ -60,6 +73,11 @@ class Deployment:
     ports: Ports
     database_urls: Mapping[str, str] = field(default_factory=dict)
     public_status_url: str = ""
+    issuing_keys: Mapping[str, str] = field(default_factory=dict)
+    responder_keys: Mapping[str, str] = field(default_factory=dict)
+    backends: tuple[Mapping[str, Any], ...] = ()
+    remote_responders: bool = False
+    payload_kinds: frozenset[str] = frozenset({"digest", "mu"})
 
     def __post_init__(self) -> None:
         if not self.name.isprintable() or self.name != self.name.strip() or not 0 < len(self.name) <= _MAX_NAME:
@@ -70,6 +88,11 @@ class Deployment:
                     f"the database URL of {service} has a password, which would be written to its settings: "
                     "leave it out, and keep it in a file that PGPASSFILE names"
                 )
+
+    @property
+    def services(self) -> tuple[str, ...]:
+        """The services of this deployment, in the order of their start."""
+        return (SIGNER, "ca", "acme") if self.backends else ("ca", "acme")
 
     @property
     def status_listener(self) -> str:
@@ -91,6 +114,13 @@ def is_free(host: str, port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def free_port(host: str) -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
 
 
 def choose_ports(host: str, wanted: Mapping[str, int]) -> Ports:
@@ -118,13 +148,21 @@ def _choose(host: str, port: int, held: list[socket.socket]) -> int:
 def write_settings(staging: Layout, final: Layout, deployment: Deployment, passphrase_file: Path | None) -> None:
     """Write the services' settings, the caller policy and the profiles; every path is that of the final place."""
     files = {
-        staging.config / "ca.toml": _ca_toml(final, deployment, passphrase_file or final.passphrase),
-        staging.config / "acme.toml": _acme_toml(final, deployment, passphrase_file or final.passphrase),
-        staging.policy: _policy_toml(deployment.trust_domain),
+        staging.settings("ca"): _ca_toml(final, deployment, passphrase_file or final.passphrase),
+        staging.settings("acme"): _acme_toml(final, deployment, passphrase_file or final.passphrase),
+        staging.policy: _policy_toml(deployment),
         staging.profiles: packaged_profiles(),
     }
+    if deployment.backends:
+        files |= signer_files(staging, final, deployment, passphrase_file or final.passphrase)
     for path, text in files.items():
         write_atomically(path, text.encode(), 0o600)
+
+
+def signer_files(staging: Layout, final: Layout, deployment: Deployment, passphrase_file: Path) -> dict[Path, str]:
+    """The settings of signer-hsm and its key policy, by the file that each belongs in."""
+    policy = key_policy(deployment.trust_domain, backend_names(deployment.backends), deployment.payload_kinds)
+    return {staging.key_policy: policy, staging.settings(SIGNER): _signer_toml(final, deployment, passphrase_file)}
 
 
 def database_url(layout: Layout, service: str, environment: Mapping[str, str]) -> str:
@@ -133,7 +171,8 @@ def database_url(layout: Layout, service: str, environment: Mapping[str, str]) -
     Raises:
         CeremonyError: the settings file is missing, is not TOML, or names none.
     """
-    return environment.get(f"PQCPKI_{service.upper()}_DATABASE_URL") or _recorded(layout, service, "database_url")
+    variable = f"PQCPKI_{service.upper().replace('-', '_')}_DATABASE_URL"
+    return environment.get(variable) or _recorded(layout, service, "database_url")
 
 
 def follow_move(layout: Layout) -> Path | None:
@@ -163,7 +202,7 @@ def recorded_settings(layout: Layout, service: str) -> dict[str, Any]:
     Raises:
         CeremonyError: the file is missing, or is not TOML.
     """
-    path = layout.config / f"{service}.toml"
+    path = layout.settings(service)
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -202,30 +241,31 @@ def _ca_toml(final: Layout, deployment: Deployment, passphrase_file: Path) -> st
         "tls_key": tls / "key.pem",
         "audit_key": f"file:{final.key('ca', 'audit')}",
     }
-    tables = [_table("issuers", _issuer(final, family)) for family in FAMILIES]
+    if deployment.backends:
+        settings["signer_url"] = f"https://localhost:{ports.signer}"
+    tables = [table("issuers", _issuer(final, deployment, family)) for family in FAMILIES]
     tables += [
-        _table("roots", {"id": f"root-{family}", "certificate": final.root_certificate(family)}) for family in FAMILIES
+        table("roots", {"id": f"root-{family}", "certificate": final.root_certificate(family)}) for family in FAMILIES
     ]
-    for path, profile, directory in (
-        ("/service/acme", "service", final.identity("acme")),
-        (f"/operator/{OPERATOR}", "client", final.operator),
-    ):
+    others = [(f"/service/{name}", "service", final.identity(name)) for name in deployment.services if name != "ca"]
+    for path, profile, directory in (*others, (f"/operator/{OPERATOR}", "client", final.operator)):
         identity = {"id": f"spiffe://{deployment.trust_domain}{path}", "profile": profile, "directory": directory}
-        tables.append(_table("identities", identity))
+        tables.append(table("identities", identity))
     heading = (
         "# The CA's settings; `services/ca/settings.py` explains each. The environment (PQCPKI_CA_<FIELD>) wins.\n"
     )
-    return heading + _lines(settings) + "".join(tables)
+    return heading + lines(settings) + "".join(tables)
 
 
-def _issuer(final: Layout, family: str) -> dict[str, object]:
+def _issuer(final: Layout, deployment: Deployment, family: str) -> dict[str, object]:
+    name = f"issuing-{family}"
     return {
-        "id": f"issuing-{family}",
+        "id": name,
         "family": family,
         "root": f"root-{family}",
         "certificate": final.issuer_certificate(family),
-        "key": f"file:{final.key('ca', f'issuing-{family}')}",
-        "responder_key": f"file:{final.key('ca', f'ocsp-issuing-{family}')}",
+        "key": deployment.issuing_keys.get(name, f"file:{final.key('ca', name)}"),
+        "responder_key": deployment.responder_keys.get(name, f"file:{final.key('ca', f'ocsp-{name}')}"),
     }
 
 
@@ -249,29 +289,36 @@ def _acme_toml(final: Layout, deployment: Deployment, passphrase_file: Path) -> 
         "passphrase_file": passphrase_file,
     }
     heading = "# The ACME server's settings. The environment (PQCPKI_ACME_<FIELD>) wins.\n"
-    return heading + _lines(settings)
+    return heading + lines(settings)
 
 
-def _policy_toml(trust_domain: str) -> str:
+def _signer_toml(final: Layout, deployment: Deployment, passphrase_file: Path) -> str:
+    ports, tls = deployment.ports, final.identity(SIGNER)
+    settings = {
+        "trust_domain": deployment.trust_domain,
+        "host": deployment.host,
+        "port": ports.signer,
+        "ops_port": ports.signer_ops,
+        "state_dir": final.state(SIGNER),
+        "database_url": deployment.database_urls.get(SIGNER, f"sqlite:///{final.signer_database}"),
+        "policy_file": final.policy,
+        "keys_policy_file": final.key_policy,
+        "ca_url": f"https://localhost:{ports.ca}",
+        "ca_status_url": deployment.status_listener,
+        "trust_bundle": final.trust_bundle,
+        "issuers_directory": final.issuers,
+        "tls_certificate": tls / "cert.pem",
+        "tls_key": tls / "key.pem",
+        "audit_key": f"file:{final.key(SIGNER, 'audit')}",
+        "passphrase_file": passphrase_file,
+    }
+    return signer_toml(settings, deployment.backends)
+
+
+def _policy_toml(deployment: Deployment) -> str:
     """Who may call which endpoint; what is not named is refused."""
     heading = "# Who may call which endpoint of which service. What is not named here is refused.\n"
-    entries = (("/service/acme", _ACME_ENDPOINTS), ("/operator/*", _OPERATOR_ENDPOINTS))
-    return heading + "".join(
-        _table("allow", {"caller": f"spiffe://{trust_domain}{path}", "service": "ca", "endpoints": list(endpoints)})
-        for path, endpoints in entries
+    text = heading + callers(
+        deployment.trust_domain, "ca", {"/service/acme": _ACME_ENDPOINTS, "/operator/*": _OPERATOR_ENDPOINTS}
     )
-
-
-def _table(name: str, values: Mapping[str, object]) -> str:
-    return f"\n[[{name}]]\n{_lines(values)}"
-
-
-def _lines(values: Mapping[str, object]) -> str:
-    return "".join(f"{name} = {_toml(value)}\n" for name, value in values.items())
-
-
-def _toml(value: object) -> str:
-    """Numbers, strings and lists of strings are written in TOML as they are in JSON."""
-    if isinstance(value, list):
-        return "[\n" + "".join(f"    {json.dumps(item)},\n" for item in value) + "]"
-    return str(value) if isinstance(value, int) else json.dumps(str(value))
+    return text + signer_callers(deployment.trust_domain) if deployment.backends else text

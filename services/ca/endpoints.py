@@ -8,7 +8,7 @@ import orjson
 
 from pkicore.encoding import write_atomically
 from services.ca.errors import CeremonyError
-from services.ca.layout import Layout
+from services.ca.layout import SIGNER, Layout
 
 
 def describe(layout: Layout, listeners: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -19,9 +19,11 @@ def describe(layout: Layout, listeners: Mapping[str, Mapping[str, Any]]) -> dict
         "operator_cert": str(layout.operator_certificate),
         "operator_key": str(layout.operator_key),
         "state_dir": str(layout.root),
-        "ops": {service: urls["ops"] for service, urls in listeners.items()},
-        "pids": {service: urls["pid"] for service, urls in listeners.items()},
+        "ops": {_word(service): urls["ops"] for service, urls in listeners.items()},
+        "pids": {_word(service): urls["pid"] for service, urls in listeners.items()},
     }
+    if SIGNER in listeners:
+        found["signer_hsm"] = listeners[SIGNER]["internal"]
     if "ca" in listeners:
         status = listeners["ca"]["status"]
         found["ca_internal"] = listeners["ca"]["internal"]
@@ -29,6 +31,11 @@ def describe(layout: Layout, listeners: Mapping[str, Mapping[str, Any]]) -> dict
     if "acme" in listeners:
         found["acme_directory"] = f"{listeners['acme']['public']}/acme/directory"
     return found
+
+
+def _word(service: str) -> str:
+    """A service's name as a JSON key."""
+    return service.replace("-", "_")
 
 
 def write_endpoints(layout: Layout, endpoints: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ CaServiceError
 │  ├─ RevokedIntentError           revoked before it was completed
 │  ├─ UnknownCertificateError
 │  └─ PublicationDelayedError      a CRL that was asked for is not there in time
+├─ WrongSignatureError          what came back from the key's holder is no signature by the issuer
 └─ CeremonyError                what an operator must put right; the sentence says how
 """
 
@@ -72,6 +73,10 @@ class UnknownCertificateError(StateError):
 
 class PublicationDelayedError(StateError):
     """A CRL that was asked for is not there in time."""
+
+
+class WrongSignatureError(CaServiceError):
+    """What came back from the key's holder is no signature by the issuer; nothing was issued."""
 
 
 class CeremonyError(CaServiceError):

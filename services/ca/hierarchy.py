@@ -1,18 +1,20 @@
 """The roots and issuing CAs that this process answers for. A root is a certificate here, never a key."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
 
-from pkicore.errors import KeyNotFoundError, MalformedError
-from pkicore.keys import SecretSource, SigningKey, open_key
+from pkicore.algorithms import known_public_key
+from pkicore.errors import KeyNotFoundError, MalformedError, UnsupportedError
+from pkicore.keys import RemoteSigner, SecretSource, SigningKey, open_key
+from pkicore.keys.remote import RemoteKey
 from pkicore.x509.certificate import load_chain
 from pkicore.x509.tbs import Issuer
 from services.ca.issuance import IssuingCa
-from services.ca.settings import CaSettings, IssuerSettings
+from services.ca.settings import CaSettings, IssuerSettings, RootSettings, is_remote
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,38 @@ class Hierarchy:
     def certificates(self) -> dict[str, x509.Certificate]:
         """Every issuer's certificate, issuing CAs first."""
         return {name: ca.issuer.certificate for name, ca in self.cas.items()} | dict(self.roots)
+
+    @property
+    def remote_keys(self) -> list[RemoteKey]:
+        """The keys that signer-hsm holds."""
+        keys = (*(ca.key for ca in self.cas.values()), *self.responder_keys.values())
+        return [key for key in keys if isinstance(key, RemoteKey)]
+
+
+@dataclass(frozen=True)
+class KeyRing:
+    """How keys are opened: files by passphrase, those of signer-hsm by asking it."""
+
+    secrets: SecretSource
+    pool: Executor
+    signer: RemoteSigner | None = None
+
+    async def open(self, uri: str, certificate: x509.Certificate | None) -> SigningKey:
+        """The key of a certificate. A remote key is not asked for here where the certificate says what it must be.
+
+        Raises:
+            KeyAccessError: the key is missing, locked, or not the one of its certificate.
+            UnsupportedError: a URI that is not offered, or a remote key without a signer.
+        """
+        if certificate is None or not is_remote(uri):
+            key = await open_key(uri, secrets=self.secrets, pool=self.pool, signer=self.signer)
+        elif self.signer is None:
+            raise UnsupportedError(f"{uri} needs signer-hsm, and signer_url does not say where that is")
+        else:
+            key = RemoteKey(uri, known_public_key(certificate.public_key()), self.signer, self.pool)
+        if certificate is not None and certificate.public_key() != key.public_key:
+            raise KeyNotFoundError(f"{uri} is not the key of {certificate.subject.rfc4514_string()}")
+        return key
 
 
 def make_issuer(name: str, family: str, certificate: x509.Certificate, root: x509.Certificate, base_url: str) -> Issuer:
@@ -57,7 +91,7 @@ def make_root_issuer(name: str, family: str, certificate: x509.Certificate, base
     )
 
 
-async def load_hierarchy(settings: CaSettings, base_url: str, secrets: SecretSource, pool: Executor) -> Hierarchy:
+async def load_hierarchy(settings: CaSettings, base_url: str, ring: KeyRing) -> Hierarchy:
     """Read certificates and open keys as the settings say.
 
     Raises:
@@ -65,19 +99,37 @@ async def load_hierarchy(settings: CaSettings, base_url: str, secrets: SecretSou
         MalformedError: a file does not parse.
         UnsupportedError: a key URI of a scheme that is not offered.
     """
-    roots = {root.id: read_certificate(root.certificate) for root in settings.roots}
+    roots = read_issuers(settings.roots)
     cas, responder_keys = {}, {}
     for item in settings.issuers:
-        key = await open_key(item.key, secrets=secrets, pool=pool)
         certificate = read_certificate(item.certificate)
-        if certificate.public_key() != key.public_key:
-            raise KeyNotFoundError(f"{item.key} is not the key of {item.certificate}")
+        key = await ring.open(item.key, certificate)
         if key.algorithm.family != item.family:
             raise KeyNotFoundError(f"issuer {item.id} is said to be of the family {item.family}, and its key is not")
         issuer = make_issuer(item.id, item.family, certificate, _root_of(item, roots), base_url)
         cas[item.id] = IssuingCa.of(issuer, key)
-        responder_keys[item.id] = await open_key(item.responder_key, secrets=secrets, pool=pool)
+        responder_keys[item.id] = await ring.open(item.responder_key, _responder_certificate(settings, item))
     return Hierarchy(cas, responder_keys, roots)
+
+
+def read_issuers(items: Iterable[IssuerSettings | RootSettings]) -> dict[str, x509.Certificate]:
+    """The certificates of the settings' issuing CAs or roots, by id.
+
+    Raises:
+        KeyNotFoundError, MalformedError: as `read_certificate`.
+    """
+    return {item.id: read_certificate(item.certificate) for item in items}
+
+
+def responders_directory(settings: CaSettings) -> Path:
+    """Where the responders' certificates are kept."""
+    return settings.state_dir / "responders"
+
+
+def _responder_certificate(settings: CaSettings, item: IssuerSettings) -> x509.Certificate | None:
+    """What says which key a remote responder's is; a local one is compared when the certificate is taken."""
+    path = responders_directory(settings) / f"{item.id}.pem"
+    return read_certificate(path) if is_remote(item.responder_key) and path.exists() else None
 
 
 def _root_of(item: IssuerSettings, roots: Mapping[str, x509.Certificate]) -> x509.Certificate:

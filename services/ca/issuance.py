@@ -20,15 +20,15 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from pkicore.clock import Clock, unix
 from pkicore.encoding import pem_join
-from pkicore.errors import BadCertificateError, BadSignatureError
+from pkicore.errors import BadCertificateError, BadSignatureError, MalformedError
 from pkicore.identity import SpiffeId
 from pkicore.keys import SigningKey
-from pkicore.x509.certificate import assemble, verify_issued
+from pkicore.x509.certificate import sign_certificate
 from pkicore.x509.csr import UnverifiedCsr, VerifiedCsr
 from pkicore.x509.lint import lint_tbs
 from pkicore.x509.tbs import Issuer, build_tbs, random_serial
 from services.ca.authorization import Authorizer, IssuanceRequest
-from services.ca.errors import BlockedKeyError, IdempotencyConflictError, RevokedIntentError
+from services.ca.errors import BlockedKeyError, IdempotencyConflictError, RevokedIntentError, WrongSignatureError
 from services.ca.store import CaStore, Intent
 from services.ca.wire import CertificateRequest, IssuedCertificate, format_serial
 from services.chassis.database import AuditEvent
@@ -109,7 +109,7 @@ class Issuance:
             BlockedKeyError: the key was reported compromised.
             IdempotencyConflictError: the idempotency key stands for another request.
             RevokedIntentError: the intent of this request was revoked before it was completed.
-            DatabaseError, KeyAccessError: nothing is lost; the same request completes it later.
+            DatabaseError, KeyAccessError, WrongSignatureError: nothing is lost; the same request completes it later.
         """
         csr = UnverifiedCsr.parse(request.csr).verify()  # 1
         authorised = self._authorizer.authorise(caller, csr, request)  # 2
@@ -120,9 +120,10 @@ class Issuance:
                 return await self._earlier(authorised)
             return Outcome(await self._complete(intent), created=True)  # 7 to 9
 
-    async def recover(self) -> int:
-        """Complete every intent that a dead process left behind; how many there were.
+    async def recover(self, *, recorded_before: int | None = None) -> int:
+        """Complete every intent that a dead process, or a signer that did not answer, left behind; how many there were.
 
+        With `recorded_before` (Unix seconds), only older ones: those that are being completed now are left alone.
         An intent that has expired, or whose key was reported compromised since, stays what it is: known and revocable.
 
         Raises:
@@ -131,13 +132,16 @@ class Issuance:
         """
         now = unix(self._clock.now())
         left = [row for row in await self._store.open_intents() if row.intent.issuer in self._cas and not row.blocked]
+        due = [row.intent for row in left if recorded_before is None or row.intent.recorded_at < recorded_before]
         completed = 0
-        for intent in (row.intent for row in left if row.intent.not_after > now):
+        for intent in (item for item in due if item.not_after > now):
             facts = {"serial": format_serial(intent.serial), "caller": intent.caller}
             try:
                 async with self._alone(intent.caller, intent.idempotency_key):
+                    if not await self._is_open(intent):
+                        continue
                     await self._complete(intent)
-            except (BadSignatureError, BadCertificateError) as error:  # one bad row must not keep the CA from starting
+            except WrongSignatureError as error:  # one bad row must not keep the CA from starting
                 _log.error("intent not completed", **facts, error=str(error))
             else:
                 completed += 1
@@ -178,9 +182,11 @@ class Issuance:
 
     async def _complete(self, intent: Intent) -> IssuedCertificate:
         ca = self._cas[intent.issuer]
-        signature = await ca.key.sign(intent.tbs)  # 7
-        certificate = assemble(intent.tbs, signature, ca.key.algorithm)
-        verify_issued(certificate, ca.issuer.certificate, intent.tbs)  # 8
+        try:
+            certificate = await sign_certificate(intent.tbs, ca.key, ca.issuer.certificate)  # 7 and 8
+        except (BadSignatureError, BadCertificateError, MalformedError) as error:
+            _log.error("wrong signature", serial=format_serial(intent.serial), key=ca.key.uri, error=str(error))
+            raise WrongSignatureError(f"the key of {intent.issuer} made no valid signature; try again") from error
         der = certificate.public_bytes(Encoding.DER)
         detail = {"serial": format_serial(intent.serial), "sha256": hashlib.sha256(der).hexdigest()}
         event = AuditEvent("certificate.issued", intent.caller, detail)
@@ -189,6 +195,11 @@ class Issuance:
         except ConflictError:
             return await self._stored(intent)
         return self._answer(intent, der)
+
+    async def _is_open(self, intent: Intent) -> bool:
+        """Whether it still waits: the request may have come again meanwhile, or another replica was quicker."""
+        row = await self._store.by_serial(intent.serial)
+        return row is not None and row.certificate is None and row.revoked_at is None
 
     async def _stored(self, intent: Intent) -> IssuedCertificate:
         """Another replica completed this intent first: its certificate is the certificate."""

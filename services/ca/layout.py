@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Final
 
 FAMILIES: Final = ("ecdsa", "mldsa")
-SERVICES: Final = ("ca", "acme")  # in the order of their start
+SIGNER: Final = "signer-hsm"
+SERVICES: Final = (SIGNER, "ca", "acme")  # in the order of their start; those without settings are left out
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,20 @@ class Layout:
     def config(self) -> Path:
         """Settings of the services, policy and profiles."""
         return self.root / "config"
+
+    @property
+    def services(self) -> tuple[str, ...]:
+        """The services of this deployment: those with a settings file, in the order of their start."""
+        return tuple(service for service in SERVICES if self.settings(service).is_file())
+
+    def settings(self, service: str) -> Path:
+        """The settings file of a service."""
+        return self.config / f"{service}.toml"
+
+    @property
+    def key_policy(self) -> Path:
+        """Who may do what with which key of signer-hsm."""
+        return self.config / "keys.toml"
 
     @property
     def policy(self) -> Path:
@@ -64,6 +79,16 @@ class Layout:
     def database(self) -> Path:
         """The CA's SQLite database."""
         return self.state("ca") / "ca.sqlite3"
+
+    @property
+    def signer_database(self) -> Path:
+        """signer-hsm's SQLite database."""
+        return self.state(SIGNER) / "signer-hsm.sqlite3"
+
+    @property
+    def signer_keys(self) -> Path:
+        """Where the file back end of signer-hsm keeps its keys, if there is one."""
+        return self.state(SIGNER) / "keys" / "backend"
 
     @property
     def operator(self) -> Path:

@@ -14,7 +14,7 @@ import structlog
 
 from pkicore.clock import Clock, from_unix, unix
 from pkicore.crl import build_crl
-from pkicore.errors import KeyAccessError
+from pkicore.errors import BadSignatureError, KeyAccessError
 from services.ca.errors import PublicationDelayedError
 from services.ca.issuance import IssuingCa
 from services.ca.store import CaStore, Revoked, StoredCrl
@@ -23,6 +23,8 @@ from services.chassis.errors import ConflictError, DatabaseError, DuplicateError
 
 _PUBLISH_SECONDS: Final = 15.0
 _RETRY: Final = 1.0  # seconds after a failed publication
+FAILURES: Final = (DatabaseError, KeyAccessError, BadSignatureError)
+"""What keeps a CRL from being published for now; the last one is served meanwhile."""
 _TICK: Final = 30.0  # seconds between looks at the clock and at the roots' CRLs
 _SAME_SECOND: Final = 0.1  # seconds to wait for the next whole second
 
@@ -112,7 +114,7 @@ class CrlPublisher:
 
         Raises:
             DatabaseError: nothing was published; it is still due.
-            KeyAccessError: likewise.
+            KeyAccessError, BadSignatureError: likewise.
         """
         now = unix(self._clock.now())
         half_life = int(self._lifetime.total_seconds()) // 2
@@ -122,7 +124,7 @@ class CrlPublisher:
                 self._due.discard(issuer)
                 try:
                     await self._publish(self._cas[issuer], now)
-                except (DatabaseError, KeyAccessError):
+                except FAILURES:
                     self._due.add(issuer)
                     raise
         return not self._due
@@ -131,7 +133,7 @@ class CrlPublisher:
         """Publish until nothing is due, for so long at most: a clock set back must not keep the CA from starting.
 
         Raises:
-            DatabaseError, KeyAccessError: as `publish_due`.
+            DatabaseError, KeyAccessError, BadSignatureError: as `publish_due`.
         """
         try:
             async with asyncio.timeout(seconds):
@@ -149,7 +151,7 @@ class CrlPublisher:
             try:
                 await self._load(self._roots)
                 pause = _TICK if await self.publish_due() else _SAME_SECOND
-            except (DatabaseError, KeyAccessError) as error:
+            except FAILURES as error:
                 _log.error("CRL not published", error=str(error))
             await self._pause(pause)
 

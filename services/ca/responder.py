@@ -16,7 +16,7 @@ import structlog
 from cryptography import x509
 
 from pkicore.clock import Clock, from_unix, unix
-from pkicore.errors import KeyAccessError, MalformedError, UnsupportedError
+from pkicore.errors import BadSignatureError, KeyAccessError, MalformedError, UnsupportedError
 from pkicore.ocsp import (
     CertId,
     CertStatus,
@@ -111,7 +111,7 @@ class OcspAnswers:
         seen = self._revocations_seen
         try:
             answer = await self._sign(issuer, parsed)
-        except (DatabaseError, KeyAccessError) as error:
+        except (DatabaseError, KeyAccessError, BadSignatureError) as error:
             _log.error("OCSP answer not signed", error=str(error))
             return TRY_LATER
         if answer.fresh_until and len(request) <= _MAX_KEPT_REQUEST and seen == self._revocations_seen:

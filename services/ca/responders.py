@@ -28,6 +28,7 @@ from services.chassis.errors import DatabaseError
 
 PROFILE: Final = "ocsp-responder"
 _CHECK: Final = 60.0  # seconds between looks at the certificates
+_RETRY: Final = 5.0  # seconds after a failed renewal
 
 _log = structlog.get_logger(__name__)
 
@@ -79,11 +80,13 @@ class DelegatedResponders:
     async def run(self) -> None:
         """Renew for ever; a failure is logged and tried again."""
         while True:
+            pause = _CHECK
             try:
                 await self.ensure()
             except (PkiError, CaServiceError, DatabaseError) as error:
                 _log.error("OCSP responder not renewed", error=str(error))
-            await asyncio.sleep(_CHECK)
+                pause = _RETRY
+            await asyncio.sleep(pause)
 
     def _path(self, issuer: str) -> Path:
         return self._directory / f"{issuer}.pem"

@@ -4,8 +4,10 @@ from datetime import timedelta
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from pkicore.errors import UnsupportedError
+from pkicore.keys.remote import REMOTE_SCHEME, KeyUri
 from services.chassis.settings import AbsolutePath, Port, ServiceSettings, for_service
 
 
@@ -24,6 +26,25 @@ def base_url(url: str) -> str:
 BaseUrl = Annotated[str, AfterValidator(base_url)]
 
 
+def is_remote(uri: str) -> bool:
+    """Whether a key is held by signer-hsm."""
+    return uri.partition(":")[0] == REMOTE_SCHEME
+
+
+def _key_reference(uri: str) -> str:
+    if is_remote(uri):
+        try:
+            version = KeyUri.parse(uri).version
+        except UnsupportedError as error:
+            raise ValueError(str(error)) from error
+        if version is None:
+            raise ValueError(f"{uri} needs a version, since it belongs to a certificate: add /1")
+    return uri
+
+
+KeyReference = Annotated[str, AfterValidator(_key_reference)]
+
+
 class IssuerSettings(BaseModel):
     """One issuing CA and the delegated OCSP responder that answers for it."""
 
@@ -33,8 +54,13 @@ class IssuerSettings(BaseModel):
     family: Literal["ecdsa", "rsa", "mldsa"] = Field(description="Family of its key.")
     root: str = Field(description="Id of the root above it.", pattern=r"^[a-z0-9-]{1,64}$")
     certificate: AbsolutePath = Field(description="Its certificate, PEM.")
-    key: str = Field(description="URI of its key.")
-    responder_key: str = Field(description="URI of its OCSP responder's key, a local one.")
+    key: KeyReference = Field(
+        description="URI of its key: file:/path, or signer-hsm:TENANT.NAME/VERSION, for which signer_url must be set."
+    )
+    previous_key: str = Field(
+        "", description="URI of the same key before its last migration; `ztca keys rollback` puts it in force again."
+    )
+    responder_key: KeyReference = Field(description="URI of its OCSP responder's key, as a rule a local one.")
 
 
 class RootSettings(BaseModel):
@@ -73,6 +99,15 @@ class CaSettings(ServiceSettings):
     issuers: tuple[IssuerSettings, ...] = Field(description="The issuing CAs, the default one first.", min_length=1)
     roots: tuple[RootSettings, ...] = Field(description="The roots above them.", min_length=1)
     identities: tuple[IdentitySettings, ...] = Field((), description="Identities that the CA renews beside its own.")
+    signer_url: BaseUrl = Field(
+        "", description="Base URL of signer-hsm, e.g. https://localhost:6000; needed where a key is signer-hsm:...."
+    )
+    signer_timeout_seconds: float = Field(
+        10.0, gt=0, le=25, description="One answer of signer-hsm; our own callers wait for 30 s."
+    )
+    signer_start_seconds: float = Field(
+        15.0, ge=0, le=600, description="How long the start waits for signer-hsm; then the CA starts without it."
+    )
     passphrase_file: AbsolutePath = Field(description="File with the passphrase of the key files, mode 0600.")
     profiles_file: AbsolutePath = Field(description="The certificate profiles (TOML).")
     tls_certificate: AbsolutePath = Field(description="PEM chain of the mTLS identity.")
@@ -91,6 +126,17 @@ class CaSettings(ServiceSettings):
     crl_max_staleness_seconds: int = Field(
         3600, ge=60, le=864_000, description="Without news of the CRLs for this long, no client is let in."
     )
+
+    @model_validator(mode="after")
+    def _knows_the_signer(self) -> "CaSettings":
+        if self.has_remote_keys and not self.signer_url:
+            raise ValueError("a key is held by signer-hsm, and signer_url does not say where that is")
+        return self
+
+    @property
+    def has_remote_keys(self) -> bool:
+        """Whether any key is held by signer-hsm."""
+        return any(is_remote(item.key) or is_remote(item.responder_key) for item in self.issuers)
 
     @property
     def crl_lifetime(self) -> timedelta:

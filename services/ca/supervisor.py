@@ -27,10 +27,10 @@ from typing import Any, Final
 import httpx
 import orjson
 
-from services.ca.deployment import is_free, recorded_settings
+from services.ca.deployment import free_port, is_free, recorded_settings
 from services.ca.endpoints import describe, write_endpoints
 from services.ca.errors import CeremonyError
-from services.ca.layout import SERVICES, Layout
+from services.ca.layout import SIGNER, Layout
 
 START_SECONDS: Final = 60.0  # for a service to become ready
 STOP_SECONDS: Final = 15.0  # for a service to stop by itself
@@ -71,12 +71,12 @@ class Child:
     def start(self) -> None:
         """Start the process; what an earlier one said of its listeners is forgotten."""
         self.listeners_file.unlink(missing_ok=True)
-        config = self.layout.config / f"{self.service}.toml"
+        config = self.layout.settings(self.service)
         self.log.parent.mkdir(mode=0o700, exist_ok=True)
         with self.log.open("ab") as log:
             self.log_start = log.tell()
             self.process = subprocess.Popen(  # noqa: S603 - our own module, by our own interpreter
-                [sys.executable, "-m", f"services.{self.service}", "--config", str(config)],
+                [sys.executable, "-m", f"services.{self.service.replace('-', '_')}", "--config", str(config)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -131,10 +131,13 @@ class Child:
 
 
 _PORT_VARIABLES: Final[Mapping[str, Mapping[str, str]]] = {
+    SIGNER: {"internal": "PQCPKI_SIGNER_HSM_PORT", "ops": "PQCPKI_SIGNER_HSM_OPS_PORT"},
     "ca": {"internal": "PQCPKI_CA_PORT", "status": "PQCPKI_CA_HTTP_PORT", "ops": "PQCPKI_CA_OPS_PORT"},
     "acme": {"public": "PQCPKI_ACME_PORT", "ops": "PQCPKI_ACME_OPS_PORT"},
 }
 _PORT_FIELDS: Final = {
+    "PQCPKI_SIGNER_HSM_PORT": "port",
+    "PQCPKI_SIGNER_HSM_OPS_PORT": "ops_port",
     "PQCPKI_CA_PORT": "port",
     "PQCPKI_CA_HTTP_PORT": "http_port",
     "PQCPKI_CA_OPS_PORT": "ops_port",
@@ -163,16 +166,17 @@ class Supervisor:
         layout: The deployment.
         environment: For the children, as the supervisor was started with.
         say: Prints a line for a person.
-        services: Which, in the order of their start.
+        services: Which, in the order of their start; those with a settings file if not given.
     """
 
     def __init__(
-        self, layout: Layout, environment: Mapping[str, str], say: Say, services: Sequence[str] = SERVICES
+        self, layout: Layout, environment: Mapping[str, str], say: Say, services: Sequence[str] | None = None
     ) -> None:
         self._layout = layout
         self._say = say
         self._children = [
-            Child(service, layout, child_environment(layout, service, environment)) for service in services
+            Child(service, layout, child_environment(layout, service, environment))
+            for service in (layout.services if services is None else services)
         ]
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -198,18 +202,7 @@ class Supervisor:
 
     async def _start(self, child: Child, stop: asyncio.Event) -> None:
         self._pass_on_urls(child)
-        child.start()
-        deadline = time.monotonic() + START_SECONDS
-        while not await is_ready(child):
-            if stop.is_set():
-                return
-            status = child.exit_status()
-            if status is not None:
-                raise CeremonyError(f"{child.service} ended with status {status}; {child.complaint()}")
-            if time.monotonic() > deadline:
-                raise CeremonyError(f"{child.service} was not ready in {START_SECONDS:g} s; {child.complaint()}")
-            await asyncio.sleep(_POLL)
-        child.keep_ports()
+        await start_child(child, stop)
 
     async def _mind(self, child: Child, stop: asyncio.Event) -> None:
         """Replace the process whenever it ends."""
@@ -231,11 +224,27 @@ class Supervisor:
                 self._say(f"{child.service} is up again: {child.where}")
 
     def _pass_on_urls(self, child: Child) -> None:
-        """The ACME server finds the CA where the CA is, even if that port was not the recorded one."""
+        """Each service finds the others where they are, even if that port was not the recorded one."""
         known = {other.service: other.urls for other in self._children}
+        if child.service == SIGNER:
+            self._say_where_the_ca_will_be(child)
+        if child.service == "ca" and known.get(SIGNER):
+            child.environment["PQCPKI_CA_SIGNER_URL"] = known[SIGNER]["internal"]
         if child.service == "acme" and known.get("ca"):
             child.environment.setdefault("PQCPKI_ACME_CA_URL", known["ca"]["internal"])
             child.environment.setdefault("PQCPKI_ACME_CA_STATUS_URL", known["ca"]["status"])
+
+    def _say_where_the_ca_will_be(self, signer: Child) -> None:
+        """signer-hsm starts before the CA, whose status it follows; so the CA's ports are settled now."""
+        for ca in (child for child in self._children if child.service == "ca"):
+            recorded = recorded_settings(self._layout, "ca")
+            host = str(recorded.get("host", "127.0.0.1"))
+            ports = {}
+            for variable in ("PQCPKI_CA_PORT", "PQCPKI_CA_HTTP_PORT"):
+                wanted = int(ca.environment.get(variable) or recorded.get(_PORT_FIELDS[variable]) or 0)
+                ports[variable] = ca.environment[variable] = str(wanted or free_port(host))
+            signer.environment["PQCPKI_SIGNER_HSM_CA_URL"] = f"https://localhost:{ports['PQCPKI_CA_PORT']}"
+            signer.environment["PQCPKI_SIGNER_HSM_CA_STATUS_URL"] = f"http://{host}:{ports['PQCPKI_CA_HTTP_PORT']}"
 
     def _publish(self) -> None:
         write_endpoints(self._layout, describe(self._layout, {child.service: child.urls for child in self._children}))
@@ -245,6 +254,26 @@ class Supervisor:
             if child.exit_status() is None and child.process is not None:
                 await child.stop()
                 self._say(f"{child.service} has stopped")
+
+
+async def start_child(child: Child, stop: asyncio.Event) -> None:
+    """Start a service and wait until it is ready, or until told to stop.
+
+    Raises:
+        CeremonyError: it ended, or was not ready in time; the sentence holds the end of its log.
+    """
+    child.start()
+    deadline = time.monotonic() + START_SECONDS
+    while not await is_ready(child):
+        if stop.is_set():
+            return
+        status = child.exit_status()
+        if status is not None:
+            raise CeremonyError(f"{child.service} ended with status {status}; {child.complaint()}")
+        if time.monotonic() > deadline:
+            raise CeremonyError(f"{child.service} was not ready in {START_SECONDS:g} s; {child.complaint()}")
+        await asyncio.sleep(_POLL)
+    child.keep_ports()
 
 
 async def is_ready(child: Child) -> bool:

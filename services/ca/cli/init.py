@@ -1,7 +1,10 @@
 """`ztca init`: the ceremony."""
 
 import asyncio
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,8 +14,9 @@ from services.ca.ceremony import hold_ceremony
 from services.ca.cli.output import directory_option, failing_cleanly, json_option, tell
 from services.ca.deployment import Deployment, choose_ports
 from services.ca.errors import CeremonyError
-from services.ca.layout import Layout
+from services.ca.layout import SIGNER, Layout
 from services.ca.settings import base_url
+from services.ca.signer_settings import file_backend, read_backends
 
 _HOST = "127.0.0.1"
 _PORT = click.IntRange(0, 65535)
@@ -34,6 +38,36 @@ _PORT = click.IntRange(0, 65535)
 @click.option("--ca-ops-port", "ca_ops", type=_PORT, default=5090, show_default=True, envvar="PQCPKI_CA_OPS_PORT")
 @click.option("--acme-port", "acme", type=_PORT, default=4000, show_default=True, envvar="PQCPKI_ACME_PORT")
 @click.option("--acme-ops-port", "acme_ops", type=_PORT, default=4090, show_default=True, envvar="PQCPKI_ACME_OPS_PORT")
+@click.option("--signer-port", "signer", type=_PORT, default=6000, show_default=True, envvar="PQCPKI_SIGNER_HSM_PORT")
+@click.option(
+    "--signer-ops-port", "signer_ops", type=_PORT, default=6090, show_default=True, envvar="PQCPKI_SIGNER_HSM_OPS_PORT"
+)
+@click.option(
+    "--keys",
+    type=click.Choice(["file", "signer-hsm"]),
+    default="file",
+    show_default=True,
+    help="Who holds the issuing CAs' keys: the CA itself, in sealed files, or signer-hsm.",
+)
+@click.option(
+    "--signer-backends",
+    type=click.Path(path_type=Path),
+    help="TOML file with the [[backends]] of signer-hsm, the preferred one first; they are copied into its settings. "
+    "[default: sealed files below DIR/signer-hsm/keys]",
+)
+@click.option(
+    "--responder-keys",
+    type=click.Choice(["file", "signer-hsm"]),
+    default="file",
+    show_default=True,
+    help="Who holds the OCSP responders' keys. Local ones keep answering while signer-hsm is away.",
+)
+@click.option(
+    "--signer-database-url",
+    envvar="PQCPKI_SIGNER_HSM_DATABASE_URL",
+    show_envvar=True,
+    help="Of signer-hsm, as --ca-database-url.",
+)
 @click.option(
     "--ca-database-url",
     envvar="PQCPKI_CA_DATABASE_URL",
@@ -59,6 +93,10 @@ def init(  # noqa: PLR0913, PLR0917 - one argument for each option
     offline: Path | None,
     ca_database_url: str | None,
     acme_database_url: str | None,
+    signer_database_url: str | None,
+    keys: str,
+    signer_backends: Path | None,
+    responder_keys: str,
     status_url: str,
     as_json: bool,  # noqa: FBT001 - a command-line flag
     **ports: int,
@@ -70,16 +108,26 @@ def init(  # noqa: PLR0913, PLR0917 - one argument for each option
     with failing_cleanly():
         SpiffeId(trust_domain, "/service/ca")  # refuses a trust domain that no identity can have
         layout = Layout(directory.absolute(), None if offline is None else offline.absolute())
-        urls = {"ca": ca_database_url, "acme": acme_database_url}
-        databases = {service: url for service, url in urls.items() if url}
-        deployment = Deployment(name, trust_domain, _HOST, choose_ports(_HOST, ports), databases, _checked(status_url))
+        sealing = None if passphrase_file is None else passphrase_file.absolute()
+        urls = {"ca": ca_database_url, "acme": acme_database_url, SIGNER: signer_database_url}
+        deployment = Deployment(
+            name,
+            trust_domain,
+            _HOST,
+            choose_ports(_HOST, ports),
+            {service: url for service, url in urls.items() if url},
+            _checked(status_url),
+            backends=_backends(keys, signer_backends, responder_keys, layout, sealing or layout.passphrase),
+            remote_responders=responder_keys == SIGNER,
+        )
         made = asyncio.run(
             hold_ceremony(
                 layout,
                 deployment,
-                passphrase_file=None if passphrase_file is None else passphrase_file.absolute(),
+                passphrase_file=sealing,
                 clock=SystemClock(),
                 progress=lambda line: click.echo(line, err=as_json),
+                environment=os.environ,  # only passed on, to the signer-hsm of the ceremony
             )
         )
         value = {
@@ -87,9 +135,20 @@ def init(  # noqa: PLR0913, PLR0917 - one argument for each option
             "trust_domain": trust_domain,
             "roots": dict(made.roots),
             "offline": str(layout.offline),
+            "keys": dict(made.deployment.issuing_keys),
             "trust_bundle": str(layout.trust_bundle),
         }
         tell(as_json, value, f"The PKI is in {layout.root}. Start it with: ztca up --dir {directory}")
+
+
+def _backends(
+    keys: str, file: Path | None, responder_keys: str, layout: Layout, passphrase_file: Path
+) -> tuple[Mapping[str, Any], ...]:
+    if keys != SIGNER:
+        if file is not None or responder_keys == SIGNER:
+            raise CeremonyError("--signer-backends and --responder-keys signer-hsm go with --keys signer-hsm")
+        return ()
+    return (file_backend(layout.signer_keys, passphrase_file),) if file is None else read_backends(file)
 
 
 def _checked(status_url: str) -> str:

@@ -10,10 +10,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from pkicore.clock import unix
-from pkicore.errors import BadSignatureError, KeyUnavailableError
+from pkicore.errors import KeyUnavailableError
 from pkicore.x509.certificate import load_chain
 from pkicore.x509.chain import verify_chain
-from services.ca.errors import BlockedKeyError, IdempotencyConflictError, RevokedIntentError
+from services.ca.errors import BlockedKeyError, IdempotencyConflictError, RevokedIntentError, WrongSignatureError
 from services.ca.issuance import SERIAL_BATCH
 from services.ca.store import CaStore
 from services.ca.wire import RevocationRequest, parse_serial
@@ -222,7 +222,7 @@ async def test_a_wrong_signature_never_becomes_a_certificate(world: CaWorld, tmp
     """A key that answers with another key's signature is found out before anything is stored."""
     stranger = FailingKey(MemoryKey.generate("ecdsa-p256"))
     wrong = await CaWorld.open(tmp_path, clock=world.clock, families=world.families, keys={"ecdsa": stranger})
-    with pytest.raises(BadSignatureError):
+    with pytest.raises(WrongSignatureError):
         await wrong.issue("a.example")
     (left,) = await wrong.core.store.open_intents()
     assert left.certificate is None

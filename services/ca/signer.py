@@ -1,0 +1,156 @@
+"""The CA's way to signer-hsm, where its keys are `signer-hsm:` URIs: a pooled mTLS client, and what waits for it.
+
+The CA is the source of CRLs itself, so it checks signer-hsm's certificate against its own ledger. It starts without
+signer-hsm, too: what it has signed before (CRLs, OCSP answers) is served, requests to issue get 503, and everything
+goes on as soon as signer-hsm answers. Only a key that is not the certificate's keeps the CA from starting.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import structlog
+from cryptography import x509
+from prometheus_client import CollectorRegistry, Counter
+
+from pkicore.algorithms import Payload
+from pkicore.clock import Clock
+from pkicore.errors import KeyAccessError, KeyNotFoundError, KeyUnavailableError
+from pkicore.identity import SpiffeId
+from pkicore.keys.remote import RemoteKey, RemotePublicKey, RemoteSigner
+from pkicore.mtls import INTERNAL, Credentials, CredentialsSource, CrlCache, Http1Client, TlsClient
+from services.ca.settings import CaSettings
+from services.chassis.ops import Readiness
+from services.signer_hsm.client import SignerClient
+
+SERVICE: Final = "signer-hsm"
+CONDITION: Final = "signer-hsm"
+_RETRY: Final = 1.0  # seconds between two questions to a signer that did not answer
+
+_Answer = TypeVar("_Answer")
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class TimedSigner:
+    """A signer whose every answer comes within so many seconds, or not at all: the CA's caller has a deadline, too."""
+
+    signer: RemoteSigner
+    seconds: float
+
+    async def public_key(self, key_id: str, version: int | None) -> RemotePublicKey:
+        """As the signer.
+
+        Raises:
+            KeyUnavailableError: no answer in time.
+            KeyAccessError: as the signer.
+        """
+        return await self._in_time(self.signer.public_key(key_id, version))
+
+    async def sign(self, key_id: str, version: int, kind: Payload, payload: bytes, scheme: str) -> bytes:
+        """As the signer.
+
+        Raises:
+            KeyUnavailableError: no answer in time.
+            KeyAccessError: as the signer.
+        """
+        return await self._in_time(self.signer.sign(key_id, version, kind, payload, scheme))
+
+    async def _in_time(self, answer: Awaitable[_Answer]) -> _Answer:
+        try:
+            async with asyncio.timeout(self.seconds):
+                return await answer
+        except TimeoutError as error:
+            raise KeyUnavailableError(f"signer-hsm gave no answer within {self.seconds:g} s") from error
+
+
+@dataclass(frozen=True)
+class WayToSigner:
+    """The client, and its connections."""
+
+    http: Http1Client
+    signer: RemoteSigner
+
+    @classmethod
+    def build(
+        cls,
+        settings: CaSettings,
+        credentials: CredentialsSource | Credentials,
+        roots: Sequence[x509.Certificate],
+        crls: CrlCache,
+        registry: CollectorRegistry,
+        clock: Clock,
+    ) -> "WayToSigner":
+        """Build it; nothing is sent yet."""
+        count = Counter(
+            "ca_signer_traffic", "Requests to signer-hsm, and connections made for them.", ["what"], registry=registry
+        )
+        tls = TlsClient(
+            credentials=credentials,
+            rules=INTERNAL,
+            trust=tuple(roots),
+            crls=crls,
+            clock=clock,
+            require_staple=True,
+            handshake_timeout=settings.signer_timeout_seconds,
+            count=lambda what: count.labels(what).inc(),
+        )
+        http = tls.http1(SpiffeId.service(settings.trust_domain, SERVICE), settings.signer_url)
+        return cls(http, TimedSigner(SignerClient(http), settings.signer_timeout_seconds))
+
+
+class RemoteKeys:
+    """The keys of this process that signer-hsm holds, and whether it was seen to hold them."""
+
+    def __init__(self, keys: Sequence[RemoteKey], readiness: Readiness) -> None:
+        self._keys = keys
+        self._readiness = readiness
+
+    async def meet(self, seconds: float) -> None:
+        """Have signer-hsm confirm every key, for so long at most; after that the CA starts without it.
+
+        Raises:
+            KeyNotFoundError: it holds another key than a certificate needs, or none.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                await self._until(self._confirmed)
+        except TimeoutError:
+            reason = f"signer-hsm has not answered in {seconds:g} s; nothing can be signed before it does"
+            self._readiness.unmet(CONDITION, reason)
+            _log.error("started without signer-hsm", reason=reason)
+
+    async def wait(self, then: Callable[[], Awaitable[None]]) -> None:
+        """Wait until every key is confirmed, do what was left undone, and be ready."""
+        if CONDITION not in self._readiness.reasons:
+            return
+        await self._until(self._patiently)
+        await then()
+        self._readiness.met(CONDITION)
+        _log.info("signer-hsm holds the keys")
+
+    @staticmethod
+    async def _until(question: Callable[[], Awaitable[bool]]) -> None:
+        answer = await question()
+        while not answer:
+            await asyncio.sleep(_RETRY)
+            answer = await question()
+
+    async def _patiently(self) -> bool:
+        try:
+            return await self._confirmed()
+        except KeyNotFoundError as error:
+            _log.error("signer-hsm does not hold a key of this CA", error=str(error))
+            return False
+
+    async def _confirmed(self) -> bool:
+        try:
+            for key in self._keys:
+                await key.confirm()
+        except KeyNotFoundError:
+            raise
+        except KeyAccessError as error:
+            _log.warning("waiting for signer-hsm", error=str(error), retry_seconds=_RETRY)
+            return False
+        return True
