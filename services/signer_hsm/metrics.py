@@ -1,6 +1,6 @@
 """What signer-hsm counts and times. Labels come from settings and fixed words, never from requests."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -59,6 +59,9 @@ class SignerMetrics:
         self._decisions = Counter(
             "signer_decisions", "Decisions of the key policy.", ("act", "result"), registry=registry
         )
+        self._ready = Gauge(
+            "signer_backend_ready", "1 while signing would work, as last asked.", backend, registry=registry
+        )
         self._sealed = Gauge("vault_sealed", "1 while the Vault server is sealed.", backend, registry=registry)
         self._token_ttl = Gauge(
             "vault_token_ttl_seconds", "Seconds until our Vault token expires.", backend, registry=registry
@@ -89,10 +92,13 @@ class SignerMetrics:
         """Makes a circuit breaker readable from now on; `state` says one of `BREAKER_STATES`."""
         self._breaker.labels(backend).set_function(lambda: float(BREAKER_STATES.index(state())))
 
-    def vault(self, backend: str, *, sealed: bool, token_ttl: float | None) -> None:
-        """What was last seen of a Vault server; `token_ttl` in seconds, None for a token without end."""
-        self._sealed.labels(backend).set(float(sealed))
-        if token_ttl is not None:
+    def health(self, backend: str, ready: bool, detail: Mapping[str, object]) -> None:  # noqa: FBT001 - a reading
+        """What a back end last said of itself; `sealed` and `token_ttl_seconds` in its detail are Vault's."""
+        self._ready.labels(backend).set(float(ready))
+        sealed, token_ttl = detail.get("sealed"), detail.get("token_ttl_seconds")
+        if isinstance(sealed, bool):
+            self._sealed.labels(backend).set(float(sealed))
+        if isinstance(token_ttl, int | float):
             self._token_ttl.labels(backend).set(token_ttl)
 
     def signatures(self, backend: str, scheme: str, result: Result, count: int = 1) -> None:
