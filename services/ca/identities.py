@@ -5,6 +5,7 @@ mutual TLS, which it cannot once that has expired: after a month off, it would b
 What was revoked stays shut out: the CA renews only its own identity then, for it is the authority.
 """
 
+from datetime import timedelta
 from pathlib import Path
 from secrets import token_hex
 from typing import Final
@@ -66,15 +67,25 @@ class Identities:
         await own.renew_if_due()
         await self.renew_expired()
 
-    async def renew_expired(self) -> None:
-        """Renew the listed identities that have expired and were not revoked.
+    async def renew_ending(self, margin: timedelta) -> None:
+        """Renew the identities, the CA's own too, that end within this time.
+
+        Raises:
+            PkiError, CaServiceError, DatabaseError, OSError: an identity cannot be read, issued or written.
+        """
+        if _leaf(self._settings.tls_certificate).not_valid_after_utc <= self._clock.now() + margin:
+            await self.own().renew()
+        await self.renew_expired(margin)
+
+    async def renew_expired(self, margin: timedelta = timedelta(0)) -> None:
+        """Renew the listed identities that have expired, or do so within this time, and were not revoked.
 
         Raises:
             PkiError, CaServiceError, DatabaseError, OSError: an identity cannot be read, issued or written.
         """
         for item in self._settings.identities:
             certificate = item.directory / "cert.pem"
-            if _leaf(certificate).not_valid_after_utc > self._clock.now():
+            if _leaf(certificate).not_valid_after_utc > self._clock.now() + margin:
                 continue
             if await self._is_revoked(certificate):
                 _log.warning("identity not renewed: it was revoked", identity=item.id)

@@ -3,11 +3,14 @@
 import asyncio
 import os
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
 
+from pkicore.clock import SystemClock
 from services.ca.cli.output import directory_option, failing_cleanly
+from services.ca.cold_start import prepare_cold_start
 from services.ca.deployment import follow_move
 from services.ca.layout import Layout
 from services.ca.supervisor import Supervisor, only_one
@@ -26,10 +29,12 @@ def up(directory: Path) -> None:
             if (former := follow_move(layout)) is not None:
                 click.echo(f"This PKI was moved here from {former}; its settings name the new place now.")
             # The services' own settings read the environment; here it is only passed on to them.
-            asyncio.run(_run(Supervisor(layout, os.environ, click.echo)))
+            asyncio.run(_run(layout, os.environ))
 
 
-async def _run(supervisor: Supervisor) -> None:
+async def _run(layout: Layout, environment: Mapping[str, str]) -> None:
+    await prepare_cold_start(layout, environment, SystemClock(), click.echo)
+    supervisor = Supervisor(layout, environment, click.echo)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
