@@ -1,0 +1,1 @@
+"""Statements of devices about their keys, verified offline against roots that the operator supplies."""
