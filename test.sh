@@ -6,7 +6,7 @@ cd "$(dirname "$0")"
 . .ci/prepare.sh
 
 # What the tests use from Debian, as COMMAND-OR-FILE:PACKAGE. Without root, the tests that need one say "not run: NAME missing".
-DEBIAN="openssl:openssl git:git /usr/lib/postgresql:postgresql"
+DEBIAN="openssl:openssl git:git /usr/lib/postgresql:postgresql softhsm2-util:softhsm2 /usr/share/doc/libnspr4:libnspr4"
 
 install_debian_packages() {
     local pair missing=()
@@ -41,5 +41,6 @@ step "ruff format" .venv/bin/ruff format --check .
 step "mypy" .venv/bin/mypy
 step "import contracts" .venv/bin/lint-imports
 prepare_certbot
+.ci/fetch_nss_softokn.sh || say "not run: NSS softokn missing, so no ML-DSA through PKCS#11 (the reason stands above)"
 # In the order of the tree: the end-to-end tests, few and long, must not be left for last.
 step "tests" .venv/bin/pytest -n 2 --dist loadscope --no-loadscope-reorder "$@"
