@@ -30,18 +30,20 @@ from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]  # no t
 from tests.support.gcp_kms_resources import Code, RefusalError, Resources, require
 
 SERVICE = "google.cloud.kms.v1.KeyManagementService"
+DETAIL = "simulated secret detail"
 Change = Callable[[Any], Any]
 
 
 @dataclass
 class Failure:
-    """A status to fail with, `left` times."""
+    """A status to fail with, `left` times; `words` contradict it in its details."""
 
     code: grpc.StatusCode
     left: int
     method: str = ""
     after: bool = False
     retry_delay: float | None = None
+    words: str = ""
 
 
 @dataclass
@@ -254,9 +256,9 @@ class GcpKmsSimulator:
         if failure.retry_delay is not None:
             detail = AnyMessage()
             detail.Pack(RetryInfo(retry_delay=Duration(nanos=int(failure.retry_delay * 1e9))))
-            status = Status(code=failure.code.value[0], message="simulated", details=[detail])
+            status = Status(code=failure.code.value[0], message=failure.words or DETAIL, details=[detail])
             trailer = (("grpc-status-details-bin", status.SerializeToString()),)
-        await context.abort(failure.code, "simulated secret detail", trailing_metadata=trailer)
+        await context.abort(failure.code, DETAIL, trailing_metadata=trailer)
 
 
 def _serialized(answer: Any) -> bytes:  # noqa: ANN401 - a message of any method, or octets as they are

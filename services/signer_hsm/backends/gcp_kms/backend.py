@@ -39,6 +39,7 @@ from services.signer_hsm.schemes import Scheme
 Answer = TypeVar("Answer")
 
 MAX_KNOWN: Final = 4096
+CREATE_DEADLINES: Final = 12  # an HSM takes up to a minute to make an RSA key; the guard waits as long
 _GONE: Final = frozenset({State.DESTROYED, State.PENDING_EXTERNAL_DESTRUCTION, State.EXTERNAL_DESTRUCTION_FAILED})
 
 
@@ -90,7 +91,7 @@ class GcpKmsBackend:
         level: kms_v1.ProtectionLevel = kms_v1.ProtectionLevel.__members__[
             "SOFTWARE" if in_software else self._settings.protection_level
         ]
-        async with self._within_deadline():
+        async with self._within_deadline(self._deadline(CREATE_DEADLINES)):
             version = await self._creation.make(label, row, level)
             known = self._keep(known_version(version, self._names.version(label)))
             if (known.row, known.protection_level) != (row, level):
@@ -147,16 +148,30 @@ class GcpKmsBackend:
             BackendError: none could be signed.
         """
         name = self._names.checked(handle)
-        until = asyncio.get_running_loop().time() + self._settings.deadline_seconds
+        until = self._deadline()
         async with self._within_deadline(until):
             known = self._known.get(name) or self._keep(known_version(await self._creation.read(name), name))
         if (scheme.name, kind) != (known.row.scheme, known.row.kind):
             raise NotOfferedError(f"{self.name}: this key version signs {known.row.scheme} of a {known.row.kind} only")
-        results = await asyncio.gather(*(self._sign_one(known, payload, until) for payload in payloads))
-        failures = [result for result in results if isinstance(result, BackendError)]
-        if failures and len(failures) == len(results):
+        answers = await self._sign_all(known, payloads, until)
+        failures = [answer for answer in answers if isinstance(answer, BackendError)]
+        if failures and len(failures) == len(answers):
             raise failures[0]
-        return results
+        return answers
+
+    async def _sign_all(
+        self, known: KnownVersion, payloads: Sequence[bytes], until: float
+    ) -> Sequence[bytes | BackendError]:
+        """At most `workers` of a batch are under way or waiting, so that no batch fills the queue."""
+        answers: list[bytes | BackendError] = [b""] * len(payloads)
+        remaining = iter(enumerate(payloads))
+
+        async def work() -> None:
+            for at, payload in remaining:
+                answers[at] = await self._sign_one(known, payload, until)
+
+        await asyncio.gather(*(work() for _ in range(min(self._settings.workers, len(payloads)))))
+        return answers
 
     async def _sign_one(self, known: KnownVersion, payload: bytes, until: float) -> bytes | BackendError:
         request = sign_request(known, payload)
@@ -211,7 +226,7 @@ class GcpKmsBackend:
             async with self._within_deadline():
                 await self._calls.ask(self._calls.client.list_key_rings, request)
         except BackendError as error:
-            return BackendHealth(ready=False, detail={**load, "cause": error.cause})
+            return BackendHealth(ready=False, detail={**load, "problem": error.cause})
         return BackendHealth(ready=True, detail={**load, "milliseconds": round((time.monotonic() - began) * 1000)})
 
     async def aclose(self) -> None:
@@ -270,17 +285,17 @@ class GcpKmsBackend:
                 return now  # somebody else was quicker
             raise
 
+    def _deadline(self, times: int = 1) -> float:
+        return asyncio.get_running_loop().time() + times * self._settings.deadline_seconds
+
     @asynccontextmanager
     async def _within_deadline(self, until: float | None = None) -> AsyncIterator[None]:
         """One deadline over all requests of an operation; `until` in the loop's own time."""
-        if until is None:
-            until = asyncio.get_running_loop().time() + self._settings.deadline_seconds
         try:
-            async with asyncio.timeout_at(until):
+            async with asyncio.timeout_at(until if until is not None else self._deadline()):
                 yield
         except TimeoutError as error:
-            seconds = self._settings.deadline_seconds
-            raise DeadlineError(f"{self.name}: not done within {seconds:g} s", retry_after=RETRY_SECONDS) from error
+            raise DeadlineError(f"{self.name}: not done within the deadline", retry_after=RETRY_SECONDS) from error
 
 
 async def _at_most_twice(attempt: Callable[[], Awaitable[Answer]]) -> Answer:

@@ -9,6 +9,7 @@ import grpc
 from google.api_core.exceptions import GoogleAPICallError
 from google.auth.exceptions import GoogleAuthError
 from google.cloud.kms_v1 import KeyManagementServiceAsyncClient
+from google.protobuf.message import Error as ProtobufError  # type: ignore[import-untyped]  # no types in the package
 from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]  # no types in the package
 
 from services.signer_hsm.backends.settings import GcpKmsSettings
@@ -29,8 +30,8 @@ Answer = TypeVar("Answer")
 Code = grpc.StatusCode
 
 RETRY_SECONDS: Final = 1.0
+SHORT_RETRY_SECONDS: Final = 0.1  # a front end that went away: another one answers at once
 MAX_RETRY_SECONDS: Final = 60.0
-_RETRIABLE: Final = (UnavailableError, ThrottledError)
 
 
 class AlreadyExistsError(WrongStateError):
@@ -110,25 +111,41 @@ class KmsCalls:
     async def _send(self, method: Callable[..., Awaitable[Answer]], request: object) -> Answer:
         self._under_way += 1
         try:
-            return await method(request=request, retry=None, timeout=self._timeout)
+            answer = await method(request=request, retry=None, timeout=self._timeout)
         except GoogleAPICallError as error:
             raise self._failure(error) from error
+        except asyncio.CancelledError as error:
+            if _is_cancelled():
+                raise
+            # A channel that is closed under a request ends it like this, though nobody cancelled the caller.
+            raise UnavailableError(f"{self._name}: the channel to KMS was closed") from error
         except GoogleAuthError as error:
             raise DeniedError(f"{self._name}: no valid credentials for KMS") from error
         except grpc.aio.UsageError as error:
             raise UnavailableError(f"{self._name}: the channel to KMS is closed") from error
+        except (ValueError, ProtobufError) as error:
+            # The SDK lets its own parser's errors through when a status comes with details that contradict it.
+            raise BadAnswerError(f"{self._name}: KMS answered with what makes no sense") from error
         finally:
             self._under_way -= 1
+        if answer is None:  # what gRPC makes of octets that are no message
+            raise BadAnswerError(f"{self._name}: KMS answered with what is no message")
+        return answer
 
     def _failure(self, error: GoogleAPICallError) -> BackendError:
         kind, sentence = _FAILURES.get(error.grpc_status_code, _FAILURES[Code.UNKNOWN])
         if kind is UnavailableError and _is_refused_token(error):
             kind, sentence = DeniedError, "no access token is to be had with the service's credentials"
-        return kind(f"{self._name}: {sentence}", retry_after=_retry_after(error) if kind in _RETRIABLE else None)
+        return kind(f"{self._name}: {sentence}", retry_after=_retry_after(kind, error))
 
     async def aclose(self) -> None:
         """Close the channel; requests under way fail."""
         await self.client.transport.close()  # type: ignore[no-untyped-call]  # the SDK annotates no result
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 def _is_refused_token(error: GoogleAPICallError) -> bool:
@@ -137,9 +154,11 @@ def _is_refused_token(error: GoogleAPICallError) -> bool:
     return "plugin failed" in error.message and "RefreshError" in error.message
 
 
-def _retry_after(error: GoogleAPICallError) -> float:
+def _retry_after(kind: type[BackendError], error: GoogleAPICallError) -> float | None:
+    if kind not in {UnavailableError, ThrottledError}:
+        return None
     for detail in error.details:
         if isinstance(detail, RetryInfo):
             seconds: float = detail.retry_delay.ToMilliseconds() / 1000
             return min(max(seconds, 0.0), MAX_RETRY_SECONDS)
-    return RETRY_SECONDS
+    return RETRY_SECONDS if kind is ThrottledError else SHORT_RETRY_SECONDS

@@ -18,6 +18,7 @@ from services.signer_hsm.backends.gcp_kms.calls import AlreadyExistsError, KmsCa
 from services.signer_hsm.backends.gcp_kms.evidence import word
 from services.signer_hsm.backends.gcp_kms.names import Names, labels_of, number_of
 from services.signer_hsm.errors import (
+    BadAnswerError,
     DeadlineError,
     KeyNotFoundError,
     NotOfferedError,
@@ -150,10 +151,12 @@ class KeyCreation:
     async def _new_version_or_ours(self, label: KeyLabel) -> kms_v1.CryptoKeyVersion:
         try:
             return await self._new_version(label)
-        except (UnavailableError, DeadlineError) as lost:
+        except RefusedRequestError:
+            raise
+        except (UnavailableError, DeadlineError, BadAnswerError) as lost:
             try:
                 return await self.read(self._names.version(label))
-            except (KeyNotFoundError, UnavailableError, DeadlineError):
+            except (KeyNotFoundError, UnavailableError, DeadlineError, BadAnswerError):
                 raise DeadlineError("KMS gave no answer; the key version may have been made") from lost
 
     async def _discard(self, version: kms_v1.CryptoKeyVersion) -> None:
