@@ -131,6 +131,7 @@ async def _prepare(layout: Layout, pki: BootstrapPki, state: SignerState, caller
         "database_url": state.database_url,
         "policy_file": layout.policy,
         "keys_policy_file": layout.key_policy,
+        "keys_policy_may_go_back": True,
         "ca_url": NOWHERE.replace("http:", "https:"),
         "ca_status_url": NOWHERE,
         "trust_bundle": layout.trust_bundle,

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, Literal
 
-from pkicore.algorithms import Algorithm, Payload
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+from pkicore.algorithms import Algorithm, Payload, PublicKey, known_public_key
 from services.signer_hsm.errors import KeyNotFoundError, WrongStateError
 from services.signer_hsm.schemes import schemes_of
 from services.signer_hsm.wire import (
@@ -48,6 +50,11 @@ class KeyVersion:
     evidence: Mapping[str, Any] | None = None
     destruction: DestructionRecord | None = None
     attestation: Mapping[str, Any] | None = None
+
+    @cached_property
+    def loaded_public_key(self) -> PublicKey | None:
+        """The public key as an object, parsed once."""
+        return None if self.public_key is None else known_public_key(load_der_public_key(self.public_key))
 
     def describe(self) -> VersionDescription:
         """As callers see it."""

@@ -34,6 +34,9 @@ class SignerSettings(ServiceSettings):
     )
     keys_policy_file: AbsolutePath = Field(description="who may do what with which key (TOML or JSON)")
 
+    keys_policy_may_go_back: bool = Field(
+        False, description="let the key policy have a lower version than one that was in force; for a ceremony alone"
+    )
     oidc_issuers: tuple[OidcIssuerSettings, ...] = Field(
         (), max_length=32, description="issuers whose bearer tokens callers may show"
     )

@@ -19,6 +19,7 @@ from pkicore.clock import Clock, unix
 from services.chassis.database import AuditEvent
 from services.chassis.errors import ConflictError, DatabaseError
 from services.signer_hsm.backends import Backend, BackendKey, KeyLabel
+from services.signer_hsm.backends.guard import GuardedBackend
 from services.signer_hsm.catalogue import Key, KeyVersion, State
 from services.signer_hsm.errors import BackendError, BadAnswerError, DeadlineError, UnavailableError, WrongStateError
 from services.signer_hsm.imports import public_der
@@ -28,6 +29,7 @@ from services.signer_hsm.wire import DestructionRecord
 SWEEP_SECONDS: Final = 10.0
 _SERVICE: Final = "signer-hsm"
 _RETRY_SECONDS: Final = 2.0
+_MARGIN_SECONDS: Final = 5.0  # between the end of a creation for us and its surely being over
 
 _log = structlog.get_logger("keys")
 
@@ -38,16 +40,12 @@ class Versions:
     Args:
         store: the rows.
         backends: by name, guarded.
-        patience: by name of the back end: seconds after which an operation that was begun has surely ended.
         clock: the time.
     """
 
-    def __init__(
-        self, store: SignerStore, backends: Mapping[str, Backend], patience: Mapping[str, float], clock: Clock
-    ) -> None:
+    def __init__(self, store: SignerStore, backends: Mapping[str, GuardedBackend], clock: Clock) -> None:
         self._store = store
         self._backends = backends
-        self._patience = patience
         self._clock = clock
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._steps: Mapping[State, Callable[[Key, KeyVersion], Awaitable[None]]] = {
@@ -55,7 +53,7 @@ class Versions:
             "destroying": self.destroy,
         }
 
-    def backend(self, name: str) -> Backend:
+    def backend(self, name: str) -> GuardedBackend:
         """The back end of a key.
 
         Raises:
@@ -105,7 +103,7 @@ class Versions:
         found = await self.backend(key.backend).find(label)
         if found is not None:
             await self._adopt(key, version.number, found, claim)
-        elif unix(self._clock.now()) - version.created_at < self._patience.get(key.backend, 0):
+        elif unix(self._clock.now()) - version.created_at < self.backend(key.backend).create_seconds + _MARGIN_SECONDS:
             raise UnavailableError("the back end may still be making this key", retry_after=_RETRY_SECONDS)
         else:
             await self._fail(key, version.number, claim, "not-made")
@@ -148,7 +146,7 @@ class Versions:
         Raises:
             BackendError: it does not; a retry goes on here.
         """
-        await self.backend(key.backend).set_enabled(_handle(version), enabled=enabled)
+        await self.backend(key.backend).set_enabled(_handle(version), enabled=enabled, tenant=key.tenant)
         to: State = "enabled" if enabled else "disabled"
         event = _event(f"key.{to}", key, version.number, claim)
         await self._store.finish_change(key, version, to, claim, event)
@@ -159,7 +157,7 @@ class Versions:
         Raises:
             BackendError: it does not; a retry goes on here.
         """
-        done = await self.backend(key.backend).destroy(_handle(version))
+        done = await self.backend(key.backend).destroy(_handle(version), tenant=key.tenant)
         record = DestructionRecord(unix(done.at), done.final, dict(done.proof))
         detail = {"final": record.final, "at": record.at, "proof": dict(record.proof)}
         event = _event("key.destruction", key, version.number, claim, **detail)

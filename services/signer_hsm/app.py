@@ -1,0 +1,255 @@
+"""The one place where signer-hsm is put together: settings in, a running service out.
+
+It starts without the CA, which needs it to start: identity, CRLs and staple come from disk where they are still good.
+What else the CA has to give (a renewed identity, newer CRLs, the revocation feed) is fetched once it can be reached.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+import httpx
+from prometheus_client import CollectorRegistry
+
+from pkicore.clock import Clock, SystemClock
+from pkicore.keys import open_key
+from pkicore.keys.passphrase import read_passphrase
+from pkicore.mtls import INTERNAL, TlsListener
+from services.ca.client.identity import internal_renewer
+from services.ca.client.way import STATUS_TIMEOUT_SECONDS, WayToCa, patiently
+from services.chassis.asgi import Application, Request
+from services.chassis.audit import Checkpointer
+from services.chassis.database import CommitObserver, Database
+from services.chassis.errors import SettingsError
+from services.chassis.migrations import migrate
+from services.chassis.observability import HttpMetrics, TlsMetrics
+from services.chassis.ops import Readiness, ops_application
+from services.chassis.peer import CallerPolicy
+from services.chassis.runner import BackgroundTask, Listener, bind, run_service
+from services.signer_hsm.admin import SERVICE, Domain, signer_admin
+from services.signer_hsm.api import SignerEndpoints
+from services.signer_hsm.approvals import Approvals
+from services.signer_hsm.attestations import Attestations, Verify, no_attestations
+from services.signer_hsm.backends.guard import GuardedBackend
+from services.signer_hsm.backends.registry import BackendRegistry
+from services.signer_hsm.callers import Callers
+from services.signer_hsm.decisions import Decisions
+from services.signer_hsm.health import Health
+from services.signer_hsm.keys import LifeCycle
+from services.signer_hsm.listing import Listing
+from services.signer_hsm.metrics import SignerMetrics
+from services.signer_hsm.operations import Operations
+from services.signer_hsm.policy import OidcVerifier, Policy, RateLimits
+from services.signer_hsm.policy_file import PolicyFile
+from services.signer_hsm.problems import PROBLEMS
+from services.signer_hsm.settings import SignerSettings
+from services.signer_hsm.store import SignerStore
+from services.signer_hsm.upkeep import Upkeep
+from services.signer_hsm.versions import Versions
+
+MIGRATIONS: Final = Path(__file__).parent / "migrations"
+
+
+@dataclass(frozen=True)
+class Core:
+    """The domain over one database and its back ends; no listener, no settings."""
+
+    store: SignerStore
+    decisions: Decisions
+    versions: Versions
+    operations: Operations
+    health: Health
+    domain: Domain
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoreRules:
+    """What the domain is told.
+
+    Attributes:
+        approval_lifetime: how long an approval is good.
+        patience: by back end: seconds after which a signature that was begun has surely ended.
+        verify_attestation: checks what is handed in.
+    """
+
+    approval_lifetime: timedelta
+    patience: Mapping[str, float]
+    verify_attestation: Verify
+
+
+def build_core(
+    store: SignerStore,
+    policy: Policy,
+    backends: Mapping[str, GuardedBackend],
+    rules: CoreRules,
+    *,
+    tokens: OidcVerifier,
+    clock: Clock,
+    metrics: SignerMetrics,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> Core:
+    """Wire the domain."""
+    limits = RateLimits(monotonic)
+    decisions = Decisions(policy, limits, store=store, clock=clock, metrics=metrics, monotonic=monotonic)
+    versions = Versions(store, backends, clock)
+    approvals = Approvals(store, decisions, clock, rules.approval_lifetime)
+    operations = Operations(store=store, decisions=decisions, backends=backends, patience=rules.patience, clock=clock)
+    life_cycle = LifeCycle(
+        store=store, decisions=decisions, versions=versions, approvals=approvals, clock=clock, metrics=metrics
+    )
+    domain = Domain(
+        callers=Callers(tokens),
+        decisions=decisions,
+        life_cycle=life_cycle,
+        listing=Listing(store, decisions),
+        attestations=Attestations(store, decisions, versions, rules.verify_attestation),
+        approvals=approvals,
+    )
+    return Core(store, decisions, versions, operations, Health(backends, decisions), domain)
+
+
+def internal_application(core: Core, policy: CallerPolicy, metrics: HttpMetrics) -> Application:
+    """What answers on the mTLS listener."""
+    endpoints = SignerEndpoints(callers=core.domain.callers, operations=core.operations, health=core.health)
+
+    def guard(request: Request) -> None:
+        policy.authorize(request.peer, SERVICE, request.method, request.path)
+
+    return Application(
+        SERVICE,
+        endpoints.routes(),
+        problems=PROBLEMS,
+        metrics=metrics,
+        guard=guard,
+        admin=signer_admin(core.domain, policy),
+    )
+
+
+async def serve(
+    settings: SignerSettings, *, clock: Clock | None = None, commit_observer: CommitObserver | None = None
+) -> None:
+    """Run signer-hsm until a signal says stop.
+
+    Args:
+        settings: everything it may be told.
+        clock: the time; the machine's if not given.
+        commit_observer: called around each durable commit, for crash tests.
+
+    Raises:
+        BindError, SettingsError, PolicyError, PkiError, DatabaseError, SignerError: it cannot start, and why.
+    """
+    clock = clock or SystemClock()
+    sockets = {
+        "internal": bind(settings.host, settings.port, "PQCPKI_SIGNER_HSM_PORT"),
+        "ops": bind(settings.ops_host, settings.ops_port, "PQCPKI_SIGNER_HSM_OPS_PORT"),
+    }
+    caller_policy = CallerPolicy.load(_text(settings.policy_file))
+    registry, readiness = CollectorRegistry(), Readiness()
+    metrics, tls_metrics, signer_metrics = HttpMetrics(registry), TlsMetrics(registry, clock), SignerMetrics(registry)
+    await migrate(settings.database_url, MIGRATIONS)
+    async with AsyncExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(os.cpu_count() or 1, "audit"))
+        database = await Database.open(settings.database_url, clock=clock, commit_observer=commit_observer)
+        stack.push_async_callback(database.close)
+        checkpointer = await _checkpointer(settings, database, pool, clock)
+        stack.push_async_callback(checkpointer.write)
+        opened = await BackendRegistry.open(settings.backends, clock=clock, metrics=signer_metrics)
+        stack.push_async_callback(opened.aclose)
+        store = SignerStore(database)
+        await store.refresh()
+        policy_file = PolicyFile(settings.keys_policy_file, store, clock, may_go_back=settings.keys_policy_may_go_back)
+        tokens = OidcVerifier(settings.oidc_issuers, clock=clock, monotonic=time.monotonic)
+        stack.push_async_callback(tokens.aclose)
+        core = build_core(
+            store,
+            await policy_file.load(),
+            opened.backends,
+            core_rules(settings),
+            tokens=tokens,
+            clock=clock,
+            metrics=signer_metrics,
+        )
+        await core.versions.recover()
+        transport = await _transport(settings, stack, tls_metrics, clock)
+        listeners = [
+            Listener(
+                "internal",
+                internal_application(core, caller_policy, metrics),
+                sockets["internal"],
+                transport.listener,
+            ),
+            Listener("ops", ops_application(SERVICE, registry, readiness, metrics), sockets["ops"]),
+        ]
+        upkeep = Upkeep(store, clock, timedelta(days=settings.idempotency_days))
+        background = [
+            BackgroundTask("audit-checkpoints", checkpointer.run),
+            BackgroundTask("key-policy", lambda: policy_file.run(core.decisions)),
+            BackgroundTask("catalogue", upkeep.follow),
+            BackgroundTask("clean-up", upkeep.clean_up),
+            BackgroundTask("interrupted-acts", core.versions.run),
+            BackgroundTask("backend-health", opened.watch),
+            *transport.background,
+        ]
+        await run_service(SERVICE, listeners, state_dir=settings.state_dir, readiness=readiness, background=background)
+
+
+def core_rules(settings: SignerSettings) -> CoreRules:
+    """The domain's rules as the settings have them."""
+    return CoreRules(
+        approval_lifetime=timedelta(hours=settings.approval_hours),
+        patience={backend.name: 2 * backend.deadline_seconds for backend in settings.backends},
+        verify_attestation=no_attestations,
+    )
+
+
+@dataclass(frozen=True)
+class Transport:
+    """The mTLS listener, open, and what keeps it trusted."""
+
+    listener: TlsListener
+    background: tuple[BackgroundTask, ...]
+
+
+async def _transport(settings: SignerSettings, stack: AsyncExitStack, metrics: TlsMetrics, clock: Clock) -> Transport:
+    """The listener with CRLs and staple at hand: from disk while they are good, else the CA's status is waited for."""
+    status = httpx.AsyncClient(base_url=settings.ca_status_url, timeout=STATUS_TIMEOUT_SECONDS, trust_env=False)
+    staleness = timedelta(seconds=settings.crl_max_staleness_seconds)
+    ca = WayToCa.build(settings, await stack.enter_async_context(status), clock, staleness)
+    await stack.enter_async_context(ca.http)
+    await ca.ready()
+    listener = ca.listener("internal", INTERNAL, ca.credentials, metrics, clock)
+    await patiently("staple", listener.open)
+    stack.push_async_callback(listener.aclose)
+    renewer = internal_renewer(
+        ca.client,
+        SERVICE,
+        certificate=settings.tls_certificate,
+        key=settings.tls_key,
+        clock=clock,
+        observer=metrics,
+    )
+    return Transport(listener, (BackgroundTask("internal-certificate", renewer.run), *ca.background()))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path} is not a text in UTF-8") from error
+
+
+async def _checkpointer(
+    settings: SignerSettings, database: Database, pool: ThreadPoolExecutor, clock: Clock
+) -> Checkpointer:
+    key = await open_key(settings.audit_key, secrets=lambda _uri: read_passphrase(settings.passphrase_file), pool=pool)
+    return Checkpointer(database, key, settings.state_dir / "audit-checkpoints.jsonl", clock)
