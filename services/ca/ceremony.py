@@ -210,7 +210,7 @@ class _Ceremony:
         finally:
             await database.close()
         for service in self.deployment.services:
-            self._make_audit_key(service)
+            write_audit_key(self._layout, service, self._passphrase)
         return roots
 
     def seal_roots(self, roots: Mapping[str, _Root], final: Layout) -> None:
@@ -315,27 +315,11 @@ class _Ceremony:
             directory = self._layout.identity(service)
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             identity = self._spiffe(f"/service/{service}")
-            issued = await self._issue_identity(core, identity, "service", directory / "key.pem")
-            write_atomically(directory / "cert.pem", issued.chain.encode(), 0o644)
+            issued = await issue_identity(core.issuance, identity, "service", directory, self._pool)
             self._progress(f"identity {identity}: {IDENTITY_KEY}, serial {issued.serial}")
         operator = self._spiffe(f"/operator/{OPERATOR}")
-        issued = await self._issue_identity(core, operator, "client", self._layout.operator_key)
-        write_atomically(self._layout.operator_certificate, issued.chain.encode(), 0o644)
+        issued = await issue_identity(core.issuance, operator, "client", self._layout.operator, self._pool)
         self._progress(f"identity {operator}: {IDENTITY_KEY}, serial {issued.serial}")
-
-    async def _issue_identity(self, core: Core, identity: SpiffeId, profile: str, key_file: Path) -> IssuedCertificate:
-        private_key = generate_private_key(ALGORITHMS[IDENTITY_KEY])
-        write_new(key_file, plain_pem(private_key), 0o600)
-        key = FileKey("ceremony:identity", private_key, self._pool)
-        csr = await make_csr(key, names=Names.build(uri=[str(identity)]))
-        wanted = CertificateRequest(
-            csr=csr,
-            profile=profile,
-            identifiers=(Identifier("uri", str(identity)),),
-            idempotency_key=f"ceremony-{identity.path}",
-            requester={"ceremony": "init"},
-        )
-        return (await core.issuance.issue(identity, wanted)).answer
 
     async def _make_staples(self, core: Core) -> None:
         """Each service's first staple lies ready, so that none waits for another's listener."""
@@ -370,11 +354,6 @@ class _Ceremony:
         self.deployment = replace(self.deployment, responder_keys=uris, payload_kinds=frozenset(self._remote.kinds))
         return key
 
-    def _make_audit_key(self, service: str) -> None:
-        key = self._new_key(service, "audit", AUDIT_KEY)
-        pem = key.public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-        write_atomically(self._layout.audit_public_key(service), pem, 0o644)
-
     def _new_key(self, service: str, name: str, algorithm: str) -> SigningKey:
         private_key = generate_private_key(ALGORITHMS[algorithm])
         path = self._layout.key(service, name)
@@ -383,6 +362,37 @@ class _Ceremony:
 
     def _spiffe(self, path: str) -> SpiffeId:
         return SpiffeId(self.deployment.trust_domain, path)
+
+
+async def issue_identity(
+    issuance: Issuance, identity: SpiffeId, profile: str, directory: Path, pool: Executor
+) -> IssuedCertificate:
+    """A new key and a certificate for it, in `key.pem` and `cert.pem` of a directory.
+
+    Raises:
+        PkiError, CaServiceError, DatabaseError, OSError: it could not be issued or written.
+    """
+    private_key = generate_private_key(ALGORITHMS[IDENTITY_KEY])
+    write_new(directory / "key.pem", plain_pem(private_key), 0o600)
+    csr = await make_csr(FileKey("ceremony:identity", private_key, pool), names=Names.build(uri=[str(identity)]))
+    wanted = CertificateRequest(
+        csr=csr,
+        profile=profile,
+        identifiers=(Identifier("uri", str(identity)),),
+        idempotency_key=f"ceremony-{identity.path}-{secrets.token_hex(8)}",
+        requester={"ceremony": "init"},
+    )
+    issued = (await issuance.issue(identity, wanted)).answer
+    write_atomically(directory / "cert.pem", issued.chain.encode(), 0o644)
+    return issued
+
+
+def write_audit_key(layout: Layout, service: str, passphrase: bytes) -> None:
+    """The key of a service's audit checkpoints, sealed, and its public half among what is trusted."""
+    algorithm = ALGORITHMS[AUDIT_KEY]
+    public_key = create_file_key(layout.key(service, "audit"), algorithm, passphrase)
+    pem = public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    write_atomically(layout.audit_public_key(service), pem, 0o644)
 
 
 async def sign_root_crl(

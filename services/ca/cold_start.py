@@ -114,6 +114,20 @@ def signer_state(layout: Layout, environment: Mapping[str, str]) -> SignerState:
     )
 
 
+async def open_core(
+    settings: CaSettings, database: Database, signer: RemoteSigner, clock: Clock, pool: Executor
+) -> Core:
+    """The CA as its settings have it, without listeners; nothing is loaded yet.
+
+    Raises:
+        PkiError, ChassisError: settings, certificates or keys are not as they should be.
+    """
+    passphrase = read_passphrase(settings.passphrase_file)
+    base_url = settings.status_url or f"http://{settings.host}:{settings.http_port}"
+    hierarchy = await load_hierarchy(settings, base_url, KeyRing(lambda _uri: passphrase, pool, signer))
+    return build_core(database, hierarchy, core_rules(settings, hierarchy, base_url), clock)
+
+
 @dataclass(frozen=True)
 class _Renewal:
     layout: Layout
@@ -129,7 +143,7 @@ class _Renewal:
             KeyUnavailableError: it takes a signature that this signer does not give.
             PkiError, CaServiceError, ChassisError: something else is wrong.
         """
-        core = await self._open(signer)
+        core = await open_core(self.settings, self.database, signer, self.clock, self.pool)
         await core.publisher.load()
         await core.log.refresh()
         if self._crls_end_soon(core):
@@ -138,14 +152,6 @@ class _Renewal:
         identities = Identities(self.settings, core.store, core.issuance, self.clock, Unobserved())
         await identities.renew_ending(MARGIN)
         await self._lay_out(core)
-
-    async def _open(self, signer: RemoteSigner) -> Core:
-        settings = self.settings
-        passphrase = read_passphrase(settings.passphrase_file)
-        ring = KeyRing(lambda _uri: passphrase, self.pool, signer)
-        base_url = settings.status_url or f"http://{settings.host}:{settings.http_port}"
-        hierarchy = await load_hierarchy(settings, base_url, ring)
-        return build_core(self.database, hierarchy, core_rules(settings, hierarchy, base_url), self.clock)
 
     def _crls_end_soon(self, core: Core) -> bool:
         limit = unix(self.clock.now() + MARGIN)

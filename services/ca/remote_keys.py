@@ -60,8 +60,16 @@ class RemoteKeyMaker:
         except NotOfferedError:
             self.made.remove(key_id)
             raise
-        key = await open_remote_key(f"signer-hsm:{key_id}/{made.version}", self._client, self._pool)
-        self.kinds |= {key.algorithm.payload if key.algorithm.payload in made.versions[-1].kinds else "message"}
+        return await self.open(f"signer-hsm:{key_id}/{made.version}")
+
+    async def open(self, uri: str) -> RemoteKey:
+        """A key that exists; the payload that it takes is noted in `kinds`.
+
+        Raises:
+            KeyAccessError: there is none, or signer-hsm does not answer.
+        """
+        key = await open_remote_key(uri, self._client, self._pool)
+        self.kinds.add(key.payload_kind)
         return key
 
     async def destroy(self, key_id: str) -> None:

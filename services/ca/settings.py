@@ -60,6 +60,7 @@ class IssuerSettings(BaseModel):
     previous_key: str = Field(
         "", description="URI of the same key before its last migration; `ztca keys rollback` puts it in force again."
     )
+    migrated_at: int = Field(0, ge=0, description="When `ztca keys migrate` changed the key, Unix time; 0: never.")
     responder_key: KeyReference = Field(description="URI of its OCSP responder's key, as a rule a local one.")
 
 

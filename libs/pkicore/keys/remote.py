@@ -145,6 +145,11 @@ class RemoteKey:
         """
         await self._payload_kind()
 
+    @property
+    def payload_kind(self) -> Payload:
+        """What is sent to the signer; as a rule of the algorithm until the signer has confirmed the key."""
+        return self._kind or self.algorithm.payload
+
     async def sign(self, message: bytes) -> bytes:
         """An X.509 signature over the message.
 

@@ -20,6 +20,7 @@ _COMMANDS: Final[Mapping[str, tuple[str, str, str]]] = MappingProxyType(
         "revoke": ("certificates", "revoke", "Revoke a certificate."),
         "crl": ("certificates", "crl", "Certificate revocation lists."),
         "ca": ("roots", "ca", "The roots and issuing CAs."),
+        "keys": ("keys", "keys", "Move the issuing keys into a back end of signer-hsm, and back."),
         "audit": ("audit", "audit", "Verify or export the audit logs."),
         "probe": ("probe", "probe", "Show what a TLS listener shows."),
     }

@@ -1,0 +1,117 @@
+"""Giving a deployment the signer-hsm that its ceremony did not give it: identity, audit key, policies, settings."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pkicore.clock import Clock
+from pkicore.encoding import write_atomically
+from pkicore.identity import SpiffeId
+from pkicore.keys.passphrase import read_passphrase
+from services.ca.ceremony import issue_identity, write_audit_key
+from services.ca.cold_start import NobodySigns, open_core, signer_state
+from services.ca.deployment import Deployment, Ports, free_port, is_free, recorded_settings, signer_files
+from services.ca.layout import SIGNER, Layout
+from services.ca.settings import CaSettings
+from services.ca.settings_text import set_top_level
+from services.ca.signer_settings import file_backend, signer_callers
+from services.ca.temporary_signer import SignerState
+from services.ca.toml_text import table
+from services.chassis.database import Database
+
+_PORT: Final = 6000
+_OPS_PORT: Final = 6090
+
+
+@dataclass(frozen=True)
+class Equipment:
+    """What a deployment has of signer-hsm, or is going to have.
+
+    Attributes:
+        backends: its back ends.
+        is_new: whether the deployment has no signer-hsm yet.
+    """
+
+    layout: Layout
+    settings: CaSettings
+    backends: Sequence[Mapping[str, Any]]
+    is_new: bool
+    clock: Clock
+
+    @classmethod
+    def of(
+        cls, layout: Layout, settings: CaSettings, backends: Sequence[Mapping[str, Any]], clock: Clock
+    ) -> "Equipment":
+        """As the deployment's settings have it; else with these back ends, or with sealed files where there are none.
+
+        Raises:
+            CeremonyError: the settings cannot be read.
+        """
+        if SIGNER in layout.services:
+            return cls(layout, settings, recorded_settings(layout, SIGNER).get("backends", ()), False, clock)
+        default = (file_backend(layout.signer_keys, settings.passphrase_file),)
+        return cls(layout, settings, backends or default, True, clock)
+
+    def state(self, environment: Mapping[str, str]) -> SignerState:
+        """What a temporary signer-hsm shares with it.
+
+        Raises:
+            CeremonyError: the settings cannot be read.
+        """
+        if not self.is_new:
+            return signer_state(self.layout, environment)
+        for name in ("keys", "status"):
+            (self.layout.state(SIGNER) / name).mkdir(parents=True, exist_ok=True, mode=0o700)
+        url = f"sqlite:///{self.layout.signer_database}"
+        return SignerState(url, self.backends, self.settings.passphrase_file, key_policy="")
+
+    async def complete(self, kinds: frozenset[str], pool: Executor) -> None:
+        """Write what is missing; the settings file, which makes it part of the deployment, comes last.
+
+        Raises:
+            PkiError, CaServiceError, ChassisError, OSError: a part could not be made.
+        """
+        if not self.is_new:
+            return
+        await self._identify(pool)
+        audit_key = self.layout.key(SIGNER, "audit")
+        audit_key.unlink(missing_ok=True)  # of an attempt that was cut short; nothing was signed with it
+        write_audit_key(self.layout, SIGNER, read_passphrase(self.settings.passphrase_file))
+        policy = self.layout.policy.read_text(encoding="utf-8")
+        if f'service = "{SIGNER}"' not in policy:
+            added = policy.rstrip("\n") + "\n" + signer_callers(self.settings.trust_domain)
+            write_atomically(self.layout.policy, added.encode(), 0o600)
+        files = signer_files(self.layout, self.layout, self._deployment(kinds), self.settings.passphrase_file)
+        for path in sorted(files, key=lambda path: path == self.layout.settings(SIGNER)):
+            write_atomically(path, files[path].encode(), 0o600)
+
+    def in_ca_settings(self, text: str) -> str:
+        """The CA's settings with signer-hsm's URL in them, and with its identity among those that the CA renews."""
+        if self.settings.signer_url:
+            return text
+        port = recorded_settings(self.layout, SIGNER)["port"]
+        identity = {"id": str(self._id()), "profile": "service", "directory": self.layout.identity(SIGNER)}
+        listed = text if str(self._id()) in text else text.rstrip("\n") + "\n" + table("identities", identity)
+        return set_top_level(listed, "signer_url", f"https://localhost:{port}")
+
+    async def _identify(self, pool: Executor) -> None:
+        directory = self.layout.identity(SIGNER)
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True, mode=0o700)
+        database = await Database.open(self.settings.database_url, clock=self.clock)
+        try:
+            core = await open_core(self.settings, database, NobodySigns(), self.clock, pool)
+            await issue_identity(core.issuance, self._id(), "service", directory, pool)
+        finally:
+            await database.close()
+
+    def _deployment(self, kinds: frozenset[str]) -> Deployment:
+        host, ca = self.settings.host, self.settings
+        signer, ops = (port if is_free(host, port) else free_port(host) for port in (_PORT, _OPS_PORT))
+        ports = Ports(ca.port, ca.http_port, ca.ops_port, 0, 0, signer, ops)
+        return Deployment("migrated", ca.trust_domain, host, ports, backends=tuple(self.backends), payload_kinds=kinds)
+
+    def _id(self) -> SpiffeId:
+        return SpiffeId.service(self.settings.trust_domain, SIGNER)
