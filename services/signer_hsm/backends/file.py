@@ -144,8 +144,9 @@ class FileBackend:
         return BackendHealth(True, {"keys": keys, **self.lane.facts()})
 
     async def aclose(self) -> None:
-        """End the threads."""
+        """End the threads, and keep no key in memory."""
         await self.lane.aclose()
+        self._keys.forget()
 
     async def _open(self, handle: str) -> OpenKey:
         opened = self._keys.opened(handle)

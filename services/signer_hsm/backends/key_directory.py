@@ -81,6 +81,10 @@ class KeyDirectory:
         """The key if it is unsealed already; does not block."""
         return self._opened.get(handle)
 
+    def forget(self) -> None:
+        """Keep no key in memory any more; does not wait for a thread that hangs."""
+        self._opened.clear()
+
     def create(self, label: KeyLabel, algorithm: Algorithm, private_key: PrivateKey | None = None) -> BackendKey:
         """Write a new key, or the given one, durably.
 
