@@ -20,7 +20,15 @@ ZTCA = Path(sys.executable).with_name("ztca")
 DNS_SERVER = Path(__file__).with_name("dns_server.py")
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
-FREE_PORTS = ("CA_PORT", "CA_HTTP_PORT", "CA_OPS_PORT", "ACME_PORT", "ACME_OPS_PORT")
+FREE_PORTS = (
+    "SIGNER_HSM_PORT",
+    "SIGNER_HSM_OPS_PORT",
+    "CA_PORT",
+    "CA_HTTP_PORT",
+    "CA_OPS_PORT",
+    "ACME_PORT",
+    "ACME_OPS_PORT",
+)
 
 
 def free_port() -> int:
