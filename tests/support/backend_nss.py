@@ -11,7 +11,6 @@ from services.signer_hsm.backends.pkcs11 import open_backend
 from tests.support.backend_world import BackendWorld
 from tests.support.nss_softokn import new_nss_softokn
 
-# Ed25519 is listed, and the module then refuses the size of buffer that it has asked for.
 ALGORITHMS = ("ecdsa-p256", "ecdsa-p384", "ecdsa-p521", "ml-dsa-44", "ml-dsa-65", "ml-dsa-87", "rsa-2048")
 
 

@@ -11,14 +11,16 @@ from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
-from pkcs11 import Attribute, KeyType, MechanismFlag, ObjectClass, Session
+from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass, Session
+from pkcs11.exceptions import PKCS11Error
 from pkcs11.mechanisms import MLDSAParameterSet
-from pkcs11.types import Object
+from pkcs11.types import Object, SignMixin
 
 from pkicore.algorithms import ALGORITHMS, Algorithm, PrivateKey, PublicKey
 from pkicore.encoding import object_identifier
 from services.signer_hsm.backends import KeyLabel
-from services.signer_hsm.errors import BadAnswerError
+from services.signer_hsm.backends.pkcs11.errors import TABLE
+from services.signer_hsm.errors import BadAnswerError, NotOfferedError
 from services.signer_hsm.schemes import schemes_of
 
 Template: TypeAlias = dict[Attribute, Any]
@@ -86,6 +88,22 @@ def generate(session: Session, label: KeyLabel, algorithm: Algorithm) -> tuple[O
     kind = KeyType.EC if algorithm.family == "ecdsa" else KeyType.EC_EDWARDS
     oid = _CURVE_OIDS[_CURVE_OF[algorithm.name]] if algorithm.family == "ecdsa" else _ED25519
     return session.create_domain_parameters(kind, {Attribute.EC_PARAMS: oid}, local=True).generate_keypair(**common)
+
+
+def ed25519_works(session: Session) -> bool:
+    """Try Ed25519 with a key that is not kept: NSS 3.131 lists it, then refuses a buffer of the size it asked for."""
+    parameters = session.create_domain_parameters(KeyType.EC_EDWARDS, {Attribute.EC_PARAMS: _ED25519}, local=True)
+    try:
+        public, private = parameters.generate_keypair(capabilities=MechanismFlag.SIGN | MechanismFlag.VERIFY)
+    except PKCS11Error:
+        return True  # some devices have no session keys: the first real key will tell
+    try:
+        return isinstance(private, SignMixin) and bool(private.sign(b"trial", mechanism=Mechanism.EDDSA))
+    except PKCS11Error as error:
+        return TABLE.get(type(error)) is not NotOfferedError
+    finally:
+        for key in (public, private):
+            key.destroy()
 
 
 def bring_in(session: Session, label: KeyLabel, key: PrivateKey) -> tuple[Object, Object]:

@@ -18,7 +18,7 @@ from pkcs11.types import Object, SignMixin
 
 from services.signer_hsm.backends.pkcs11 import cryptoki
 from services.signer_hsm.backends.pkcs11.errors import RETRY_SECONDS, STALE, translate
-from services.signer_hsm.backends.pkcs11.keys import is_handle, schemes_of_object
+from services.signer_hsm.backends.pkcs11.keys import ed25519_works, is_handle, schemes_of_object
 from services.signer_hsm.backends.pkcs11.mechanisms import Offers, probe
 from services.signer_hsm.backends.pkcs11.module import Module
 from services.signer_hsm.backends.pkcs11.settings import read_pin
@@ -187,6 +187,8 @@ class TokenSessions:
             session = token.open(rw=True)
             try:
                 self._log_in(token, session)
+                if "ed25519" in offers and not ed25519_works(session):
+                    offers = {name: kinds for name, kinds in offers.items() if name != "ed25519"}
             except BaseException:
                 session.close()
                 raise
