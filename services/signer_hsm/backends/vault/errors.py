@@ -39,7 +39,7 @@ _TABLE: Final[tuple[tuple[type[Exception], type[BackendError], str], ...]] = (
     (hvac.VaultDown, UnavailableError, "the server is sealed or has no active node"),
     (hvac.BadGateway, UnavailableError, "a gateway does not reach the server"),
     (hvac.InternalServerError, UnavailableError, "the server reports an error of its own"),
-    (hvac.VaultError, BadAnswerError, "the server refuses a request of a known form"),
+    (hvac.VaultError, BadAnswerError, "the server refuses a request that should fit"),
 )
 _UNSAFE: Final = (hvac.InternalServerError, hvac.BadGateway)
 

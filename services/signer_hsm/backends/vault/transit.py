@@ -179,8 +179,8 @@ class Transit:
         with self._translating(f"signing with {version}"):
             try:
                 data = self._call("POST", f"sign/{version.name}", body, request_id).data
-            except hvac.InvalidRequest as error:
-                raise self._why_refused(version, request_id) from error
+            except (hvac.InvalidRequest, hvac.InternalServerError) as error:  # which of the two depends on the server
+                raise self._why_refused(version, error, request_id) from error
         if len(inputs) == 1:
             return [signature_of(data, version.number)]
         results = data.get("batch_results")
@@ -253,7 +253,7 @@ class Transit:
         for result in results:
             facts = result if isinstance(result, dict) else {}
             if facts.get("error"):
-                why = why or self._why_refused(version, request_id)
+                why = why or self._why_refused(version, hvac.InvalidRequest(), request_id)
                 signatures.append(why)
                 continue
             try:
@@ -262,14 +262,14 @@ class Transit:
                 signatures.append(error)
         return signatures
 
-    def _why_refused(self, version: TransitVersion, request_id: str | None) -> BackendError:
+    def _why_refused(self, version: TransitVersion, error: hvac.VaultError, request_id: str | None) -> BackendError:
         """The reason of a refusal by what the key is now; the server's sentence is not a contract."""
         key = self.read(version.name, request_id)
         if key is None or not key.has(version.number):
             return KeyNotFoundError(f"there is no Transit key {version}")
         if not key.version(version.number).enabled:
             return WrongStateError(f"the Transit key {version} is soft-deleted or below the least version in use")
-        return BadAnswerError(f"Vault refuses to sign with {version}, though the key is there")
+        return translate(error, f"signing with {version}")
 
     @staticmethod
     def _refuse(key: TransitKey, algorithm: Algorithm) -> None:
