@@ -6,7 +6,6 @@ What else the CA has to give (a renewed identity, newer CRLs, the revocation fee
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -37,7 +36,7 @@ from services.chassis.runner import BackgroundTask, Listener, bind, run_service
 from services.signer_hsm.admin import SERVICE, Domain, signer_admin
 from services.signer_hsm.api import SignerEndpoints
 from services.signer_hsm.approvals import Approvals
-from services.signer_hsm.attestations import Attestations, Verify, no_attestations
+from services.signer_hsm.attestations import Attestations, Verify, device_statements
 from services.signer_hsm.backends.guard import GuardedBackend
 from services.signer_hsm.backends.registry import BackendRegistry
 from services.signer_hsm.callers import Callers
@@ -153,60 +152,64 @@ async def serve(
     }
     caller_policy = CallerPolicy.load(_text(settings.policy_file))
     registry, readiness = CollectorRegistry(), Readiness()
-    metrics, tls_metrics, signer_metrics = HttpMetrics(registry), TlsMetrics(registry, clock), SignerMetrics(registry)
+    metrics, tls_metrics = HttpMetrics(registry), TlsMetrics(registry, clock)
     await migrate(settings.database_url, MIGRATIONS)
     async with AsyncExitStack() as stack:
-        pool = stack.enter_context(ThreadPoolExecutor(os.cpu_count() or 1, "audit"))
         database = await Database.open(settings.database_url, clock=clock, commit_observer=commit_observer)
         stack.push_async_callback(database.close)
-        checkpointer = await _checkpointer(settings, database, pool, clock)
-        stack.push_async_callback(checkpointer.write)
-        opened = await BackendRegistry.open(settings.backends, clock=clock, metrics=signer_metrics)
-        stack.push_async_callback(opened.aclose)
-        store = SignerStore(database)
-        await store.refresh()
-        policy_file = PolicyFile(settings.keys_policy_file, store, clock, may_go_back=settings.keys_policy_may_go_back)
-        tokens = OidcVerifier(settings.oidc_issuers, clock=clock, monotonic=time.monotonic)
-        stack.push_async_callback(tokens.aclose)
-        core = build_core(
-            store,
-            await policy_file.load(),
-            opened.backends,
-            core_rules(settings),
-            tokens=tokens,
-            clock=clock,
-            metrics=signer_metrics,
-        )
+        checkpoints = await _checkpoints(settings, database, stack, clock)
+        core, upkeep = await _core(settings, database, stack, SignerMetrics(registry), clock)
         await core.versions.recover()
-        transport = await _transport(settings, stack, tls_metrics, clock)
-        listeners = [
-            Listener(
-                "internal",
-                internal_application(core, caller_policy, metrics),
-                sockets["internal"],
-                transport.listener,
-            ),
-            Listener("ops", ops_application(SERVICE, registry, readiness, metrics), sockets["ops"]),
-        ]
-        upkeep = Upkeep(store, clock, timedelta(days=settings.idempotency_days))
-        background = [
-            BackgroundTask("audit-checkpoints", checkpointer.run),
-            BackgroundTask("key-policy", lambda: policy_file.run(core.decisions)),
-            BackgroundTask("catalogue", upkeep.follow),
-            BackgroundTask("clean-up", upkeep.clean_up),
-            BackgroundTask("interrupted-acts", core.versions.run),
-            BackgroundTask("backend-health", opened.watch),
-            *transport.background,
-        ]
-        await run_service(SERVICE, listeners, state_dir=settings.state_dir, readiness=readiness, background=background)
+        tls = await _transport(settings, stack, tls_metrics, clock)
+        internal = internal_application(core, caller_policy, metrics)
+        await run_service(
+            SERVICE,
+            [
+                Listener("internal", internal, sockets["internal"], tls.listener),
+                Listener("ops", ops_application(SERVICE, registry, readiness, metrics), sockets["ops"]),
+            ],
+            state_dir=settings.state_dir,
+            readiness=readiness,
+            background=[checkpoints, *upkeep, *tls.background],
+        )
 
 
-def core_rules(settings: SignerSettings) -> CoreRules:
+async def _core(
+    settings: SignerSettings, database: Database, stack: AsyncExitStack, metrics: SignerMetrics, clock: Clock
+) -> tuple[Core, list[BackgroundTask]]:
+    """The domain with its back ends open and its keys in memory, and what keeps it going."""
+    opened = await BackendRegistry.open(settings.backends, clock=clock, metrics=metrics)
+    stack.push_async_callback(opened.aclose)
+    tokens = OidcVerifier(settings.oidc_issuers, clock=clock, monotonic=time.monotonic)
+    stack.push_async_callback(tokens.aclose)
+    store = SignerStore(database)
+    await store.refresh()
+    policy_file = PolicyFile(settings.keys_policy_file, store, clock, may_go_back=settings.keys_policy_may_go_back)
+    core = build_core(
+        store,
+        await policy_file.load(),
+        opened.backends,
+        core_rules(settings, clock),
+        tokens=tokens,
+        clock=clock,
+        metrics=metrics,
+    )
+    upkeep = Upkeep(store, clock, timedelta(days=settings.idempotency_days))
+    return core, [
+        BackgroundTask("key-policy", lambda: policy_file.run(core.decisions)),
+        BackgroundTask("catalogue", upkeep.follow),
+        BackgroundTask("clean-up", upkeep.clean_up),
+        BackgroundTask("interrupted-acts", core.versions.run),
+        BackgroundTask("backend-health", opened.watch),
+    ]
+
+
+def core_rules(settings: SignerSettings, clock: Clock) -> CoreRules:
     """The domain's rules as the settings have them."""
     return CoreRules(
         approval_lifetime=timedelta(hours=settings.approval_hours),
         patience={backend.name: 2 * backend.deadline_seconds for backend in settings.backends},
-        verify_attestation=no_attestations,
+        verify_attestation=device_statements(settings.attestation_roots, clock),
     )
 
 
@@ -248,8 +251,12 @@ def _text(path: Path) -> str:
         raise SettingsError(f"{path} is not a text in UTF-8") from error
 
 
-async def _checkpointer(
-    settings: SignerSettings, database: Database, pool: ThreadPoolExecutor, clock: Clock
-) -> Checkpointer:
+async def _checkpoints(
+    settings: SignerSettings, database: Database, stack: AsyncExitStack, clock: Clock
+) -> BackgroundTask:
+    """Signs the audit log's end now and again, and once more at the end."""
+    pool = stack.enter_context(ThreadPoolExecutor(1, "audit"))
     key = await open_key(settings.audit_key, secrets=lambda _uri: read_passphrase(settings.passphrase_file), pool=pool)
-    return Checkpointer(database, key, settings.state_dir / "audit-checkpoints.jsonl", clock)
+    checkpointer = Checkpointer(database, key, settings.state_dir / "audit-checkpoints.jsonl", clock)
+    stack.push_async_callback(checkpointer.write)
+    return BackgroundTask("audit-checkpoints", checkpointer.run)

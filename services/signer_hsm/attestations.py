@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeAlias
 
+from cryptography import x509
+
+from pkicore.algorithms import PublicKey
+from pkicore.clock import Clock
+from services.chassis.errors import SettingsError
+from services.signer_hsm.attestation import yubihsm
 from services.signer_hsm.backends import Attestation
 from services.signer_hsm.catalogue import KeyVersion
 from services.signer_hsm.decisions import Decisions, event_of
@@ -15,18 +22,29 @@ from services.signer_hsm.store import SignerStore
 from services.signer_hsm.versions import Versions
 from services.signer_hsm.wire import AttestationAnswer, AttestationUpload
 
-Verify = Callable[[AttestationUpload, bytes], Attestation]
-"""Checks an upload against a public key (SubjectPublicKeyInfo, DER); raises AttestationError or NotOfferedError."""
+Verify: TypeAlias = Callable[[AttestationUpload, PublicKey], Attestation]
+"""Checks an upload against a public key; raises AttestationError or NotOfferedError."""
 
 
-def no_attestations(upload: AttestationUpload, public_key: bytes) -> Attestation:
-    """Verifies none.
+def device_statements(roots_file: Path | None, clock: Clock) -> Verify:
+    """Verifies YubiHSM 2 attestations against the device makers' roots in a PEM file; without one, none.
 
     Raises:
-        NotOfferedError: always.
+        SettingsError: the file cannot be read, or holds something else.
     """
-    del public_key
-    raise NotOfferedError(f"attestations of format {upload.format!r} are not verified here")
+    roots: list[x509.Certificate] = []
+    if roots_file is not None:
+        try:
+            roots = x509.load_pem_x509_certificates(roots_file.read_bytes())
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"attestation_roots {roots_file} holds no certificates that can be read") from error
+
+    def verify(upload: AttestationUpload, public_key: PublicKey) -> Attestation:
+        if upload.format != yubihsm.FORMAT or not roots:
+            raise NotOfferedError(f"attestations of format {upload.format!r} are not verified here")
+        return yubihsm.verify_yubihsm2(upload.chain, public_key, roots, clock.now())
+
+    return verify
 
 
 class Attestations:
@@ -79,10 +97,10 @@ class Attestations:
         return _answer(key.id, version.number, stated)
 
 
-def _public_key(version: KeyVersion) -> bytes:
-    if version.public_key is None:
+def _public_key(version: KeyVersion) -> PublicKey:
+    if version.loaded_public_key is None:
         raise WrongStateError("this version was never made")
-    return version.public_key
+    return version.loaded_public_key
 
 
 def _answer(key_id: str, number: int, stated: Attestation) -> AttestationAnswer:
