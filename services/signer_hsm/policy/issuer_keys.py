@@ -37,11 +37,15 @@ class IssuerKeys:
         issuer: for the log.
         fetch: where they come from.
         monotonic: seconds that never go back.
+        deadline: seconds that a fetch may take.
     """
 
-    def __init__(self, issuer: str, fetch: Fetch, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self, issuer: str, fetch: Fetch, monotonic: Callable[[], float], *, deadline: float = _FETCH_SECONDS
+    ) -> None:
         self._fetch = fetch
         self._monotonic = monotonic
+        self._deadline = deadline
         self._keys: JwkSet | None = None
         self._fetched_at = 0.0
         self._tried_at: float | None = None
@@ -70,7 +74,7 @@ class IssuerKeys:
     async def _refresh(self) -> None:
         self._tried_at = self._monotonic()
         try:
-            async with asyncio.timeout(_FETCH_SECONDS):
+            async with asyncio.timeout(self._deadline):
                 keys = JwkSet.parse(await self._fetch())
         except (OSError, httpx.HTTPError, MalformedError) as error:  # TimeoutError is an OSError
             self._log.warning("the issuer's keys were not read", error=str(error) or type(error).__name__)
