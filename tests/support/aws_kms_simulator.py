@@ -22,12 +22,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar, Final, Literal, Self
 
 from tests.support.aws_iam import IamPolicy
-from tests.support.aws_kms_account import Fields, KmsAccount
+from tests.support.aws_kms_account import ACCOUNT, Fields, KmsAccount
 from tests.support.aws_model import ModelError, decoded, encoded, operations
 from tests.support.aws_sigv4 import AwsError, Credentials, SignedRequest, check_signature
 
 TARGET: Final = "TrentService."
 CONTENT_TYPE: Final = "application/x-amz-json-1.1"
+NEW_KEY: Final = "00000000-0000-0000-0000-000000000000"
 MAX_BODY: Final = 256 * 1024
 METHODS: Final = {
     "CreateKey": "create_key",
@@ -212,14 +213,15 @@ class AwsKmsSimulator:
         key_id = self.account.aliases.get(named, named.rpartition("/")[2])
         key = self.account.keys.get(key_id)
         request_tags = {row["TagKey"]: row["TagValue"] for row in asked.get("Tags", [])}
-        resources = [key.arn] if key else ["*"]
+        base = f"arn:aws:kms:{self.region}:{ACCOUNT}:"
+        wanted = [(operation, key.arn if key else "*", key.tags if key else {})]
         if "AliasName" in asked:
-            base = f"arn:aws:kms:{self.region}:111122223333:"
-            resources.append(f"{base}{asked['AliasName']}")
-        for resource in resources:
-            tags = key.tags if key and resource == key.arn else {}
-            if not self.policy.allows(f"kms:{operation}", resource, resource_tags=tags, request_tags=request_tags):
-                raise AwsError("AccessDeniedException", f"{principal} is not authorized to perform: kms:{operation}")
+            wanted.append((operation, f"{base}{asked['AliasName']}", {}))
+        if request_tags:
+            wanted.append(("TagResource", f"{base}key/{NEW_KEY}", {}))
+        for act, resource, tags in wanted:
+            if not self.policy.allows(f"kms:{act}", resource, resource_tags=tags, request_tags=request_tags):
+                raise AwsError("AccessDeniedException", f"{principal} is not authorized to perform: kms:{act}")
 
 
 class _Server(ThreadingHTTPServer):

@@ -60,7 +60,8 @@ def simulator_session(simulator: AwsKmsSimulator, secret: str = "", token: str =
 async def open_simulated(simulator: AwsKmsSimulator, clock: Clock, **changes: object) -> AwsKmsBackend:
     """A back end at the simulator."""
     settings = simulator_settings(simulator, **changes)
-    return AwsKmsBackend(settings, await KmsClient.open(settings, clock, simulator_session(simulator)), clock)
+    client = KmsClient(settings, clock, lambda: simulator_session(simulator))
+    return AwsKmsBackend(settings, await client.open(), clock)
 
 
 def real_settings() -> AwsKmsSettings | None:
@@ -96,7 +97,7 @@ async def world(tmp_path: Path, clock: Clock) -> AsyncIterator[BackendWorld]:
 
 
 async def _open_real(settings: AwsKmsSettings, clock: Clock) -> AwsKmsBackend:
-    return AwsKmsBackend(settings, await KmsClient.open(settings, clock), clock)
+    return AwsKmsBackend(settings, await KmsClient(settings, clock).open(), clock)
 
 
 @asynccontextmanager

@@ -43,7 +43,6 @@ from services.signer_hsm.errors import (
     DeadlineError,
     DeniedError,
     KeyNotFoundError,
-    MisconfiguredError,
     NotOfferedError,
     ThrottledError,
     UnavailableError,
@@ -53,7 +52,6 @@ from services.signer_hsm.schemes import Scheme
 
 NOTHING_WAS_DONE: Final = (UnavailableError, ThrottledError, BusyError, DeniedError, KeyNotFoundError)
 SHORTEST_WINDOW_DAYS: Final = 7
-RESERVED_PREFIX: Final = "aws"
 
 
 class AwsKmsBackend:
@@ -64,8 +62,6 @@ class AwsKmsBackend:
     offers: Final[Mapping[str, frozenset[Payload]]] = {name: KINDS[ALGORITHMS[name].family] for name in SPECS}
 
     def __init__(self, settings: AwsKmsSettings, client: KmsClient, clock: Clock) -> None:
-        if settings.alias_prefix == RESERVED_PREFIX:
-            raise MisconfiguredError("alias_prefix: alias/aws/ belongs to AWS; choose another prefix")
         self.name = settings.name
         self.lane = client.lane
         self._settings = settings

@@ -1,13 +1,16 @@
 """The SDK's client in threads of its own; whatever it raises comes out as a `BackendError`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from threading import Lock
+from time import monotonic
 from typing import Any, Final, Self, TypeAlias
 
 import boto3
 from botocore.config import Config
 
 from pkicore.clock import Clock
-from services.signer_hsm.backends.aws_kms.failures import failure_of
+from services.signer_hsm.backends.aws_kms.failures import are_credentials_stale, failure_of, opening_failure_of
 from services.signer_hsm.backends.lane import Lane
 from services.signer_hsm.backends.settings import AwsKmsSettings
 
@@ -28,48 +31,59 @@ METHODS: Final[Mapping[str, str]] = {
 }
 ONCE: Final = "CreateKey"
 FIRST_BACKOFF_SECONDS: Final = 0.05
+RENEWAL_SECONDS: Final = 5.0
 
 
-class KmsClient:
+@dataclass(frozen=True, slots=True)
+class _Clients:
     """Two clients of one session: one repeats what failed in passing, the other makes keys and repeats nothing.
 
     CreateKey has no idempotency token, so a repetition after a lost answer would leave a second key.
     """
 
-    def __init__(self, repeating: Any, once: Any, lane: Lane, clock: Clock) -> None:  # noqa: ANN401 - untyped SDK
-        self._repeating = repeating
-        self._once = once
-        self.lane = lane
-        self._clock = clock
+    repeating: Any
+    once: Any
 
-    @classmethod
-    async def open(cls, settings: AwsKmsSettings, clock: Clock, session: boto3.Session | None = None) -> Self:
-        """Make the clients in the lane: it takes 0.2 s, and credentials may come over the network.
+    def close(self) -> None:
+        self.repeating.close()
+        self.once.close()
+
+
+class KmsClient:
+    """Calls the API in threads of its own; reads the credentials anew when AWS no longer takes the ones it has.
+
+    Attributes:
+        lane: the threads.
+    """
+
+    def __init__(self, settings: AwsKmsSettings, clock: Clock, make_session: Callable[[], Any] = boto3.Session) -> None:
+        """Nothing is opened yet.
 
         Args:
             settings: of the back end.
             clock: to tell a clock that is off.
-            session: the SDK's session, if not one with the usual sources of credentials.
+            make_session: the SDK's session, with the SDK's usual sources of credentials.
+        """
+        self.lane = Lane(settings.name, settings.workers, settings.queue)
+        self._settings = settings
+        self._clock = clock
+        self._make_session = make_session
+        self._lock = Lock()
+        self._clients: _Clients | None = None
+        self._renewable_at = 0.0
+
+    async def open(self) -> Self:
+        """Make the clients in the lane: it takes 0.2 s, and credentials may come over the network.
 
         Raises:
             MisconfiguredError: the settings make no client.
-            DeniedError: the credentials' source refuses.
         """
-        lane = Lane(settings.name, settings.workers, settings.queue)
-
-        def make() -> tuple[Any, Any]:
-            try:
-                used = session or boto3.Session()
-                return _client(used, settings, settings.attempts), _client(used, settings, 1)
-            except Exception as error:
-                raise failure_of(error, "opening", clock.now()) from error
-
         try:
-            repeating, once = await lane.run(make)
-        except BaseException:
-            await lane.aclose()
-            raise
-        return cls(repeating, once, lane, clock)
+            await self.lane.run(self._current)
+        except Exception as error:
+            await self.lane.aclose()
+            raise opening_failure_of(error) from error
+        return self
 
     async def call(self, operation: str, **parameters: object) -> Answer:
         """One call of the API, by the API's own names.
@@ -80,21 +94,43 @@ class KmsClient:
         return await self.lane.run(self._call, operation, parameters)
 
     def _call(self, operation: str, parameters: Mapping[str, object]) -> Answer:
-        client = self._once if operation == ONCE else self._repeating
+        clients = None
         try:
+            clients = self._current()
+            client = clients.once if operation == ONCE else clients.repeating
             answer: Answer = getattr(client, METHODS[operation])(**parameters)
         except Exception as error:  # the SDK's parser raises whatever it trips over in a garbled answer
+            if clients is not None and are_credentials_stale(error):
+                self._discard(clients)
             raise failure_of(error, operation, self._clock.now()) from error
         return answer
 
+    def _current(self) -> _Clients:
+        with self._lock:
+            if self._clients is None:
+                session = self._make_session()
+                self._clients = _Clients(
+                    _client(session, self._settings, self._settings.attempts), _client(session, self._settings, 1)
+                )
+            return self._clients
+
+    def _discard(self, clients: _Clients) -> None:
+        """The next call makes new clients; not more often than now and then, for it costs 0.2 s."""
+        with self._lock:
+            if self._clients is not clients or monotonic() < self._renewable_at:
+                return
+            self._clients = None
+            self._renewable_at = monotonic() + RENEWAL_SECONDS
+        clients.close()
+
     async def aclose(self) -> None:
         """Close connections and threads."""
-        self._repeating.close()
-        self._once.close()
         await self.lane.aclose()
+        if self._clients is not None:
+            self._clients.close()
 
 
-def _client(session: boto3.Session, settings: AwsKmsSettings, attempts: int) -> Any:  # noqa: ANN401 - untyped SDK
+def _client(session: Any, settings: AwsKmsSettings, attempts: int) -> Any:  # noqa: ANN401 - the SDK has no types
     connect, read = _timeouts(settings, attempts)
     config = Config(
         connect_timeout=connect,

@@ -13,7 +13,7 @@ from services.signer_hsm.backends.aws_kms.answers import rows, text
 from services.signer_hsm.backends.aws_kms.client import KmsClient
 from services.signer_hsm.backends.aws_kms.failures import code_of
 from services.signer_hsm.backends.aws_kms.names import has_tags, key_arn_beside, tags_of
-from services.signer_hsm.errors import DeniedError, KeyNotFoundError, MisconfiguredError
+from services.signer_hsm.errors import DeniedError, KeyNotFoundError, NotOfferedError
 
 PAGE: Final = 1000
 MAX_PAGES: Final = 20
@@ -44,13 +44,13 @@ async def unnamed_arns(client: KmsClient, prefix: str, label: KeyLabel, named: f
         named: ARNs that some alias points to.
 
     Raises:
-        MisconfiguredError: too many keys without alias to ask them all.
+        NotOfferedError: too many keys without alias to ask them all.
         BackendError: it could not be asked.
     """
     arns = [text(row, "KeyArn") for row in await _listed(client, "ListKeys", "Keys")]
     candidates = [arn for arn in arns if arn not in named]
     if len(candidates) > MAX_UNNAMED:
-        raise MisconfiguredError(
+        raise NotOfferedError(
             f"{len(candidates)} keys of this account have no alias, and the tags of {MAX_UNNAMED} are looked at;"
             f" give the service an account of its own, or the keys aliases"
         )
@@ -80,6 +80,4 @@ async def _listed(client: KmsClient, operation: str, field: str) -> list[Mapping
         if not page.get("Truncated"):
             return found
         page = await client.call(operation, Limit=PAGE, Marker=text(page, "NextMarker"))
-    raise MisconfiguredError(
-        f"{operation} has more than {MAX_PAGES * PAGE} rows; give the service an account of its own"
-    )
+    raise NotOfferedError(f"{operation} has more than {MAX_PAGES * PAGE} rows; give the service an account of its own")

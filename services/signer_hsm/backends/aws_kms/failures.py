@@ -12,7 +12,6 @@ from types import MappingProxyType
 from typing import Final
 
 from botocore import exceptions as sdk
-from botocore.parsers import ResponseParserError
 
 from services.signer_hsm.errors import (
     BackendError,
@@ -35,9 +34,12 @@ FORBIDDEN: Final = 403
 SERVER_ERROR: Final = 500
 
 _BY_CLASS: Final[Mapping[type[BackendError], str]] = {
-    KeyNotFoundError: "NotFoundException",
+    KeyNotFoundError: "NotFoundException InvalidArnException",
     WrongStateError: "DisabledException KMSInvalidStateException AlreadyExistsException",
-    NotOfferedError: "UnsupportedOperationException ValidationException InvalidKeyUsageException",
+    NotOfferedError: (
+        "UnsupportedOperationException ValidationException InvalidKeyUsageException InvalidAliasNameException"
+        " TagException MalformedPolicyDocumentException"
+    ),
     DeniedError: (
         "AccessDeniedException AccessDenied NotAuthorized NotAuthorizedException UnrecognizedClientException "
         "InvalidClientTokenId InvalidSignatureException SignatureDoesNotMatch ExpiredTokenException ExpiredToken "
@@ -53,29 +55,37 @@ _BY_CLASS: Final[Mapping[type[BackendError], str]] = {
         "KMSInternalException KeyUnavailableException DependencyTimeoutException InternalFailure InternalError "
         "ServiceUnavailable ServiceUnavailableException RequestTimeout RequestTimeoutException"
     ),
-    MisconfiguredError: (
-        "InvalidArnException InvalidAliasNameException TagException MalformedPolicyDocumentException UnknownEndpoint"
-    ),
 }
 CODES: Final[Mapping[str, type[BackendError]]] = MappingProxyType(
     {code: kind for kind, codes in _BY_CLASS.items() for code in codes.split()}
 )
 
-# The first class that fits counts. A connection that closes under a request leaves open what was done.
-_SDK: Final[tuple[tuple[type[Exception], type[BackendError]], ...]] = (
+NO_CREDENTIALS: Final = (
+    sdk.NoCredentialsError,
+    sdk.PartialCredentialsError,
+    sdk.CredentialRetrievalError,
+    sdk.TokenRetrievalError,
+    sdk.SSOError,
+    sdk.RefreshWithMFAUnsupportedError,
+    sdk.ProfileNotFound,
+)
+STALE_CREDENTIALS: Final = frozenset(
+    {
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "InvalidClientTokenId",
+        "InvalidSignatureException",
+        "UnrecognizedClientException",
+    }
+)
+
+# The first class that fits counts. Nothing here is a MisconfiguredError, for that would keep the back end from being
+# asked again until the settings change, and each of these can mend by itself.
+_SDK: Final[tuple[tuple[type[Exception] | tuple[type[Exception], ...], type[BackendError]], ...]] = (
     (sdk.ReadTimeoutError, DeadlineError),
-    (sdk.SSLError, MisconfiguredError),
-    (sdk.ConnectionError, UnavailableError),
-    (sdk.HTTPClientError, UnavailableError),
-    (sdk.IncompleteReadError, UnavailableError),
-    (sdk.MetadataRetrievalError, UnavailableError),
-    (sdk.CredentialRetrievalError, DeniedError),
-    (sdk.TokenRetrievalError, DeniedError),
-    (sdk.SSOError, DeniedError),
-    (sdk.RefreshWithMFAUnsupportedError, MisconfiguredError),
+    (NO_CREDENTIALS, DeniedError),
     (sdk.ParamValidationError, NotOfferedError),
-    (ResponseParserError, BadAnswerError),
-    (sdk.BotoCoreError, MisconfiguredError),
+    (sdk.BotoCoreError, UnavailableError),
 )
 
 _SENTENCES: Final[Mapping[type[BackendError], str]] = {
@@ -86,7 +96,6 @@ _SENTENCES: Final[Mapping[type[BackendError], str]] = {
     ThrottledError: "AWS KMS wants fewer requests",
     UnavailableError: "AWS KMS is not reached, or cannot serve now",
     DeadlineError: "AWS KMS did not answer in time",
-    MisconfiguredError: "the AWS SDK cannot work with these settings: look at region, endpoint, roots and credentials",
     BadAnswerError: "AWS KMS answered what cannot be right",
 }
 
@@ -104,6 +113,21 @@ def failure_of(error: Exception, operation: str, now: datetime) -> BackendError:
     kind = next((ours for theirs, ours in _SDK if isinstance(error, theirs)), BadAnswerError)
     retry_after = PATIENCE_SECONDS if kind is UnavailableError else None
     return kind(f"{_SENTENCES[kind]} ({operation}: {type(error).__name__})", retry_after=retry_after)
+
+
+def opening_failure_of(error: Exception) -> BackendError:
+    """The error that stands for what the SDK raised when its client was made from the settings."""
+    return MisconfiguredError(
+        "the AWS SDK makes no client of these settings: look at region, endpoint_url, ca_file and the SDK's profile"
+        f" ({type(error).__name__})"
+    )
+
+
+def are_credentials_stale(error: Exception) -> bool:
+    """Whether credentials that are read anew might do better."""
+    if isinstance(error, sdk.ClientError):
+        return error.response.get("Error", {}).get("Code") in STALE_CREDENTIALS
+    return isinstance(error, NO_CREDENTIALS)
 
 
 def code_of(error: BackendError) -> str:
