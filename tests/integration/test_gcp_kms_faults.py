@@ -36,7 +36,7 @@ from services.signer_hsm.metrics import SignerMetrics
 from services.signer_hsm.schemes import SCHEMES
 from tests.support.backend_gcp_kms import is_real, resources_of, settings_for
 from tests.support.clock import ManualClock
-from tests.support.gcp_kms_resources import Code, State
+from tests.support.gcp_kms_resources import Code
 from tests.support.gcp_kms_simulator import DETAIL, Failure, GcpKmsSimulator, Relay, simulator
 
 pytestmark = pytest.mark.skipif(is_real(), reason="faults can be made in a simulator only")
@@ -203,15 +203,6 @@ async def test_octets_that_are_no_message_are_a_bad_answer(server: GcpKmsSimulat
     await sign(backend, key)
 
 
-async def test_a_garbled_answer_to_the_making_of_a_version_makes_no_second_one(
-    server: GcpKmsSimulator, backend: Backend
-) -> None:
-    """A version whose answer was garbled is there all the same: it is looked up and taken."""
-    server.faults.change_next("CreateCryptoKeyVersion", lambda _answer: b"\xff\xff garbage")
-    await sign(backend, await backend.create(LABEL, P256))
-    assert server.requests["CreateCryptoKeyVersion"] == 1
-
-
 async def test_a_status_that_contradicts_itself_is_a_bad_answer(server: GcpKmsSimulator, backend: Backend) -> None:
     """Details that do not fit their status make the SDK stumble; the caller sees a bad answer, not the SDK's error."""
     key = await backend.create(LABEL, P256)
@@ -348,7 +339,7 @@ async def test_the_back_end_killed_in_mid_call_and_back_again(server: GcpKmsSimu
         with pytest.raises(UnavailableError):
             await sign(backend, key)
         assert time.monotonic() - began < 1.0
-        assert (await backend.health()).detail["cause"] == "unavailable"
+        assert (await backend.health()).detail["problem"] == "unavailable"
         server.faults.delay = 0.0
         await relay.start()
         await signs_again(backend, key, within=4.0)
@@ -425,6 +416,7 @@ async def test_a_batch_larger_than_the_queue_is_signed(server: GcpKmsSimulator) 
     async with opened(server, workers=2, queue=4) as backend:
         key = await backend.create(LABEL, P256)
         payloads = [hashlib.sha256(b"%d" % number).digest() for number in range(64)]
+        server.faults.delay = 0.002
         batches = await asyncio.gather(*(backend.sign(key.handle, ES256, "digest", payloads) for _ in range(3)))
         for answers in batches:
             for payload, answer in zip(payloads, answers, strict=True):
@@ -464,85 +456,77 @@ async def test_closing_ends_what_is_under_way(server: GcpKmsSimulator) -> None:
         assert not (await backend.health()).ready
 
 
-@pytest.mark.parametrize("method", ["CreateKeyRing", "CreateCryptoKey"])
-async def test_a_lost_answer_to_the_making_of_ring_or_key_is_made_good_by_a_repetition(
-    server: GcpKmsSimulator, backend: Backend, method: str
-) -> None:
-    """The first try made it and nobody heard; the second is told that it exists, and takes it."""
-    server.faults.lose_answer(method)
-    with pytest.raises(UnavailableError):
-        await backend.create(LABEL, P256)
-    key = await backend.create(LABEL, P256)
-    assert key.handle.endswith("/1")
-    await sign(backend, key)
-
-
-async def test_a_key_that_appears_between_look_and_making_is_taken_if_it_is_ours(
+async def test_a_lost_answer_to_the_making_of_a_ring_is_made_good_by_a_repetition(
     server: GcpKmsSimulator, backend: Backend
 ) -> None:
-    """The look-up misses the key of an earlier try that arrives late; ALREADY_EXISTS leads to it."""
-    server.faults.lose_answer("CreateCryptoKey")
+    """The first try made the ring and nobody heard; the second finds it there."""
+    server.faults.lose_answer("CreateKeyRing")
     with pytest.raises(UnavailableError):
         await backend.create(LABEL, P256)
-    server.faults.fail_next(Code.NOT_FOUND, 1, "GetCryptoKey")
-    assert (await backend.create(LABEL, P256)).handle.endswith("/1")
-    assert server.requests["CreateCryptoKey"] == 3
+    await sign(backend, await backend.create(LABEL, P256))
+    assert server.requests["CreateKeyRing"] == 1
 
 
-async def test_a_lost_answer_to_the_making_of_a_version_makes_no_second_one(
-    server: GcpKmsSimulator, backend: Backend
-) -> None:
-    """The version whose answer was lost is looked up and taken."""
-    server.faults.lose_answer("CreateCryptoKeyVersion")
-    key = await backend.create(LABEL, P256)
-    await sign(backend, key)
-    assert server.requests["CreateCryptoKeyVersion"] == 1
-    assert await backend.find(KeyLabel("ca", "issuing", 2)) is None
+async def test_two_who_make_the_same_ring_at_once(server: GcpKmsSimulator, backend: Backend) -> None:
+    """The ring is missed by both and made by one; ALREADY_EXISTS is as good."""
+    labels = [KeyLabel("ca", f"key-{number}", 1) for number in range(4)]
+    keys = await asyncio.gather(*(backend.create(label, P256) for label in labels))
+    assert len({key.handle for key in keys}) == 4
+    assert server.requests["CreateKeyRing"] > 1
 
 
-@pytest.mark.parametrize("code", [Code.UNAVAILABLE, Code.NOT_FOUND])
-async def test_an_unknown_outcome_is_said_to_be_one(
+@pytest.mark.parametrize("code", [Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.INTERNAL])
+async def test_a_lost_answer_to_the_making_of_a_key_makes_no_second_one(
     server: GcpKmsSimulator, backend: Backend, code: grpc.StatusCode
 ) -> None:
-    """When the look-up cannot tell, the error says that it may have been made; `find` tells later."""
-    server.faults.lose_answer("CreateCryptoKeyVersion")
-    server.faults.fail_next(code, 1, "GetCryptoKeyVersion")
+    """The one repetition is told that the key exists, and takes it, since the labels are its own."""
+    server.resources.make_ring(kms_v1.CreateKeyRingRequest(parent=server.resources.location, key_ring_id="pqcpki-ca"))
+    server.faults.lose_answer("CreateCryptoKey", code)
+    key = await backend.create(LABEL, P256)
+    await sign(backend, key)
+    assert server.requests["CreateCryptoKey"] == 2
+
+
+async def test_a_garbled_answer_to_the_making_of_a_key_makes_no_second_one(
+    server: GcpKmsSimulator, backend: Backend
+) -> None:
+    """A key whose answer was garbled is there all the same: it is looked up and taken."""
+    server.faults.change_next("CreateCryptoKey", lambda _answer: b"\xff\xff garbage")
+    await sign(backend, await backend.create(LABEL, P256))
+
+
+async def test_a_key_of_the_same_name_that_came_meanwhile_is_not_taken_without_our_labels(
+    server: GcpKmsSimulator, backend: Backend
+) -> None:
+    """ALREADY_EXISTS is no proof that it is ours: without the labels it is refused."""
+    theirs = kms_v1.CryptoKey(
+        purpose=kms_v1.CryptoKey.CryptoKeyPurpose.ASYMMETRIC_SIGN,
+        version_template=kms_v1.CryptoKeyVersionTemplate(
+            algorithm=kms_v1.CryptoKeyVersion.CryptoKeyVersionAlgorithm.EC_SIGN_P256_SHA256
+        ),
+    )
+    ring = server.resources.make_ring(
+        kms_v1.CreateKeyRingRequest(parent=server.resources.location, key_ring_id="pqcpki-ca")
+    )
+    server.resources.make_key(
+        kms_v1.CreateCryptoKeyRequest(parent=ring.name, crypto_key_id="issuing_v1", crypto_key=theirs)
+    )
+    server.faults.fail_next(Code.NOT_FOUND, 1, "GetCryptoKey")
+    with pytest.raises(WrongStateError, match="labels"):
+        await backend.create(LABEL, P256)
+    assert await backend.find(LABEL) is None
+
+
+async def test_an_unknown_outcome_is_said_to_be_one(server: GcpKmsSimulator, backend: Backend) -> None:
+    """When the repetition gets no answer either, the error says that it may have been made; `find` tells later."""
+    await backend.create(KeyLabel("ca", "other", 1), P256)
+    server.faults.lose_answer("CreateCryptoKey")
+    server.faults.skip_then_fail(1, Code.UNAVAILABLE, "CreateCryptoKey")
     with pytest.raises(DeadlineError, match="may have been made"):
         await backend.create(LABEL, P256)
     found = await backend.find(LABEL)
     assert found is not None
     assert await backend.create(LABEL, P256) == found
-    assert server.requests["CreateCryptoKeyVersion"] == 1
-
-
-async def test_somebody_else_makes_versions_of_the_same_key(server: GcpKmsSimulator, backend: Backend) -> None:
-    """A version that got another number than ours is destroyed again and never handed out under our label."""
-    await backend.create(LABEL, P256)
-
-    def meanwhile(answer: Any) -> Any:  # noqa: ANN401 - a message of any method
-        name = server.resources.key(_key_name(server)).message.name
-        server.resources.make_version(kms_v1.CreateCryptoKeyVersionRequest(parent=name))
-        return answer
-
-    server.faults.change_next("ListCryptoKeyVersions", meanwhile)
-    with pytest.raises(WrongStateError, match="somebody else"):
-        await backend.create(KeyLabel("ca", "issuing", 2), P256)
-    surplus = server.resources.version(f"{_key_name(server)}/cryptoKeyVersions/3")
-    assert surplus.message.state == State.DESTROY_SCHEDULED
-
-
-def _key_name(server: GcpKmsSimulator) -> str:
-    return f"{server.resources.location}/keyRings/pqcpki-ca/cryptoKeys/issuing"
-
-
-async def test_versions_are_numbers_over_pages(server: GcpKmsSimulator, backend: Backend) -> None:
-    """With 120 versions, listed as text and in pages, the newest is 120, and the next one 121."""
-    await backend.create(LABEL, P256)
-    for _ in range(119):
-        server.resources.make_version(kms_v1.CreateCryptoKeyVersionRequest(parent=_key_name(server)))
-    key = await backend.create(KeyLabel("ca", "issuing", 121), P256)
-    assert key.handle.endswith("/cryptoKeyVersions/121")
-    assert server.requests["CreateCryptoKeyVersion"] == 2
 
 
 async def test_a_key_that_takes_its_time_is_waited_for(server: GcpKmsSimulator, backend: Backend) -> None:
@@ -559,7 +543,8 @@ async def test_a_key_that_takes_too_long_is_found_later(server: GcpKmsSimulator)
             await backend.create(LABEL, P256)
         with pytest.raises(DeadlineError):
             await backend.find(LABEL)
-        server.resources.version(f"{_key_name(server)}/cryptoKeyVersions/1").pending_reads = 0
+        name = f"{server.resources.location}/keyRings/pqcpki-ca/cryptoKeys/issuing_v1/cryptoKeyVersions/1"
+        server.resources.version(name).pending_reads = 0
         found = await backend.find(LABEL)
         assert found is not None
         await sign(backend, found)
@@ -572,7 +557,7 @@ async def test_a_generation_that_fails_uses_its_number_up(server: GcpKmsSimulato
         with pytest.raises(WrongStateError, match="GENERATION_FAILED"):
             await backend.create(LABEL, P256)
     server.resources.pending_reads, server.resources.generation_fails = 0, False
-    assert (await backend.create(KeyLabel("ca", "issuing", 2), P256)).handle.endswith("/2")
+    await sign(backend, await backend.create(KeyLabel("ca", "issuing", 2), P256))
 
 
 async def test_a_lost_answer_to_a_destruction_is_made_good_by_a_repetition(
@@ -642,9 +627,7 @@ LEAST = frozenset(
         "keyRings.list",
         "cryptoKeys.create",
         "cryptoKeys.get",
-        "cryptoKeyVersions.create",
         "cryptoKeyVersions.get",
-        "cryptoKeyVersions.list",
         "cryptoKeyVersions.update",
         "cryptoKeyVersions.destroy",
         "cryptoKeyVersions.viewPublicKey",
@@ -697,21 +680,26 @@ async def test_a_key_made_at_another_protection_level_is_not_handed_out(
 ) -> None:
     """A version in software where the HSM was asked for is a bad answer."""
     change = _altered(protection_level=kms_v1.ProtectionLevel.SOFTWARE)
-    server.faults.change_next("CreateCryptoKeyVersion", change)
+    server.faults.change_next("GetCryptoKeyVersion", change)
     with pytest.raises(BadAnswerError, match="SOFTWARE"):
         await backend.create(LABEL, P256)
 
 
-async def test_a_software_key_is_not_rotated_when_new_keys_are_to_be_in_the_hsm(server: GcpKmsSimulator) -> None:
-    """The protection level of a crypto key cannot change: the refusal says what it is and what is wanted."""
+async def test_new_keys_are_at_the_level_that_is_set_now_and_old_ones_at_their_own(server: GcpKmsSimulator) -> None:
+    """After a change of the settings the next version is in the HSM; a retried creation of the old one is refused."""
     async with opened(server, protection_level="SOFTWARE") as backend:
         await backend.create(LABEL, P256)
     async with opened(server) as backend:
-        with pytest.raises(WrongStateError, match="at SOFTWARE, not for EC_SIGN_P256_SHA256 at HSM"):
-            await backend.create(KeyLabel("ca", "issuing", 2), P256)
+        with pytest.raises(
+            WrongStateError, match="level SOFTWARE, not for EC_SIGN_P256_SHA256 at the protection level HSM"
+        ):
+            await backend.create(LABEL, P256)
         found = await backend.find(LABEL)
         assert found is not None
         assert found.evidence["protection_level"] == "SOFTWARE"
+        await sign(backend, found)
+        following = await backend.create(KeyLabel("ca", "issuing", 2), P256)
+        assert following.evidence["protection_level"] == "HSM"
 
 
 async def test_the_attestation_of_an_hsm_key_is_kept_as_it_comes_and_not_called_verified(

@@ -36,7 +36,7 @@ Change = Callable[[Any], Any]
 
 @dataclass
 class Failure:
-    """A status to fail with, `left` times; `words` contradict it in its details."""
+    """A status to fail with, `left` times; after `skip` others; `words` contradict it in its details."""
 
     code: grpc.StatusCode
     left: int
@@ -44,6 +44,7 @@ class Failure:
     after: bool = False
     retry_delay: float | None = None
     words: str = ""
+    skip: int = 0
 
 
 @dataclass
@@ -68,6 +69,10 @@ class Faults:
         """Fail the next requests, of one method or any, before they do anything."""
         self.failures.append(Failure(code, count, method, retry_delay=retry_delay))
 
+    def skip_then_fail(self, skipped: int, code: grpc.StatusCode, method: str) -> None:
+        """Let some requests of the method pass, and fail the one after them."""
+        self.failures.append(Failure(code, 1, method, skip=skipped))
+
     def lose_answer(self, method: str, code: grpc.StatusCode = Code.UNAVAILABLE) -> None:
         """Do what the next request of the method asks, and fail then."""
         self.failures.append(Failure(code, 1, method, after=True))
@@ -80,6 +85,9 @@ class Faults:
         """The failure that is due now, if any."""
         for failure in self.failures:
             if failure.left > 0 and failure.after == after and failure.method in {"", method}:
+                if failure.skip > 0:
+                    failure.skip -= 1
+                    continue
                 failure.left -= 1
                 return failure
         return None
@@ -310,10 +318,9 @@ class Relay:
         if self._server is not None:
             self._server.close()
             self._server = None
+        self.flowing.set()
         self.cut()
-        for task in tuple(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks)
 
     def cut(self) -> None:
         """Reset every connection."""
@@ -325,7 +332,11 @@ class Relay:
         assert task is not None
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        try:
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        except ConnectionError:
+            writer.transport.abort()
+            return
         self._writers |= {writer, far_writer}
         try:
             async with asyncio.TaskGroup() as group:

@@ -1,6 +1,6 @@
 """Google Cloud KMS, by the SDK's asyncio client.
 
-A tenant has a key ring, a key of ours is a crypto key in it, and version N of ours is crypto key version N there.
+A tenant has a key ring, and each key version of ours is a crypto key with one version in it.
 This module imports no SDK, so that a back end which is not installed is refused in our own words.
 """
 

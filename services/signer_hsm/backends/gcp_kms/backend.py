@@ -1,4 +1,4 @@
-"""The back end: our keys and versions as crypto keys and crypto key versions."""
+"""The back end: each key version of ours is a crypto key with one version."""
 
 import asyncio
 import time
@@ -77,11 +77,11 @@ class GcpKmsBackend:
         return frozenset()
 
     async def create(self, label: KeyLabel, algorithm: Algorithm) -> BackendKey:
-        """Make a version, or take over the one that an earlier try made without our hearing of it.
+        """Make a key, or take over the one that an earlier try made without our hearing of it.
 
         Raises:
             NotOfferedError: KMS, or the location at this protection level, does not have the algorithm.
-            WrongStateError: the name is taken by another key, or the version number used up.
+            WrongStateError: the name is taken by another key, or the label's key is disabled or destroyed.
             BackendError: any other failure.
         """
         row = self._rows.get(algorithm.name)

@@ -42,6 +42,10 @@ class RefusedRequestError(BadAnswerError):
     """KMS says that the request makes no sense; what that means depends on the request."""
 
 
+class GarbledAnswerError(BadAnswerError):
+    """What came back is no answer; the request may have been carried out."""
+
+
 _FAILURES: Final[Mapping[grpc.StatusCode, tuple[type[BackendError], str]]] = MappingProxyType(
     {
         Code.CANCELLED: (UnavailableError, "KMS gave the request up"),
@@ -125,11 +129,11 @@ class KmsCalls:
             raise UnavailableError(f"{self._name}: the channel to KMS is closed") from error
         except (ValueError, ProtobufError) as error:
             # The SDK lets its own parser's errors through when a status comes with details that contradict it.
-            raise BadAnswerError(f"{self._name}: KMS answered with what makes no sense") from error
+            raise GarbledAnswerError(f"{self._name}: KMS answered with what makes no sense") from error
         finally:
             self._under_way -= 1
         if answer is None:  # what gRPC makes of octets that are no message
-            raise BadAnswerError(f"{self._name}: KMS answered with what is no message")
+            raise GarbledAnswerError(f"{self._name}: KMS answered with what is no message")
         return answer
 
     def _failure(self, error: GoogleAPICallError) -> BackendError:

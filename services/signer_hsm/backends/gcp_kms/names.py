@@ -1,15 +1,24 @@
-"""Resource names. Tenants and key names fit KMS's rules as they are: letters, digits and dashes, 63 at most."""
+"""Resource names: a ring per tenant, and in it a crypto key with one version for each version of ours.
 
+KMS numbers the versions of a crypto key in the order in which requests arrive, and keeps nothing of the request that
+made one: a version whose answer was lost could not be told from another's. A crypto key has the name that we give it,
+and labels, and is made once. The price per key is KMS's price per version, so nothing is paid for that.
+"""
+
+import hashlib
 import re
 from collections.abc import Mapping
+from typing import Final
 
 from services.signer_hsm.backends import KeyLabel
 from services.signer_hsm.backends.settings import GcpKmsSettings
-from services.signer_hsm.errors import BadAnswerError, KeyNotFoundError
+from services.signer_hsm.errors import KeyNotFoundError
 
-TENANT_LABEL = "pqcpki-tenant"
-NAME_LABEL = "pqcpki-name"
-_VERSION = re.compile(r"/cryptoKeyVersions/([1-9][0-9]{0,9})\Z")
+TENANT_LABEL: Final = "pqcpki-tenant"
+NAME_LABEL: Final = "pqcpki-name"
+VERSION_LABEL: Final = "pqcpki-version"
+MAX_ID: Final = 63
+_HASH_DIGITS: Final = 12
 
 
 class Names:
@@ -20,7 +29,7 @@ class Names:
         self._prefix = settings.key_ring_prefix
         self._own = re.compile(
             rf"{re.escape(self.location)}/keyRings/{re.escape(self._prefix)}-[a-z0-9][a-z0-9-]{{0,31}}"
-            r"/cryptoKeys/[a-z0-9][a-z0-9-]{0,62}/cryptoKeyVersions/[1-9][0-9]{0,9}"
+            r"/cryptoKeys/[a-z0-9][a-z0-9_-]{0,62}/cryptoKeyVersions/1"
         )
 
     def ring_id(self, tenant: str) -> str:
@@ -31,13 +40,22 @@ class Names:
         """A tenant's key ring."""
         return f"{self.location}/keyRings/{self.ring_id(tenant)}"
 
+    @staticmethod
+    def key_id(label: KeyLabel) -> str:
+        """NAME_vN; what does not fit is cut and told apart by a hash. Our names hold no underscore, so none collide."""
+        suffix = f"_v{label.version}"
+        if len(label.name) + len(suffix) <= MAX_ID:
+            return label.name + suffix
+        digits = hashlib.sha256(label.name.encode()).hexdigest()[:_HASH_DIGITS]
+        return f"{label.name[: MAX_ID - len(suffix) - _HASH_DIGITS - 1]}_{digits}{suffix}"
+
     def key(self, label: KeyLabel) -> str:
-        """The crypto key that holds all versions of a key."""
-        return f"{self.ring(label.tenant)}/cryptoKeys/{label.name}"
+        """The crypto key of a version of ours."""
+        return f"{self.ring(label.tenant)}/cryptoKeys/{self.key_id(label)}"
 
     def version(self, label: KeyLabel) -> str:
-        """The crypto key version; it is also our handle."""
-        return f"{self.key(label)}/cryptoKeyVersions/{label.version}"
+        """The only version of that crypto key; it is also our handle."""
+        return f"{self.key(label)}/cryptoKeyVersions/1"
 
     def checked(self, handle: str) -> str:
         """The handle, known to be a key version below our own location and prefix.
@@ -51,17 +69,5 @@ class Names:
 
 
 def labels_of(label: KeyLabel) -> Mapping[str, str]:
-    """What a crypto key of ours is labelled with; prefix and tenant share one name, only the label tells them apart."""
-    return {TENANT_LABEL: label.tenant, NAME_LABEL: label.name}
-
-
-def number_of(version_name: str) -> int:
-    """The number of a version. Names are text and 10 sorts before 9: compare the numbers.
-
-    Raises:
-        BadAnswerError: KMS named something else.
-    """
-    match = _VERSION.search(version_name)
-    if match is None:
-        raise BadAnswerError("KMS answered with a name that is no key version's")
-    return int(match[1])
+    """What a crypto key is labelled with; prefix and tenant share the ring's name, only the label tells them apart."""
+    return {TENANT_LABEL: label.tenant, NAME_LABEL: label.name, VERSION_LABEL: str(label.version)}
