@@ -47,14 +47,20 @@ _MLDSA_KEYS: Final[Mapping[int, type[mldsa.MLDSA44PublicKey | mldsa.MLDSA65Publi
     int(MLDSAParameterSet.ML_DSA_87): mldsa.MLDSA87PublicKey,
 }
 _KEY_ID_BYTES: Final = 20
-_LOCKED_UP: Final[Mapping[Attribute, bool]] = MappingProxyType(
-    {
-        Attribute.PRIVATE: True,
-        Attribute.SENSITIVE: True,
-        Attribute.EXTRACTABLE: False,
-        Attribute.MODIFIABLE: False,
-    }
-)
+_LOCKED_UP: Final[Template] = {
+    Attribute.PRIVATE: True,
+    Attribute.SENSITIVE: True,
+    Attribute.EXTRACTABLE: False,
+    Attribute.MODIFIABLE: False,
+}
+# Said in full: what an imported key may do is up to the module where the template does not say it.
+_SIGNS_ONLY: Final[Template] = {
+    Attribute.SIGN: True,
+    Attribute.DECRYPT: False,
+    Attribute.UNWRAP: False,
+    Attribute.DERIVE: False,
+}
+_VERIFIES_ONLY: Final[Template] = {Attribute.VERIFY: True, Attribute.ENCRYPT: False, Attribute.WRAP: False}
 
 
 def handle_of(label: KeyLabel) -> str:
@@ -118,8 +124,8 @@ def bring_in(session: Session, label: KeyLabel, key: PrivateKey) -> tuple[Object
         Attribute.ID: bytes.fromhex(handle_of(label)),
         Attribute.LABEL: str(label),
     }
-    private |= common | dict(_LOCKED_UP) | {Attribute.CLASS: ObjectClass.PRIVATE_KEY, Attribute.SIGN: True}
-    public |= common | {Attribute.CLASS: ObjectClass.PUBLIC_KEY, Attribute.VERIFY: True}
+    private |= common | _LOCKED_UP | _SIGNS_ONLY | {Attribute.CLASS: ObjectClass.PRIVATE_KEY}
+    public |= common | _VERIFIES_ONLY | {Attribute.CLASS: ObjectClass.PUBLIC_KEY}
     return session.create_object(public), session.create_object(private)
 
 

@@ -126,15 +126,18 @@ class TokenKeys:
         if recipe is None or (kind == "mu" and not self._takes_mu(scheme)):
             raise NotOfferedError(f"this token does not sign a {kind} with {scheme.name}")
         answers: list[bytes | BackendError] = []
-        failures = 0
+        first: BackendError | None = None
         for payload in payloads:
             try:
                 answers.append(self._sessions.call(_sign, handle, scheme, recipe, payload))
             except BackendError as error:
-                failures += 1
-                if failures == len(payloads):
-                    raise
+                first = first or error
                 answers.append(error)
+                if not self._sessions.connected:  # the others would meet the same
+                    answers.extend([error] * (len(payloads) - len(answers)))
+                    break
+        if first is not None and all(isinstance(answer, BackendError) for answer in answers):
+            raise first
         return answers
 
     def _takes_mu(self, scheme: Scheme) -> bool:

@@ -106,6 +106,11 @@ class TokenSessions:
         self.offers: Offers = {}
         self.logins = 0
 
+    @property
+    def connected(self) -> bool:
+        """Whether there is a login to use, as far as is known."""
+        return self._connection is not None
+
     def call(self, act: Callable[..., Result], *arguments: object, check_first: bool = False) -> Result:
         """`act(thread's session, *arguments)`; once more with new handles where the old ones have gone stale.
 
