@@ -101,7 +101,7 @@ async def test_the_breaker_opens_and_closes_without_a_restart(
     for _ in range(3):
         with pytest.raises(UnavailableError):
             await sign(guarded, key)
-    assert guarded.breaker.state == "open"
+    assert (await guarded.health()).detail["breaker"] == "open"
     started = time.monotonic()
     with pytest.raises(UnavailableError):
         await sign(guarded, key)

@@ -108,6 +108,7 @@ async def _world_of(open_again: Callable[[], Awaitable[AwsKmsBackend]]) -> Async
         open_again=open_again,
         evidence={"Origin": "AWS_KMS", "KeyManager": "CUSTOMER", "MultiRegion": False},
         destroys_at_once=False,
+        shortest_message=1,
     )
     try:
         yield made

@@ -33,6 +33,7 @@ class BackendWorld:
         disables: whether the back end itself refuses a disabled key; else `set_enabled` does nothing or is not offered.
         destroys_at_once: whether a destruction is final at once.
         rsa_schemes: schemes to try with RSA keys.
+        shortest_message: octets of a message at least, for keys that take messages.
     """
 
     backend: Backend
@@ -42,6 +43,7 @@ class BackendWorld:
     disables: bool = True
     destroys_at_once: bool = True
     rsa_schemes: tuple[str, ...] = ("RS256", "PS256", "RS512", "PS512")
+    shortest_message: int = 0
 
     async def reopen(self) -> Backend:
         """Close the back end and open it again over the same keys."""
