@@ -343,6 +343,7 @@ def ledger_crls(
     directory: Path | None,
     clock: Clock,
     max_staleness_seconds: int,
+    on_error: Callable[[x509.Certificate, Exception], None] | None = None,
 ) -> CrlCache:
     """The newest CRL of each issuer, from the ledger; kept in a directory for others, where one is given."""
     names = {certificate: name for name, certificate in certificates.items()}
@@ -359,10 +360,12 @@ def ledger_crls(
         directory,
         clock,
         timedelta(seconds=max_staleness_seconds),
-        on_error=lambda issuer, error: _log.error(
-            "CRL not taken", issuer=issuer.subject.rfc4514_string(), error=str(error)
-        ),
+        on_error=on_error or _crl_not_taken,
     )
+
+
+def _crl_not_taken(issuer: x509.Certificate, error: Exception) -> None:
+    _log.error("CRL not taken", issuer=issuer.subject.rfc4514_string(), error=str(error))
 
 
 @dataclass(frozen=True)

@@ -183,7 +183,7 @@ class _Ceremony:
             key_policy=ceremony_key_policy(caller, names),
         )
         async with temporary_signer(
-            final.root.parent, state, caller, environment=environment, clock=self._clock, pool=self._pool
+            final.root.parent, state, caller, environment=environment, pool=self._pool
         ) as client:
             self._remote = RemoteKeyMaker(client, names, self._pool)
             self._progress(f"signer-hsm runs for the ceremony; its back ends: {', '.join(names)}")

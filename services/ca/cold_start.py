@@ -86,9 +86,7 @@ async def prepare_cold_start(layout: Layout, environment: Mapping[str, str], clo
                 say("What signer-hsm needs to start has run out; it is renewed first.")
                 caller = SpiffeId.service(settings.trust_domain, "ca")
                 state = signer_state(layout, environment)
-                async with temporary_signer(
-                    layout.root, state, caller, environment=environment, clock=clock, pool=pool
-                ) as client:
+                async with temporary_signer(layout.root, state, caller, environment=environment, pool=pool) as client:
                     await renewal.run(client)
     finally:
         await database.close()
@@ -161,11 +159,16 @@ class _Renewal:
     async def _lay_out(self, core: Core) -> None:
         status = self.layout.state(SIGNER) / "status"
         status.mkdir(parents=True, exist_ok=True, mode=0o700)
-        crls = ledger_crls(core.hierarchy.certificates, core.store, status, self.clock, _STATUS_SECONDS)
+        certificates = core.hierarchy.certificates
+        crls = ledger_crls(certificates, core.store, status, self.clock, _STATUS_SECONDS, on_error=_replaced)
         await crls.refresh()
         crls.current()
         leaf, issuer, *_ = load_chain((self.layout.identity(SIGNER) / "cert.pem").read_bytes())
         await StapleCache(core.staple, status, self.clock, on_error=_not_taken).prepare(leaf, issuer)
+
+
+def _replaced(_issuer: x509.Certificate, _error: Exception) -> None:
+    """What lies on disk may have expired: it is replaced, or `current` says what is missing."""
 
 
 def _not_taken(certificate: x509.Certificate, error: Exception) -> None:

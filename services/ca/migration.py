@@ -252,7 +252,6 @@ class Migration:
             replace(state, key_policy=policy),
             caller,
             environment=self.environment,
-            clock=self.clock,
             pool=pool,
         )
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pkicore.algorithms import ALGORITHMS, generate_private_key
-from pkicore.clock import Clock
+from pkicore.clock import Clock, SystemClock
 from pkicore.encoding import write_atomically
 from pkicore.identity import SpiffeId
 from pkicore.keys.file import create_file_key
@@ -66,7 +66,6 @@ async def temporary_signer(
     caller: SpiffeId,
     *,
     environment: Mapping[str, str],
-    clock: Clock,
     pool: Executor,
 ) -> AsyncIterator[SignerClient]:
     """A running signer-hsm, called as `caller`; it is stopped and its traces are deleted at the end of the block.
@@ -76,13 +75,13 @@ async def temporary_signer(
         state: its keys.
         caller: who calls it; the key policy must let it.
         environment: of the process; settings of the real signer-hsm in it are left out.
-        clock: the time.
         pool: where slow keys are made and used.
 
     Raises:
         CeremonyError: it did not start; the sentence says why.
         PkiError: the throw-away PKI could not be made.
     """
+    clock = SystemClock()  # the other process has no other, whatever clock the certificates are made by
     pki = await make_bootstrap_pki(caller, clock, pool, packaged_profiles())
     with _directory(beside) as layout:
         await _prepare(layout, pki, state, caller, clock)
