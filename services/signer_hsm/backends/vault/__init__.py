@@ -78,7 +78,12 @@ class VaultBackend:
         return frozenset(algorithm.name for algorithm in ALGORITHMS.values() if algorithm.family != "mldsa")
 
     async def open(self, upkeep_seconds: float) -> None:
-        """Ask which algorithms there are, and begin to keep the token alive; a server that is down is no error."""
+        """Ask which algorithms there are, and begin to keep the token alive; a server that is down is no error.
+
+        Raises:
+            MisconfiguredError: a file with credentials is missing, empty or open to others.
+        """
+        self._session.check_files()
         try:
             await self._ask()
         except BackendError as error:

@@ -1,6 +1,7 @@
 """hvac's and requests' errors by their class, as errors of a back end.
 
-The server's text never gets into ours: it differs between Vault and OpenBao, and may repeat what was sent.
+The server's text never gets into ours: it differs between Vault and OpenBao, and may repeat what was sent. None of
+them is a `MisconfiguredError`: that one is final, and a mount or a policy may be put right on the server at any time.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from services.signer_hsm.errors import (
     DeadlineError,
     DeniedError,
     KeyNotFoundError,
-    MisconfiguredError,
     ThrottledError,
     UnavailableError,
 )
 
 RETRY_AFTER: Final = 1.0
+_SOON: Final = 0.1
+"""After a connection that failed: the next one may meet a server that has just come back."""
 
 # The first class that fits counts, so subclasses come before their bases.
 _TABLE: Final[tuple[tuple[type[Exception], type[BackendError], str], ...]] = (
@@ -33,7 +35,7 @@ _TABLE: Final[tuple[tuple[type[Exception], type[BackendError], str], ...]] = (
     (requests.RequestException, UnavailableError, "the server is not reached"),
     (hvac.Forbidden, DeniedError, "the token is refused"),
     (hvac.Unauthorized, DeniedError, "the token is refused"),
-    (hvac.InvalidPath, MisconfiguredError, "nothing is mounted at this path"),
+    (hvac.InvalidPath, UnavailableError, "nothing is mounted at this path: check mount, approle_mount and namespace"),
     (hvac.RateLimitExceeded, ThrottledError, "a rate limit is exceeded"),
     (hvac.VaultNotInitialized, UnavailableError, "the server is not initialised"),
     (hvac.VaultDown, UnavailableError, "the server is sealed or has no active node"),
@@ -60,6 +62,8 @@ def translate(error: Exception, act: str, *, mutates: bool = False) -> BackendEr
     for cause, ours, sentence in _TABLE:
         if isinstance(error, cause):
             after = RETRY_AFTER if ours in {UnavailableError, ThrottledError} else None
+            if after and isinstance(error, requests.RequestException):
+                after = _SOON
             return ours(f"Vault, {act}: {sentence}", retry_after=after)
     raise error
 

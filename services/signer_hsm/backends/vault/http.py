@@ -29,6 +29,8 @@ MAX_ANSWER: Final = 4 * 1024 * 1024
 _CHUNK: Final = 64 * 1024
 _SLOWEST: Final = 2
 """An answer's body may take so many times as long as one read."""
+_KEY_MAKING: Final = 12
+"""The server may take so many times as long where it has to make a key."""
 
 
 class BoundedTransport(HTTPAdapter):
@@ -116,6 +118,7 @@ class VaultHttp:
     """The connections to one server; may be used by many threads."""
 
     def __init__(self, settings: VaultSettings) -> None:
+        self._seconds = settings.timeout_seconds
         session = requests.Session()
         session.trust_env = False
         transport = BoundedTransport(settings.workers + 1, _context(settings), settings.timeout_seconds)
@@ -123,7 +126,6 @@ class VaultHttp:
         session.mount("http://", transport)
         self._adapter = JSONAdapter(
             base_uri=settings.address.rstrip("/"),
-            timeout=(settings.timeout_seconds, settings.timeout_seconds),
             allow_redirects=False,
             session=session,
             namespace=settings.namespace or None,
@@ -138,6 +140,7 @@ class VaultHttp:
         token: str | None = None,
         request_id: str | None = None,
         any_status: bool = False,
+        slow: bool = False,
     ) -> Answer:
         """One request and its answer.
 
@@ -148,6 +151,7 @@ class VaultHttp:
             token: sent as X-Vault-Token.
             request_id: sent as X-Request-Id, which the audit log can be told to keep.
             any_status: give the answer of any status, instead of raising.
+            slow: the server may have to make a key first; RSA takes it seconds.
 
         Raises:
             VaultError: (hvac) the server refuses.
@@ -159,7 +163,12 @@ class VaultHttp:
         if request_id:
             headers["X-Request-Id"] = request_id
         got = self._adapter.request(
-            method, f"v1/{path}", headers=headers, raise_exception=not any_status, json=dict(body) if body else None
+            method,
+            f"v1/{path}",
+            headers=headers,
+            raise_exception=not any_status,
+            json=None if body is None else dict(body),
+            timeout=(self._seconds, self._seconds * (_KEY_MAKING if slow else 1)),
         )
         if isinstance(got, dict):
             return Answer(200, got)

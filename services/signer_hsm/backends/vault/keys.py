@@ -1,7 +1,10 @@
 """Transit's keys in our words: names, versions, public halves, and what tells against a key.
 
-The label `TENANT.NAME.vN` is version N of the Transit key `TENANT.NAME`; a handle is `TENANT.NAME:N`. So a key whose
+The label `TENANT.NAME.vN` is version N of the Transit key `TENANT.NAME`, a handle `TENANT.NAME:N`. So a key whose
 creation's answer was lost is found again, and a policy can grant one tenant `transit/sign/TENANT.*`.
+
+A Transit key holds 32 of our versions: 33 is version 1 of `TENANT.NAME.1`. Transit numbers versions itself, one by one,
+so this bounds how many must be made to reach a number, after versions that failed or whose key is gone.
 """
 
 from __future__ import annotations
@@ -24,7 +27,11 @@ from services.signer_hsm.backends import BackendKey, Fact, Facts, KeyLabel
 from services.signer_hsm.backends.vault.http import Body
 from services.signer_hsm.errors import BadAnswerError, KeyNotFoundError, WrongStateError
 
-_HANDLE: Final = re.compile(r"([a-z0-9][a-z0-9-]*\.[a-z0-9][a-z0-9-]*_?):([1-9][0-9]{0,8})", re.ASCII)
+VERSIONS: Final = 32
+"""Of ours in one Transit key."""
+_HANDLE: Final = re.compile(
+    r"([a-z0-9][a-z0-9-]*\.[a-z0-9][a-z0-9-]*_?(?:\.[1-9][0-9]{0,8})?):([1-9][0-9]{0,8})", re.ASCII
+)
 _RAW: Final[Mapping[str, Any]] = MappingProxyType(
     {
         "ed25519": ed25519.Ed25519PublicKey,
@@ -47,7 +54,9 @@ class TransitVersion:
     def of_label(cls, label: KeyLabel) -> TransitVersion:
         """Where the label's key is; a Transit name must not end in a hyphen, so such a one gets an underscore."""
         name = f"{label.tenant}.{label.name}"
-        return cls(f"{name}_" if name.endswith("-") else name, label.version)
+        block, before = divmod(label.version - 1, VERSIONS)
+        name = f"{name}_" if name.endswith("-") else name
+        return cls(f"{name}.{block}" if block else name, before + 1)
 
     @classmethod
     def of_handle(cls, handle: str) -> TransitVersion:

@@ -84,7 +84,27 @@ class Session:
         self._pause = _FIRST_PAUSE
         self._refused: tuple[datetime, tuple[int, ...]] | None = None
 
-    def call(self, method: str, path: str, body: Body | None = None, *, request_id: str | None = None) -> Answer:
+    def check_files(self) -> None:
+        """Read the files with the credentials once, when the service starts.
+
+        Raises:
+            MisconfiguredError: one is missing, empty or open to others.
+        """
+        if self._settings.role_id_file is not None:
+            _role_id(self._settings.role_id_file)
+        for path in (self._settings.secret_id_file, self._settings.token_file):
+            if path is not None:
+                _secret(path)
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: Body | None = None,
+        *,
+        request_id: str | None = None,
+        slow: bool = False,
+    ) -> Answer:
         """One request with the token.
 
         Raises:
@@ -95,11 +115,11 @@ class Session:
         """
         token = self._current()
         try:
-            return self._http.call(method, path, body, token=token.value, request_id=request_id)
+            return self._http.call(method, path, body, token=token.value, request_id=request_id, slow=slow)
         except hvac.Forbidden:
             token = self._replaced(token)
         try:
-            return self._http.call(method, path, body, token=token.value, request_id=request_id)
+            return self._http.call(method, path, body, token=token.value, request_id=request_id, slow=slow)
         except hvac.Forbidden as error:
             raise DeniedError("Vault refuses a token that it has just given") from error
 
@@ -202,7 +222,7 @@ class Session:
             self._refused = (now + self._pause, stamps)
             self._pause = min(self._pause * 2, _LONGEST_PAUSE)
             raise DeniedError("Vault refuses this service's login") from error
-        except (hvac.VaultError, requests.RequestException) as error:
+        except (hvac.VaultError, requests.RequestException, MisconfiguredError) as error:
             _raise_of_login(error)
         self._refused, self._pause, self._lease = None, _FIRST_PAUSE, token.lease
         return token
@@ -230,12 +250,12 @@ class Session:
 
 
 def _raise_of_login(error: Exception) -> NoReturn:
-    """A login that got no answer has done nothing of what the caller asked for."""
+    """A login that got no answer has done nothing of what the caller asked for; files may be put right at run time."""
+    if isinstance(error, MisconfiguredError):
+        raise UnavailableError(f"Vault, logging in: {error}", retry_after=1) from error
     ours = translate(error, "logging in")
-    if isinstance(ours, DeadlineError):
-        raise UnavailableError(str(ours), retry_after=1) from error
-    if isinstance(ours, KeyNotFoundError):
-        raise MisconfiguredError("Vault, logging in: there is no such auth method") from error
+    if isinstance(ours, DeadlineError | KeyNotFoundError):
+        raise UnavailableError("Vault, logging in: no answer in time, or no such auth method", retry_after=1) from error
     raise ours from error
 
 

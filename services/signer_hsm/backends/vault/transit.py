@@ -18,9 +18,10 @@ from hvac import exceptions as hvac
 
 from pkicore.algorithms import Algorithm, Payload, PrivateKey, algorithm_of, known_public_key
 from services.signer_hsm.backends import BackendKey, Facts, KeyLabel
+from services.signer_hsm.backends.payloads import check_offered
 from services.signer_hsm.backends.vault.errors import translate
 from services.signer_hsm.backends.vault.http import Answer, Body
-from services.signer_hsm.backends.vault.keys import TransitKey, TransitVersion
+from services.signer_hsm.backends.vault.keys import TransitKey, TransitVersion, kinds_of
 from services.signer_hsm.backends.vault.session import Session
 from services.signer_hsm.backends.vault.wrapping import wrapped
 from services.signer_hsm.errors import (
@@ -33,8 +34,7 @@ from services.signer_hsm.errors import (
 )
 from services.signer_hsm.schemes import Scheme, check_payload
 
-MOST_STEPS: Final = 32
-"""So many rotations at most to reach a version; the service's numbers run ahead of Vault's when creations failed."""
+_REMEMBERED: Final = 4096
 _PADDING: Final = {"pkcs1": "pkcs1v15", "pss": "pss"}
 
 
@@ -65,6 +65,7 @@ class Transit:
         self._session = session
         self._mount = mount.strip("/")
         self._diagnose = diagnose
+        self._algorithms: dict[str, Algorithm] = {}
 
     def read(self, name: str, request_id: str | None = None) -> TransitKey | None:
         """The key, None if there is none."""
@@ -75,7 +76,11 @@ class Transit:
                 if error.errors != []:
                     raise
                 return None
-        return TransitKey.of(name, answer.data)
+        key = TransitKey.of(name, answer.data)
+        if len(self._algorithms) >= _REMEMBERED:
+            self._algorithms.clear()
+        self._algorithms[name] = key.algorithm
+        return key
 
     def find(self, label: KeyLabel, request_id: str | None = None) -> BackendKey | None:
         """The version of the label; None if there is none.
@@ -116,10 +121,8 @@ class Transit:
         if key is None:
             key = self._make(version.name, algorithm, parameters, request_id)
         self._refuse(key, algorithm)
-        if version.number - key.latest > MOST_STEPS:
-            raise WrongStateError(f"the Transit key {key.name} is at version {key.latest}, too far behind this one")
-        while key.latest < version.number:
-            key = self._act("POST", f"keys/{key.name}/rotate", {}, key.name, request_id)
+        if key.latest < version.number:
+            key = self._rotate(key, version.number - key.latest, request_id)
             self._refuse(key, algorithm)
         key.refuse_imported(version.number)
         if fresh and version.number > 1:
@@ -139,7 +142,7 @@ class Transit:
         if key is None or not key.has(version.number):
             self._refuse_order(key, version)
             with self._translating("reading the wrapping key"):
-                wrapping = self._call("GET", "wrapping_key", None, request_id).data.get("public_key")
+                wrapping = self._call("GET", "wrapping_key", None, request_id, slow=True).data.get("public_key")
             body: dict[str, Any] = {
                 "ciphertext": wrapped(wrapping, private_key),
                 "hash_function": "SHA256",
@@ -169,7 +172,9 @@ class Transit:
             BackendError: none could be signed.
         """
         version = TransitVersion.of_handle(handle)
-        body = _sign_parameters(scheme, kind, version.number)
+        algorithm = self._algorithms.get(version.name) or self._existing(version.name, request_id).algorithm
+        check_offered(algorithm, kinds_of(algorithm), scheme, kind)
+        body = _sign_parameters(scheme, version.number)
         for payload in payloads:
             _check(scheme, kind, payload)
         inputs = [base64.b64encode(payload).decode() for payload in payloads]
@@ -230,10 +235,17 @@ class Transit:
         body = {**parameters, "exportable": False, "allow_plaintext_backup": False, "derived": False}
         with self._translating(f"creating {name}", mutates=True):
             try:
-                self._call("POST", f"keys/{name}", body, request_id)
+                self._call("POST", f"keys/{name}", body, request_id, slow=True)
             except hvac.InvalidRequest as error:
                 raise NotOfferedError(f"this Vault makes no keys of type {algorithm.name}") from error
         return self._existing(name, request_id)
+
+    def _rotate(self, key: TransitKey, times: int, request_id: str | None) -> TransitKey:
+        """So many versions more; more than one where versions of ours have failed or their key is gone."""
+        with self._translating(f"rotating {key.name}", mutates=True):
+            for _ in range(times):
+                self._call("POST", f"keys/{key.name}/rotate", {}, request_id, slow=True)
+        return self._existing(key.name, request_id)
 
     def _act(self, method: str, path: str, body: Body, name: str, request_id: str | None) -> TransitKey:
         """Change a key and read it: some versions of the server answer with the key, some with nothing."""
@@ -286,8 +298,8 @@ class Transit:
         if key is not None and key.facts.get("imported_key") is not True:
             raise WrongStateError(f"the latest version of {key.name} was made in Vault: no version can be imported")
 
-    def _call(self, method: str, path: str, body: Body | None, request_id: str | None) -> Answer:
-        return self._session.call(method, f"{self._mount}/{path}", body, request_id=request_id)
+    def _call(self, method: str, path: str, body: Body | None, request_id: str | None, *, slow: bool = False) -> Answer:
+        return self._session.call(method, f"{self._mount}/{path}", body, request_id=request_id, slow=slow)
 
     @contextmanager
     def _translating(self, act: str, *, mutates: bool = False) -> Iterator[None]:
@@ -299,9 +311,7 @@ class Transit:
             raise translate(error, act, mutates=mutates) from error
 
 
-def _sign_parameters(scheme: Scheme, kind: Payload, version: int) -> dict[str, Any]:
-    if kind == "mu":
-        raise NotOfferedError("Transit does not sign mu; it takes the message")
+def _sign_parameters(scheme: Scheme, version: int) -> dict[str, Any]:
     if scheme.hash is None:
         return {"key_version": version}
     parameters = {
