@@ -75,12 +75,12 @@ async def _assert_signs(backend: Backend, key: BackendKey) -> None:
     check_signature(key.public_key, usual_scheme(key.algorithm), (await _sign(backend, key))[0], MESSAGE)
 
 
-def _one_per_family(world: BackendWorld) -> dict[int, str]:
-    """The cheapest algorithm of each family, numbered from 1."""
+def _one_per_family(world: BackendWorld) -> Sequence[str]:
+    """The cheapest algorithm of each family."""
     first: dict[str, str] = {}
     for name in world.algorithms:
         first.setdefault(ALGORITHMS[name].family, name)
-    return dict(enumerate(first.values(), 1))
+    return list(first.values())
 
 
 def _spki(key: BackendKey) -> bytes:
@@ -95,8 +95,8 @@ def test_every_back_end_has_a_world() -> None:
 
 async def test_keys_are_what_was_asked_for(world: BackendWorld) -> None:
     """A new key has the asked algorithm, the offered payload kinds, and evidence of how it is held."""
-    for version, name in enumerate(world.algorithms, 1):
-        key = await world.backend.create(replace(LABEL, version=version), ALGORITHMS[name])
+    for name in world.algorithms:
+        key = await world.backend.create(replace(LABEL, name=name), ALGORITHMS[name])
         assert key.algorithm is ALGORITHMS[name] is algorithm_of(key.public_key)
         assert key.kinds == world.backend.offers[name], name
         assert key.enabled
@@ -106,8 +106,8 @@ async def test_keys_are_what_was_asked_for(world: BackendWorld) -> None:
 
 async def test_each_kind_and_scheme_signs(world: BackendWorld) -> None:
     """Each payload kind and scheme of each algorithm gives a signature that is one over the whole message."""
-    for version, name in enumerate(world.algorithms, 1):
-        key = await world.backend.create(replace(LABEL, version=version), ALGORITHMS[name])
+    for name in world.algorithms:
+        key = await world.backend.create(replace(LABEL, name=name), ALGORITHMS[name])
         schemes = world.rsa_schemes if key.algorithm.family == "rsa" else (key.algorithm.jws,)
         for scheme, kind in product([SCHEMES[scheme] for scheme in schemes], sorted(key.kinds)):
             payload = payload_of(key.public_key, scheme, kind, MESSAGE)
@@ -119,21 +119,21 @@ async def test_each_kind_and_scheme_signs(world: BackendWorld) -> None:
 
 
 async def test_messages_of_any_length(world: BackendWorld) -> None:
-    """A key that takes messages signs an empty one and one of 4096 octets."""
-    for version, name in _one_per_family(world).items():
+    """A key that takes messages signs the shortest one, empty where the back end can, and one of 4096 octets."""
+    for name in _one_per_family(world):
         if "message" not in world.backend.offers[name]:
             continue
-        key = await world.backend.create(replace(LABEL, version=version), ALGORITHMS[name])
+        key = await world.backend.create(replace(LABEL, name=name), ALGORITHMS[name])
         scheme = usual_scheme(key.algorithm)
-        for message in (b"", b"\x00" * 4096):
+        for message in (bytes(world.shortest_message), b"\x00" * 4096):
             (signature,) = await world.backend.sign(key.handle, scheme, "message", [message])
             check_signature(key.public_key, scheme, signature, message)
 
 
 async def test_kinds_not_offered_are_refused(world: BackendWorld) -> None:
     """A payload kind that the key does not take is refused with its own error, not signed as something else."""
-    for version, name in _one_per_family(world).items():
-        key = await world.backend.create(replace(LABEL, version=version), ALGORITHMS[name])
+    for name in _one_per_family(world):
+        key = await world.backend.create(replace(LABEL, name=name), ALGORITHMS[name])
         for kind in set(KINDS) - key.kinds:
             with pytest.raises(NotOfferedError):
                 await world.backend.sign(key.handle, usual_scheme(key.algorithm), kind, [b"\x01" * 64])
@@ -262,9 +262,9 @@ async def test_labels_do_not_run_into_each_other(world: BackendWorld) -> None:
         KeyLabel("a", "b-c", 1),
         KeyLabel("a-b", "c", 1),
         KeyLabel("a", "b", 1),
-        KeyLabel("a", "b", 11),
-        KeyLabel("a", "b-v1", 1),
-        KeyLabel("a", "b-1", 1),
+        KeyLabel("a", "b", 2),
+        KeyLabel("a", "b-v2", 1),
+        KeyLabel("a", "b2", 1),
     ]
     keys = [await _key(world, label) for label in labels]
     assert len({key.handle for key in keys}) == len({_spki(key) for key in keys}) == len(labels)
@@ -278,9 +278,14 @@ async def test_labels_do_not_run_into_each_other(world: BackendWorld) -> None:
 
 
 async def test_the_longest_label(world: BackendWorld) -> None:
-    """The longest tenant, name and version that we allow make a key that is found."""
+    """The longest tenant and name, and the last version where the back end takes any, make a key that is found."""
     label = KeyLabel("t" * 32, "n" * 63, 2**31 - 1)
-    key = await _key(world, label)
+    try:
+        key = await _key(world, label)
+    except WrongStateError:  # it numbers versions by itself, and says that it is not there yet
+        assert await world.backend.find(label) is None
+        label = replace(label, version=1)
+        key = await world.backend.find(label) or await _key(world, label)
     found = await world.backend.find(label)
     assert found is not None
     assert found.handle == key.handle
@@ -302,7 +307,7 @@ async def test_many_callers_at_once(world: BackendWorld) -> None:
 
 async def test_keys_made_at_once(world: BackendWorld) -> None:
     """Keys made by several tasks at once are all there."""
-    labels = [replace(LABEL, version=version) for version in range(1, 7)]
+    labels = [replace(LABEL, name=f"key-{number}") for number in range(6)]
     keys = await asyncio.gather(*(_key(world, label) for label in labels))
     for label, key in zip(labels, keys, strict=True):
         found = await world.backend.find(label)
@@ -322,9 +327,9 @@ async def test_algorithms_not_offered_are_refused(world: BackendWorld) -> None:
 
 async def test_imported_keys(world: BackendWorld) -> None:
     """A key that was brought in signs as itself; where import is not allowed, that is said with its own error."""
-    for version, name in _one_per_family(world).items():
+    for name in _one_per_family(world):
         private_key = generate_private_key(ALGORITHMS[name])
-        label = replace(LABEL, version=version)
+        label = replace(LABEL, name=name)
         if name not in world.backend.imports:
             with pytest.raises(NotOfferedError):
                 await world.backend.import_key(label, private_key)
