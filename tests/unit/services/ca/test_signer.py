@@ -1,7 +1,7 @@
 import asyncio
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from pkicore.keys.remote import RemoteKey, RemotePublicKey
 from pkicore.ocsp import build_request
 from services.ca.errors import WrongSignatureError
 from services.ca.signer import CONDITION, RemoteKeys, TimedSigner
-from services.ca.wire import RevocationRequest
+from services.ca.wire import CertificateRequest, RevocationRequest
 from services.chassis.ops import Readiness
 from tests.support.ca_world import ACME, OPERATOR, CaWorld, server_request
 from tests.support.pki import MemoryKey
@@ -67,12 +67,13 @@ class Remote:
 
     world: CaWorld
     signer: FaultySigner
-    key: MemoryKey = field(default_factory=lambda: MemoryKey.generate("ml-dsa-44"))
+    request: CertificateRequest = field(
+        default_factory=lambda: server_request("a.example", key=MemoryKey.generate("ml-dsa-44").private_key)
+    )
 
     async def issue(self, name: str) -> Any:  # noqa: ANN401 - the answer, whatever it is
         """An ML-DSA certificate for a server."""
-        request = server_request("a.example", key=self.key.private_key, idempotency_key=name)
-        return await self.world.core.issuance.issue(ACME, request)
+        return await self.world.core.issuance.issue(ACME, replace(self.request, idempotency_key=name))
 
 
 async def remote_world(directory: Path, pool: Executor) -> Remote:
