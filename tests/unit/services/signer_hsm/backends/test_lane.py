@@ -9,7 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from contextvars import Context
-from typing import TypeVarTuple, Unpack
+from typing import TypeVarTuple
 
 import pytest
 
@@ -81,7 +81,7 @@ class CountingLoop(asyncio.SelectorEventLoop):
         self.wakes = 0
 
     def call_soon_threadsafe(
-        self, callback: Callable[[Unpack[Args]], object], *args: Unpack[Args], context: Context | None = None
+        self, callback: Callable[[*Args], object], *args: *Args, context: Context | None = None
     ) -> asyncio.Handle:
         """As the loop's own."""
         self.wakes += 1
