@@ -1,0 +1,299 @@
+"""Two tenants from the attacker's side: `right` would name, list, use, approve for, exhaust and time `left`'s keys."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import shutil
+import statistics
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import orjson
+import pytest
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, utils
+
+from services.chassis.audit import audit_records
+from tests.support.signer_tenants import BURST, DIGEST, TenantsWorld, tenants_world
+
+EXISTING, MISSING, NO_TENANT = "left.signing-1", "left.missing-1", "lost.signing-1"
+
+
+class Probe(NamedTuple):
+    """A request about a key; `{id}`, `{tenant}` and `{name}` stand for the key's."""
+
+    method: str
+    path: str
+    body: dict[str, Any] | None = None
+
+
+_ONCE = {"idempotency_key": "probe"}
+PROBES = {
+    "show": Probe("GET", "/v1/keys/{id}"),
+    "pubkey": Probe("GET", "/v1/keys/{id}/pubkey"),
+    "pubkey of a version": Probe("GET", "/v1/keys/{id}/pubkey?version=1"),
+    "pubkey, short": Probe("GET", "/pubkey?key={id}"),
+    "sign": Probe("POST", "/v1/keys/{id}/sign", {"kind": "digest", "payload": DIGEST}),
+    "sign under the victim's idempotency key": Probe(
+        "POST", "/v1/keys/{id}/sign", {"kind": "digest", "payload": DIGEST, "idempotency_key": "victim"}
+    ),
+    "sign, a bad payload": Probe("POST", "/v1/keys/{id}/sign", {"kind": "digest", "payload": "AA=="}),
+    "sign, a batch": Probe("POST", "/v1/keys/{id}/sign", {"kind": "digest", "payloads": [DIGEST, DIGEST]}),
+    "sign with mu": Probe("POST", "/v1/keys/{id}/sign", {"kind": "mu", "payload": DIGEST}),
+    "sign, another scheme": Probe("POST", "/v1/keys/{id}/sign", {"kind": "digest", "payload": DIGEST, "scheme": "X"}),
+    "sign, short": Probe("POST", "/sign", {"key": "{id}", "kind": "digest", "payload": DIGEST}),
+    "create": Probe("POST", "/v1/keys", {"tenant": "{tenant}", "name": "{name}", "algorithm": "ecdsa-p256", **_ONCE}),
+    "import": Probe(
+        "POST",
+        "/v1/keys",
+        {"tenant": "{tenant}", "name": "{name}", "algorithm": "ecdsa-p256", "private_key": "AAAA", **_ONCE},
+    ),
+    "rotate": Probe("POST", "/v1/keys/{id}/rotate", _ONCE),
+    "disable": Probe("POST", "/v1/keys/{id}/disable", _ONCE),
+    "enable": Probe("POST", "/v1/keys/{id}/enable", _ONCE),
+    "destroy": Probe("POST", "/v1/keys/{id}/destroy", {"version": 1, **_ONCE}),
+    "attestation": Probe("GET", "/v1/keys/{id}/attestation"),
+    "hand in an attestation": Probe("POST", "/v1/keys/{id}/attestation", {"format": "yubihsm2", "chain": ["AAAA"]}),
+    "approve": Probe("POST", "/v1/approvals", {"act": "destroy", "key": "{id}", "version": 1}),
+    "list": Probe("GET", "/v1/keys?tenant={tenant}"),
+    "list approvals": Probe("GET", "/v1/approvals?tenant={tenant}"),
+}
+
+
+async def send(http: httpx.AsyncClient, probe: Probe, key_id: str) -> httpx.Response:
+    """The probe about this key."""
+    tenant, _, name = key_id.partition(".")
+
+    def fill(text: str) -> str:
+        return text.replace("{id}", key_id).replace("{tenant}", tenant).replace("{name}", name)
+
+    body = None if probe.body is None else orjson.loads(fill(orjson.dumps(probe.body).decode()))
+    return await http.request(probe.method, fill(probe.path), json=body)
+
+
+async def _prepare(directory: Path) -> None:
+    async with tenants_world(directory) as made:
+        for tenant in ("left", "right"):
+            for name in ("signing-1", "pub-1"):
+                await made.create(tenant, name)
+        async with made.caller("/workload/left") as victim:
+            answer = await send(victim, PROBES["sign under the victim's idempotency key"], EXISTING)
+        assert answer.status_code == 200, answer.text
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two tenants with two keys each; the victim has signed under an idempotency key. Sealing keys takes seconds."""
+    directory = tmp_path_factory.mktemp("tenants")
+    asyncio.run(_prepare(directory))
+    return directory
+
+
+@pytest.fixture
+async def world(prepared: Path, tmp_path: Path) -> AsyncIterator[TenantsWorld]:
+    """A service over a copy of what was prepared."""
+    shutil.copytree(prepared, tmp_path / "state")
+    async with tenants_world(tmp_path / "state") as made:
+        yield made
+
+
+@pytest.fixture
+async def attacker(world: TenantsWorld) -> AsyncIterator[httpx.AsyncClient]:
+    """The other tenant's workload, which may do everything with its own keys."""
+    async with world.caller("/workload/right") as http:
+        yield http
+
+
+def seen(answer: httpx.Response) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
+    """All of an answer that a caller can look at, but for the number that every request has."""
+    headers = [(name, value) for name, value in sorted(answer.headers.raw) if name != b"x-request-id"]
+    return answer.status_code, answer.content, headers
+
+
+@pytest.mark.parametrize("what", PROBES)
+async def test_existing_missing_and_no_tenant_look_the_same(
+    world: TenantsWorld, attacker: httpx.AsyncClient, what: str
+) -> None:
+    """Status, every header and every octet of the answer; as many commits and queries; one audit record each."""
+    answers, works = [], []
+    for key_id in (EXISTING, MISSING, NO_TENANT, EXISTING):
+        before = world.work()
+        answers.append(await send(attacker, PROBES[what], key_id))
+        works.append((world.work()[0] - before[0], world.work()[1] - before[1]))
+    assert answers[0].status_code == 403
+    assert answers[0].json()["type"] == "urn:pqcpki:problem:forbidden"
+    assert [seen(answer) for answer in answers] == [seen(answers[0])] * 4
+    assert works == [(1, 0)] * 4
+    records = [stored.record async for stored in audit_records(world.database)][-4:]
+    assert {record.detail["result"] for record in records} == {"refused"}
+    assert {record.detail["reason"] for record in records} == {"no-rule"}
+    assert {record.actor for record in records} == {"spiffe://test/workload/right"}
+
+
+@pytest.mark.parametrize("what", [what for what in PROBES if not what.startswith("list")])
+async def test_keys_outside_of_a_callers_globs_look_the_same(world: TenantsWorld, what: str) -> None:
+    """Within one tenant too: who may use `pub-*` learns nothing of other names."""
+    async with world.caller("/workload/left-some") as http:
+        answers = [await send(http, PROBES[what], key_id) for key_id in (EXISTING, MISSING)]
+    assert answers[0].status_code == 403
+    assert seen(answers[0]) == seen(answers[1])
+
+
+async def test_nothing_was_done_by_any_probe(world: TenantsWorld, attacker: httpx.AsyncClient) -> None:
+    """After all of them the victim's keys are what they were."""
+    async with world.caller("/workload/left") as victim:
+        before = (await victim.get("/v1/keys?tenant=left")).content
+        for probe in PROBES.values():
+            await send(attacker, probe, EXISTING)
+            await send(attacker, probe, MISSING)
+        assert (await victim.get("/v1/keys?tenant=left")).content == before
+
+
+async def test_lists_show_ones_own_only(world: TenantsWorld, attacker: httpx.AsyncClient) -> None:
+    """Whatever the cursor: one that names another tenant's key, existing or not, opens nothing."""
+    for after in (None, EXISTING, MISSING, "left.a", "a.a", "right.a"):
+        answer = await attacker.get("/v1/keys", params={"tenant": "right"} | ({"after": after} if after else {}))
+        assert answer.status_code == 200
+        assert {key["id"] for key in answer.json()["keys"]} == {"right.pub-1", "right.signing-1"}
+    async with world.caller("/workload/left-some") as some:
+        listed = (await some.get("/v1/keys?tenant=left")).json()
+    assert [key["id"] for key in listed["keys"]] == ["left.pub-1"]
+    assert listed["next"] is None
+
+
+@pytest.mark.parametrize(
+    "key_id",
+    ["left.signing-1.x", "left.", ".signing-1", "LEFT.signing-1", "left%2esigning-1", "right.%2e%2e", "left*.a"],
+)
+async def test_odd_spellings_name_nothing(attacker: httpx.AsyncClient, key_id: str) -> None:
+    """A key has one spelling; others are malformed or refused, never another way to the same key."""
+    for path in (f"/v1/keys/{key_id}", f"/v1/keys/{key_id}/pubkey", f"/pubkey?key={key_id}"):
+        assert (await attacker.get(path)).status_code in {400, 403, 404}
+
+
+async def test_health_and_back_ends_of_others_stay_unknown(world: TenantsWorld, attacker: httpx.AsyncClient) -> None:
+    """A caller sees its tenants' back ends, can put no key elsewhere, and is not told what else there is."""
+    health = (await attacker.get("/health")).json()
+    assert set(health["backends"]) == {"beta"}
+    answers = []
+    for backend in ("alpha", "gamma"):
+        body = {"tenant": "right", "name": "x", "algorithm": "ecdsa-p256", "backend": backend, "idempotency_key": "x"}
+        answers.append(await attacker.post("/v1/keys", json=body))
+    assert answers[0].status_code == 501
+    assert answers[0].content == answers[1].content
+    assert b"alpha" not in answers[0].content
+    async with world.caller("/workload/nobody") as stranger:
+        assert (await stranger.get("/health")).json()["backends"] == {}
+
+
+async def test_idempotency_keys_are_each_callers_own(world: TenantsWorld, attacker: httpx.AsyncClient) -> None:
+    """The victim's idempotency key is free for the attacker's keys, and gives no signature of the victim's."""
+    probe = PROBES["sign under the victim's idempotency key"]
+    own = await send(attacker, probe, "right.signing-1")
+    assert own.status_code == 200, own.text
+    async with world.caller("/workload/left") as victim:
+        victims = await send(victim, probe, EXISTING)
+    assert own.json()["signature"] != victims.json()["signature"]
+    await _verify(attacker, "right.signing-1", own.json()["signature"])
+    async with world.caller("/workload/left-some") as colleague:
+        assert (await send(colleague, probe, "left.pub-1")).status_code == 200
+
+
+async def _verify(http: httpx.AsyncClient, key_id: str, signature: str) -> None:
+    answer = (await http.get(f"/v1/keys/{key_id}/pubkey")).json()
+    key = serialization.load_der_public_key(base64.b64decode(answer["public_key"]))
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    digest = base64.b64decode(DIGEST)
+    key.verify(base64.b64decode(signature), digest, ec.ECDSA(utils.Prehashed(hashes.SHA256())))
+
+
+async def test_an_approver_approves_for_its_own_tenant(world: TenantsWorld) -> None:
+    """The other tenant's operator cannot; nor do approvals for a key of the same name in its own tenant count."""
+    destroy = {"version": 1, "idempotency_key": "gone"}
+    async with (
+        world.caller("/workload/left") as victim,
+        world.caller("/operator/right") as foreign,
+        world.caller("/operator/left") as own,
+    ):
+        assert (await send(foreign, PROBES["approve"], EXISTING)).status_code == 403
+        assert (await send(foreign, PROBES["approve"], "right.signing-1")).status_code == 201
+        assert (await foreign.get("/v1/approvals?tenant=left")).status_code == 403
+        refused = await victim.post(f"/v1/keys/{EXISTING}/destroy", json=destroy)
+        assert (refused.status_code, refused.json()["type"]) == (403, "urn:pqcpki:problem:approvals-missing")
+        assert (await send(own, PROBES["approve"], EXISTING)).status_code == 201
+        listed = (await foreign.get("/v1/approvals?tenant=right")).json()
+        assert {item["key"] for item in listed["approvals"]} == {"right.signing-1"}
+        assert (await victim.post(f"/v1/keys/{EXISTING}/destroy", json=destroy)).status_code == 200
+
+
+async def test_a_hammering_tenant_costs_the_other_nothing(world: TenantsWorld, attacker: httpx.AsyncClient) -> None:
+    """While one tenant is far over its rate, the other has its whole burst and then its whole rate."""
+    async with world.caller("/workload/left") as victim:
+        hammered = Counter([(await send(attacker, PROBES["sign"], "right.signing-1")).status_code for _ in range(120)])
+        assert hammered == {200: BURST, 429: 120 - BURST}
+        assert {(await send(victim, PROBES["sign"], EXISTING)).status_code for _ in range(BURST)} == {200}
+        world.seconds += 1
+        for _ in range(10):
+            await send(attacker, PROBES["sign"], "right.signing-1")
+            assert (await send(victim, PROBES["sign"], EXISTING)).status_code == 200
+
+
+async def test_refused_requests_drain_nobody(world: TenantsWorld, attacker: httpx.AsyncClient) -> None:
+    """However many foreign requests are refused, the victim has its whole burst."""
+    for _ in range(3):
+        answers = [(await send(attacker, PROBES["sign"], EXISTING)).status_code for _ in range(60)]
+        assert set(answers) <= {403, 429}
+        world.seconds += 1
+    async with world.caller("/workload/left") as victim:
+        assert {(await send(victim, PROBES["sign"], EXISTING)).status_code for _ in range(BURST)} == {200}
+
+
+async def test_places_under_way_are_each_tenants_own(world: TenantsWorld, attacker: httpx.AsyncClient) -> None:
+    """Of thirty requests of one tenant at once most are told to wait; the other tenant's two are served."""
+    async with world.caller("/workload/left") as victim:
+        sent = [send(attacker, PROBES["sign"], "right.signing-1") for _ in range(30)]
+        sent += [send(victim, PROBES["sign"], EXISTING) for _ in range(2)]
+        answers = await asyncio.gather(*sent)
+    codes = Counter(answer.status_code for answer in answers[:30])
+    assert codes[503] > 0
+    assert codes[200] >= 2
+    assert codes[200] + codes[503] == 30
+    assert {answer.json()["type"] for answer in answers[:30] if answer.status_code == 503} == {
+        "urn:pqcpki:problem:busy"
+    }
+    assert [answer.status_code for answer in answers[30:]] == [200, 200]
+
+
+async def test_places_for_keys_are_each_tenants_own(world: TenantsWorld, attacker: httpx.AsyncClient) -> None:
+    """A tenant that has filled its places cannot make more, and takes none of another's."""
+    for number in range(2, 6):
+        body = {"tenant": "right", "name": f"k-{number}", "algorithm": "ecdsa-p256", "idempotency_key": f"n{number}"}
+        made = await attacker.post("/v1/keys", json=body)
+        assert made.status_code == (201 if number < 4 else 409)
+    await world.create("left", "another")
+
+
+async def test_a_bad_token_is_refused_alike_for_any_key(attacker: httpx.AsyncClient) -> None:
+    """It is no fall-back to the certificate, for one's own key either, and tells nothing of others'."""
+    attacker.headers["authorization"] = "Bearer a.b.c"
+    answers = [await send(attacker, PROBES["show"], key) for key in ("right.signing-1", EXISTING, MISSING, NO_TENANT)]
+    assert {answer.status_code for answer in answers} == {403}
+    assert len({answer.content for answer in answers}) == 1
+
+
+async def test_times_tell_nothing(world: TenantsWorld, attacker: httpx.AsyncClient) -> None:
+    """Interleaved refusals for existing and missing keys differ by less than half of what one takes, in the median."""
+    took: dict[str, list[float]] = {EXISTING: [], MISSING: []}
+    for _ in range(100):
+        for key_id, times in took.items():
+            world.seconds += 1
+            began = time.perf_counter()
+            await send(attacker, PROBES["show"], key_id)
+            times.append(time.perf_counter() - began)
+    medians = [statistics.median(times) for times in took.values()]
+    assert abs(medians[0] - medians[1]) < min(medians) / 2
