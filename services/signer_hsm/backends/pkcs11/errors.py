@@ -29,6 +29,7 @@ STALE: Final = frozenset(
         PKCS11Error,  # "not initialised" has no class of its own
         cryptoki.DeviceError,
         cryptoki.DeviceRemoved,
+        cryptoki.EncryptedDataInvalid,  # what yubihsm_pkcs11 makes of a broken channel to the device
         cryptoki.FunctionFailed,
         cryptoki.GeneralError,
         cryptoki.KeyHandleInvalid,

@@ -7,11 +7,12 @@ even with locks. A new key signs once before anybody hears of it, so that a key 
 import hashlib
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from pkcs11 import ObjectClass
-from pkcs11.exceptions import PKCS11Error
+from pkcs11.exceptions import ObjectHandleInvalid, PKCS11Error
 from pkcs11.types import Object, SignMixin
 
 from pkicore.algorithms import Algorithm, Payload, PrivateKey, PublicKey, algorithm_of
@@ -82,8 +83,7 @@ class TokenKeys:
                 require_locked_up(key.evidence)
                 _try(private, key.algorithm, key.public_key)
             except (BackendError, PKCS11Error):
-                for left in _objects(own, handle):
-                    left.destroy()
+                _destroy_each(_objects(own, handle))
                 raise
         return key
 
@@ -158,8 +158,7 @@ class TokenKeys:
     def _destroy(self, own: ThreadSession, handle: str) -> Facts:
         with self._one_at_a_time:
             objects = _objects(own, handle)
-            for found in objects:
-                found.destroy()
+            _destroy_each(objects)
             if _objects(own, handle):
                 raise BadAnswerError("the token still has the key that it destroyed")
         own.keys.pop(handle, None)
@@ -177,6 +176,12 @@ def _objects(own: ThreadSession, handle: str) -> list[Object]:
     session = own.connection.session
     kinds = (ObjectClass.PRIVATE_KEY, ObjectClass.PUBLIC_KEY)
     return [found for kind in kinds for found in search(own.module, session, kind, handle)]
+
+
+def _destroy_each(objects: Sequence[Object]) -> None:
+    for found in objects:
+        with suppress(ObjectHandleInvalid):  # in some tokens the public half goes with the private one
+            found.destroy()
 
 
 def _sign(own: ThreadSession, handle: str, scheme: Scheme, recipe: Recipe, payload: bytes) -> bytes:

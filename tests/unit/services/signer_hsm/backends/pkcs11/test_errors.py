@@ -18,7 +18,6 @@ from services.signer_hsm.errors import (
 ALL = [kind for _, kind in inspect.getmembers(exceptions, inspect.isclass) if issubclass(kind, PKCS11Error)]
 # What can only be an answer to a question that this back end never asks.
 SENSELESS = {
-    "EncryptedDataInvalid",
     "EncryptedDataLenRange",
     "ExceededMaxIterations",
     "KeyNotWrappable",

@@ -32,8 +32,7 @@ def attributes_of(key: PublicKey, *, wrapped: bool = True) -> dict[Attribute, An
         raw = key.public_bytes_raw()
         return {Attribute.KEY_TYPE: KeyType.EC_EDWARDS, Attribute.EC_POINT: b"\x04\x20" + raw if wrapped else raw}
     assert isinstance(key, (mldsa.MLDSA44PublicKey, mldsa.MLDSA65PublicKey, mldsa.MLDSA87PublicKey))
-    level = {mldsa.MLDSA44PublicKey: 1, mldsa.MLDSA65PublicKey: 2, mldsa.MLDSA87PublicKey: 3}
-    parameters = next(number for kind, number in level.items() if isinstance(key, kind))
+    parameters = {1312: 1, 1952: 2, 2592: 3}[len(key.public_bytes_raw())]  # CKP_ML_DSA_44, _65, _87
     return {
         Attribute.KEY_TYPE: KeyType.ML_DSA,
         Attribute.PARAMETER_SET: parameters,
