@@ -1,6 +1,7 @@
 """Fixtures of the Vault tests: each test runs against the simulator and, where there is one, against a real server.
 
-A test module says `pytest_plugins = ("tests.support.vault_fixtures",)`.
+A test module says `pytest_plugins = ("tests.support.vault_fixtures",)`, and may import from here, for which
+PYTEST_DONT_REWRITE stands here.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class MovableClock:
 
 
 @pytest.fixture
-def clock() -> MovableClock:
+def vault_clock() -> MovableClock:
     """The clock of the back end and of the simulator."""
     return MovableClock(SystemClock())
 
@@ -54,20 +55,20 @@ def real_vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VaultServer
 
 
 @pytest.fixture(params=["simulator", "real"])
-def vault(request: pytest.FixtureRequest, clock: MovableClock) -> Iterator[VaultServer]:
+def vault(request: pytest.FixtureRequest, vault_clock: MovableClock) -> Iterator[VaultServer]:
     """A server with no mounts of this test yet."""
     if request.param == "real":
         real: VaultServer = request.getfixturevalue("real_vault")
         yield VaultServer(real.address, real.root_token, real.unseal_key, process=real.process)
         return
-    with simulated_server(clock) as server:
+    with simulated_server(vault_clock) as server:
         yield server
 
 
 @pytest.fixture
-def simulated(clock: MovableClock) -> Iterator[VaultServer]:
+def simulated(vault_clock: MovableClock) -> Iterator[VaultServer]:
     """The simulator alone, for faults that no real server makes on order."""
-    with simulated_server(clock) as server:
+    with simulated_server(vault_clock) as server:
         yield server
 
 
@@ -91,12 +92,12 @@ def simulated_role(simulated: VaultServer, tmp_path: Path) -> Role:
 
 
 @pytest.fixture
-async def opening(clock: MovableClock) -> AsyncIterator[Opener]:
+async def opening(vault_clock: MovableClock) -> AsyncIterator[Opener]:
     """Opens back ends, and closes them at the end."""
     opened: list[VaultBackend] = []
 
     async def opener(role: Role, *, upkeep_seconds: float = 60, **changes: Any) -> VaultBackend:  # noqa: ANN401 - fields of the settings
-        backend = await open_backend(role.settings(**changes), clock=clock, upkeep_seconds=upkeep_seconds)
+        backend = await open_backend(role.settings(**changes), clock=vault_clock, upkeep_seconds=upkeep_seconds)
         opened.append(backend)
         return backend
 

@@ -14,6 +14,7 @@ class Fault:
 
     Attributes:
         path: the beginning of the paths it hits, below /v1/.
+        method: only requests with this one, where given.
         times: how many requests.
         delay: seconds before anything else.
         hang_up: close the connection instead of answering; "before" the act is done, or "after".
@@ -23,6 +24,7 @@ class Fault:
     """
 
     path: str
+    method: str = ""
     times: int = 1
     delay: float = 0.0
     hang_up: str = ""
@@ -50,11 +52,11 @@ class Faults:
         with self._lock:
             self._waiting.clear()
 
-    def take(self, path: str) -> Fault | None:
+    def take(self, method: str, path: str) -> Fault | None:
         """The fault of this request, if any."""
         with self._lock:
             for fault in self._waiting:
-                if path.startswith(fault.path):
+                if path.startswith(fault.path) and fault.method in {"", method}:
                     fault.times -= 1
                     if fault.times <= 0:
                         self._waiting.remove(fault)

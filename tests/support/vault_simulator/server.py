@@ -298,7 +298,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _handle(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
         raw = self.rfile.read(min(length, _LARGEST + 1))
-        fault = self.vault.faults.take(urlsplit(self.path).path.removeprefix("/v1/"))
+        fault = self.vault.faults.take(self.command, urlsplit(self.path).path.removeprefix("/v1/"))
         if fault is not None:
             time.sleep(fault.delay)
             if fault.hang_up == "before":

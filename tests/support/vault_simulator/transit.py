@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -32,6 +33,12 @@ _HASHES: dict[str, tuple[str, hashes.HashAlgorithm]] = {
     "sha2-512": ("sha512", hashes.SHA512()),
 }
 _CURVES = {"ecdsa-p256": "P-256", "ecdsa-p384": "P-384", "ecdsa-p521": "P-521"}
+
+
+@functools.cache
+def _wrapping_key() -> rsa.RSAPrivateKey:
+    """One for all simulators of a process: it takes seconds to make."""
+    return rsa.generate_private_key(65537, 4096)
 
 
 @dataclass
@@ -143,7 +150,7 @@ class TransitEngine:
 
     def wrapping_key(self) -> str:
         """PEM of the RSA key that imports are wrapped for."""
-        self._wrapping = self._wrapping or rsa.generate_private_key(65537, 4096)
+        self._wrapping = _wrapping_key()
         return self._wrapping.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 
     def import_key(self, name: str, body: Body) -> None:
