@@ -37,7 +37,7 @@ def check_offered(algorithm: Algorithm, kinds: frozenset[Payload], scheme: Schem
     Raises:
         NotOfferedError: another algorithm's scheme, or a payload kind that is not in `kinds`.
     """
-    if scheme not in schemes_of(algorithm):
+    if scheme.name != algorithm.jws and scheme not in schemes_of(algorithm):
         raise NotOfferedError(f"a key of algorithm {algorithm.name} does not sign as {scheme.name}")
     if kind not in kinds:
         raise NotOfferedError(f"this key of algorithm {algorithm.name} takes {', '.join(sorted(kinds))}, not {kind}")
@@ -46,7 +46,7 @@ def check_offered(algorithm: Algorithm, kinds: frozenset[Payload], scheme: Schem
 def sign_payload(private_key: PrivateKey, scheme: Scheme, kind: Payload, payload: bytes) -> bytes:
     """One signature: ECDSA as DER, the others raw. Scheme, kind and length have been checked against the key."""
     if isinstance(private_key, ec.EllipticCurvePrivateKey):
-        return private_key.sign(payload, ec.ECDSA(_prehashed(scheme)))
+        return private_key.sign(payload, _ecdsa(scheme))
     if isinstance(private_key, rsa.RSAPrivateKey):
         return private_key.sign(payload, _padding(scheme), _prehashed(scheme))
     if isinstance(private_key, ed25519.Ed25519PrivateKey) or kind == "message":
@@ -68,7 +68,7 @@ def verify_payload(public_key: PublicKey, scheme: Scheme, kind: Payload, payload
 
 def _verify(public_key: PublicKey, scheme: Scheme, kind: Payload, payload: bytes, signature: bytes) -> None:
     if isinstance(public_key, ec.EllipticCurvePublicKey):
-        public_key.verify(signature, payload, ec.ECDSA(_prehashed(scheme)))
+        public_key.verify(signature, payload, _ecdsa(scheme))
     elif isinstance(public_key, rsa.RSAPublicKey):
         public_key.verify(signature, payload, _padding(scheme), _prehashed(scheme))
     elif isinstance(public_key, ed25519.Ed25519PublicKey) or kind == "message":
@@ -83,6 +83,12 @@ def _prehashed(scheme: Scheme) -> Prehashed:
     return _PREHASHED[scheme.hash]
 
 
+def _ecdsa(scheme: Scheme) -> ec.ECDSA:
+    if scheme.hash is None:
+        raise NotOfferedError(f"{scheme.name} takes no digest")
+    return _ECDSA[scheme.hash]
+
+
 def _padding(scheme: Scheme) -> padding.PKCS1v15 | padding.PSS:
     if scheme.padding == "pkcs1" or scheme.hash is None:
         return padding.PKCS1v15()
@@ -90,3 +96,4 @@ def _padding(scheme: Scheme) -> padding.PKCS1v15 | padding.PSS:
 
 
 _PREHASHED: Final[Mapping[str, Prehashed]] = MappingProxyType({name: Prehashed(row) for name, row in _HASHES.items()})
+_ECDSA: Final[Mapping[str, ec.ECDSA]] = MappingProxyType({name: ec.ECDSA(row) for name, row in _PREHASHED.items()})
