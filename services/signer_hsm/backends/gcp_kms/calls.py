@@ -7,7 +7,6 @@ from typing import Final, TypeVar
 
 import grpc
 from google.api_core.exceptions import GoogleAPICallError
-from google.auth.exceptions import GoogleAuthError
 from google.cloud.kms_v1 import KeyManagementServiceAsyncClient
 from google.protobuf.message import Error as ProtobufError  # type: ignore[import-untyped]  # no types in the package
 from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]  # no types in the package
@@ -32,6 +31,7 @@ Code = grpc.StatusCode
 RETRY_SECONDS: Final = 1.0
 SHORT_RETRY_SECONDS: Final = 0.1  # a front end that went away: another one answers at once
 MAX_RETRY_SECONDS: Final = 60.0
+REFUSED_MARK: Final = "pqcpki: refused"
 
 
 class AlreadyExistsError(WrongStateError):
@@ -123,8 +123,6 @@ class KmsCalls:
                 raise
             # A channel that is closed under a request ends it like this, though nobody cancelled the caller.
             raise UnavailableError(f"{self._name}: the channel to KMS was closed") from error
-        except GoogleAuthError as error:
-            raise DeniedError(f"{self._name}: no valid credentials for KMS") from error
         except grpc.aio.UsageError as error:
             raise UnavailableError(f"{self._name}: the channel to KMS is closed") from error
         except (ValueError, ProtobufError) as error:
@@ -138,7 +136,7 @@ class KmsCalls:
 
     def _failure(self, error: GoogleAPICallError) -> BackendError:
         kind, sentence = _FAILURES.get(error.grpc_status_code, _FAILURES[Code.UNKNOWN])
-        if kind is UnavailableError and _is_refused_token(error):
+        if kind is UnavailableError and REFUSED_MARK in error.message:
             kind, sentence = DeniedError, "no access token is to be had with the service's credentials"
         return kind(f"{self._name}: {sentence}", retry_after=_retry_after(kind, error))
 
@@ -150,12 +148,6 @@ class KmsCalls:
 def _is_cancelled() -> bool:
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0
-
-
-def _is_refused_token(error: GoogleAPICallError) -> bool:
-    # gRPC reports every failure of its credentials plug-in as UNAVAILABLE; only the text tells a refused token from
-    # a token server that is away.
-    return "plugin failed" in error.message and "RefreshError" in error.message
 
 
 def _retry_after(kind: type[BackendError], error: GoogleAPICallError) -> float | None:

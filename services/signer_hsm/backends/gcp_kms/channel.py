@@ -1,6 +1,7 @@
 """The channel to KMS and who we are on it."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -8,16 +9,20 @@ import google.auth
 import grpc
 from cryptography import x509
 from google.auth.credentials import Credentials
-from google.auth.exceptions import DefaultCredentialsError
+from google.auth.exceptions import GoogleAuthError, TransportError
+from google.auth.transport.grpc import AuthMetadataPlugin
+from google.auth.transport.requests import Request
 from google.cloud.kms_v1 import KeyManagementServiceAsyncClient
 from google.cloud.kms_v1.services.key_management_service.transports import (
     KeyManagementServiceGrpcAsyncIOTransport as Transport,
 )
 
+from services.signer_hsm.backends.gcp_kms.calls import REFUSED_MARK
 from services.signer_hsm.backends.settings import GcpKmsSettings
-from services.signer_hsm.errors import MisconfiguredError
+from services.signer_hsm.errors import MisconfiguredError, UnavailableError
 
 SCOPE: Final = "https://www.googleapis.com/auth/cloudkms"
+HOST: Final = "cloudkms.googleapis.com"
 MAX_ANSWER: Final = 1024 * 1024
 _LOOPBACK: Final = ("127.0.0.1:", "[::1]:", "localhost:")
 _OPTIONS: Final = (
@@ -32,31 +37,40 @@ _OPTIONS: Final = (
 )
 
 
+class TokenPlugin(AuthMetadataPlugin):
+    """Gives each request its token, and tells a token that is refused from a token server that is away.
+
+    gRPC hands on only the text of what fails here, so the difference is put into the text.
+    """
+
+    def __call__(self, context: object, callback: Callable[[object, BaseException | None], None]) -> None:
+        """Called by gRPC in a thread of its own."""
+        try:
+            super().__call__(context, callback)  # type: ignore[no-untyped-call]  # the SDK annotates nothing here
+        except GoogleAuthError as error:
+            away = isinstance(error, TransportError) or error.retryable
+            callback((), RuntimeError(f"{'no token' if away else REFUSED_MARK}: {error}"))
+
+
 async def open_client(settings: GcpKmsSettings) -> KeyManagementServiceAsyncClient:
     """A client whose channel belongs to the running event loop; connects when it is first used.
 
     Raises:
         MisconfiguredError: no credentials, an unreadable CA file, or plain text to another machine.
+        UnavailableError: the credentials have to be asked for, and who gives them is away.
     """
     if settings.insecure_channel:
         channel = grpc.aio.insecure_channel(_loopback(settings), options=_OPTIONS)
-        return KeyManagementServiceAsyncClient(transport=Transport(channel=channel))
-    tls = grpc.ssl_channel_credentials(root_certificates=_roots(settings))
-    # Looking for credentials reads files and may ask the machine's metadata server: once, and not on the loop.
-    credentials = await asyncio.to_thread(_credentials, settings)
-    transport = Transport(
-        host=settings.endpoint or Transport.DEFAULT_HOST,
-        credentials=credentials,
-        always_use_jwt_access=True,
-        ssl_channel_credentials=tls,
-        channel=_bounded_channel,
-    )
-    return KeyManagementServiceAsyncClient(transport=transport)
-
-
-def _bounded_channel(host: str, **given: Any) -> grpc.aio.Channel:  # noqa: ANN401 - what the SDK's transport hands on
-    """The SDK's own channel, but with our limits: its own options lift the one on the size of an answer."""
-    return Transport.create_channel(host, **(given | {"options": _OPTIONS}))
+    else:
+        tls = grpc.ssl_channel_credentials(root_certificates=_roots(settings))
+        # Looking for credentials reads files and may ask the machine's metadata server: once, and not on the loop.
+        credentials = await asyncio.to_thread(_credentials, settings)
+        plugin = TokenPlugin(credentials, Request(), default_host=HOST)  # type: ignore[no-untyped-call]  # likewise
+        tokens = grpc.metadata_call_credentials(plugin)
+        channel = grpc.aio.secure_channel(
+            settings.endpoint or f"{HOST}:443", grpc.composite_channel_credentials(tls, tokens), options=_OPTIONS
+        )
+    return KeyManagementServiceAsyncClient(transport=Transport(channel=channel))
 
 
 def _loopback(settings: GcpKmsSettings) -> str:
@@ -79,6 +93,15 @@ def _roots(settings: GcpKmsSettings) -> bytes | None:
 def _credentials(settings: GcpKmsSettings) -> Credentials:
     try:
         credentials, _project = google.auth.default(scopes=[SCOPE])
-    except DefaultCredentialsError as error:
-        raise MisconfiguredError(f"{settings.name}: there are no application default credentials") from error
-    return credentials
+    except TransportError as error:
+        raise UnavailableError(f"{settings.name}: whoever gives out credentials is not reached") from error
+    except GoogleAuthError as error:
+        raise MisconfiguredError(f"{settings.name}: there are no valid application default credentials") from error
+    return _self_signing(credentials)
+
+
+def _self_signing(credentials: Any) -> Credentials:  # noqa: ANN401 - only some kinds can do that
+    """A service account's key signs its tokens here, without asking for one (AIP-4111), where the kind can."""
+    signs = hasattr(credentials, "with_always_use_jwt_access")
+    signing: Credentials = credentials.with_always_use_jwt_access(True) if signs else credentials
+    return signing
