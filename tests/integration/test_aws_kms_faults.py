@@ -24,6 +24,7 @@ from services.signer_hsm.errors import (
     DeadlineError,
     DeniedError,
     KeyNotFoundError,
+    NotOfferedError,
     ThrottledError,
     UnavailableError,
     WrongStateError,
@@ -97,7 +98,7 @@ async def test_the_sdk_never_repeats_the_making_of_a_key(simulator: AwsKmsSimula
         simulator.fail("KMSInternalException", status=500, operation="CreateKey")
         with pytest.raises(DeadlineError):
             await backend.create(LABEL, P256)
-        simulator.delay(1.0, operation="CreateKey")
+        simulator.delay(30, operation="CreateKey")
         with pytest.raises(DeadlineError):
             await backend.create(LABEL, P256)
     assert simulator.calls["CreateKey"] == 2
@@ -151,13 +152,39 @@ async def test_of_two_nameless_keys_the_oldest_living_one_is_taken(
 
 
 async def test_listings_are_read_to_their_end(simulator: AwsKmsSimulator, kms: AwsKmsBackend) -> None:
-    """Aliases and keys come in pages."""
+    """Aliases and keys come in pages, and the key without alias may be on the last."""
     simulator.account.page = 2
     labels = [KeyLabel("ca", f"key-{number}", 1) for number in range(5)]
     made = [await kms.create(label, P256) for label in labels]
+    del simulator.account.aliases["alias/pqcpki/ca/key-4/v1"]
     found = [await kms.find(label) for label in labels]
     assert [key.handle for key in found if key is not None] == [key.handle for key in made]
-    assert simulator.calls["ListAliases"] >= 15
+    assert (simulator.calls["ListAliases"], simulator.calls["ListKeys"]) == (3, 3)
+
+
+async def test_an_account_with_too_many_keys_of_others_is_not_taken_for_one_without_the_key(
+    simulator: AwsKmsSimulator, kms: AwsKmsBackend
+) -> None:
+    """An answer of "none" would have the key made twice."""
+    for _ in range(101):
+        simulator.account.create_key({"KeySpec": "ECC_NIST_P256", "KeyUsage": "SIGN_VERIFY"})
+    with pytest.raises(NotOfferedError, match="101 keys"):
+        await kms.find(LABEL)
+    assert simulator.calls["ListResourceTags"] == 0
+    simulator.account.page = 1
+    with pytest.raises(NotOfferedError, match="more than"):
+        await kms.find(LABEL)
+
+
+async def test_an_alias_that_appears_meanwhile_is_believed(simulator: AwsKmsSimulator, kms: AwsKmsBackend) -> None:
+    """A listing that lags must not have a living key renamed or scheduled for deletion."""
+    key = await kms.create(LABEL, P256)
+    simulator.fail("NotFoundException", operation="DescribeKey")
+    simulator.alter("ListAliases", lambda reply: reply | {"Aliases": []})
+    found = await kms.find(LABEL)
+    assert found is not None
+    assert found.handle == key.handle
+    assert simulator.account.key(key.handle).state == "Enabled"
 
 
 # what is not yet so everywhere
@@ -310,23 +337,25 @@ async def test_a_batch_stops_when_the_back_end_breaks(simulator: AwsKmsSimulator
 # wrong answers
 
 
-@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"null", b"7", b'"text"', b"{}", b"<html></html>", b"\xff\xfe\x00"])
+GARBAGE = (b"", b"{", b"[]", b"null", b"7", b'"text"', b"{}", b"<html></html>", b"\xff\xfe\x00")
+
+
 @pytest.mark.parametrize("operation", ["Sign", "DescribeKey", "GetPublicKey", "ListAliases", "ScheduleKeyDeletion"])
-async def test_garbage_is_a_bad_answer(
-    simulator: AwsKmsSimulator, kms: AwsKmsBackend, operation: str, raw: bytes
-) -> None:
+async def test_garbage_is_a_bad_answer(simulator: AwsKmsSimulator, kms: AwsKmsBackend, operation: str) -> None:
     """Whatever the SDK makes of it, nothing but a BackendError comes out."""
     key = await kms.create(LABEL, P256)
-    simulator.garble(raw, operation=operation)
     acts: dict[str, Callable[[], Awaitable[object]]] = {
         "Sign": lambda: sign(kms, key),
-        "ListAliases": lambda: kms.find(LABEL),
+        "ListAliases": lambda: kms.find(KeyLabel("ca", "other", 1)),
         "ScheduleKeyDeletion": lambda: kms.destroy(key.handle),
         "DescribeKey": lambda: kms.load(key.handle),
         "GetPublicKey": lambda: kms.load(key.handle),
     }
-    with pytest.raises(BadAnswerError):
-        await acts[operation]()
+    for raw in GARBAGE:
+        simulator.account.key(key.handle).state = "Enabled"
+        simulator.garble(raw, operation=operation)
+        with pytest.raises(BadAnswerError):
+            await acts[operation]()
 
 
 SIGN_LIES = {

@@ -367,6 +367,9 @@ def test_listings_come_in_pages(client: Any) -> None:  # noqa: ANN401 - untyped 
     assert not second["Truncated"]
     assert [row["KeyArn"] for row in first["Keys"] + second["Keys"]] == arns
     assert client.list_resource_tags(KeyId=arns[0], Limit=1)["Truncated"]
+    for operation, limit in ((client.list_aliases, 101), (client.list_keys, 1001)):
+        assert code_of(operation, Limit=limit) == "ValidationException"
+    assert code_of(client.list_resource_tags, KeyId=arns[0], Limit=51) == "ValidationException"
     for marker in ("x", "99"):
         assert code_of(client.list_keys, Marker=marker) == "InvalidMarkerException"
 

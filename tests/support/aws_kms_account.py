@@ -57,6 +57,7 @@ HASHES: Final[dict[str, hashes.HashAlgorithm]] = {
 ACCOUNT: Final = "111122223333"
 MU_OCTETS: Final = 64
 MAX_TAGS: Final = 50
+LIMITS: Final = {"Aliases": 100, "Keys": 1000, "Tags": 50}
 MAX_ALIASES_OF_KEY: Final = 50
 WINDOW_DAYS: Final = range(7, 31)
 
@@ -285,6 +286,8 @@ class KmsAccount:
         marker = asked.get("Marker", "0")
         if not marker.isdecimal() or int(marker) > len(rows):
             raise AwsError("InvalidMarkerException", "no such marker")
+        if asked.get("Limit", 1) > LIMITS[member]:
+            raise AwsError("ValidationException", f"Limit is at most {LIMITS[member]}")
         start, end = int(marker), int(marker) + min(asked.get("Limit", 50), self.page)
         answer: Fields = {member: rows[start:end], "Truncated": end < len(rows)}
         return answer | ({"NextMarker": str(end)} if end < len(rows) else {})

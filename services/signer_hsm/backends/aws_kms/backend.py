@@ -88,10 +88,13 @@ class AwsKmsBackend:
             raise BadAnswerError("AWS KMS made another kind of key than was asked for")
         self._settling.begin(made.arn, KeyNotFoundError, DeniedError)
         try:
-            await self._give_alias(label, made.arn)
-            return await self._read(made)
+            owner = await self._give_alias(label, made.arn)
+            if owner == made.arn:
+                return await self._read(made)
+            await self._schedule_deletion(made.arn, SHORTEST_WINDOW_DAYS)  # without a name it is of no use, and costs
         except NOTHING_WAS_DONE as error:
             raise DeadlineError(f"the key was made in AWS KMS; what should follow was not done: {error}") from error
+        raise WrongStateError(f"AWS KMS has a key with the label {label} already")
 
     async def _create_key(self, label: KeyLabel, algorithm: Algorithm) -> Answer:
         try:
@@ -107,17 +110,19 @@ class AwsKmsBackend:
                 raise
             raise DeadlineError("AWS KMS failed while it was making the key; it may exist") from error
 
-    async def _give_alias(self, label: KeyLabel, arn: str) -> None:
+    async def _give_alias(self, label: KeyLabel, arn: str) -> str:
+        """The ARN that the alias leads to from now on: this one, unless another key has it already."""
         alias = alias_of(self._settings.alias_prefix, label)
         try:
             await self._settling.call(arn, lambda: self._client.call("CreateAlias", AliasName=alias, TargetKeyId=arn))
         except WrongStateError as error:
             if code_of(error) != "AlreadyExistsException":
                 raise
-            if (await directory.arns_by_alias(self._client)).get(alias) == arn:
-                return  # the SDK repeated a request whose answer was lost
-            await self._schedule_deletion(arn, SHORTEST_WINDOW_DAYS)  # a key without a name is of no use, and costs
-            raise WrongStateError(f"there is a key with the alias {alias} already") from error
+            owner = await directory.arn_behind(self._client, alias)  # ours too, where the SDK repeated a lost answer
+            if owner is None:
+                raise DeadlineError("the alias exists in AWS KMS, but where it leads is not known yet") from error
+            return owner
+        return arn
 
     async def import_key(self, label: KeyLabel, private_key: PrivateKey) -> BackendKey:
         """Refused: move to AWS KMS by rolling to a new key.
@@ -130,19 +135,17 @@ class AwsKmsBackend:
 
     async def find(self, label: KeyLabel) -> BackendKey | None:
         """By alias, else by tags; a key found by tags gets its alias now."""
-        arns = await directory.arns_by_alias(self._client)
-        arn = arns.get(alias_of(self._settings.alias_prefix, label))
-        if arn is not None:
-            return await self._read(await self._describe(arn))
         prefix = self._settings.alias_prefix
-        unnamed = await directory.unnamed_arns(self._client, prefix, label, frozenset(arns.values()))
-        descriptions = [await self._describe(arn) for arn in unnamed]
-        alive = [found for found in descriptions if found.state != PENDING_DELETION]
-        if not alive:
-            return None
-        oldest = min(alive, key=lambda found: (found.evidence["CreationDate"], found.arn))
-        await self._give_alias(label, oldest.arn)
-        return await self._read(oldest)
+        arn = await directory.arn_behind(self._client, alias_of(prefix, label))
+        if arn is None:
+            descriptions = [await self._describe(each) for each in await directory.unnamed(self._client, prefix, label)]
+            alive = [found for found in descriptions if found.state != PENDING_DELETION]
+            if not alive:
+                return None
+            oldest = min(alive, key=lambda found: (found.evidence["CreationDate"], found.arn))
+            arn = await self._give_alias(label, oldest.arn)
+        check_handle(arn, self._settings.region)
+        return await self._read(await self._describe(arn))
 
     async def load(self, handle: str) -> BackendKey:
         """DescribeKey and GetPublicKey.

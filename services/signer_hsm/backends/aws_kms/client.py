@@ -109,8 +109,11 @@ class KmsClient:
         with self._lock:
             if self._clients is None:
                 session = self._make_session()
+                attempts, seconds = self._settings.attempts, self._settings.deadline_seconds
+                connect, read = timeouts(self._settings, attempts)
                 self._clients = _Clients(
-                    _client(session, self._settings, self._settings.attempts), _client(session, self._settings, 1)
+                    repeating=_client(session, self._settings, connect, read, attempts),
+                    once=_client(session, self._settings, connect, seconds, 1),  # a long RSA key takes its time
                 )
             return self._clients
 
@@ -130,8 +133,7 @@ class KmsClient:
             self._clients.close()
 
 
-def _client(session: Any, settings: AwsKmsSettings, attempts: int) -> Any:  # noqa: ANN401 - the SDK has no types
-    connect, read = _timeouts(settings, attempts)
+def _client(session: Any, settings: AwsKmsSettings, connect: float, read: float, attempts: int) -> Any:  # noqa: ANN401 - the SDK has no types
     config = Config(
         connect_timeout=connect,
         read_timeout=read,
@@ -149,7 +151,7 @@ def _client(session: Any, settings: AwsKmsSettings, attempts: int) -> Any:  # no
     )
 
 
-def _timeouts(settings: AwsKmsSettings, attempts: int) -> tuple[float, float]:
+def timeouts(settings: AwsKmsSettings, attempts: int) -> tuple[float, float]:
     """Time-outs of connecting and reading, shortened where all attempts would not fit into the deadline."""
     backoff = FIRST_BACKOFF_SECONDS * (2 ** (attempts - 1) - 1)
     share = max(settings.deadline_seconds - backoff, settings.deadline_seconds / 2) / attempts
