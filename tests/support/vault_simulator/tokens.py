@@ -184,7 +184,7 @@ class Tokens:
             role.secret_ids[secret_id] = left - 1
         return True
 
-    def _issue(self, policies: list[str], ttl: int, max_ttl: int, renewable: bool, role: str = "") -> dict[str, Any]:  # noqa: FBT001 - the four facts of a token
+    def _issue(self, policies: list[str], ttl: int, max_ttl: int, renewable: bool, role: str = "") -> dict[str, Any]:  # noqa: FBT001 - the facts of a token
         now = self._clock.now()
         ttl = min(ttl, max_ttl)
         value = f"s.{secrets.token_urlsafe(24)}"

@@ -31,7 +31,6 @@ _TABLE: Final[tuple[tuple[type[Exception], type[BackendError], str], ...]] = (
     (requests.exceptions.SSLError, UnavailableError, "the TLS handshake fails: check ca_file and the server's name"),
     (requests.ConnectTimeout, UnavailableError, "the server is not reached in time"),
     (requests.Timeout, DeadlineError, "no answer in time"),
-    (requests.JSONDecodeError, BadAnswerError, "the answer is no JSON"),
     (requests.RequestException, UnavailableError, "the server is not reached"),
     (hvac.Forbidden, DeniedError, "the token is refused"),
     (hvac.Unauthorized, DeniedError, "the token is refused"),

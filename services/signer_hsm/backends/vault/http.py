@@ -14,8 +14,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
+import orjson
 import requests
-from hvac.adapters import JSONAdapter
+from hvac import exceptions as hvac
+from hvac.adapters import RawAdapter
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
@@ -124,7 +126,7 @@ class VaultHttp:
         transport = BoundedTransport(settings.workers + 1, _context(settings), settings.timeout_seconds)
         session.mount("https://", transport)
         session.mount("http://", transport)
-        self._adapter = JSONAdapter(
+        self._adapter = RawAdapter(
             base_uri=settings.address.rstrip("/"),
             allow_redirects=False,
             session=session,
@@ -162,40 +164,46 @@ class VaultHttp:
         headers = {"X-Vault-Token": token} if token else {}
         if request_id:
             headers["X-Request-Id"] = request_id
-        got = self._adapter.request(
+        response = self._adapter.request(
             method,
             f"v1/{path}",
             headers=headers,
-            raise_exception=not any_status,
+            raise_exception=False,
             json=None if body is None else dict(body),
             timeout=(self._seconds, self._seconds * (_KEY_MAKING if slow else 1)),
         )
-        if isinstance(got, dict):
-            return Answer(200, got)
-        if not isinstance(got, requests.Response):
-            raise BadAnswerError("Vault's answer is no JSON object")
-        return _answer(got, any_status=any_status)
+        if response.status_code >= requests.codes.bad_request and not any_status:
+            raise hvac.VaultError.from_status(response.status_code, errors=_errors(response.content))
+        return _answer(response)
 
     def close(self) -> None:
         """Close the connections."""
         self._adapter.close()
 
 
-def _answer(response: requests.Response, *, any_status: bool) -> Answer:
+def _answer(response: requests.Response) -> Answer:
     status = response.status_code
     if 300 <= status < 400:  # noqa: PLR2004 - redirects
         raise UnavailableError("this Vault node is a standby and points to another one", retry_after=1)
     if status == requests.codes.no_content:
         return Answer(status)
-    if not any_status:
-        raise BadAnswerError("Vault's answer is no JSON object")
     try:
-        body = response.json()
-    except requests.JSONDecodeError as error:
-        raise BadAnswerError("Vault's answer is no JSON object") from error
+        body = orjson.loads(response.content)
+    except orjson.JSONDecodeError as error:
+        raise BadAnswerError("Vault's answer is no JSON") from error
     if not isinstance(body, dict):
         raise BadAnswerError("Vault's answer is no JSON object")
     return Answer(status, body)
+
+
+def _errors(content: bytes) -> list[str] | None:
+    """The sentences of a refusal; None where it is none of Vault's."""
+    try:
+        body = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return None
+    errors = body.get("errors") if isinstance(body, dict) else None
+    return [str(each) for each in errors] if isinstance(errors, list) else None
 
 
 def _context(settings: VaultSettings) -> ssl.SSLContext:
