@@ -17,8 +17,11 @@ from services.signer_hsm.errors import MisconfiguredError
 OK: Final = 0x0
 NOT_INITIALIZED: Final = 0x190
 USER_ALREADY_LOGGED_IN: Final = 0x100
-PIN_REFUSALS: Final = frozenset({0xA0, 0xA1, 0xA2, 0xA3, 0xA4, 0x102})
-"""CKR_PIN_INCORRECT, _INVALID, _LEN_RANGE, _EXPIRED, _LOCKED and CKR_USER_PIN_NOT_INITIALIZED."""
+MAY_PASS: Final = frozenset({0x2, 0x5, 0x6, 0x30, 0x31, 0x32, 0x50, 0xB0, 0xB1, 0xB3, 0xE0, NOT_INITIALIZED})
+"""What a login can fail with that has nothing to do with the PIN: memory, device, session, token, a general failure.
+
+Whatever else it fails with counts as a refusal of the PIN, which must not be repeated: devices differ in what they say.
+"""
 
 _OS_LOCKING_OK: Final = 0x2
 _USER: Final = 1

@@ -220,12 +220,13 @@ class TokenSessions:
             raise MisconfiguredError("one more wrong PIN would lock the token; log in by hand first")
         self.logins += 1
         status = self.module.cryptoki.login(session, pin)
-        if status in cryptoki.PIN_REFUSALS:
-            self._refused = pin
-            _log.error("pkcs11 PIN refused", backend=self._settings.name, status=f"{status:#x}")
-            raise MisconfiguredError("the token refuses the PIN; it is not tried again until it has changed")
-        if status not in {cryptoki.OK, cryptoki.USER_ALREADY_LOGGED_IN}:
+        if status in {cryptoki.OK, cryptoki.USER_ALREADY_LOGGED_IN}:
+            return
+        if status in cryptoki.MAY_PASS:
             raise UnavailableError(f"the token does not log in: {status:#x}", retry_after=RETRY_SECONDS)
+        self._refused = pin
+        _log.error("pkcs11 PIN refused", backend=self._settings.name, status=f"{status:#x}")
+        raise MisconfiguredError("the token refuses the PIN; it is not tried again until it has changed")
 
     def _let_go_of_the_stale(self, seen: Connection) -> None:
         """Forget this thread's handles, and the connection with every session if token or login have gone."""
