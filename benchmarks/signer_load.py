@@ -29,7 +29,7 @@ from services.ca.cli.connection import Deployed
 TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
 READ: Final = 64 * 1024
 MAX_ANSWER: Final = 4 << 20
-WARM_UP: Final = 20  # requests per caller before the clock runs
+WARM_UP: Final = 20  # requests per caller before the clock runs, unless the configuration says otherwise
 SUCCESS: Final = range(200, 300)
 
 
@@ -122,7 +122,7 @@ async def run_level(target: Target, config: Mapping[str, Any], callers: int, req
     level = Level(callers)
     connections = [await target.connect() for _ in range(callers)]
     for connection in connections:
-        for request in itertools.islice(requests, WARM_UP):
+        for request in itertools.islice(requests, config.get("warm_up", WARM_UP)):
             await exchange(connection, request)
     before, begin = cpu_seconds(config["pids"]), time.perf_counter()
     async with asyncio.TaskGroup() as group:
