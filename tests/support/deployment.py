@@ -18,7 +18,7 @@ from typing import Any, Self
 
 ZTCA = Path(sys.executable).with_name("ztca")
 DNS_SERVER = Path(__file__).with_name("dns_server.py")
-START_SECONDS = 60.0
+START_SECONDS = 120.0
 STOP_SECONDS = 20.0
 FREE_PORTS = (
     "SIGNER_HSM_PORT",
@@ -108,11 +108,11 @@ class Deployment:
     def ztca(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a `ztca` command to its end."""
         command: Sequence[str] = [str(ZTCA), *arguments]
-        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60, check=check)
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=120, check=check)
 
-    def init(self) -> Self:
+    def init(self, *options: str) -> Self:
         """Hold the ceremony."""
-        self.ztca("init", "--dir", str(self.directory))
+        self.ztca("init", "--dir", str(self.directory), *options)
         return self
 
     def up(self) -> Self:

@@ -17,7 +17,8 @@ from services.ca.signer import CONDITION, RemoteKeys, TimedSigner
 from services.ca.wire import CertificateRequest, RevocationRequest
 from services.chassis.ops import Readiness
 from tests.support.ca_world import ACME, OPERATOR, CaWorld, server_request
-from tests.support.pki import MemoryKey
+from tests.support.clock import ManualClock
+from tests.support.pki import MemoryKey, make_hierarchy
 
 
 @dataclass
@@ -78,12 +79,11 @@ class Remote:
 
 async def remote_world(directory: Path, pool: Executor) -> Remote:
     """Open one."""
-    first = await CaWorld.open(directory)
-    families = first.families
-    await first.close()
+    clock = ManualClock()
+    families = {family: await make_hierarchy(family, clock) for family in ("ecdsa", "mldsa")}
     signer = FaultySigner({"ca.m": families["mldsa"].issuing_key, "ca.x": MemoryKey.generate("ml-dsa-65")})
     keys = {"mldsa": remote(signer, pool)}
-    world = await CaWorld.open(directory, clock=first.clock, families=families, keys=keys)
+    world = await CaWorld.open(directory, clock=clock, families=families, keys=keys)
     return Remote(await world.start(), signer)
 
 
