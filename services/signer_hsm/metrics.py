@@ -1,6 +1,7 @@
 """What signer-hsm counts and times. Labels come from settings and fixed words, never from requests."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import product
 from typing import Final, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -23,6 +24,7 @@ _BUCKETS: Final = (
     5.0,
     10.0,
 )
+_PAGING: Final = ("bad-answer", "denied", "misconfigured")
 BREAKER_STATES: Final = ("closed", "half-open", "open")
 Result = Literal["success", "failure"]
 
@@ -67,6 +69,8 @@ class SignerMetrics:
             "vault_token_ttl_seconds", "Seconds until our Vault token expires.", backend, registry=registry
         )
         self._rotations = Counter("signer_rotations", "Key rotations.", ("result",), registry=registry)
+        for result in ("success", "failure"):
+            self._rotations.labels(result)
         self._observers: dict[tuple[str, str], Callable[[float], None]] = {}
         self._signature_counts: dict[tuple[str, str, Result], Callable[[float], None]] = {}
         self._decision_counts: dict[tuple[str, str], Callable[[], None]] = {}
@@ -77,6 +81,11 @@ class SignerMetrics:
         if observer is None:
             observer = self._observers[backend, operation] = self._seconds.labels(backend, operation).observe
         observer(seconds)
+
+    def expect(self, backend: str, operations: Iterable[str]) -> None:
+        """Shows the failures that page somebody from now on as 0: Prometheus sees no increase of what appears as 1."""
+        for operation, cause in product(operations, _PAGING):
+            self._failures.labels(backend, operation, cause)
 
     def failure(self, backend: str, operation: str, cause: str) -> None:
         """An operation has failed; `cause` is `BackendError.cause`."""

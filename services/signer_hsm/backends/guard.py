@@ -11,7 +11,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Final, Literal, TypeAlias, TypeVar
+from typing import Final, Literal, TypeAlias, TypeVar, get_args
 
 import structlog
 
@@ -98,6 +98,7 @@ class GuardedBackend:
         self._health: tuple[float, BackendHealth] | None = None
         metrics.pool(self.name, workers=settings.workers, in_use=self._in_use, stuck=self._stuck)
         metrics.breaker(self.name, self._breaker_state)
+        metrics.expect(self.name, get_args(Operation))
 
     @property
     def offers(self) -> Mapping[str, frozenset[Payload]]:
