@@ -18,7 +18,7 @@ from pkicore.clock import SystemClock
 from services.signer_hsm.backends import Backend, BackendKey, KeyLabel
 from services.signer_hsm.backends.lane import lane_of
 from services.signer_hsm.backends.pkcs11 import open_backend
-from services.signer_hsm.errors import KeyNotFoundError, MisconfiguredError, UnavailableError
+from services.signer_hsm.errors import BadAnswerError, KeyNotFoundError, MisconfiguredError, UnavailableError
 from services.signer_hsm.schemes import SCHEMES
 from tests.support.backend_world import WorldMissingError
 from tests.support.payloads import check_signature
@@ -291,6 +291,27 @@ async def test_two_back_ends_share_a_module(backend: Backend, key: BackendKey, h
     await second.aclose()
     await same.aclose()
     await recovers(backend, key)
+
+
+async def test_closing_twice_takes_nothing_from_others(backend: Backend, key: BackendKey, hsm: SoftHsm) -> None:
+    """A back end that is closed twice gives back one share of the module, not somebody else's."""
+    other = await open_backend(hsm.settings(name="other"), clock=SystemClock())
+    for _ in range(3):
+        await other.aclose()
+    await signs(backend, key)
+    assert (await backend.health()).detail["logins"] == 1
+
+
+async def test_a_loose_key_under_our_name(backend: Backend, key: BackendKey, hsm: SoftHsm) -> None:
+    """A key that could leave the token is not taken up, though it bears the right CKA_ID."""
+    loose = "capabilities=MechanismFlag.SIGN | MechanismFlag.VERIFY, private_template={{A.EXTRACTABLE: True}}"
+    code = OTHER.replace("capabilities=MechanismFlag.SIGN | MechanismFlag.VERIFY", loose)
+    hsm.python(code.format(label=LABEL, pin=PIN, handle=key.handle, make=False))
+    hsm.python(code.format(label=LABEL, pin=PIN, handle=key.handle, make=True))
+    for ask in (backend.find(KEY), backend.load(key.handle), backend.attest(key.handle)):
+        with pytest.raises(BadAnswerError, match="extractable is True"):
+            await ask
+    assert (await backend.destroy(key.handle)).proof["objects_destroyed"] == 2
 
 
 async def test_one_module_has_one_environment(backend: Backend, hsm: SoftHsm) -> None:

@@ -1,5 +1,6 @@
 """The asynchronous face of a token: each call runs in a thread of this back end's own lane."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -12,7 +13,7 @@ from services.signer_hsm.backends.lane import Lane
 from services.signer_hsm.backends.pkcs11 import keys, module
 from services.signer_hsm.backends.pkcs11.operations import TokenKeys
 from services.signer_hsm.backends.pkcs11.settings import read_pin
-from services.signer_hsm.backends.pkcs11.token import TokenSessions
+from services.signer_hsm.backends.pkcs11.token import TokenSessions, serial_of
 from services.signer_hsm.backends.settings import Pkcs11Settings
 from services.signer_hsm.errors import BackendError, KeyNotFoundError, NotOfferedError
 from services.signer_hsm.schemes import Scheme
@@ -31,6 +32,7 @@ class Pkcs11Backend:
         self._clock = clock
         self._sessions = TokenSessions(loaded, settings)
         self._keys = TokenKeys(self._sessions)
+        self._closed = False
         self.lane = Lane(settings.name, settings.workers, settings.queue)
 
     @classmethod
@@ -43,7 +45,10 @@ class Pkcs11Backend:
         read_pin(settings)
         backend = cls(settings, module.acquire(settings.module, settings.preload, settings.environment), clock)
         try:
-            await backend.lane.run(backend._sessions.connect)
+            async with asyncio.timeout(settings.deadline_seconds):
+                await backend.lane.run(backend._sessions.connect)
+        except TimeoutError:
+            _log.error("pkcs11 token not ready", backend=settings.name, reason="it does not answer")
         except BackendError as error:
             _log.error("pkcs11 token not ready", backend=settings.name, reason=str(error), error=type(error).__name__)
         return backend
@@ -116,7 +121,7 @@ class Pkcs11Backend:
         token = self._sessions.look().token
         return {
             "token_label": token.label,
-            "token_serial": token.serial.decode(errors="replace"),
+            "token_serial": serial_of(token),
             "model": token.model,
             "firmware": ".".join(map(str, token.firmware_version)),
             "logins": self._sessions.logins,
@@ -125,6 +130,9 @@ class Pkcs11Backend:
 
     async def aclose(self) -> None:
         """Wait for the threads, close the sessions, give the module back; one that is stuck stays as it is."""
+        if self._closed:
+            return
+        self._closed = True
         await self.lane.aclose()
         try:
             self._sessions.close()

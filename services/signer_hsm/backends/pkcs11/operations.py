@@ -23,7 +23,7 @@ from services.signer_hsm.backends.pkcs11 import keys
 from services.signer_hsm.backends.pkcs11.errors import translate
 from services.signer_hsm.backends.pkcs11.evidence import facts_of, require_locked_up
 from services.signer_hsm.backends.pkcs11.mechanisms import RECIPES, Recipe
-from services.signer_hsm.backends.pkcs11.token import ThreadSession, TokenSessions, search
+from services.signer_hsm.backends.pkcs11.token import ThreadSession, TokenSessions, search, serial_of
 from services.signer_hsm.errors import (
     BackendError,
     BadAnswerError,
@@ -101,7 +101,9 @@ class TokenKeys:
         public = search(own.module, own.session, ObjectClass.PUBLIC_KEY, handle)
         if len(public) != 1:
             raise BadAnswerError(f"the token has {len(public)} public keys for one private key")
-        return self._described(handle, public[0], private)
+        key = self._described(handle, public[0], private)
+        require_locked_up(key.evidence)  # also of a key whose maker was killed before it looked
+        return key
 
     def _described(self, handle: str, public: Object, private: Object) -> BackendKey:
         if not isinstance(private, SignMixin):
@@ -168,7 +170,7 @@ class TokenKeys:
             "objects_left": 0,
             "key_id": handle,
             "token_label": token.label,
-            "token_serial": token.serial.decode(errors="replace"),
+            "token_serial": serial_of(token),
         }
 
 

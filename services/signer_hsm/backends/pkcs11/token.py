@@ -81,6 +81,11 @@ class ThreadSession:
         return self.keys[handle]
 
 
+def serial_of(token: Token) -> str:
+    """The token's serial number."""
+    return token.serial.decode(errors="replace")
+
+
 def search(module: Module, session: Session, kind: ObjectClass, handle: str) -> list[Object]:
     """The objects of a class with this CKA_ID (in hexadecimal).
 
@@ -200,7 +205,7 @@ class TokenSessions:
         self.offers = offers
         self._opened = [session]
         self._connection = Connection(token, session, generation)
-        _log.info("pkcs11 token ready", backend=self._settings.name, label=token.label, serial=token.serial.decode())
+        _log.info("pkcs11 token ready", backend=self._settings.name, label=token.label, serial=serial_of(token))
         return self._connection
 
     def _find_token(self) -> Token:
@@ -230,16 +235,21 @@ class TokenSessions:
 
     def _let_go_of_the_stale(self, seen: Connection) -> None:
         """Forget this thread's handles, and the connection with every session if token or login have gone."""
+        if not self._still_there(seen):
+            return
         own: ThreadSession | None = getattr(self._own, "session", None)
-        with self._lock:
-            if self._connection is not seen:
-                return
-            if not self.present(seen):
-                self._hang_up()
-            elif own is not None and self.module.cryptoki.alive(own.session):
+        with self.module.gate:
+            if own is not None and own.connection is seen and self.module.cryptoki.alive(own.session):
                 own.keys.clear()
             else:
                 self._own.session = None
+
+    def _still_there(self, seen: Connection) -> bool:
+        """Whether this connection is still the one to use; it is given up if token or login have gone."""
+        with self._lock:
+            if self._connection is seen and not self.present(seen):
+                self._hang_up()
+            return self._connection is seen
 
     def _hang_up(self) -> None:
         """Close what is still open, with the gate closed: a handle given out again must not meet its last owner."""
@@ -257,8 +267,7 @@ class TokenSessions:
             BackendError: they are not there.
         """
         connection = self.connect()
-        self._let_go_of_the_stale(connection)
-        return self.connect()
+        return connection if self._still_there(connection) else self.connect()
 
     def present(self, connection: Connection) -> bool:
         """Whether the token is in its slot and this process is logged in; a session alone can outlive both."""
