@@ -529,6 +529,20 @@ async def test_an_unknown_outcome_is_said_to_be_one(server: GcpKmsSimulator, bac
     assert await backend.create(LABEL, P256) == found
 
 
+@pytest.mark.parametrize("method", ["GetCryptoKeyVersion", "GetPublicKey"])
+@pytest.mark.parametrize("code", [Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED])
+async def test_a_key_that_is_made_and_not_shown_leaves_the_outcome_open(
+    server: GcpKmsSimulator, backend: Backend, method: str, code: grpc.StatusCode
+) -> None:
+    """Unavailable means that nothing was done; once the key is made, the error says so, and `find` has it."""
+    server.faults.fail_next(code, 1, method)
+    with pytest.raises(DeadlineError, match="is made"):
+        await backend.create(LABEL, P256)
+    found = await backend.find(LABEL)
+    assert found is not None
+    await sign(backend, found)
+
+
 async def test_a_key_that_takes_its_time_is_waited_for(server: GcpKmsSimulator, backend: Backend) -> None:
     """PENDING_GENERATION is asked about again until the key is there."""
     server.resources.pending_reads = 3

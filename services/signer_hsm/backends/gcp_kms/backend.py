@@ -12,7 +12,7 @@ from google.cloud import kms_v1
 from pkicore.algorithms import Algorithm, Payload, PrivateKey, PublicKey
 from pkicore.clock import Clock, from_unix, unix
 from services.signer_hsm.backends import Attestation, BackendHealth, BackendKey, Destruction, Fact, KeyLabel
-from services.signer_hsm.backends.gcp_kms.algorithms import new_key_rows
+from services.signer_hsm.backends.gcp_kms.algorithms import KmsAlgorithm, new_key_rows
 from services.signer_hsm.backends.gcp_kms.answers import (
     KnownVersion,
     checked_public_key,
@@ -29,9 +29,12 @@ from services.signer_hsm.backends.settings import GcpKmsSettings
 from services.signer_hsm.errors import (
     BackendError,
     BadAnswerError,
+    BusyError,
     DeadlineError,
     KeyNotFoundError,
     NotOfferedError,
+    ThrottledError,
+    UnavailableError,
     WrongStateError,
 )
 from services.signer_hsm.schemes import Scheme
@@ -82,6 +85,7 @@ class GcpKmsBackend:
         Raises:
             NotOfferedError: KMS, or the location at this protection level, does not have the algorithm.
             WrongStateError: the name is taken by another key, or the label's key is disabled or destroyed.
+            DeadlineError: it may have been made; `find` tells.
             BackendError: any other failure.
         """
         row = self._rows.get(algorithm.name)
@@ -92,14 +96,11 @@ class GcpKmsBackend:
             "SOFTWARE" if in_software else self._settings.protection_level
         ]
         async with self._within_deadline(self._deadline(CREATE_DEADLINES)):
-            version = await self._creation.make(label, row, level)
-            known = self._keep(known_version(version, self._names.version(label)))
-            if (known.row, known.protection_level) != (row, level):
-                raise BadAnswerError(
-                    f"{self.name}: KMS made a {word(known.row.kms)} key at {word(known.protection_level)}, "
-                    f"not {word(row.kms)} at {word(level)}"
-                )
-            return await self._backend_key(known, version)
+            await self._creation.make(label, row, level)
+            try:
+                return await self._made(label, row, level)
+            except (UnavailableError, ThrottledError, BusyError) as error:
+                raise DeadlineError(f"{self.name}: the key is made, but KMS does not show it") from error
 
     async def import_key(self, label: KeyLabel, private_key: PrivateKey) -> BackendKey:  # noqa: ARG002 - Backend's
         """Not offered.
@@ -170,7 +171,10 @@ class GcpKmsBackend:
             for at, payload in remaining:
                 answers[at] = await self._sign_one(known, payload, until)
 
-        await asyncio.gather(*(work() for _ in range(min(self._settings.workers, len(payloads)))))
+        if len(payloads) == 1:
+            await work()  # the usual case, without another task
+        else:
+            await asyncio.gather(*(work() for _ in range(min(self._settings.workers, len(payloads)))))
         return answers
 
     async def _sign_one(self, known: KnownVersion, payload: bytes, until: float) -> bytes | BackendError:
@@ -232,6 +236,16 @@ class GcpKmsBackend:
     async def aclose(self) -> None:
         """Close the channel."""
         await self._calls.aclose()
+
+    async def _made(self, label: KeyLabel, row: KmsAlgorithm, level: kms_v1.ProtectionLevel) -> BackendKey:
+        version = await self._creation.made(label)
+        known = self._keep(known_version(version, self._names.version(label)))
+        if (known.row, known.protection_level) != (row, level):
+            raise BadAnswerError(
+                f"{self.name}: KMS made a {word(known.row.kms)} key at {word(known.protection_level)}, "
+                f"not {word(row.kms)} at {word(level)}"
+            )
+        return await self._backend_key(known, version)
 
     async def _described(self, name: str, version: kms_v1.CryptoKeyVersion) -> BackendKey:
         known = self._keep(known_version(version, name))

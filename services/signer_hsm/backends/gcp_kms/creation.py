@@ -4,7 +4,7 @@
 2. It is made together with its version, and before that the ring, when KMS misses it.
 3. When no answer comes it is asked for once more: what the first request made shows as ALREADY_EXISTS.
 4. A crypto key that is there already is taken only if labels, algorithm and protection level are the wanted ones.
-5. The version is waited for until its key material is generated.
+5. The version is waited for until its key material is generated. A KMS that goes away now leaves the outcome open.
 """
 
 import asyncio
@@ -43,12 +43,12 @@ class KeyCreation:
         self._calls = calls
         self._names = names
 
-    async def make(self, label: KeyLabel, row: KmsAlgorithm, level: kms_v1.ProtectionLevel) -> kms_v1.CryptoKeyVersion:
-        """The version with this label, generated and usable; made, or taken over from an earlier try.
+    async def make(self, label: KeyLabel, row: KmsAlgorithm, level: kms_v1.ProtectionLevel) -> None:
+        """Make the crypto key of this label, or find that an earlier try has made it.
 
         Raises:
             NotOfferedError: the location does not have the algorithm at this protection level.
-            WrongStateError: the name belongs to another key, or the version is disabled or destroyed.
+            WrongStateError: the name belongs to another key.
             DeadlineError: it may have been made.
             BackendError: any other failure.
         """
@@ -61,6 +61,14 @@ class KeyCreation:
             _check_same(await self._key(label, wanted), wanted)
         except RefusedRequestError as error:
             raise NotOfferedError(f"KMS does not make {_words(wanted)} in this location") from error
+
+    async def made(self, label: KeyLabel) -> kms_v1.CryptoKeyVersion:
+        """The version of a crypto key that was made, generated and usable.
+
+        Raises:
+            WrongStateError: it was made earlier and is disabled or destroyed by now, or could not be generated.
+            BackendError: any other failure.
+        """
         version = await self.generated(await self.read(self._names.version(label)))
         if version.state != State.ENABLED:
             raise WrongStateError(f"the key is there already and in the state {word(version.state)}")
