@@ -12,6 +12,7 @@ import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -60,8 +61,8 @@ class KeyDirectory:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self._directory.stat().st_mode & _OTHERS:
             raise MisconfiguredError(f"others may enter {self._directory}: run chmod 700 on it")
-        tried = [self._opens(handle) for handle, _ in zip(self.handles(), range(_TRIED), strict=False)]
-        if tried and not any(tried):
+        some = list(islice(self.handles(), _TRIED))
+        if some and not any(self._opens(handle) for handle in some):
             raise MisconfiguredError(f"the passphrase does not open the keys in {self._directory}")
 
     def handles(self) -> Iterator[str]:
