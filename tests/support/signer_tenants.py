@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -29,7 +29,7 @@ from services.signer_hsm.attestations import device_statements
 from services.signer_hsm.backends.registry import BackendRegistry
 from services.signer_hsm.backends.settings import FileSettings
 from services.signer_hsm.metrics import SignerMetrics
-from services.signer_hsm.policy import OidcVerifier, Policy
+from services.signer_hsm.policy import OidcIssuerSettings, OidcVerifier, Policy
 from services.signer_hsm.store import SignerStore
 from tests.support.clock import ManualClock
 
@@ -145,8 +145,10 @@ class TenantsWorld:
 
 
 @asynccontextmanager
-async def tenants_world(directory: Path) -> AsyncIterator[TenantsWorld]:
-    """Two tenants, no keys."""
+async def tenants_world(
+    directory: Path, *, issuers: Sequence[OidcIssuerSettings] = (), more_rules: str = ""
+) -> AsyncIterator[TenantsWorld]:
+    """Two tenants over the keys that are in the directory; `issuers` vouch for tokens that `more_rules` speak of."""
     clock, registry, commits = ManualClock(), CollectorRegistry(), list[str]()
     url = f"sqlite:///{directory / 'signer.sqlite3'}"
     await migrate(url, MIGRATIONS)
@@ -160,7 +162,7 @@ async def tenants_world(directory: Path) -> AsyncIterator[TenantsWorld]:
     text = "version = 1\n" + "".join(
         _TENANT.format(tenant=tenant, backend=backend, burst=BURST) for tenant, backend in BACKENDS.items()
     )
-    tokens = OidcVerifier([], clock=clock, monotonic=lambda: world.seconds)
+    tokens = OidcVerifier(issuers, clock=clock, monotonic=lambda: world.seconds)
     store = SignerStore(database)
     await store.refresh()
     rules = CoreRules(
@@ -170,7 +172,7 @@ async def tenants_world(directory: Path) -> AsyncIterator[TenantsWorld]:
     )
     core = build_core(
         store,
-        Policy.load(text),
+        Policy.load(text + more_rules),
         backends.backends,
         rules,
         tokens=tokens,
