@@ -16,8 +16,8 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,15 +93,22 @@ class VaultServer:
 
     def wait(self, status: int) -> None:
         """Until sys/health says so."""
-        end = time.monotonic() + _START_SECONDS
-        while time.monotonic() < end:
-            try:
-                if self.raw("GET", "sys/health").status_code == status:
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(0.05)
-        raise AdminError(f"{self.address} does not come to status {status}")
+        until_answering(lambda: self.raw("GET", "sys/health").status_code == status)
+
+
+def until_answering(fact: Callable[[], bool]) -> None:
+    """Wait for a server to come up, or to another state.
+
+    Raises:
+        AdminError: it takes too long.
+    """
+    end = time.monotonic() + _START_SECONDS
+    while time.monotonic() < end:
+        with suppress(httpx.TransportError):
+            if fact():
+                return
+        time.sleep(0.05)
+    raise AdminError("the server does not come up")
 
 
 @dataclass
@@ -178,7 +185,7 @@ def provision(
 
 def real_server_missing() -> str:
     """Why there is no real server here; empty where there is one."""
-    if os.environ.get("PQCPKI_TEST_VAULT_ADDR") or _binary():
+    if os.environ.get("PQCPKI_TEST_VAULT_ADDR") or binary():
         return ""
     return "no real Vault or OpenBao: neither bao nor vault on PATH, nor PQCPKI_TEST_VAULT_ADDR"
 
@@ -199,17 +206,17 @@ def real_server(directory: Path) -> Iterator[VaultServer]:
             server.admin("DELETE", f"sys/mounts/{server.mount}")
             server.admin("DELETE", f"sys/auth/{server.approle}")
         return
-    binary = _binary()
-    if binary is None:
+    program = binary()
+    if program is None:
         raise AdminError(real_server_missing())
-    with _started(binary, directory) as server:
+    with _started(program, directory) as server:
         yield server
 
 
 @contextmanager
 def _started(binary: str, directory: Path) -> Iterator[VaultServer]:
     directory.mkdir(parents=True, exist_ok=True)
-    root, port, log = secrets.token_hex(16), _free_port(), directory / "server.log"
+    root, port, log = secrets.token_hex(16), free_port(), directory / "server.log"
     listener = f"-dev-listen-address=127.0.0.1:{port}"
     command = [binary, "server", "-dev", f"-dev-root-token-id={root}", listener, "-dev-no-store-token"]
     environment = {"HOME": str(directory), "PATH": os.environ["PATH"], "SKIP_SETCAP": "1"}
@@ -241,10 +248,12 @@ def _unseal_key(log: Path) -> str:
     raise AdminError("the server has not printed its unseal key")
 
 
-def _binary() -> str | None:
+def binary() -> str | None:
+    """The program of a real server, if there is one."""
     return shutil.which("bao") or shutil.which("vault")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of the loopback that is free now."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
