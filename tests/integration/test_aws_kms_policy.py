@@ -45,7 +45,7 @@ def simulator() -> Iterator[AwsKmsSimulator]:
 @pytest.fixture
 async def kms(simulator: AwsKmsSimulator) -> AsyncIterator[AwsKmsBackend]:
     """A back end under that policy."""
-    backend = await open_simulated(simulator, SystemClock(), deadline_seconds=1.0)
+    backend = await open_simulated(simulator, SystemClock(), deadline_seconds=2.0, timeout_seconds=2.0)
     yield backend
     await backend.aclose()
 
