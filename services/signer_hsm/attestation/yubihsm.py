@@ -77,7 +77,7 @@ def verify_yubihsm2(
     Args:
         chain: DER certificates: the attestation, the device certificate, intermediates; the root may be left out.
         public_key: of the key that is to be attested.
-        roots: the operator's trust folder.
+        roots: those that the operator supplied.
         at: the time at which all must be valid, aware.
         serial: of the enrolled device, where one is.
         firmware_floor: the oldest firmware that is believed.
@@ -122,7 +122,7 @@ def _verify_chain(certificates: Sequence[x509.Certificate], roots: Sequence[x509
     last = certificates[-1]
     root = next((root for root in roots if root == last or _issued(last, root)), None)
     if root is None:
-        raise AttestationError("the chain ends at no root of the trust folder")
+        raise AttestationError("the chain ends at no root that the operator supplied")
     for issuer in (*certificates[2:], root):
         if not _is_authority(issuer):
             raise AttestationError(f"{_name(issuer)} is no certification authority")

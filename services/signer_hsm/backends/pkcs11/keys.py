@@ -17,7 +17,7 @@ from pkcs11.mechanisms import MLDSAParameterSet
 from pkcs11.types import Object, SignMixin
 
 from pkicore.algorithms import ALGORITHMS, Algorithm, PrivateKey, PublicKey
-from pkicore.encoding import object_identifier
+from pkicore.encoding import object_identifier, octet_string
 from services.signer_hsm.backends import KeyLabel
 from services.signer_hsm.backends.pkcs11.errors import TABLE
 from services.signer_hsm.errors import BadAnswerError, NotOfferedError
@@ -136,7 +136,7 @@ def _templates(key: PrivateKey) -> tuple[Template, Template]:
         return _rsa_templates(key)
     if isinstance(key, ed25519.Ed25519PrivateKey):
         common = {Attribute.KEY_TYPE: KeyType.EC_EDWARDS, Attribute.EC_PARAMS: _ED25519}
-        point = _octet_string(key.public_key().public_bytes_raw())
+        point = octet_string(key.public_key().public_bytes_raw())
         return common | {Attribute.VALUE: key.private_bytes_raw()}, common | {Attribute.EC_POINT: point}
     public = key.public_key()
     parameters = next(number for number, kind in _MLDSA_KEYS.items() if isinstance(public, kind))
@@ -151,7 +151,7 @@ def _ec_templates(key: ec.EllipticCurvePrivateKey) -> tuple[Template, Template]:
     common = {Attribute.KEY_TYPE: KeyType.EC, Attribute.EC_PARAMS: _CURVE_OIDS[key.curve.name]}
     return (
         common | {Attribute.VALUE: numbers.private_value.to_bytes(size, "big")},
-        common | {Attribute.EC_POINT: _octet_string(b"\x04" + x + y)},
+        common | {Attribute.EC_POINT: octet_string(b"\x04" + x + y)},
     )
 
 
@@ -175,11 +175,6 @@ def _rsa_templates(key: rsa.RSAPrivateKey) -> tuple[Template, Template]:
 
 def _big(number: int) -> bytes:
     return number.to_bytes((number.bit_length() + 7) // 8, "big")
-
-
-def _octet_string(content: bytes) -> bytes:
-    length = bytes([len(content)]) if len(content) < 0x80 else bytes([0x81, len(content)])  # noqa: PLR2004 -- DER
-    return b"\x04" + length + content
 
 
 def schemes_of_object(private: Object) -> frozenset[str]:

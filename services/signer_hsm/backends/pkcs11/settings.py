@@ -23,11 +23,16 @@ def read_pin(settings: Pkcs11Settings) -> bytes:
     return pin
 
 
+def _at_once(path: str, flags: int) -> int:
+    """Open without waiting for whoever writes to a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def _from_file(settings: Pkcs11Settings) -> bytes:
     if settings.pin_file is None:
         return b""
     try:
-        with settings.pin_file.open("rb") as file:
+        with open(settings.pin_file, "rb", opener=_at_once) as file:
             mode = os.fstat(file.fileno()).st_mode
             content = file.read(_MAX_PIN + 3)
     except OSError as error:

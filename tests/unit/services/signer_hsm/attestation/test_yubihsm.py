@@ -123,7 +123,7 @@ def chain(attestation: Made = ATTESTATION, device: Made = DEVICE, intermediate: 
 
 
 def roots() -> list[x509.Certificate]:
-    """The operator's trust folder."""
+    """What the operator supplied."""
     return [ROOT.certificate()]
 
 
@@ -205,7 +205,7 @@ REFUSALS: dict[str, tuple[Callable[[], list[bytes]], str]] = {
     "a weak hash": (weak_hash, "is not signed by"),
     "odd bits": (padded_bits, "no whole octets"),
     "garbled serial": (garbled_serial, "unreadable extension"),
-    "a gap in the chain": (lambda: chain()[:2], "no root of the trust folder"),
+    "a gap in the chain": (lambda: chain()[:2], "no root that the operator supplied"),
     "the order reversed": (lambda: chain()[::-1], "is not signed by"),
     "no extensions": (lambda: chain(replace(ATTESTATION, extensions=())), "lacks the extension"),
     "a device without serial": (lambda: chain(device=replace(DEVICE, extensions=())), "lacks the extension"),
@@ -248,7 +248,7 @@ def test_a_root_of_the_same_name_is_refused() -> None:
     """A root is its key, not its name; and no root at all vouches for nothing."""
     fake = replace(ROOT, public_key=rsa_key("attacker").public_key(), signing_key=rsa_key("attacker")).certificate()
     for trusted in ([fake], []):
-        with pytest.raises(AttestationError, match="no root of the trust folder"):
+        with pytest.raises(AttestationError, match="no root that the operator supplied"):
             verify_yubihsm2(chain(), KEY, trusted, NOW)
 
 

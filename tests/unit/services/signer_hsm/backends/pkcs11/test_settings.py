@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,14 @@ def test_a_directory_is_no_file(tmp_path: Path) -> None:
         read_pin(settings(pin_file=tmp_path))
     with pytest.raises(MisconfiguredError, match="cannot be read"):
         read_pin(settings(pin_file=tmp_path / "none"))
+
+
+def test_a_pipe_is_no_file(tmp_path: Path) -> None:
+    """A pipe that nobody writes to is refused, not waited for."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe, 0o600)
+    with pytest.raises(MisconfiguredError, match="must be a file"):
+        read_pin(settings(pin_file=pipe))
 
 
 def test_from_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
