@@ -150,9 +150,7 @@ def softhsm_backend(token: SoftHsm) -> dict[str, Any]:
 
 
 def test_a_deployment_on_a_token_starts_after_a_long_time_off(tmp_path: Path, dns: DnsProcess, token: SoftHsm) -> None:
-    """The ECDSA key is in SoftHSM2, the ML-DSA key, which that does not make, in the next back end. Forty days later
-    CRLs, staples and every identity have expired; `ztca up` renews them before a listener opens.
-    """
+    """With its ECDSA key in SoftHSM2 and all certificates and CRLs expired, `ztca up` renews these before it listens."""
     layout = Layout(tmp_path / "state")
     backends = (softhsm_backend(token), file_backend(tmp_path / "sealed", layout.passphrase))
     facts = Facts("Long ago", "old.internal", "127.0.0.1", choose_ports("127.0.0.1", PORTS), backends=backends)
@@ -160,7 +158,8 @@ def test_a_deployment_on_a_token_starts_after_a_long_time_off(tmp_path: Path, dn
         layout, facts, passphrase_file=None, clock=LongAgo(), progress=lambda _: None, environment=os.environ
     )
     asyncio.run(ceremony)
-    assert [path.name for path in (tmp_path / "sealed").iterdir()] == ["ca.issuing-mldsa.v1.key"]
+    made_elsewhere = [path.name for path in (tmp_path / "sealed").iterdir()]
+    assert made_elsewhere == ["ca.issuing-mldsa.v1.key"]  # SoftHSM2 makes no ML-DSA keys, so the next back end did
     (leaf, *_) = load_chain((layout.identity(SIGNER) / "cert.pem").read_bytes())
     assert leaf.not_valid_after_utc < SystemClock().now()
     (layout.root / "bootstrap-killed").mkdir()
