@@ -24,6 +24,7 @@ from services.chassis.routes import PathTable, check_pattern
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH"})
 _ENTRY_FIELDS = frozenset({"caller", "service", "endpoints"})
 _WILDCARD = "/*"
+_DEBUG = 10
 
 
 class Peer(Protocol):
@@ -45,6 +46,7 @@ class CallerPolicy:
     def __init__(self, endpoints: Mapping[tuple[str, str], Sequence[str]]) -> None:
         self._tables = {key: _endpoint_table(patterns) for key, patterns in endpoints.items()}
         self._log = structlog.get_logger("policy")
+        self._log_allowed = self._log.is_enabled_for(_DEBUG)
 
     @classmethod
     def load(cls, toml: str) -> Self:
@@ -80,7 +82,8 @@ class CallerPolicy:
         """
         caller = None if peer is None or peer.spiffe_id is None else str(peer.spiffe_id)
         if caller is not None and self._allows(caller, service, method, path):
-            self._log.debug("call allowed", caller=caller, callee=service, method=method)
+            if self._log_allowed:
+                self._log.debug("call allowed", caller=caller, callee=service, method=method)
             return
         self._log.warning("call refused", caller=caller, callee=service, method=method)
         raise ForbiddenError("the policy does not allow this caller to call this endpoint")

@@ -142,7 +142,8 @@ def event_of(
     detail: dict[str, Any] = decision.record(version=version, payload_sha256=payload_sha256)
     if limited:
         detail |= {"result": "refused", "reason": "rate-limited"}
-    return AuditEvent(_EVENT, str(decision.caller.spiffe_id), detail)
+    usual = decision.act == "sign" and detail["result"] == "allowed"
+    return AuditEvent(_EVENT, str(decision.caller.spiffe_id), detail, logged=not usual)
 
 
 def caller_name(caller: Caller) -> str:

@@ -170,7 +170,8 @@ class Database:
         """
         await self._writer.commit(bind_unit(unit))
         for event in unit.audit:  # what was done is in the log too, with the id of the request that did it
-            self._log.info(event.event, actor=event.actor, detail=dict(event.detail))
+            if event.logged:
+                self._log.info(event.event, actor=event.actor, detail=dict(event.detail))
 
     async def close(self) -> None:
         """Writes what is waiting, then closes."""

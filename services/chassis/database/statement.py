@@ -104,11 +104,13 @@ class AuditEvent:
         event: What happened, as `area.verb`.
         actor: Who caused it.
         detail: JSON values that say the rest; never a secret.
+        logged: Whether the service's log has it too; not where there are thousands in a second.
     """
 
     event: str
     actor: str
     detail: Mapping[str, Any] = field(default_factory=dict)
+    logged: bool = True
 
 
 @dataclass(frozen=True, slots=True)
