@@ -159,7 +159,7 @@ class VaultBackend:
 
     async def health(self) -> BackendHealth:
         """Whether signing would work now: the server serves, and the token stands."""
-        detail: dict[str, Fact] = {"address": self._settings.address, "state": "unreachable"}
+        detail: dict[str, Fact] = {"state": "unreachable"}
         try:
             state = await self._ask()
             detail |= {"state": state.state, "sealed": state.state == "sealed", "version": state.version}

@@ -252,7 +252,8 @@ class Session:
 def _raise_of_login(error: Exception) -> NoReturn:
     """A login that got no answer has done nothing of what the caller asked for; files may be put right at run time."""
     if isinstance(error, MisconfiguredError):
-        raise UnavailableError(f"Vault, logging in: {error}", retry_after=1) from error
+        sentence = "Vault, logging in: a file with the credentials is missing, empty or open to others"
+        raise UnavailableError(sentence, retry_after=1) from error
     ours = translate(error, "logging in")
     if isinstance(ours, DeadlineError | KeyNotFoundError):
         raise UnavailableError("Vault, logging in: no answer in time, or no such auth method", retry_after=1) from error
