@@ -4,6 +4,7 @@
 What a schema cannot say (names that must be unique, members that exclude each other) is checked here as well.
 """
 
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -196,9 +197,9 @@ class PolicyDocument(_Strict):
 
     @model_validator(mode="after")
     def _names_fit(self) -> Self:
-        tenants = [tenant.id for tenant in self.tenants]
-        for what, ids in (("tenants", tenants), ("rules", [rule.id for rule in self.rules])):
-            if twice := sorted({name for name in ids if ids.count(name) > 1}):
+        tenants = Counter(tenant.id for tenant in self.tenants)
+        for what, ids in (("tenants", tenants), ("rules", Counter(rule.id for rule in self.rules))):
+            if twice := sorted(name for name, times in ids.items() if times > 1):
                 raise ValueError(f"{what} with the same id: {', '.join(twice)}")
         for number, rule in enumerate(self.rules):
             if rule.tenant not in tenants:

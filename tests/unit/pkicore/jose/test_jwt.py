@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jwcrypto import jwk as oracle_jwk  # type: ignore[import-untyped] # the oracle has no types
 from jwcrypto import jws as oracle_jws
@@ -292,6 +292,7 @@ def test_payloads_that_are_no_claims(octets: bytes) -> None:
         UnverifiedJwt.parse(compact(KEY, octets))
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(st.text(max_size=300) | st.from_regex(r"[A-Za-z0-9_-]{0,80}\.[A-Za-z0-9_-]{0,80}\.[A-Za-z0-9_-]{0,80}"))
 def test_no_text_ends_in_another_error(text: str) -> None:
     """Random texts are refused by an error of the tree."""
@@ -303,6 +304,7 @@ _NUMBERS = st.integers() | st.booleans() | st.floats(allow_nan=False, allow_infi
 _VALUES = _NUMBERS | st.text() | st.none() | st.lists(st.text())
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(st.dictionaries(st.sampled_from(["iss", "aud", "sub", "exp", "iat", "nbf"]), _VALUES))
 def test_no_claims_end_in_another_error(claims: dict[str, Any]) -> None:
     """Claims of any type are good or refused by an error of the tree."""
