@@ -1,0 +1,14 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from services.chassis.migrations import migrate, schema_differences
+from services.signer_hsm.app import MIGRATIONS
+from services.signer_hsm.schema import metadata
+
+
+async def test_migrations_make_the_schema(tmp_path: Path) -> None:
+    """A database that was migrated has exactly the tables, columns and indexes of the schema in code."""
+    url = f"sqlite:///{tmp_path / 'signer.sqlite3'}"
+    await migrate(url, MIGRATIONS)
+    assert await schema_differences(url, metadata) == []
