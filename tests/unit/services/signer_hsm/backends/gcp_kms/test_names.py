@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.signer_hsm.backends import KeyLabel
@@ -16,6 +16,7 @@ SETTINGS = GcpKmsSettings.model_validate(
 )
 NAMES = Names(SETTINGS)
 ID = re.compile(r"[a-zA-Z0-9_-]{1,63}")
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no fault
 LABELS = st.builds(
     KeyLabel,
     st.from_regex(r"[a-z0-9][a-z0-9-]{0,31}", fullmatch=True),
@@ -31,6 +32,7 @@ def test_a_usual_name_can_be_read() -> None:
     )
 
 
+@PATIENT
 @given(LABELS)
 def test_every_label_makes_names_that_kms_takes_and_we_know_again(label: KeyLabel) -> None:
     """Ids are within KMS's rules, a handle of ours is known as ours, and so are the labels' values."""
@@ -42,6 +44,7 @@ def test_every_label_makes_names_that_kms_takes_and_we_know_again(label: KeyLabe
         assert re.fullmatch(r"[a-z0-9_-]{0,63}", value)
 
 
+@PATIENT
 @given(LABELS, LABELS)
 def test_two_labels_never_share_a_name(one: KeyLabel, other: KeyLabel) -> None:
     """Different labels are different crypto keys."""
