@@ -55,6 +55,23 @@ else:
 """
 
 
+# A service's process: it opens the back end, signs with the key, and says how often.
+SERVICE = """
+import asyncio
+from pathlib import Path
+from pkicore.clock import SystemClock
+from services.signer_hsm.backends.pkcs11 import open_backend
+from services.signer_hsm.backends.settings import Pkcs11Settings
+from services.signer_hsm.schemes import SCHEMES
+async def main():
+    backend = await open_backend(Pkcs11Settings.model_validate({settings!r}), clock=SystemClock())
+    signatures = await backend.sign({handle!r}, SCHEMES["ES256"], "digest", [bytes(32)] * 20)
+    print("signed", sum(isinstance(signature, bytes) for signature in signatures))
+    await backend.aclose()
+asyncio.run(main())
+"""
+
+
 @pytest.fixture
 def hsm(tmp_path: Path) -> SoftHsm:
     """A token of its own."""
@@ -274,6 +291,16 @@ async def test_keys_made_and_destroyed_by_another_process(backend: Backend, key:
     await signs(backend, theirs)
 
 
+async def test_processes_that_start_at_once(backend: Backend, key: BackendKey, hsm: SoftHsm) -> None:
+    """Two processes open the token at the same instant and all sign, while this one does too."""
+    code = SERVICE.format(settings=hsm.settings().model_dump(mode="json"), handle=key.handle)
+    printed = asyncio.gather(*(asyncio.to_thread(hsm.python, code) for _ in range(2)))
+    while not printed.done():
+        await signs(backend, key)
+    for output in await printed:
+        assert output.splitlines()[-1] == "signed 20"
+
+
 async def test_two_back_ends_share_a_module(backend: Backend, key: BackendKey, hsm: SoftHsm) -> None:
     """Two tokens of one module in one process; closing one back end leaves the other as it was."""
     hsm.add_token("second")
@@ -324,13 +351,18 @@ async def test_one_module_has_one_environment(backend: Backend, hsm: SoftHsm) ->
 async def test_all_threads_stuck(hsm: SoftHsm) -> None:
     """When no thread comes back health says so at once, and closing does not wait for ever."""
     backend = await open_backend(hsm.settings(workers=1), clock=SystemClock())
-    lane, released = lane_of(backend), Event()
+    lane, begun, released = lane_of(backend), Event(), Event()
     assert lane is not None
-    hanging = asyncio.create_task(lane.run(released.wait))
-    await asyncio.sleep(0.05)
+
+    def hang() -> None:
+        begun.set()
+        released.wait(30)
+
+    hanging = asyncio.create_task(lane.run(hang))
+    assert await asyncio.to_thread(begun.wait, 10)
     hanging.cancel()
     await asyncio.gather(hanging, return_exceptions=True)
-    health = await asyncio.wait_for(backend.health(), 1)
+    health = await asyncio.wait_for(backend.health(), 5)
     assert (health.ready, health.detail["stuck_workers"]) == (False, 1)
     assert "restart" in str(health.detail["reason"])
     released.set()

@@ -15,7 +15,7 @@ from services.signer_hsm.backends.pkcs11.operations import TokenKeys
 from services.signer_hsm.backends.pkcs11.settings import read_pin
 from services.signer_hsm.backends.pkcs11.token import TokenSessions, serial_of
 from services.signer_hsm.backends.settings import Pkcs11Settings
-from services.signer_hsm.errors import BackendError, KeyNotFoundError, NotOfferedError
+from services.signer_hsm.errors import BackendError, KeyNotFoundError, NotOfferedError, UnavailableError
 from services.signer_hsm.schemes import Scheme
 
 _log = structlog.get_logger()
@@ -46,12 +46,20 @@ class Pkcs11Backend:
         backend = cls(settings, module.acquire(settings.module, settings.preload, settings.environment), clock)
         try:
             async with asyncio.timeout(settings.deadline_seconds):
-                await backend.lane.run(backend._sessions.connect)
+                await backend._first_login()
         except TimeoutError:
             _log.error("pkcs11 token not ready", backend=settings.name, reason="it does not answer")
         except BackendError as error:
             _log.error("pkcs11 token not ready", backend=settings.name, reason=str(error), error=type(error).__name__)
         return backend
+
+    async def _first_login(self) -> None:
+        """Log in; once more after a moment: processes that start at the same instant can disturb each other."""
+        try:
+            await self.lane.run(self._sessions.connect)
+        except UnavailableError as error:
+            await asyncio.sleep(error.retry_after or 0)
+            await self.lane.run(self._sessions.connect)
 
     @property
     def name(self) -> str:

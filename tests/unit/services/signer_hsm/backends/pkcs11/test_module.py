@@ -50,7 +50,7 @@ def test_a_closed_gate_waits_for_those_inside() -> None:
     assert inside.wait(5)
     second = threading.Thread(target=restart)
     second.start()
-    time.sleep(0.05)
+    time.sleep(0.3)
     third = threading.Thread(target=late_call)
     third.start()
     time.sleep(0.05)
