@@ -211,7 +211,7 @@ class GuardedBackend:
         deadline = asyncio.get_running_loop().time() + seconds
         started = self._monotonic()
         if not self._share.take_at_once(tenant):
-            await self._wait(tenant, deadline)
+            await self._wait(tenant, deadline - seconds / 2)  # what is begun has half of the time left
         try:
             with self.breaker.attempt():
                 try:
@@ -221,9 +221,9 @@ class GuardedBackend:
         finally:
             self._share.give_back(tenant)
 
-    async def _wait(self, tenant: str, deadline: float) -> None:
+    async def _wait(self, tenant: str, until: float) -> None:
         try:
-            async with asyncio.timeout_at(deadline):
+            async with asyncio.timeout_at(until):
                 await self._share.take(tenant)
         except TimeoutError:
             raise BusyError(f"no turn at the back end {self.name} in time", retry_after=_BUSY_RETRY) from None
@@ -243,7 +243,7 @@ class GuardedBackend:
             try:
                 return await ask()
             except (UnavailableError, ThrottledError) as error:
-                wait = max(error.retry_after or 0.0, pause) * random.uniform(1.0, 2.0)  # noqa: S311 - jitter
+                wait = max(error.retry_after or 0.0, pause) * random.uniform(1.0, 2.0)  # noqa: S311 - jitter is no secret
                 if asyncio.get_running_loop().time() + wait >= deadline:
                     raise
             await asyncio.sleep(wait)

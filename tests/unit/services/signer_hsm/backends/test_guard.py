@@ -313,13 +313,14 @@ async def test_one_tenant_does_not_fill_the_back_end() -> None:
     assert await made.sign("greedy")
 
 
-async def test_waiting_ends_with_the_deadline() -> None:
-    """A caller whose turn does not come in time is told that it is busy here, and nothing was asked of the back end."""
-    made = Guarded(workers=1, queue=1, deadline_seconds=SHORT, breaker_failures=100)
+async def test_waiting_for_a_turn_ends_in_time() -> None:
+    """Whose turn does not come in half of the deadline is told that it is busy here; the back end is not to blame."""
+    made = Guarded(workers=1, queue=1, deadline_seconds=SHORT, breaker_failures=2)
     made.backend.script = [lambda: asyncio.sleep(GENEROUS)] * 2
     results = await asyncio.gather(*(made.sign("bank") for _ in range(2)), return_exceptions=True)
     assert [type(result) for result in results] == [DeadlineError, BusyError]
     assert made.backend.calls == ["sign"]
+    assert made.guard.breaker.state == "closed"
 
 
 async def test_a_hung_back_end_slows_no_other() -> None:
