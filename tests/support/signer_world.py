@@ -18,8 +18,9 @@ import httpx
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from prometheus_client import CollectorRegistry
 
-from pkicore.algorithms import ALGORITHMS, Algorithm, Payload, PrivateKey, generate_private_key
+from pkicore.algorithms import ALGORITHMS, Algorithm, Payload, PrivateKey, algorithm_of, generate_private_key
 from pkicore.identity import SpiffeId
+from services.chassis.audit import audit_records
 from services.chassis.database import CommitObserver, Database
 from services.chassis.migrations import migrate
 from services.chassis.observability import HttpMetrics
@@ -95,6 +96,7 @@ class MemoryDevice:
         after: likewise, once it has been carried out: the answer is lost then.
         calls: the operations so far, failed ones too.
         signed: payloads that were really signed.
+        refused: payloads that fail alone, each with its error.
     """
 
     keys: dict[str, PrivateKey] = field(default_factory=dict)
@@ -103,6 +105,7 @@ class MemoryDevice:
     after: dict[str, Step] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
     signed: list[bytes] = field(default_factory=list)
+    refused: dict[bytes, BackendError] = field(default_factory=dict)
     kinds: Mapping[str, frozenset[Payload]] = field(
         default_factory=lambda: {name: kinds_of(row) for name, row in ALGORITHMS.items()}
     )
@@ -174,7 +177,7 @@ class MemoryBackend:
             raise KeyNotFoundError("gone")
         public_key = self.device.keys[handle].public_key()
         der = public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        algorithm = next(row for row in ALGORITHMS.values() if row.name == _name_of(self.device.keys[handle]))
+        algorithm = algorithm_of(public_key)
         return BackendKey(
             handle,
             algorithm,
@@ -189,10 +192,15 @@ class MemoryBackend:
     ) -> Sequence[bytes | BackendError]:
         """Sign."""
         await self._step("sign")
-        self.device.signed.extend(payloads)
-        signatures = [sign_payload(self.device.keys[handle], scheme, kind, payload) for payload in payloads]
+        signatures = [self._signature(handle, scheme, kind, payload) for payload in payloads]
         await self._done("sign")
         return signatures
+
+    def _signature(self, handle: str, scheme: Scheme, kind: Payload, payload: bytes) -> bytes | BackendError:
+        if payload in self.device.refused:
+            return self.device.refused[payload]
+        self.device.signed.append(payload)
+        return sign_payload(self.device.keys[handle], scheme, kind, payload)
 
     async def set_enabled(self, handle: str, *, enabled: bool) -> None:
         """Disable or enable."""
@@ -218,12 +226,6 @@ class MemoryBackend:
 
     async def aclose(self) -> None:
         """Nothing to close."""
-
-
-def _name_of(key: PrivateKey) -> str:
-    from pkicore.algorithms import algorithm_of
-
-    return algorithm_of(key.public_key()).name
 
 
 @dataclass
@@ -293,10 +295,10 @@ class SignerWorld:
         """Close the database."""
         await self.database.close()
 
-    async def reopen(self, **changed: Any) -> SignerWorld:  # noqa: ANN401 -- whatever `open` takes
+    async def reopen(self) -> SignerWorld:
         """As after a restart: the same database, device and clock."""
         await self.close()
-        again = await SignerWorld.open(self.url, **({"clock": self.clock, "device": self.device} | changed))
+        again = await SignerWorld.open(self.url, clock=self.clock, device=self.device)
         await again.core.versions.recover()
         return again
 
@@ -322,8 +324,6 @@ class SignerWorld:
 
     async def audit(self) -> list[dict[str, Any]]:
         """The decisions on record, oldest first."""
-        from services.chassis.audit import audit_records
-
         records = [stored.record async for stored in audit_records(self.database)]
         return [dict(record.detail) for record in records if record.event == "key.decision"]
 
