@@ -16,11 +16,15 @@ from typing import get_args
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from prometheus_client import CollectorRegistry
 
 from pkicore.algorithms import ALGORITHMS, Payload, algorithm_of, generate_private_key, verify_signature
 from pkicore.clock import SystemClock
 from services.signer_hsm.backends import Backend, BackendKey, KeyLabel
+from services.signer_hsm.backends.guard import GuardedBackend
+from services.signer_hsm.backends.settings import FileSettings
 from services.signer_hsm.errors import BackendError, KeyNotFoundError, NotOfferedError, WrongStateError
+from services.signer_hsm.metrics import SignerMetrics
 from services.signer_hsm.schemes import SCHEMES, Scheme, schemes_of
 from tests.support.backend_world import BackendWorld, WorldMissingError
 from tests.support.payloads import check_signature, payload_of, usual_scheme
@@ -371,6 +375,25 @@ async def test_a_working_back_end_is_ready(world: BackendWorld) -> None:
     health = await world.backend.health()
     assert health.ready, health
     assert all(isinstance(fact, str | int | float | None) for fact in health.detail.values())
+
+
+async def test_behind_the_guard(world: BackendWorld, tmp_path: Path) -> None:
+    """With the guard before it, a key of each family signs under verification, in a batch too, and is counted."""
+    registry = CollectorRegistry()
+    fields = {"name": world.backend.name, "type": "file", "directory": tmp_path, "passphrase_file": tmp_path}
+    settings = FileSettings.model_validate({**fields, "deadline_seconds": 60, "verify": True})
+    guard = GuardedBackend(world.backend, settings, SignerMetrics(registry))
+    for name in _one_per_family(world):
+        key = await guard.create(replace(LABEL, name=name), ALGORITHMS[name])
+        scheme = usual_scheme(key.algorithm)
+        for messages in ([MESSAGE], [b"one", b"two", b"three"]):
+            for signature, message in zip(await _sign(guard, key, messages), messages, strict=True):
+                check_signature(key.public_key, scheme, signature, message)
+        labels = {"backend": world.backend.name, "scheme": scheme.name, "result": "success"}
+        assert registry.get_sample_value("signer_signatures_total", labels) == 4
+    assert (await guard.health()).ready
+    assert registry.get_sample_value("signer_backend_ready", {"backend": world.backend.name}) == 1
+    await guard.aclose()
 
 
 async def test_closing_twice(world: BackendWorld) -> None:
