@@ -10,18 +10,16 @@ from datetime import timedelta
 from pathlib import Path
 from socket import socket
 from typing import Final
-from urllib.parse import urlsplit
 
 import structlog
 from cryptography import x509
 from prometheus_client import CollectorRegistry
 
 from pkicore.clock import Clock, SystemClock, unix
-from pkicore.errors import BadSignatureError, KeyAccessError, KeyNotFoundError, StaleStatusError
+from pkicore.errors import BadSignatureError, KeyAccessError, KeyNotFoundError
 from pkicore.identity import SpiffeId
 from pkicore.keys import open_key
 from pkicore.keys.passphrase import read_passphrase
-from pkicore.mtls import INTERNAL, CredentialsSource, CrlCache, StapleCache, TlsListener
 from pkicore.ocsp import build_request
 from pkicore.x509.profiles import Profile, load_profiles
 from services.ca.admin import ca_admin
@@ -29,7 +27,7 @@ from services.ca.api import PROBLEMS, CaEndpoints
 from services.ca.authorization import Authorizer
 from services.ca.errors import CeremonyError, WrongSignatureError
 from services.ca.feed import RevocationLog
-from services.ca.hierarchy import Hierarchy, KeyRing, load_hierarchy, read_issuers, responders_directory
+from services.ca.hierarchy import Hierarchy, KeyRing, load_hierarchy, responders_directory
 from services.ca.identities import Identities
 from services.ca.issuance import Issuance, SerialPool
 from services.ca.publication import CrlPublisher
@@ -40,6 +38,7 @@ from services.ca.settings import CaSettings
 from services.ca.signer import RemoteKeys, WayToSigner
 from services.ca.status import StatusEndpoints
 from services.ca.store import CaStore
+from services.ca.transport import Standing, Transport, advertised_url, ceremony_base_url
 from services.chassis.asgi import Application, Request
 from services.chassis.audit import Checkpointer
 from services.chassis.database import CommitObserver, Database
@@ -52,11 +51,7 @@ from services.chassis.problems import ProblemTable
 from services.chassis.runner import BackgroundTask, Listener, bind, run_service
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
-_LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
-_CRL_REFRESH: Final = 60.0  # seconds between looks of the listener at the CRLs, beside being told of new ones
 _FIRST_CRLS: Final = 3.0  # seconds to wait for the first CRLs of this process; those of the last one are there
-_STAPLE_CHECK: Final = 30.0
-_CREDENTIALS_CHECK: Final = 5.0
 _INTENTS_CHECK: Final = 30.0  # seconds between looks for intents that nobody completed
 _INTENT_AGE: Final = 60  # seconds after which nobody is at it any more: callers wait for 30 s
 _DEFERRED: Final = (KeyAccessError, BadSignatureError, WrongSignatureError)
@@ -265,11 +260,9 @@ async def serve(
         ring = await _key_ring(settings, standing, stack, pool, registry)
         hierarchy = await load_hierarchy(settings, base_url, ring)
         core = build_core(database, hierarchy, core_rules(settings, hierarchy, base_url), clock)
-        await _require_ledger(core.store, tuple(hierarchy.roots))
         readiness = Readiness()
         remote = RemoteKeys(hierarchy.remote_keys, readiness)
-        await remote.meet(settings.signer_start_seconds)
-        await core.resume()
+        await _begin(core, remote, settings.signer_start_seconds)
         identities = Identities(settings, core.store, core.issuance, clock, tls_metrics)
         await _or_later("identities", identities.renew_at_start)
         checkpointer = await _checkpointer(settings, database, pool, clock)
@@ -277,11 +270,10 @@ async def serve(
         tls = Transport.of(standing, core, tls_metrics, clock)
         await tls.open()
         stack.push_async_callback(tls.listener.aclose)
+        status = status_application(core, settings.http_max_age_seconds, metrics, clock)
         listeners = [
             Listener("internal", internal_application(core, policy, metrics, clock), sockets["internal"], tls.listener),
-            Listener(
-                "status", status_application(core, settings.http_max_age_seconds, metrics, clock), sockets["status"]
-            ),
+            Listener("status", status, sockets["status"]),
             Listener("ops", ops_application("ca", registry, readiness, metrics), sockets["ops"]),
         ]
         background = [
@@ -309,151 +301,6 @@ def _bind_all(settings: CaSettings) -> dict[str, socket]:
     }
 
 
-@dataclass(frozen=True)
-class Standing:
-    """Who the CA is to others, and which certificates it believes: it asks nobody but its own ledger."""
-
-    credentials: CredentialsSource
-    crls: CrlCache
-    roots: tuple[x509.Certificate, ...]
-    clock: Clock
-
-    @classmethod
-    def of(cls, settings: CaSettings, store: CaStore, clock: Clock) -> "Standing":
-        """Read credentials and certificates.
-
-        Raises:
-            KeyAccessError, MalformedError: a file is missing or does not parse.
-        """
-        credentials = CredentialsSource(
-            settings.tls_certificate,
-            settings.tls_key,
-            lambda error: _log.error("credentials not reloaded", error=str(error)),
-        )
-        roots = read_issuers(settings.roots)
-        crls = ledger_crls(
-            read_issuers(settings.issuers) | roots, store, None, clock, settings.crl_max_staleness_seconds
-        )
-        return cls(credentials, crls, tuple(roots.values()), clock)
-
-
-def ledger_crls(
-    certificates: Mapping[str, x509.Certificate],
-    store: CaStore,
-    directory: Path | None,
-    clock: Clock,
-    max_staleness_seconds: int,
-    on_error: Callable[[x509.Certificate, Exception], None] | None = None,
-) -> CrlCache:
-    """The newest CRL of each issuer, from the ledger; kept in a directory for others, where one is given."""
-    names = {certificate: name for name, certificate in certificates.items()}
-
-    async def fetch(issuer: x509.Certificate) -> bytes:
-        stored = await store.crl(names[issuer])
-        if stored is None:
-            raise StaleStatusError(f"there is no CRL of {names[issuer]}")
-        return stored.der
-
-    return CrlCache(
-        list(names),
-        fetch,
-        directory,
-        clock,
-        timedelta(seconds=max_staleness_seconds),
-        on_error=on_error or _crl_not_taken,
-    )
-
-
-def _crl_not_taken(issuer: x509.Certificate, error: Exception) -> None:
-    _log.error("CRL not taken", issuer=issuer.subject.rfc4514_string(), error=str(error))
-
-
-@dataclass(frozen=True)
-class Transport:
-    """The mTLS listener and what feeds it: credentials, CRLs and staples, all in process."""
-
-    listener: TlsListener
-    credentials: CredentialsSource
-    crls: CrlCache
-    staples: StapleCache
-    published: asyncio.Event
-
-    @classmethod
-    def of(cls, standing: Standing, core: Core, metrics: TlsMetrics, clock: Clock) -> "Transport":
-        """Build it; `open` it before the listener is used."""
-        credentials, crls = standing.credentials, standing.crls
-        credentials.reload()
-        staples = StapleCache(
-            core.staple, None, clock, on_error=lambda _, error: _log.error("staple not made", error=str(error))
-        )
-        listener = TlsListener(
-            name="internal",
-            credentials=credentials,
-            rules=INTERNAL,
-            trust=standing.roots,
-            crls=crls,
-            staples=staples,
-            observer=metrics,
-            clock=clock,
-        )
-        leaf = credentials.current().certificate
-        metrics.certificate("internal", leaf.not_valid_before_utc, leaf.not_valid_after_utc)
-        published = asyncio.Event()
-        core.publisher.subscribe(lambda _crl: published.set())
-        return cls(listener, credentials, crls, staples, published)
-
-    async def open(self) -> None:
-        """CRLs and the staple are there before the first connection.
-
-        Raises:
-            StaleStatusError: they cannot be had.
-        """
-        await self.crls.refresh()
-        try:
-            self.crls.current()
-        except StaleStatusError as error:
-            raise StaleStatusError(f"{error} that holds now; the log says why. Is the clock right?") from error
-        await self.listener.open()
-
-    def background(self) -> list[BackgroundTask]:
-        """What keeps them fresh."""
-        return [
-            BackgroundTask("own-crls", self._follow_crls),
-            BackgroundTask("own-staple", lambda: self.staples.run(_STAPLE_CHECK)),
-            BackgroundTask("own-credentials", lambda: self.credentials.run(_CREDENTIALS_CHECK)),
-        ]
-
-    async def _follow_crls(self) -> None:
-        """Take each new CRL as it is published; a revoked peer's connection is closed then."""
-        while True:
-            try:
-                async with asyncio.timeout(_CRL_REFRESH):
-                    await self.published.wait()
-            except TimeoutError:
-                pass
-            self.published.clear()
-            await self.crls.refresh()
-            await self.staples.refresh()
-
-
-def advertised_url(recorded: str, address: tuple[str, int]) -> str:
-    """The URL that certificates carry: the recorded one, unless that names a loopback port which we did not get."""
-    host, port = address[:2]
-    actual = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    parts = urlsplit(recorded)
-    if not recorded or (parts.hostname in _LOOPBACK and parts.port != port):
-        return actual
-    return recorded
-
-
-def ceremony_base_url(issuing: x509.Certificate) -> str:
-    """The status URL at the time of the ceremony, as an issuing CA's distribution point has it."""
-    for point in issuing.extensions.get_extension_for_class(x509.CRLDistributionPoints).value:
-        for name in point.full_name or ():
-            return str(name.value).partition("/crl/")[0]
-    return ""
-
-
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
@@ -461,6 +308,12 @@ def _text(path: Path) -> str:
         raise SettingsError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise SettingsError(f"{path} is not a text in UTF-8") from error
+
+
+async def _begin(core: Core, remote: RemoteKeys, patience: float) -> None:
+    await _require_ledger(core.store, tuple(core.hierarchy.roots))
+    await remote.meet(patience)
+    await core.resume()
 
 
 async def _require_ledger(store: CaStore, roots: Sequence[str]) -> None:

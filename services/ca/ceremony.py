@@ -33,7 +33,7 @@ from pkicore.keys.passphrase import read_passphrase
 from pkicore.x509.certificate import self_signed_root, to_pem
 from pkicore.x509.names import Names
 from pkicore.x509.profiles import Profile, load_profiles
-from services.ca.app import MIGRATIONS, Core, CoreRules, build_core, ledger_crls
+from services.ca.app import MIGRATIONS, Core, CoreRules, build_core
 from services.ca.authorization import Authorizer
 from services.ca.csr import make_csr, plain_pem
 from services.ca.deployment import OPERATOR, Deployment, packaged_profiles, write_settings
@@ -45,6 +45,7 @@ from services.ca.remote_keys import RemoteKeyMaker
 from services.ca.signer_settings import backend_names, ceremony_key_policy, relocated
 from services.ca.store import CaStore, StoredCrl
 from services.ca.temporary_signer import SignerState, temporary_signer
+from services.ca.transport import ledger_crls
 from services.ca.wire import CertificateRequest, Identifier, IssuedCertificate
 from services.chassis.audit import audit_head
 from services.chassis.database import AuditEvent, Database, Unit

@@ -23,7 +23,7 @@ from pkicore.keys.passphrase import read_passphrase
 from pkicore.keys.remote import RemotePublicKey, RemoteSigner
 from pkicore.mtls import StapleCache
 from pkicore.x509.certificate import load_chain
-from services.ca.app import MIGRATIONS, Core, build_core, core_rules, ledger_crls
+from services.ca.app import MIGRATIONS, Core, build_core, core_rules
 from services.ca.deployment import database_url, recorded_settings
 from services.ca.errors import CeremonyError
 from services.ca.hierarchy import KeyRing, load_hierarchy
@@ -31,6 +31,7 @@ from services.ca.identities import Identities
 from services.ca.layout import SIGNER, Layout
 from services.ca.settings import CaSettings
 from services.ca.temporary_signer import SignerState, remove_leftovers, temporary_signer
+from services.ca.transport import ledger_crls
 from services.chassis.database import Database
 from services.chassis.migrations import migrate
 from services.chassis.settings import load_settings

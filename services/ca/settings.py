@@ -101,7 +101,7 @@ class CaSettings(ServiceSettings):
     roots: tuple[RootSettings, ...] = Field(description="The roots above them.", min_length=1)
     identities: tuple[IdentitySettings, ...] = Field((), description="Identities that the CA renews beside its own.")
     signer_url: BaseUrl = Field(
-        "", description="Base URL of signer-hsm, e.g. https://localhost:6000; needed where a key is signer-hsm:...."
+        "", description="Base URL of signer-hsm, e.g. https://localhost:6000; needed where a key is held by signer-hsm."
     )
     signer_timeout_seconds: float = Field(
         10.0, gt=0, le=25, description="One answer of signer-hsm; our own callers wait for 30 s."

@@ -150,7 +150,7 @@ def softhsm_backend(token: SoftHsm) -> dict[str, Any]:
 
 
 def test_a_deployment_on_a_token_starts_after_a_long_time_off(tmp_path: Path, dns: DnsProcess, token: SoftHsm) -> None:
-    """With its ECDSA key in SoftHSM2 and all certificates and CRLs expired, `ztca up` renews these before it listens."""
+    """Its ECDSA key is in SoftHSM2, its certificates and CRLs have expired: `ztca up` renews these before listening."""
     layout = Layout(tmp_path / "state")
     backends = (softhsm_backend(token), file_backend(tmp_path / "sealed", layout.passphrase))
     facts = Facts("Long ago", "old.internal", "127.0.0.1", choose_ports("127.0.0.1", PORTS), backends=backends)
