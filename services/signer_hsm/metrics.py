@@ -101,7 +101,7 @@ class SignerMetrics:
         """Makes a circuit breaker readable from now on; `state` says one of `BREAKER_STATES`."""
         self._breaker.labels(backend).set_function(lambda: float(BREAKER_STATES.index(state())))
 
-    def health(self, backend: str, ready: bool, detail: Mapping[str, object]) -> None:  # noqa: FBT001 - a reading
+    def health(self, backend: str, *, ready: bool, detail: Mapping[str, object]) -> None:
         """What a back end last said of itself; `sealed` and `token_ttl_seconds` in its detail are Vault's."""
         self._ready.labels(backend).set(float(ready))
         sealed, token_ttl = detail.get("sealed"), detail.get("token_ttl_seconds")

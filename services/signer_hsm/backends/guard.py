@@ -182,7 +182,7 @@ class GuardedBackend:
             if self._health is None or self._monotonic() - self._health[0] >= _HEALTH_SECONDS:
                 health = await self._ask_health()
                 self._health = (self._monotonic(), health)
-                self._metrics.health(self.name, health.ready, health.detail)
+                self._metrics.health(self.name, ready=health.ready, detail=health.detail)
             return self._health[1]
 
     async def aclose(self) -> None:

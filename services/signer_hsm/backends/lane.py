@@ -21,9 +21,10 @@ from typing import Any, Final, Protocol, TypeVar, TypeVarTuple, cast, runtime_ch
 
 from services.signer_hsm.errors import BusyError, UnavailableError
 
-__all__ = ["HasLane", "Lane"]
+__all__ = ["CLOSE_SECONDS", "HasLane", "Lane", "lane_of"]
 
-_CLOSE_SECONDS: Final = 5.0
+CLOSE_SECONDS: Final = 5.0
+"""How long `Lane.aclose` waits for jobs that were accepted."""
 _BUSY_RETRY: Final = 1.0
 
 T = TypeVar("T")
@@ -201,11 +202,14 @@ class Lane:
 
     async def _until_ended(self) -> None:
         loop = asyncio.get_running_loop()
-        end, pause = loop.time() + _CLOSE_SECONDS, 0.0005
-        while any(thread.is_alive() for thread in self._threads) and not self.exhausted and loop.time() < end:
+        end, pause = loop.time() + CLOSE_SECONDS, 0.0005
+        while self._alive() > self._stuck and loop.time() < end:
             await asyncio.sleep(pause)
             pause = min(pause * 2, 0.05)
         self._deliver()
+
+    def _alive(self) -> int:
+        return sum(thread.is_alive() for thread in self._threads)
 
     def _refuse_the_rest(self) -> None:
         left: list[_Job | None] = [*self._running.values()]

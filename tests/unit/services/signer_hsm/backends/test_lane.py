@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from contextvars import Context
@@ -13,7 +14,7 @@ from typing import TypeVarTuple
 
 import pytest
 
-from services.signer_hsm.backends.lane import Lane, lane_of
+from services.signer_hsm.backends.lane import CLOSE_SECONDS, Lane, lane_of
 from services.signer_hsm.errors import BusyError, UnavailableError
 from tests.support.hang import GENEROUS, Hang
 
@@ -217,12 +218,30 @@ async def test_closing_with_a_hung_thread_ends() -> None:
     stuck = asyncio.create_task(jobs.run(hang.call))
     await hang.has_begun()
     stuck.cancel()
-    waiting = asyncio.create_task(jobs.run(int))
     await asyncio.gather(stuck, return_exceptions=True)
+    waiting = asyncio.create_task(jobs.run(int))
+    await asyncio.sleep(0)
     async with asyncio.timeout(GENEROUS):
         await jobs.aclose()
         with pytest.raises(UnavailableError, match="closed"):
             await waiting
+    hang.gate.set()
+
+
+async def test_closing_waits_for_no_stuck_thread() -> None:
+    """With one thread of two stuck, closing lets the other one end its job and does not wait for the stuck one."""
+    hang = Hang()
+    jobs = Lane("hsm", 2, 10)
+    stuck = asyncio.create_task(jobs.run(hang.call))
+    await hang.has_begun()
+    stuck.cancel()
+    await asyncio.gather(stuck, return_exceptions=True)
+    last = asyncio.create_task(jobs.run(time.sleep, 0.05))
+    await asyncio.sleep(0)
+    begun = time.monotonic()
+    await jobs.aclose()
+    assert time.monotonic() - begun < CLOSE_SECONDS
+    await last
     hang.gate.set()
 
 
