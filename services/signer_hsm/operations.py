@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Final, NamedTuple
 
 import orjson
@@ -25,6 +26,7 @@ from services.signer_hsm.decisions import Decisions, caller_name, event_of
 from services.signer_hsm.errors import (
     BackendError,
     BadAnswerError,
+    BusyError,
     DeadlineError,
     IdempotencyConflictError,
     KeyNotFoundError,
@@ -113,7 +115,12 @@ class Operations:
         decision = await self._decisions.decide(
             caller, "sign", tenant, name, kind=request.kind, scheme=request.scheme, payload_sha256=hashes
         )
-        with self._decisions.limits.in_flight(decision):
+        with ExitStack() as places:
+            try:
+                places.enter_context(self._decisions.limits.in_flight(decision))
+            except BusyError:
+                await self._store.record(event_of(decision, request.version, payload_sha256=hashes))
+                raise
             target = self._target(f"{tenant}.{name}", request)
             number = request.version if target.version is None else target.version.number
             event = event_of(decision, number, payload_sha256=hashes)

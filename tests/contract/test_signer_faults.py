@@ -29,7 +29,7 @@ from services.signer_hsm.wire import KeyDescription, LifeCycleRequest, NewKeyReq
 from tests.support.console import ROOT
 from tests.support.crashing_signer import ACTS, device_in
 from tests.support.postgres import PostgresServer
-from tests.support.signer_world import ADMIN, CA, SHOP, SignerWorld, never
+from tests.support.signer_world import ADMIN, CA, KEY_POLICY, SHOP, SignerWorld, never, tenant
 
 DIGEST = hashlib.sha256(b"message").digest()
 OTHER = hashlib.sha256(b"another").digest()
@@ -230,6 +230,31 @@ async def test_what_a_dead_process_was_signing_is_unknown(world: SignerWorld) ->
     with pytest.raises(OutcomeUnknownError):
         await world.client(CA).sign_request("ca.issuing", ONCE)
     assert world.device.signed == []
+
+
+async def test_a_tenant_has_so_many_requests_under_way(tmp_path: Path) -> None:
+    """One more than a tenant may have under way is busy, on record, and does not reach the device."""
+    policy = KEY_POLICY.replace(tenant("ca"), tenant("ca", max_in_flight=1))
+    world = await SignerWorld.open(f"sqlite:///{tmp_path}/s.sqlite3", policy=policy)
+    await world.make("ca.issuing")
+    gate, begun = asyncio.Event(), asyncio.Event()
+
+    async def wait() -> None:
+        begun.set()
+        await gate.wait()
+
+    world.device.before["sign"] = wait
+    first = asyncio.create_task(world.client(CA).sign("ca.issuing", 1, "digest", DIGEST, "ES256"))
+    await begun.wait()
+    before = len(await world.audit())
+    with pytest.raises(SignerUnavailableError) as caught:
+        await world.client(CA).sign("ca.issuing", 1, "digest", OTHER, "ES256")
+    assert (caught.value.kind, caught.value.retry_after) == ("busy", 1.0)
+    assert len(await world.audit()) == before + 1
+    gate.set()
+    await first
+    assert world.device.signed == [DIGEST]
+    await world.close()
 
 
 async def test_each_payload_of_a_batch_may_fail_alone(world: SignerWorld) -> None:
