@@ -46,6 +46,9 @@ class VaultServer:
         unseal_key: None where the test must not seal.
         simulator: None where the server is real.
         process: None where somebody else has started it.
+        mount: where this test's Transit engine is.
+        approle: where its AppRole method is.
+        namespace: in which both are.
     """
 
     address: str
@@ -55,6 +58,7 @@ class VaultServer:
     process: int | None = None
     mount: str = field(default_factory=lambda: f"transit-{secrets.token_hex(4)}")
     approle: str = field(default_factory=lambda: f"approle-{secrets.token_hex(4)}")
+    namespace: str = ""
 
     @property
     def real(self) -> bool:
@@ -77,6 +81,8 @@ class VaultServer:
     ) -> httpx.Response:
         """One call, whatever comes of it."""
         headers = {"X-Vault-Token": token} if token else {}
+        if self.namespace and not path.startswith(("sys/health", "sys/seal", "sys/unseal")):
+            headers["X-Vault-Namespace"] = self.namespace
         with httpx.Client(trust_env=False, timeout=10, verify=_NO_ROOTS) as client:
             return client.request(method, f"{self.address}/v1/{path}", json=body, headers=headers)
 
@@ -140,6 +146,7 @@ class Role:
             "type": "vault",
             "address": self.server.address,
             "allow_plain_http": True,
+            "namespace": self.server.namespace,
             "mount": self.server.mount,
             "approle_mount": self.server.approle,
             "role_id_file": self.role_id_file,

@@ -84,6 +84,8 @@ class VaultSimulator:
         path = parts.path.removeprefix("/v1/")
         with self.lock:
             self.requests.append((method, path, headers))
+            if path.startswith("sys/health") and headers.get("x-vault-namespace"):
+                raise RefusalError(404, "unsupported path")
             open_to_all = self._open(method, path, dict(parse_qsl(parts.query)), raw)
             if open_to_all is not None:
                 return open_to_all

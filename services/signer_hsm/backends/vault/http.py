@@ -130,8 +130,8 @@ class VaultHttp:
             base_uri=settings.address.rstrip("/"),
             allow_redirects=False,
             session=session,
-            namespace=settings.namespace or None,
         )
+        self._namespace = {"X-Vault-Namespace": settings.namespace} if settings.namespace else {}
 
     def call(
         self,
@@ -141,7 +141,7 @@ class VaultHttp:
         *,
         token: str | None = None,
         request_id: str | None = None,
-        any_status: bool = False,
+        health: bool = False,
         slow: bool = False,
     ) -> Answer:
         """One request and its answer.
@@ -152,7 +152,8 @@ class VaultHttp:
             body: the JSON object to send.
             token: sent as X-Vault-Token.
             request_id: sent as X-Request-Id, which the audit log can be told to keep.
-            any_status: give the answer of any status, instead of raising.
+            health: for sys/health: give the answer of any status, instead of raising, and ask outside of the
+                namespace, for inside there is no such path.
             slow: the server may have to make a key first; RSA takes it seconds.
 
         Raises:
@@ -161,7 +162,9 @@ class VaultHttp:
             UnavailableError: it points elsewhere: a standby.
             BadAnswerError: the answer is no JSON object, or too long.
         """
-        headers = {"X-Vault-Token": token} if token else {}
+        headers = {} if health else dict(self._namespace)
+        if token:
+            headers["X-Vault-Token"] = token
         if request_id:
             headers["X-Request-Id"] = request_id
         response = self._adapter.request(
@@ -172,7 +175,7 @@ class VaultHttp:
             json=None if body is None else dict(body),
             timeout=(self._seconds, self._seconds * (_KEY_MAKING if slow else 1)),
         )
-        if response.status_code >= requests.codes.bad_request and not any_status:
+        if response.status_code >= requests.codes.bad_request and not health:
             raise hvac.VaultError.from_status(response.status_code, errors=_errors(response.content))
         return _answer(response)
 

@@ -73,7 +73,7 @@ def ask(http: VaultHttp) -> ServerState:
         BackendError: it does not say.
     """
     try:
-        answer = http.call("GET", "sys/health", any_status=True)
+        answer = http.call("GET", "sys/health", health=True)
     except (hvac.VaultError, requests.RequestException) as error:
         raise translate(error, "asking for its health") from error
     state = _STATES.get(answer.status)

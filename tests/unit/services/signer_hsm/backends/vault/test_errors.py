@@ -1,6 +1,7 @@
 """Each error of hvac and requests has its class here, and none of its words."""
 
 import inspect
+from typing import Any
 
 import pytest
 import requests
@@ -56,7 +57,7 @@ def test_by_class(error: Exception, expected: type[BackendError]) -> None:
 
 def test_every_error_of_hvac_is_translated() -> None:
     """Also those that a later version adds."""
-    classes = [each for _, each in inspect.getmembers(hvac, inspect.isclass) if issubclass(each, hvac.VaultError)]
+    classes: list[Any] = [each for _, each in inspect.getmembers(hvac, inspect.isclass)]
     assert len(classes) > 10
     for error in classes:
         assert isinstance(translate(error(SECRET), "signing"), BackendError), error
