@@ -10,9 +10,8 @@ For each request, in this order:
 """
 
 import asyncio
-import itertools
+import random
 import re
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
@@ -236,8 +235,6 @@ class Application:
         self._admin = admin
         self._log = structlog.get_logger("http")
         self._log_successes = self._log.is_enabled_for(_DEBUG)
-        self._id_prefix = secrets.token_hex(6)
-        self._ids = itertools.count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one HTTP request; other scopes are refused."""
@@ -259,7 +256,7 @@ class Application:
         for name, value in headers:
             if name == b"x-request-id" and _SANE_ID.fullmatch(value):
                 return value.decode()
-        return f"{self._id_prefix}-{next(self._ids):x}"
+        return f"{random.getrandbits(64):016x}"  # no counter: it would tell each caller everybody's traffic
 
     async def _answer(self, request: Request) -> Response:
         match = self._table.match(request.path)
