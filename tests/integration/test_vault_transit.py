@@ -359,3 +359,18 @@ async def test_a_lost_answer_to_a_creation_is_found_again(
         found = await backend.find(label)
         assert found is not None
         assert (await backend.create(label, EC)).public_key == found.public_key
+
+
+async def test_a_version_that_comes_in_between_is_not_deleted_with_the_old_one(
+    simulator: VaultSimulator, simulated_role: Role, opening: Opener
+) -> None:
+    """Whoever rotates while the only version is destroyed keeps the new one."""
+    backend = await opening(simulated_role)
+    key = await backend.create(FIRST, EC)
+    mount = simulated_role.server.mount
+    path = f"{mount}/keys/ca.issuing/config"
+    simulator.faults.add(Fault(path, change=lambda _: simulator.engines[mount].rotate("ca.issuing")))
+    with pytest.raises(WrongStateError):
+        await backend.destroy(key.handle)
+    assert await backend.find(SECOND) is not None
+    assert (await backend.destroy(key.handle)).proof["act"] == "trim"

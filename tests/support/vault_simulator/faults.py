@@ -32,7 +32,7 @@ class Fault:
     body: bytes = b'{"errors":["simulated"]}'
     headers: Mapping[str, str] = field(default_factory=lambda: {"Content-Type": "application/json"})
     drip: float = 0.0
-    change: Callable[[dict[str, Any]], None] | None = None
+    change: Callable[[dict[str, Any]], object] | None = None
 
 
 class Faults:

@@ -212,8 +212,11 @@ class Transit:
         return Removal(final=True, facts={"act": "trim", "transit_key": key.name, "oldest_version": version.number + 1})
 
     def _delete(self, key: TransitKey, request_id: str | None) -> Removal:
-        with self._translating(f"deleting {key.name}", mutates=True):
+        with self._translating(f"allowing the deletion of {key.name}", mutates=True):
             allowed = self._call("POST", f"keys/{key.name}/config", {"deletion_allowed": True}, request_id)
+        if self._existing(key.name, request_id).latest != key.latest:
+            raise WrongStateError(f"the Transit key {key.name} has got another version meanwhile: it is not deleted")
+        with self._translating(f"deleting {key.name}", mutates=True):
             self._call("DELETE", f"keys/{key.name}", None, request_id)
         if self.read(key.name, request_id) is not None:
             raise BadAnswerError(f"Vault still has the key {key.name} after deleting it")
