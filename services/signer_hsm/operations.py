@@ -124,11 +124,16 @@ class Operations:
             target = self._target(f"{tenant}.{name}", request)
             number = request.version if target.version is None else target.version.number
             event = event_of(decision, number, payload_sha256=hashes)
-            if request.idempotency_key is None or target.fault is not None:
+            if request.idempotency_key is None:
                 await self._store.record(event)
                 return await self._sign(target, request)
             claim = _claim(decision, request, number or 0, hashes, unix(self._clock.now()))
-            return await self._sign_once(target, request, claim, event)
+            if target.fault is None:
+                return await self._sign_once(target, request, claim, event)
+            await self._store.record(event)
+            if await self._store.claimed(claim.place) is None:
+                raise target.fault
+            return await self._signed_before(claim, target)  # before the key was disabled, say
 
     def _target(self, key_id: str, request: SignRequest) -> _Target:
         key = self._catalogue.find(key_id)

@@ -100,6 +100,17 @@ async def test_a_signature_is_made_once_per_idempotency_key(world: SignerWorld) 
     await again.close()
 
 
+async def test_what_was_signed_is_answered_after_the_key_was_disabled(world: SignerWorld) -> None:
+    """A repetition gets its bytes whatever has become of the key; a new request gets the key's state."""
+    first = await world.client(CA).sign_request("ca.issuing", ONCE)
+    await world.client(ADMIN).disable("ca.issuing", LifeCycleRequest("d"))
+    assert await world.client(CA).sign_request("ca.issuing", ONCE) == first
+    with pytest.raises(WrongStateError):
+        await world.client(CA).sign_request("ca.issuing", SignRequest("digest", (DIGEST,), idempotency_key="new"))
+    with pytest.raises(IdempotencyConflictError):
+        await world.client(CA).sign_request("ca.issuing", SignRequest("digest", (OTHER,), idempotency_key="once"))
+
+
 @pytest.mark.parametrize(
     "changed",
     [
