@@ -101,7 +101,8 @@ async def hold_ceremony(
         PkiError, CaServiceError, ChassisError: a part could not be made; nothing is left behind.
     """
     _refuse_existing(layout)
-    with _staging(layout) as staging, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    left: list[str] = []
+    with _staging(layout, left) as staging, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         ceremony = _Ceremony(staging, deployment, clock, progress, pool)
         ceremony.prepare(passphrase_file)
         async with ceremony.signer(layout, passphrase_file, environment or {}):
@@ -110,6 +111,8 @@ async def hold_ceremony(
             progress("settings, policy and profiles are written")
             ceremony.seal_roots(roots, layout)
         deployment = ceremony.deployment
+        left += deployment.issuing_keys.values()
+        left += deployment.responder_keys.values()
     fingerprints = {f"root-{family}": _fingerprint(root.certificate) for family, root in roots.items()}
     return CeremonyResult(layout.root, fingerprints, deployment)
 
@@ -135,18 +138,26 @@ async def _refuse_used(database: Database) -> None:
 
 
 @contextmanager
-def _staging(layout: Layout) -> Iterator[Layout]:
-    """A private directory beside the final one, which takes its place when all is done."""
+def _staging(layout: Layout, left: list[str]) -> Iterator[Layout]:
+    """A private directory beside the final one, which takes its place when all is done; `left` are keys elsewhere."""
     try:
         made = Path(tempfile.mkdtemp(prefix=f"{layout.root.name}.partial-", dir=layout.root.parent))
     except OSError as error:
         raise CeremonyError(f"{layout.root.parent} cannot be written: {error.strerror}") from error
     try:
         yield Layout(made)
-        made.rename(layout.root)
+        _take_place(made, layout.root, left)
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
         raise
+
+
+def _take_place(made: Path, final: Path, left: list[str]) -> None:
+    try:
+        made.rename(final)
+    except OSError as error:
+        keys = f"; in the back ends these keys are left: {', '.join(left)}" if left else ""
+        raise CeremonyError(f"{final} cannot be put in place: {error.strerror}{keys}") from error
 
 
 class _Ceremony:

@@ -145,10 +145,14 @@ class _Renewal:
         core = await open_core(self.settings, self.database, signer, self.clock, self.pool)
         await core.publisher.load()
         await core.log.refresh()
-        if self._crls_end_soon(core):
+        crls_end = self._crls_end_soon(core)
+        identities = Identities(self.settings, core.store, core.issuance, self.clock, Unobserved())
+        if crls_end or core.responders.due() or identities.ending(MARGIN):
+            for key in core.hierarchy.remote_keys:  # nobody there is found out before an intent is recorded
+                await key.confirm()
+        if crls_end:
             await core.publisher.publish_outstanding(_PUBLISH_SECONDS)
         await core.responders.ensure()
-        identities = Identities(self.settings, core.store, core.issuance, self.clock, Unobserved())
         await identities.renew_ending(MARGIN)
         await self._lay_out(core)
 

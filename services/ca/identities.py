@@ -67,13 +67,23 @@ class Identities:
         await own.renew_if_due()
         await self.renew_expired()
 
+    def ending(self, margin: timedelta) -> list[Path]:
+        """The certificates, the CA's own first, that end within this time.
+
+        Raises:
+            PkiError, OSError: one of them cannot be read.
+        """
+        listed = [item.directory / "cert.pem" for item in self._settings.identities]
+        limit = self._clock.now() + margin
+        return [path for path in (self._settings.tls_certificate, *listed) if _leaf(path).not_valid_after_utc <= limit]
+
     async def renew_ending(self, margin: timedelta) -> None:
         """Renew the identities, the CA's own too, that end within this time.
 
         Raises:
             PkiError, CaServiceError, DatabaseError, OSError: an identity cannot be read, issued or written.
         """
-        if _leaf(self._settings.tls_certificate).not_valid_after_utc <= self._clock.now() + margin:
+        if self._settings.tls_certificate in self.ending(margin):
             await self.own().renew()
         await self.renew_expired(margin)
 

@@ -71,11 +71,20 @@ class DelegatedResponders:
         Raises:
             PkiError, CaServiceError, DatabaseError: a certificate could not be had.
         """
+        for issuer in self.due():
+            await self._renew(issuer)
+
+    def due(self) -> list[str]:
+        """The issuers whose responder has no certificate, or one with less than a third of its life left.
+
+        Raises:
+            KeyNotFoundError: a certificate on disk is not the one of the responder's key.
+        """
         for issuer in self._cas:
             if issuer not in self._current:
                 self._load(issuer)
-            if issuer not in self._current or self._is_old(self._current[issuer].certificate):
-                await self._renew(issuer)
+        current = self._current
+        return [name for name in self._cas if name not in current or self._is_old(current[name].certificate)]
 
     async def run(self) -> None:
         """Renew for ever; a failure is logged and tried again."""
