@@ -176,8 +176,6 @@ def add_clouds(world: World, delay_ms: float, stack: contextlib.ExitStack) -> No
 def make_world(backends: Sequence[str], delay_ms: float, folder: Path, stack: contextlib.ExitStack) -> World:
     """The outside world of these back ends."""
     world = World()
-    if "file" in backends:
-        add_file(world, folder)
     if "pkcs11" in backends:
         add_pkcs11(world, folder)
     if "vault" in backends:
@@ -185,6 +183,13 @@ def make_world(backends: Sequence[str], delay_ms: float, folder: Path, stack: co
     if {"aws", "gcp"} & set(backends):
         add_clouds(world, delay_ms, stack)
     return world
+
+
+def write_tables(world: World, folder: Path) -> Path:
+    """The back ends as `ztca init --signer-backends` wants them."""
+    path = folder / "backends.toml"
+    path.write_text("\n".join(toml_table({"name": name, **table}) for name, table in world.tables.items()))
+    return path
 
 
 @contextlib.contextmanager
@@ -333,8 +338,8 @@ def measure_issuance(
             folder, arguments_of_init, world = Path(name), ["--keys", keys], World()
             if keys == "signer-hsm":
                 add_pkcs11(world, folder)
-                backends = folder / "backends.toml"
-                backends.write_text(toml_table({"name": "pkcs11", **world.tables["pkcs11"]}))
+                add_file(world, folder)
+                backends = write_tables(world, folder)
                 arguments_of_init += ["--signer-backends", str(backends)]
             bodies = certificate_requests(min(COUNT, int(600 * options.seconds * len(options.callers))))
             config = {"callers": options.callers, "seconds": options.seconds, "unique": True, "bodies": bodies}
@@ -376,12 +381,11 @@ def measure_signing(options: argparse.Namespace, cpus: Sequence[int], load_cpu: 
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pqcpki-benchmark.")))
         world = make_world(options.backends, options.delay_ms, folder, stack)
-        world.tables = {name: table for name, table in world.tables.items() if name in options.backends}
-        backends = folder / "backends.toml"
-        backends.write_text("\n".join(toml_table({"name": name, **table}) for name, table in world.tables.items()))
+        add_file(world, folder)  # SoftHSM2 and Transit make no ML-DSA keys for the CA
+        backends = write_tables(world, folder)
         remote = ("--keys", "signer-hsm", "--signer-backends", str(backends))
         made = stack.enter_context(deployment(folder, cpus, *remote, world=world))
-        for backend in world.tables:
+        for backend in options.backends:
             yield from measure_backend(made, backend, world, options, cpus, load_cpu)
 
 
