@@ -2,7 +2,7 @@
 
 SignerError
 ├─ BackendError               what a back end did not do; the caller learns the class, the log the cause
-│  ├─ UnavailableError        not reached, sealed, standby, token removed: try later; nothing was done
+│  ├─ UnavailableError        not reached, sealed, standby, token removed, broken off: try later
 │  ├─ DeadlineError           no answer in time: it may have been done
 │  ├─ ThrottledError          the back end asks for patience
 │  ├─ BusyError               our own share of the back end is full
@@ -23,6 +23,8 @@ SignerError
 └─ OutcomeUnknownError        a signature under this idempotency key may have been made: use another key
 """
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import ClassVar
 
 
@@ -35,18 +37,22 @@ class BackendError(SignerError):
 
     Attributes:
         retry_after: seconds after which a repetition makes sense; None: it makes none.
+        uncertain: what was asked may have been done all the same; False: it surely was not.
         cause: the class as metric labels have it.
     """
 
     cause: ClassVar[str] = "other"
+    uncertain: bool = False
 
-    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+    def __init__(self, message: str, *, retry_after: float | None = None, uncertain: bool | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        if uncertain is not None:
+            self.uncertain = uncertain
 
 
 class UnavailableError(BackendError):
-    """The back end is not reached, sealed, standby or without its token; nothing was done."""
+    """The back end is not reached, sealed, standby, without its token, or went away in mid-call (`uncertain`)."""
 
     cause = "unavailable"
 
@@ -55,6 +61,7 @@ class DeadlineError(BackendError):
     """No answer within the deadline; what was asked may have been done."""
 
     cause = "deadline"
+    uncertain = True
 
 
 class ThrottledError(BackendError):
@@ -103,6 +110,22 @@ class BadAnswerError(BackendError):
     """The back end answered what cannot be right; the answer is thrown away."""
 
     cause = "bad-answer"
+    uncertain = True
+
+
+@contextmanager
+def nothing_done() -> Iterator[None]:
+    """What fails in here comes before the act itself: that was surely not done."""
+    try:
+        yield
+    except BackendError as error:
+        error.uncertain = False
+        raise
+
+
+def gravest(errors: Sequence[BackendError]) -> BackendError:
+    """The one that stands for all: the first after which something may have been done, else the first."""
+    return next((error for error in errors if error.uncertain), errors[0])
 
 
 class BadPayloadError(SignerError):

@@ -25,9 +25,7 @@ from services.signer_hsm.catalogue import Key, KeyVersion
 from services.signer_hsm.decisions import Decisions, caller_name, event_of
 from services.signer_hsm.errors import (
     BackendError,
-    BadAnswerError,
     BusyError,
-    DeadlineError,
     IdempotencyConflictError,
     KeyNotFoundError,
     NotOfferedError,
@@ -43,7 +41,6 @@ from services.signer_hsm.store import Claim, SignerStore
 from services.signer_hsm.wire import SignAnswer, SignatureProblem, SignRequest
 
 _POLL_SECONDS: Final = 0.05
-_UNCERTAIN: Final = (DeadlineError, BadAnswerError)  # a signature may have been made
 
 _log = structlog.get_logger("signing")
 
@@ -171,6 +168,7 @@ class Operations:
             request.payloads,
             tenant=key.tenant,
             public_key=version.loaded_public_key,
+            once=request.idempotency_key is not None,
         )
         if not request.batch and isinstance(first := results[0], BackendError):
             raise first
@@ -201,11 +199,9 @@ class Operations:
             return await self._signed_before(claim, target)
         try:
             answer = await self._sign(target, request)
-        except _UNCERTAIN:
-            await self._settled(self._store.give_up_signing(claim))
-            raise
-        except BackendError:
-            await self._settled(self._store.free(claim))
+        except BackendError as error:
+            settle = self._store.give_up_signing if error.uncertain else self._store.free
+            await self._settled(settle(claim))
             raise
         await self._store.finish_signing(claim, answer)
         return answer

@@ -21,7 +21,7 @@ from services.chassis.errors import ConflictError, DatabaseError
 from services.signer_hsm.backends import Backend, BackendKey, KeyLabel
 from services.signer_hsm.backends.guard import GuardedBackend
 from services.signer_hsm.catalogue import Key, KeyVersion, State
-from services.signer_hsm.errors import BackendError, BadAnswerError, DeadlineError, UnavailableError, WrongStateError
+from services.signer_hsm.errors import BackendError, BadAnswerError, UnavailableError, WrongStateError
 from services.signer_hsm.imports import public_der
 from services.signer_hsm.store import Claim, SignerStore
 from services.signer_hsm.wire import DestructionRecord
@@ -79,16 +79,14 @@ class Versions:
         """Have the back end make the version whose intent is committed.
 
         Raises:
-            DeadlineError, BadAnswerError: it may have been made; `settle` finds out.
-            BackendError: it was not.
+            BackendError: it was not made; if `uncertain`, it may have been, and `settle` finds out.
         """
         backend = self.backend(key.backend)
         try:
             made = await ask(backend, KeyLabel(key.tenant, key.name, number))
-        except (DeadlineError, BadAnswerError):
-            raise
         except BackendError as error:
-            await self._fail(key, number, claim, error.cause)
+            if not error.uncertain:
+                await self._fail(key, number, claim, error.cause)
             raise
         await self._adopt(key, number, made, claim)
 

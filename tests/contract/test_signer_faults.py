@@ -69,8 +69,9 @@ FAULTS: dict[str, tuple[errors.BackendError, str, int]] = {
     "not offered": (errors.NotOfferedError("PSS"), "not-offered", 501),
     "deadline": (errors.DeadlineError("late"), "backend-timeout", 504),
     "bad answer": (errors.BadAnswerError("garbage"), "backend-bad-answer", 502),
+    "broken off": (errors.UnavailableError("cut", uncertain=True), "backend-unavailable", 503),
 }
-CERTAIN = [name for name in FAULTS if name not in {"deadline", "bad answer"}]
+CERTAIN = [name for name, (error, _, _) in FAULTS.items() if not error.uncertain]
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -164,7 +165,7 @@ async def test_a_failure_that_did_nothing_frees_the_key(world: SignerWorld, name
     assert world.device.signed == [DIGEST]
 
 
-@pytest.mark.parametrize("name", ["deadline", "bad answer", "no answer", "lost answer"])
+@pytest.mark.parametrize("name", ["deadline", "bad answer", "broken off", "no answer", "lost answer"])
 async def test_an_unknown_outcome_stays_unknown(world: SignerWorld, name: str) -> None:
     """A signature that may have been made is not made again under its idempotency key, ever; under another it is."""
     if name == "no answer":
@@ -175,9 +176,10 @@ async def test_an_unknown_outcome_stays_unknown(world: SignerWorld, name: str) -
         world.device.fail("sign", FAULTS[name][0], when="after")
     with pytest.raises(SignerUnavailableError) as caught:
         await world.client(CA).sign_request("ca.issuing", ONCE)
-    assert caught.value.status in {502, 504}
+    assert caught.value.status in {502, 503, 504}
     world.device.heal()
     signed = len(world.device.signed)
+    assert signed == (name != "no answer")
     for _ in range(2):
         with pytest.raises(OutcomeUnknownError):
             await world.client(CA).sign_request("ca.issuing", ONCE)

@@ -79,10 +79,10 @@ class ScriptedBackend:
         return self.key
 
     async def sign(
-        self, handle: str, scheme: Scheme, kind: Payload, payloads: Sequence[bytes]
+        self, handle: str, scheme: Scheme, kind: Payload, payloads: Sequence[bytes], *, once: bool = False
     ) -> Sequence[bytes | BackendError]:
         """Signatures, or the next of `answers`."""
-        del handle
+        del handle, once
         await self._act("sign")
         if self.answers:
             return self.answers.pop(0)

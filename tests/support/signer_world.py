@@ -27,7 +27,7 @@ from services.chassis.observability import HttpMetrics
 from services.chassis.peer import CallerPolicy
 from services.signer_hsm.app import MIGRATIONS, Core, CoreRules, build_core, internal_application
 from services.signer_hsm.attestations import device_statements
-from services.signer_hsm.backends import Attestation, BackendHealth, BackendKey, Destruction, KeyLabel
+from services.signer_hsm.backends import Attestation, Backend, BackendHealth, BackendKey, Destruction, KeyLabel
 from services.signer_hsm.backends.guard import GuardedBackend
 from services.signer_hsm.backends.payloads import kinds_of, sign_payload
 from services.signer_hsm.backends.settings import BackendSettings
@@ -188,9 +188,10 @@ class MemoryBackend:
         )
 
     async def sign(
-        self, handle: str, scheme: Scheme, kind: Payload, payloads: Sequence[bytes]
+        self, handle: str, scheme: Scheme, kind: Payload, payloads: Sequence[bytes], *, once: bool = False
     ) -> Sequence[bytes | BackendError]:
         """Sign."""
+        del once
         await self._step("sign")
         signatures = [self._signature(handle, scheme, kind, payload) for payload in payloads]
         await self._done("sign")
@@ -251,8 +252,12 @@ class SignerWorld:
         observer: CommitObserver | None = None,
         deadline: float = 2.0,
         monotonic: Callable[[], float] = time.monotonic,
+        backend: Backend | None = None,
     ) -> SignerWorld:
-        """Open (again, with the same clock and device) the service whose database this is."""
+        """Open (again, with the same clock and device) the service whose database this is.
+
+        `backend` takes the device's place, under the name `device`.
+        """
         clock, device, other = clock or ManualClock(), device or MemoryDevice(), MemoryDevice()
         await migrate(url, MIGRATIONS)
         commits: list[str] = []
@@ -268,11 +273,13 @@ class SignerWorld:
         await store.refresh()
         metrics = SignerMetrics(CollectorRegistry())
         settings = {"deadline_seconds": deadline, "breaker_failures": 1000, "workers": 8}
+        opened: dict[str, Backend] = {
+            "device": backend or MemoryBackend("device", device, clock),
+            "other": MemoryBackend("other", other, clock),
+        }
         backends = {
-            name: GuardedBackend(
-                MemoryBackend(name, held, clock), BackendSettings.model_validate({"name": name, **settings}), metrics
-            )
-            for name, held in (("device", device), ("other", other))
+            name: GuardedBackend(held, BackendSettings.model_validate({"name": name, **settings}), metrics)
+            for name, held in opened.items()
         }
         rules = CoreRules(
             approval_lifetime=timedelta(hours=1),

@@ -146,14 +146,15 @@ class Backend(Protocol):
         ...
 
     async def sign(
-        self, handle: str, scheme: Scheme, kind: Payload, payloads: Sequence[bytes]
+        self, handle: str, scheme: Scheme, kind: Payload, payloads: Sequence[bytes], *, once: bool = False
     ) -> Sequence[bytes | BackendError]:
         """One signature per payload, in their order; a payload that failed alone has its error in its place.
 
         ECDSA signatures are DER, RSA's and the others' raw. Payloads have been checked against scheme and kind.
+        With `once` nothing is asked for again, here or in the SDK, that may have been signed already.
 
         Raises:
-            BackendError: none could be signed.
+            BackendError: none could be signed; `uncertain` if one may have been.
         """
         ...
 

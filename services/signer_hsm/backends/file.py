@@ -112,7 +112,13 @@ class FileBackend:
         return (await self._open(handle)).told
 
     async def sign(
-        self, handle: str, scheme: Scheme, kind: Payload, payloads: Sequence[bytes]
+        self,
+        handle: str,
+        scheme: Scheme,
+        kind: Payload,
+        payloads: Sequence[bytes],
+        *,
+        once: bool = False,  # noqa: ARG002 - Backend's; nothing is repeated here
     ) -> Sequence[bytes | BackendError]:
         """Signatures, at once where the key is quick and in memory."""
         key = await self._open(handle)

@@ -1,8 +1,9 @@
 """What stands between callers and a back end, the same for all of them.
 
 An operation goes, within one deadline, through: 1. the circuit breaker's first look; 2. the fair share of the tenants;
-3. the breaker; 4. the back end, and after a pause once more where repeating is safe and the back end did nothing;
-5. for signatures, the check of what came back. Creating, importing and destroying are never repeated.
+3. the breaker; 4. the back end, and after a pause once more where repeating is safe;
+5. for signatures, the check of what came back. Creating, importing and destroying are never repeated, a signature that
+must not be made twice only where the back end surely did nothing.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ from services.signer_hsm.errors import (
     DeadlineError,
     ThrottledError,
     UnavailableError,
+    gravest,
+    nothing_done,
 )
 from services.signer_hsm.metrics import SignerMetrics
 from services.signer_hsm.schemes import Scheme
@@ -56,6 +59,8 @@ _PUBLIC_KEYS: Final = 4096  # remembered, for verification
 
 T = TypeVar("T")
 Operation: TypeAlias = Literal["create", "import", "find", "load", "sign", "enable", "disable", "destroy", "attest"]
+Repeat: TypeAlias = Literal["no", "if-certain", "yes"]
+"""Whether to ask again: never, only where surely nothing was done, or after any passing failure."""
 
 _log = structlog.get_logger("backends")
 
@@ -111,20 +116,20 @@ class GuardedBackend:
         return self._backend.imports
 
     async def create(self, label: KeyLabel, algorithm: Algorithm) -> BackendKey:
-        """Make a key; asked once. DeadlineError and BadAnswerError leave open whether it was made."""
+        """Make a key; asked once. an `uncertain` error leaves open whether it was made."""
         return await self._call("create", label.tenant, lambda: self._backend.create(label, algorithm))
 
     async def import_key(self, label: KeyLabel, private_key: PrivateKey) -> BackendKey:
-        """Bring in a key; asked once. DeadlineError and BadAnswerError leave open whether it was done."""
+        """Bring in a key; asked once. an `uncertain` error leaves open whether it was done."""
         return await self._call("import", label.tenant, lambda: self._backend.import_key(label, private_key))
 
     async def find(self, label: KeyLabel) -> BackendKey | None:
         """The key version with this label, None if there is none."""
-        return await self._call("find", label.tenant, lambda: self._backend.find(label), repeat=True)
+        return await self._call("find", label.tenant, lambda: self._backend.find(label), repeat="yes")
 
     async def load(self, handle: str, *, tenant: str = SERVICE) -> BackendKey:
         """The key version behind a handle."""
-        return await self._call("load", tenant, lambda: self._backend.load(handle), repeat=True)
+        return await self._call("load", tenant, lambda: self._backend.load(handle), repeat="yes")
 
     async def sign(
         self,
@@ -135,6 +140,7 @@ class GuardedBackend:
         *,
         tenant: str = SERVICE,
         public_key: PublicKey | None = None,
+        once: bool = False,
     ) -> Sequence[bytes | BackendError]:
         """One signature, or its error, per payload, in their order.
 
@@ -145,14 +151,17 @@ class GuardedBackend:
             payloads: checked already.
             tenant: whose share of the back end it takes.
             public_key: what signatures are verified against where the settings say so; None: what the back end says.
+            once: never ask for a signature again that may have been made.
 
         Raises:
-            BackendError: none could be signed; the first one's error where each failed alone.
+            BackendError: none could be signed; `uncertain` if one may have been all the same.
         """
+
+        async def ask() -> Sequence[bytes | BackendError]:
+            return await self._sign(handle, scheme, kind, payloads, public_key, once=once)
+
         try:
-            answers = await self._call(
-                "sign", tenant, lambda: self._sign(handle, scheme, kind, payloads, public_key), repeat=True
-            )
+            answers = await self._call("sign", tenant, ask, repeat="if-certain" if once else "yes")
         except BackendError:
             self._metrics.signatures(self.name, scheme.name, "failure", len(payloads))
             raise
@@ -174,7 +183,7 @@ class GuardedBackend:
 
     async def attest(self, handle: str, *, tenant: str = SERVICE) -> Attestation:
         """What the back end can say of how the key is held."""
-        return await self._call("attest", tenant, lambda: self._backend.attest(handle), repeat=True)
+        return await self._call("attest", tenant, lambda: self._backend.attest(handle), repeat="yes")
 
     async def health(self) -> BackendHealth:
         """Whether signing would work now; asked once for all who ask within a second."""
@@ -195,7 +204,7 @@ class GuardedBackend:
             _log.warning("back end not closed in time", backend=self.name)
 
     async def _call(
-        self, operation: Operation, tenant: str, ask: Callable[[], Awaitable[T]], *, repeat: bool = False
+        self, operation: Operation, tenant: str, ask: Callable[[], Awaitable[T]], *, repeat: Repeat = "no"
     ) -> T:
         seconds = self.create_seconds if operation in {"create", "import"} else self._seconds
         try:
@@ -205,7 +214,7 @@ class GuardedBackend:
             raise
 
     async def _in_turn(
-        self, operation: Operation, tenant: str, ask: Callable[[], Awaitable[T]], seconds: float, *, repeat: bool
+        self, operation: Operation, tenant: str, ask: Callable[[], Awaitable[T]], seconds: float, *, repeat: Repeat
     ) -> T:
         self.breaker.check()
         deadline = asyncio.get_running_loop().time() + seconds
@@ -228,21 +237,23 @@ class GuardedBackend:
         except TimeoutError:
             raise BusyError(f"no turn at the back end {self.name} in time", retry_after=_BUSY_RETRY) from None
 
-    async def _answer(self, ask: Callable[[], Awaitable[T]], deadline: float, *, repeat: bool) -> T:
+    async def _answer(self, ask: Callable[[], Awaitable[T]], deadline: float, *, repeat: Repeat) -> T:
         limit = asyncio.timeout_at(deadline)
         try:
             async with limit:
-                return await self._repeated(ask, deadline) if repeat else await ask()
+                return await ask() if repeat == "no" else await self._repeated(ask, deadline, repeat)
         except TimeoutError:
             if not limit.expired():
                 raise
             raise DeadlineError(f"the back end {self.name} did not answer in time") from None
 
-    async def _repeated(self, ask: Callable[[], Awaitable[T]], deadline: float) -> T:
+    async def _repeated(self, ask: Callable[[], Awaitable[T]], deadline: float, repeat: Repeat) -> T:
         for pause in _PAUSES:
             try:
                 return await ask()
             except (UnavailableError, ThrottledError) as error:
+                if error.uncertain and repeat == "if-certain":
+                    raise
                 wait = max(error.retry_after or 0.0, pause) * random.uniform(1.0, 2.0)  # noqa: S311 - jitter is no secret
                 if asyncio.get_running_loop().time() + wait >= deadline:
                     raise
@@ -250,18 +261,25 @@ class GuardedBackend:
         return await ask()
 
     async def _sign(
-        self, handle: str, scheme: Scheme, kind: Payload, payloads: Sequence[bytes], public_key: PublicKey | None
+        self,
+        handle: str,
+        scheme: Scheme,
+        kind: Payload,
+        payloads: Sequence[bytes],
+        public_key: PublicKey | None,
+        *,
+        once: bool,
     ) -> Sequence[bytes | BackendError]:
-        answers = await self._backend.sign(handle, scheme, kind, payloads)
+        with nothing_done():  # the key for the check is had first: afterwards its lack would hide a signature
+            checker = (public_key or await self._public_key(handle)) if self._verify else None
+        answers = await self._backend.sign(handle, scheme, kind, payloads, once=once)
         if len(answers) != len(payloads) or not all(map(_is_answer, answers)):
             raise BadAnswerError(f"the back end {self.name} answered something that is no list of signatures")
-        if self._verify:
-            answers = await self._verified(
-                public_key or await self._public_key(handle), scheme, kind, payloads, answers
-            )
+        if checker is not None:
+            answers = await self._verified(checker, scheme, kind, payloads, answers)
         errors = [answer for answer in answers if isinstance(answer, BackendError)]
         if errors and len(errors) == len(answers):
-            raise errors[0]
+            raise gravest(errors)
         return answers
 
     async def _verified(
@@ -280,7 +298,11 @@ class GuardedBackend:
             pairs = zip(payloads, answers, strict=True)
             return [_checked(public_key, scheme, kind, payload, answer) for payload, answer in pairs]
 
-        return await self._checks.run(check_all)
+        try:
+            return await self._checks.run(check_all)
+        except BackendError as error:
+            error.uncertain = True  # no room to check what has been signed
+            raise
 
     async def _public_key(self, handle: str) -> PublicKey:
         known = self._public_keys.get(handle)

@@ -212,7 +212,8 @@ class Lane:
         return sum(thread.is_alive() for thread in self._threads)
 
     def _refuse_the_rest(self) -> None:
-        left: list[_Job | None] = [*self._running.values()]
+        running = [*self._running.values()]
+        left: list[_Job | None] = [*running]
         try:
             while True:
                 left.append(self._jobs.get_nowait())
@@ -220,7 +221,7 @@ class Lane:
             self._jobs.put(None)  # for the threads that are still away
         for job in left:
             if job is not None and not job.future.done():
-                job.error = UnavailableError(f"the back end {self.name} was closed")
+                job.error = UnavailableError(f"the back end {self.name} was closed", uncertain=job in running)
                 job.future.set_result(None)
 
 

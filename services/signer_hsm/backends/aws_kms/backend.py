@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from botocore import exceptions as sdk
-
 from pkicore.algorithms import ALGORITHMS, Algorithm, Payload, PrivateKey
 from pkicore.clock import Clock, unix
 from services.signer_hsm.backends import Attestation, BackendHealth, BackendKey, Destruction, Fact, KeyLabel
@@ -98,7 +96,7 @@ class AwsKmsBackend:
 
     async def _create_key(self, label: KeyLabel, algorithm: Algorithm) -> Answer:
         try:
-            return await self._client.call(
+            return await self._client.call_once(
                 "CreateKey",
                 KeySpec=SPECS[algorithm.name],
                 KeyUsage="SIGN_VERIFY",
@@ -106,7 +104,7 @@ class AwsKmsBackend:
                 Tags=tags_of(self._settings.alias_prefix, label),
             )
         except UnavailableError as error:
-            if isinstance(error.__cause__, sdk.ConnectionError):
+            if not error.uncertain:
                 raise
             raise DeadlineError("AWS KMS failed while it was making the key; it may exist") from error
 
@@ -186,7 +184,7 @@ class AwsKmsBackend:
         return key
 
     async def sign(
-        self, handle: str, scheme: Scheme, kind: Payload, payloads: Sequence[bytes]
+        self, handle: str, scheme: Scheme, kind: Payload, payloads: Sequence[bytes], *, once: bool = False
     ) -> Sequence[bytes | BackendError]:
         """One Sign per payload.
 
@@ -197,12 +195,17 @@ class AwsKmsBackend:
         if kind not in KINDS[scheme.family]:
             raise NotOfferedError(f"AWS KMS does not sign the payload kind {kind!r} with {scheme.name}")
         algorithm, message_type = signing_algorithm(scheme), MESSAGE_TYPES[kind]
+        call = self._client.call_once if once else self._client.call
 
         async def sign_one(payload: bytes) -> bytes:
             if kind == "message":
                 check_raw(payload)
-            answer = await self._client.call(
-                "Sign", KeyId=handle, Message=payload, MessageType=message_type, SigningAlgorithm=algorithm
+            answer = await call(
+                "Sign",
+                KeyId=handle,
+                Message=payload,
+                MessageType=message_type,
+                SigningAlgorithm=algorithm,
             )
             return signature_of(answer, handle, algorithm)
 

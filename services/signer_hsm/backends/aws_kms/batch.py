@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-from services.signer_hsm.errors import BackendError, BadAnswerError, NotOfferedError
+from services.signer_hsm.errors import BackendError, BadAnswerError, NotOfferedError, gravest
 
 SignOne = Callable[[bytes], Awaitable[bytes]]
 
@@ -40,4 +40,4 @@ async def sign_each(payloads: Sequence[bytes], sign_one: SignOne, at_once: int) 
     for answer in answers:
         if not isinstance(answer, BackendError):
             return answers
-    raise next(answer for answer in answers if isinstance(answer, BackendError))
+    raise gravest([answer for answer in answers if isinstance(answer, BackendError)])

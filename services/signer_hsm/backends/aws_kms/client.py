@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from threading import Lock
 from time import monotonic
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Final, Literal, Self, TypeAlias
 
 import boto3
 from botocore.config import Config
@@ -29,16 +29,15 @@ METHODS: Final[Mapping[str, str]] = {
     "ListKeys": "list_keys",
     "ListResourceTags": "list_resource_tags",
 }
-ONCE: Final = "CreateKey"
 FIRST_BACKOFF_SECONDS: Final = 0.05
 RENEWAL_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Clients:
-    """Two clients of one session: one repeats what failed in passing, the other makes keys and repeats nothing.
+    """Two clients of one session: one repeats what failed in passing, the other nothing.
 
-    CreateKey has no idempotency token, so a repetition after a lost answer would leave a second key.
+    CreateKey and Sign have no idempotency token: a repetition after a lost answer would make a second key or signature.
     """
 
     repeating: Any
@@ -91,13 +90,17 @@ class KmsClient:
         Raises:
             BackendError: it failed; the SDK's exception is the cause.
         """
-        return await self.lane.run(self._call, operation, parameters)
+        return await self.lane.run(self._call, "repeating", operation, parameters)
 
-    def _call(self, operation: str, parameters: Mapping[str, object]) -> Answer:
+    async def call_once(self, operation: str, **parameters: object) -> Answer:
+        """The same, and the SDK repeats nothing."""
+        return await self.lane.run(self._call, "once", operation, parameters)
+
+    def _call(self, how: Literal["repeating", "once"], operation: str, parameters: Mapping[str, object]) -> Answer:
         clients = None
         try:
             clients = self._current()
-            client = clients.once if operation == ONCE else clients.repeating
+            client = clients.once if how == "once" else clients.repeating
             answer: Answer = getattr(client, METHODS[operation])(**parameters)
         except Exception as error:  # the SDK's parser raises whatever it trips over in a garbled answer
             if clients is not None and are_credentials_stale(error):

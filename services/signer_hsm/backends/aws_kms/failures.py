@@ -60,6 +60,9 @@ CODES: Final[Mapping[str, type[BackendError]]] = MappingProxyType(
     {code: kind for kind, codes in _BY_CLASS.items() for code in codes.split()}
 )
 
+REJECTED: Final = frozenset({"KeyUnavailableException"})
+"""Server errors that say of themselves that the request was rejected; after the others it may have been done."""
+
 NO_CREDENTIALS: Final = (
     sdk.NoCredentialsError,
     sdk.PartialCredentialsError,
@@ -112,7 +115,17 @@ def failure_of(error: Exception, operation: str, now: datetime) -> BackendError:
         return _of_answer(error, operation, now)
     kind = next((ours for theirs, ours in _SDK if isinstance(error, theirs)), BadAnswerError)
     retry_after = PATIENCE_SECONDS if kind is UnavailableError else None
-    return kind(f"{_SENTENCES[kind]} ({operation}: {type(error).__name__})", retry_after=retry_after)
+    uncertain = not (is_never_sent(error) or kind in {DeniedError, NotOfferedError})
+    return kind(
+        f"{_SENTENCES[kind]} ({operation}: {type(error).__name__})", retry_after=retry_after, uncertain=uncertain
+    )
+
+
+def is_never_sent(error: Exception) -> bool:
+    """Whether no connection came about. A TLS failure can also come later; a certificate is looked at before."""
+    if isinstance(error, sdk.SSLError):
+        return "CERTIFICATE_VERIFY_FAILED" in str(error)
+    return isinstance(error, sdk.ConnectionError)
 
 
 def opening_failure_of(error: Exception) -> BackendError:
@@ -145,7 +158,11 @@ def _of_answer(error: sdk.ClientError, operation: str, now: datetime) -> Backend
     if kind is DeniedError:
         sentence += _skew(headers.get("date", ""), now)
     known = f": {code}" if code in CODES else ""
-    return kind(f"{sentence} ({operation}{known})", retry_after=_patience(kind, headers))
+    return kind(
+        f"{sentence} ({operation}{known})",
+        retry_after=_patience(kind, headers),
+        uncertain=kind is BadAnswerError or (kind is UnavailableError and code not in REJECTED),
+    )
 
 
 def _by_status(status: int) -> type[BackendError]:

@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import MappingProxyType
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 from google.cloud import kms_v1
 
@@ -36,10 +36,13 @@ from services.signer_hsm.errors import (
     ThrottledError,
     UnavailableError,
     WrongStateError,
+    gravest,
+    nothing_done,
 )
 from services.signer_hsm.schemes import Scheme
 
 Answer = TypeVar("Answer")
+Trying: TypeAlias = Callable[[Callable[[], Awaitable[bytes]]], Awaitable[bytes]]
 
 MAX_KNOWN: Final = 4096
 CREATE_DEADLINES: Final = 12  # an HSM takes up to a minute to make an RSA key; the guard waits as long
@@ -144,7 +147,7 @@ class GcpKmsBackend:
             return await self._described(name, version)
 
     async def sign(
-        self, handle: str, scheme: Scheme, kind: Payload, payloads: Sequence[bytes]
+        self, handle: str, scheme: Scheme, kind: Payload, payloads: Sequence[bytes], *, once: bool = False
     ) -> Sequence[bytes | BackendError]:
         """One signature per payload, each a request of its own.
 
@@ -154,18 +157,19 @@ class GcpKmsBackend:
         """
         name = self._names.checked(handle)
         until = self._deadline()
-        async with self._within_deadline(until):
-            known = self._known.get(name) or self._keep(known_version(await self._creation.read(name), name))
+        with nothing_done():
+            async with self._within_deadline(until):
+                known = self._known.get(name) or self._keep(known_version(await self._creation.read(name), name))
         if (scheme.name, kind) != (known.row.scheme, known.row.kind):
             raise NotOfferedError(f"{self.name}: this key version signs {known.row.scheme} of a {known.row.kind} only")
-        answers = await self._sign_all(known, payloads, until)
+        answers = await self._sign_all(known, payloads, until, _once if once else _at_most_twice)
         failures = [answer for answer in answers if isinstance(answer, BackendError)]
         if failures and len(failures) == len(answers):
-            raise failures[0]
+            raise gravest(failures)
         return answers
 
     async def _sign_all(
-        self, known: KnownVersion, payloads: Sequence[bytes], until: float
+        self, known: KnownVersion, payloads: Sequence[bytes], until: float, trying: Trying
     ) -> Sequence[bytes | BackendError]:
         """At most `workers` of a batch are under way or waiting, so that no batch fills the queue."""
         answers: list[bytes | BackendError] = [b""] * len(payloads)
@@ -173,7 +177,7 @@ class GcpKmsBackend:
 
         async def work() -> None:
             for at, payload in remaining:
-                answers[at] = await self._sign_one(known, payload, until)
+                answers[at] = await self._sign_one(known, payload, until, trying)
 
         if len(payloads) == 1:
             await work()  # the usual case, without another task
@@ -181,7 +185,9 @@ class GcpKmsBackend:
             await asyncio.gather(*(work() for _ in range(min(self._settings.workers, len(payloads)))))
         return answers
 
-    async def _sign_one(self, known: KnownVersion, payload: bytes, until: float) -> bytes | BackendError:
+    async def _sign_one(
+        self, known: KnownVersion, payload: bytes, until: float, trying: Trying
+    ) -> bytes | BackendError:
         request = sign_request(known, payload)
 
         async def attempt() -> bytes:
@@ -189,7 +195,7 @@ class GcpKmsBackend:
 
         try:
             async with self._within_deadline(until):
-                return await _at_most_twice(attempt)
+                return await trying(attempt)
         except BackendError as error:
             return error
 
@@ -315,6 +321,10 @@ class GcpKmsBackend:
                 yield
         except TimeoutError as error:
             raise DeadlineError(f"{self.name}: not done within the deadline", retry_after=RETRY_SECONDS) from error
+
+
+async def _once(attempt: Callable[[], Awaitable[bytes]]) -> bytes:
+    return await attempt()
 
 
 async def _at_most_twice(attempt: Callable[[], Awaitable[Answer]]) -> Answer:

@@ -32,6 +32,7 @@ RETRY_SECONDS: Final = 1.0
 SHORT_RETRY_SECONDS: Final = 0.1  # a front end that went away: another one answers at once
 MAX_RETRY_SECONDS: Final = 60.0
 REFUSED_MARK: Final = "pqcpki: refused"
+AWAY_MARK: Final = "pqcpki: no token"
 
 
 class AlreadyExistsError(WrongStateError):
@@ -45,6 +46,12 @@ class RefusedRequestError(BadAnswerError):
 class GarbledAnswerError(BadAnswerError):
     """What came back is no answer; the request may have been carried out."""
 
+
+_DONE_ALL_THE_SAME: Final = frozenset({Code.CANCELLED, Code.UNKNOWN, Code.ABORTED, Code.INTERNAL, Code.UNAVAILABLE})
+"""What a connection that breaks and a server that fails in mid-call come out as; what was asked may have been done."""
+_NEVER_SENT: Final = ("failed to connect to all addresses", "DNS resolution failed", AWAY_MARK)
+"""gRPC has one code for both, and says only in words that no connection came about, or no token."""
+_TOO_LONG: Final = "larger than max"  # an answer of the server's which gRPC calls RESOURCE_EXHAUSTED
 
 _FAILURES: Final[Mapping[grpc.StatusCode, tuple[type[BackendError], str]]] = MappingProxyType(
     {
@@ -122,7 +129,7 @@ class KmsCalls:
             if _is_cancelled():
                 raise
             # A channel that is closed under a request ends it like this, though nobody cancelled the caller.
-            raise UnavailableError(f"{self._name}: the channel to KMS was closed") from error
+            raise UnavailableError(f"{self._name}: the channel to KMS was closed", uncertain=True) from error
         except grpc.aio.UsageError as error:
             raise UnavailableError(f"{self._name}: the channel to KMS is closed") from error
         except (ValueError, ProtobufError) as error:
@@ -135,14 +142,26 @@ class KmsCalls:
         return answer
 
     def _failure(self, error: GoogleAPICallError) -> BackendError:
-        kind, sentence = _FAILURES.get(error.grpc_status_code, _FAILURES[Code.UNKNOWN])
+        code = error.grpc_status_code if error.grpc_status_code in _FAILURES else Code.UNKNOWN
+        kind, sentence = _FAILURES[code]
         if kind is UnavailableError and REFUSED_MARK in error.message:
             kind, sentence = DeniedError, "no access token is to be had with the service's credentials"
-        return kind(f"{self._name}: {sentence}", retry_after=_retry_after(kind, error))
+        return kind(
+            f"{self._name}: {sentence}", retry_after=_retry_after(kind, error), uncertain=_is_uncertain(code, error)
+        )
 
     async def aclose(self) -> None:
         """Close the channel; requests under way fail."""
         await self.client.transport.close()  # type: ignore[no-untyped-call]  # the SDK annotates no result
+
+
+def _is_uncertain(code: grpc.StatusCode, error: GoogleAPICallError) -> bool:
+    if code in {Code.DEADLINE_EXCEEDED, Code.DATA_LOSS}:
+        return True
+    if code is Code.RESOURCE_EXHAUSTED:
+        return _TOO_LONG in error.message
+    unsent = REFUSED_MARK in error.message or any(words in error.message for words in _NEVER_SENT)
+    return code in _DONE_ALL_THE_SAME and not unsent
 
 
 def _is_cancelled() -> bool:

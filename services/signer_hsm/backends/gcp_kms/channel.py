@@ -17,7 +17,7 @@ from google.cloud.kms_v1.services.key_management_service.transports import (
     KeyManagementServiceGrpcAsyncIOTransport as Transport,
 )
 
-from services.signer_hsm.backends.gcp_kms.calls import REFUSED_MARK
+from services.signer_hsm.backends.gcp_kms.calls import AWAY_MARK, REFUSED_MARK
 from services.signer_hsm.backends.settings import GcpKmsSettings
 from services.signer_hsm.errors import MisconfiguredError, UnavailableError
 
@@ -49,7 +49,7 @@ class TokenPlugin(AuthMetadataPlugin):
             super().__call__(context, callback)  # type: ignore[no-untyped-call]  # the SDK annotates nothing here
         except GoogleAuthError as error:
             away = isinstance(error, TransportError) or error.retryable
-            callback((), RuntimeError(f"{'no token' if away else REFUSED_MARK}: {error}"))
+            callback((), RuntimeError(f"{AWAY_MARK if away else REFUSED_MARK}: {error}"))
 
 
 async def open_client(settings: GcpKmsSettings) -> KeyManagementServiceAsyncClient:

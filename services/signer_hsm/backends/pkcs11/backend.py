@@ -98,10 +98,10 @@ class Pkcs11Backend:
         return await self.lane.run(self._keys.load, handle)
 
     async def sign(
-        self, handle: str, scheme: Scheme, kind: Payload, payloads: Sequence[bytes]
+        self, handle: str, scheme: Scheme, kind: Payload, payloads: Sequence[bytes], *, once: bool = False
     ) -> Sequence[bytes | BackendError]:
         """Sign; one job of the lane for all payloads."""
-        return await self.lane.run(self._keys.sign, handle, scheme, kind, payloads)
+        return await self.lane.run(self._keys.sign, handle, scheme, kind, payloads, once)
 
     async def set_enabled(self, handle: str, *, enabled: bool) -> None:
         """PKCS#11 knows no disabled keys: the service's own state has to do."""

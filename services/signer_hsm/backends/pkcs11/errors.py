@@ -47,6 +47,30 @@ STALE: Final = frozenset(
     }
 )
 
+# After these nobody knows whether what was begun was done: the module broke off, or says nothing more precise.
+MAY_BE_DONE: Final = frozenset(
+    {
+        PKCS11Error,
+        cryptoki.DeviceError,
+        cryptoki.DeviceRemoved,  # during the call; before it: TokenNotPresent
+        cryptoki.EncryptedDataInvalid,
+        cryptoki.FunctionCancelled,
+        cryptoki.FunctionFailed,
+        cryptoki.GeneralError,
+        cryptoki.HostMemory,
+        cryptoki.SessionClosed,  # likewise; before it: SessionHandleInvalid
+    }
+)
+
+
+class BrokenOffError(Exception):
+    """A signature that must not be made twice broke off; its `__cause__` is the module's error."""
+
+    def __init__(self, error: PKCS11Error) -> None:
+        super().__init__(type(error).__name__)
+        self.error = error
+
+
 _UNAVAILABLE = (
     *STALE - {cryptoki.NoSuchKey},
     cryptoki.FunctionCancelled,
@@ -133,4 +157,5 @@ def translate(error: PKCS11Error) -> BackendError:
     """The error of the tree that a PKCS#11 error stands for; raise it `from` that."""
     kind = TABLE.get(type(error), BadAnswerError)
     again = RETRY_SECONDS if kind in {UnavailableError, ThrottledError} else None
-    return kind(_PRECISE.get(type(error), _SENTENCES[kind]), retry_after=again)
+    uncertain = kind is BadAnswerError or type(error) in MAY_BE_DONE
+    return kind(_PRECISE.get(type(error), _SENTENCES[kind]), retry_after=again, uncertain=uncertain)

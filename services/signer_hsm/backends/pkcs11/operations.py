@@ -20,7 +20,7 @@ from pkicore.errors import PkiError
 from services.signer_hsm.backends import BackendKey, Facts, KeyLabel
 from services.signer_hsm.backends.payloads import verify_payload
 from services.signer_hsm.backends.pkcs11 import keys
-from services.signer_hsm.backends.pkcs11.errors import translate
+from services.signer_hsm.backends.pkcs11.errors import MAY_BE_DONE, BrokenOffError, translate
 from services.signer_hsm.backends.pkcs11.evidence import facts_of, require_locked_up
 from services.signer_hsm.backends.pkcs11.mechanisms import RECIPES, Recipe
 from services.signer_hsm.backends.pkcs11.token import ThreadSession, TokenSessions, search, serial_of
@@ -30,6 +30,7 @@ from services.signer_hsm.errors import (
     KeyNotFoundError,
     NotOfferedError,
     WrongStateError,
+    gravest,
 )
 from services.signer_hsm.schemes import Scheme, schemes_of
 
@@ -118,8 +119,15 @@ class TokenKeys:
     def _kinds(self, algorithm: Algorithm) -> frozenset[Payload]:
         return self._sessions.offers.get(algorithm.name, frozenset())
 
-    def sign(self, handle: str, scheme: Scheme, kind: Payload, payloads: Sequence[bytes]) -> list[bytes | BackendError]:
-        """A signature for each payload, or the error that it met alone.
+    def sign(
+        self,
+        handle: str,
+        scheme: Scheme,
+        kind: Payload,
+        payloads: Sequence[bytes],
+        once: bool = False,  # noqa: FBT001, FBT002 - the lane passes by position
+    ) -> list[bytes | BackendError]:
+        """A signature for each payload, or the error that it met alone; with `once`, none that may exist is repeated.
 
         Raises:
             BackendError: none could be signed.
@@ -127,19 +135,19 @@ class TokenKeys:
         recipe = RECIPES.get((scheme.name, kind))
         if recipe is None or (kind == "mu" and not self._takes_mu(scheme)):
             raise NotOfferedError(f"this token does not sign a {kind} with {scheme.name}")
+        act = _sign_once if once else _sign
         answers: list[bytes | BackendError] = []
-        first: BackendError | None = None
         for payload in payloads:
             try:
-                answers.append(self._sessions.call(_sign, handle, scheme, recipe, payload))
+                answers.append(self._sessions.call(act, handle, scheme, recipe, payload))
             except BackendError as error:
-                first = first or error
                 answers.append(error)
                 if not self._sessions.connected:  # the others would meet the same
                     answers.extend([error] * (len(payloads) - len(answers)))
                     break
-        if first is not None and all(isinstance(answer, BackendError) for answer in answers):
-            raise first
+        errors = [answer for answer in answers if isinstance(answer, BackendError)]
+        if errors and len(errors) == len(answers):
+            raise gravest(errors)
         return answers
 
     def _takes_mu(self, scheme: Scheme) -> bool:
@@ -187,10 +195,24 @@ def _destroy_each(objects: Sequence[Object]) -> None:
 
 
 def _sign(own: ThreadSession, handle: str, scheme: Scheme, recipe: Recipe, payload: bytes) -> bytes:
+    return _signed(_key(own, handle, scheme), recipe, payload)
+
+
+def _sign_once(own: ThreadSession, handle: str, scheme: Scheme, recipe: Recipe, payload: bytes) -> bytes:
+    key = _key(own, handle, scheme)
+    try:
+        return _signed(key, recipe, payload)
+    except PKCS11Error as error:
+        if type(error) in MAY_BE_DONE:
+            raise BrokenOffError(error) from error
+        raise
+
+
+def _key(own: ThreadSession, handle: str, scheme: Scheme) -> SignMixin:
     found = own.keys.get(handle) or own.find(handle)
     if scheme.name not in found.schemes:
         raise NotOfferedError(f"this key does not sign as {scheme.name}")
-    return _signed(found.key, recipe, payload)
+    return found.key
 
 
 def _signed(key: SignMixin, recipe: Recipe, payload: bytes) -> bytes:

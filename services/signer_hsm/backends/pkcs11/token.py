@@ -17,7 +17,7 @@ from pkcs11.exceptions import MultipleObjectsReturned, NoSuchKey, PKCS11Error, S
 from pkcs11.types import Object, SignMixin
 
 from services.signer_hsm.backends.pkcs11 import cryptoki
-from services.signer_hsm.backends.pkcs11.errors import RETRY_SECONDS, STALE, translate
+from services.signer_hsm.backends.pkcs11.errors import RETRY_SECONDS, STALE, BrokenOffError, translate
 from services.signer_hsm.backends.pkcs11.keys import ed25519_works, is_handle, schemes_of_object
 from services.signer_hsm.backends.pkcs11.mechanisms import Offers, probe
 from services.signer_hsm.backends.pkcs11.module import Module
@@ -130,6 +130,9 @@ class TokenSessions:
         connection = self.look() if check_first else self.connect()
         try:
             return self._attempt(connection, act, arguments)
+        except BrokenOffError as broken:
+            self._let_go_of_the_stale(connection)
+            raise self._failed(broken.error) from broken.error
         except PKCS11Error as error:
             if check_first or type(error) not in STALE:
                 raise self._failed(error) from error
@@ -137,6 +140,8 @@ class TokenSessions:
         self._let_go_of_the_stale(connection)
         try:
             return self._attempt(self.connect(), act, arguments)
+        except BrokenOffError as broken:
+            raise self._failed(broken.error) from broken.error
         except PKCS11Error as error:
             raise self._failed(error) from error
 

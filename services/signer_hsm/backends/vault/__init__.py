@@ -133,7 +133,13 @@ class VaultBackend:
         return await self.lane.run(self._transit.load, handle, current_request_id())
 
     async def sign(
-        self, handle: str, scheme: Scheme, kind: Payload, payloads: Sequence[bytes]
+        self,
+        handle: str,
+        scheme: Scheme,
+        kind: Payload,
+        payloads: Sequence[bytes],
+        *,
+        once: bool = False,  # noqa: ARG002 - Backend's; only what the server has refused is repeated here
     ) -> Sequence[bytes | BackendError]:
         """One signature per payload; several go in one batch.
 

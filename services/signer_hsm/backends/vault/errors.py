@@ -10,7 +10,7 @@ from typing import Final
 
 import requests
 from hvac import exceptions as hvac
-from urllib3.exceptions import ProtocolError
+from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnectionError
 
 from services.signer_hsm.errors import (
     BackendError,
@@ -37,12 +37,19 @@ _TABLE: Final[tuple[tuple[type[Exception], type[BackendError], str], ...]] = (
     (hvac.InvalidPath, UnavailableError, "nothing is mounted at this path: check mount, approle_mount and namespace"),
     (hvac.RateLimitExceeded, ThrottledError, "a rate limit is exceeded"),
     (hvac.VaultNotInitialized, UnavailableError, "the server is not initialised"),
-    (hvac.VaultDown, UnavailableError, "the server is sealed or has no active node"),
+    (hvac.VaultDown, UnavailableError, "the server is sealed or has no active node, or a gateway has no server"),
     (hvac.BadGateway, UnavailableError, "a gateway does not reach the server"),
     (hvac.InternalServerError, UnavailableError, "the server reports an error of its own"),
     (hvac.VaultError, BadAnswerError, "the server refuses a request that should fit"),
 )
-_UNSAFE: Final = (hvac.InternalServerError, hvac.BadGateway)
+_REFUSALS: Final = (
+    hvac.Forbidden,
+    hvac.Unauthorized,
+    hvac.InvalidPath,
+    hvac.InvalidRequest,
+    hvac.RateLimitExceeded,
+    hvac.VaultNotInitialized,
+)
 
 
 def translate(error: Exception, act: str, *, mutates: bool = False) -> BackendError:
@@ -51,24 +58,35 @@ def translate(error: Exception, act: str, *, mutates: bool = False) -> BackendEr
     Args:
         error: of hvac or requests.
         act: what was tried, for the sentence.
-        mutates: whether half-done matters: then a connection that broke off, or an error of the server's own, is an
-            unknown outcome.
+        mutates: whether half-done matters: then a connection that broke off, or an error of the server's own, is a
+            `DeadlineError`.
     """
-    if mutates and (isinstance(error, _UNSAFE) or _broke_off(error)):
-        return DeadlineError(f"Vault, {act}: the connection or the server failed in mid-call")
     if isinstance(error, hvac.InvalidPath) and error.errors == []:  # a missing entry; a missing mount says more
         return KeyNotFoundError(f"Vault, {act}: there is no such key")
+    uncertain = _may_be_done(error)
     for cause, ours, sentence in _TABLE:
         if isinstance(error, cause):
+            if mutates and uncertain and ours is UnavailableError:
+                return DeadlineError(f"Vault, {act}: the connection or the server failed in mid-call")
             after = RETRY_AFTER if ours in {UnavailableError, ThrottledError} else None
             if after and isinstance(error, requests.RequestException):
                 after = _SOON
-            return ours(f"Vault, {act}: {sentence}", retry_after=after)
+            return ours(f"Vault, {act}: {sentence}", retry_after=after, uncertain=uncertain)
     raise error
 
 
-def _broke_off(error: Exception) -> bool:
-    """Whether the connection stood before it failed; one that was never made has sent nothing."""
-    if isinstance(error, requests.exceptions.SSLError) or not isinstance(error, requests.ConnectionError):
-        return False
-    return bool(error.args) and isinstance(error.args[0], ProtocolError)
+def _may_be_done(error: Exception) -> bool:
+    """Whether the act may have been done all the same: all but what the server refused or never saw."""
+    if isinstance(error, requests.RequestException):
+        return not _never_sent(error)
+    if isinstance(error, hvac.VaultDown):  # in Vault's own form it says that it is sealed; a gateway says anything
+        return error.errors is None
+    return not isinstance(error, _REFUSALS)
+
+
+def _never_sent(error: requests.RequestException) -> bool:
+    """Whether no connection came about. A TLS failure can also come later; a certificate is looked at before."""
+    if isinstance(error, requests.exceptions.SSLError):
+        return "CERTIFICATE_VERIFY_FAILED" in str(error)
+    reason = error.args[0].reason if error.args and isinstance(error.args[0], MaxRetryError) else None
+    return isinstance(error, requests.ConnectTimeout) or isinstance(reason, NewConnectionError | ConnectTimeoutError)

@@ -94,7 +94,7 @@ def diagnosed(http: VaultHttp, error: BackendError) -> BackendError:
         return error
     if state == "active" or (state == "standby" and isinstance(error, BadAnswerError)):
         return error
-    return UnavailableError(f"Vault: {_SENTENCES[state]}", retry_after=RETRY_AFTER)
+    return UnavailableError(f"Vault: {_SENTENCES[state]}", retry_after=RETRY_AFTER, uncertain=error.uncertain)
 
 
 def _mldsa(version: str, *, enterprise: object) -> MlDsa | None:

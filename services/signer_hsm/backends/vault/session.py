@@ -35,6 +35,7 @@ from services.signer_hsm.errors import (
     KeyNotFoundError,
     MisconfiguredError,
     UnavailableError,
+    nothing_done,
 )
 
 _TOKEN: Final = re.compile(r"[!-~]{1,4096}", re.ASCII)
@@ -208,6 +209,9 @@ class Session:
             self._http.call("GET", "auth/token/lookup-self", token=token.value)
         except hvac.Forbidden:
             return False
+        except (hvac.VaultError, requests.RequestException) as error:
+            with nothing_done():
+                raise translate(error, "looking the token up") from error
         return True
 
     def _login(self) -> Token:
@@ -255,6 +259,7 @@ def _raise_of_login(error: Exception) -> NoReturn:
         sentence = "Vault, logging in: a file with the credentials is missing, empty or open to others"
         raise UnavailableError(sentence, retry_after=1) from error
     ours = translate(error, "logging in")
+    ours.uncertain = False
     if isinstance(ours, DeadlineError | KeyNotFoundError):
         raise UnavailableError("Vault, logging in: no answer in time, or no such auth method", retry_after=1) from error
     raise ours from error

@@ -31,6 +31,7 @@ from services.signer_hsm.errors import (
     KeyNotFoundError,
     NotOfferedError,
     WrongStateError,
+    nothing_done,
 )
 from services.signer_hsm.schemes import Scheme, check_payload
 
@@ -172,7 +173,8 @@ class Transit:
             BackendError: none could be signed.
         """
         version = TransitVersion.of_handle(handle)
-        algorithm = self._algorithms.get(version.name) or self._existing(version.name, request_id).algorithm
+        with nothing_done():
+            algorithm = self._algorithms.get(version.name) or self._existing(version.name, request_id).algorithm
         check_offered(algorithm, kinds_of(algorithm), scheme, kind)
         body = _sign_parameters(scheme, version.number)
         for payload in payloads:
@@ -279,12 +281,16 @@ class Transit:
 
     def _why_refused(self, version: TransitVersion, error: hvac.VaultError, request_id: str | None) -> BackendError:
         """The reason of a refusal by what the key is now; the server's sentence is not a contract."""
-        key = self.read(version.name, request_id)
+        unexplained = self._diagnose(translate(error, f"signing with {version}"))
+        try:
+            key = self.read(version.name, request_id)
+        except BackendError:
+            return unexplained
         if key is None or not key.has(version.number):
             return KeyNotFoundError(f"there is no Transit key {version}")
         if not key.version(version.number).enabled:
             return WrongStateError(f"the Transit key {version} is soft-deleted or below the least version in use")
-        return translate(error, f"signing with {version}")
+        return unexplained
 
     @staticmethod
     def _refuse(key: TransitKey, algorithm: Algorithm) -> None:

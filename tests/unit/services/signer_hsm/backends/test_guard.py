@@ -60,11 +60,11 @@ class Guarded:
         self.guard = GuardedBackend(self.backend, settings, SignerMetrics(self.registry), monotonic=lambda: self.now)
 
     async def sign(
-        self, tenant: str = "bank", messages: Sequence[bytes] = (b"first",)
+        self, tenant: str = "bank", messages: Sequence[bytes] = (b"first",), *, once: bool = False
     ) -> Sequence[bytes | BackendError]:
         """Signatures over the messages."""
         payloads = [payload_of(self.backend.key.public_key, ES256, "digest", message) for message in messages]
-        return await self.guard.sign("handle", ES256, "digest", payloads, tenant=tenant)
+        return await self.guard.sign("handle", ES256, "digest", payloads, tenant=tenant, once=once)
 
     def sample(self, name: str, **labels: str) -> float | None:
         """The value of a metric of this back end."""
@@ -269,7 +269,7 @@ async def test_the_back_ends_public_key_is_asked_once() -> None:
     made = Guarded(verify=True)
     for _ in range(3):
         await made.sign()
-    assert made.backend.calls == ["sign", "load", "sign", "sign"]
+    assert made.backend.calls == ["load", "sign", "sign", "sign"]
 
 
 async def test_signatures_are_passed_unverified_where_the_settings_say_so() -> None:
@@ -446,3 +446,49 @@ async def test_health_has_a_deadline() -> None:
     made.backend.script = [_for_ever]
     health = await made.guard.health()
     assert (health.ready, health.detail["problem"]) == (False, "deadline")
+
+
+CUT = UnavailableError("cut", uncertain=True)
+
+
+async def test_a_signature_that_must_be_made_once_is_not_asked_for_again_when_it_may_exist() -> None:
+    """After a connection that broke off the caller gets the error; without `once` the guard asks again."""
+    made = Guarded()
+    made.backend.script = [CUT]
+    with pytest.raises(UnavailableError) as caught:
+        await made.sign(once=True)
+    assert caught.value.uncertain
+    made.backend.script = [CUT]
+    await made.sign()
+    assert made.backend.calls == ["sign"] * 3
+
+
+async def test_a_signature_that_must_be_made_once_is_asked_for_again_when_nothing_was_done() -> None:
+    """Refused connections and throttling are repeated in any case, up to the first uncertain failure."""
+    made = Guarded()
+    made.backend.script = [UnavailableError("refused"), ThrottledError("slow down"), None]
+    assert len(await made.sign(once=True)) == 1
+    made.backend.script = [UnavailableError("refused"), CUT]
+    with pytest.raises(UnavailableError) as caught:
+        await made.sign(once=True)
+    assert caught.value.uncertain
+    assert made.backend.calls == ["sign"] * 5
+
+
+async def test_a_batch_of_failures_is_uncertain_if_one_of_them_is() -> None:
+    """The error that stands for all says so, whatever the first one was."""
+    made = Guarded()
+    made.backend.answers = [[ThrottledError("slow down"), CUT]]
+    with pytest.raises(UnavailableError) as caught:
+        await made.sign(messages=(b"one", b"two"), once=True)
+    assert caught.value is CUT
+
+
+async def test_a_public_key_that_is_not_to_be_had_is_missed_before_anything_is_signed() -> None:
+    """The key for the check comes first: its lack is a certain failure, not a hidden signature."""
+    made = Guarded(verify=True)
+    made.backend.script = [DeadlineError("no public key")]
+    with pytest.raises(DeadlineError) as caught:
+        await made.sign(once=True)
+    assert not caught.value.uncertain
+    assert made.backend.calls == ["load"]

@@ -93,3 +93,20 @@ def test_a_subclass_is_not_taken_for_its_parent() -> None:
         pass
 
     assert type(translate(Unheard())) is BadAnswerError
+
+
+@pytest.mark.parametrize(
+    "error", [exceptions.DeviceError, exceptions.GeneralError, exceptions.SessionClosed, PKCS11Error]
+)
+def test_a_call_that_broke_off_may_have_been_carried_out(error: type[PKCS11Error]) -> None:
+    """The module does not say whether the device has signed."""
+    assert translate(error()).uncertain
+
+
+@pytest.mark.parametrize(
+    "error",
+    [exceptions.SessionHandleInvalid, exceptions.TokenNotPresent, exceptions.UserNotLoggedIn, exceptions.SessionCount],
+)
+def test_what_was_missing_before_the_call_has_done_nothing(error: type[PKCS11Error]) -> None:
+    """A handle, the token or the login was gone when the call came."""
+    assert not translate(error()).uncertain

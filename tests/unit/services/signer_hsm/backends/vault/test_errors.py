@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import requests
 from hvac import exceptions as hvac
-from urllib3.exceptions import MaxRetryError, ProtocolError
+from urllib3.exceptions import MaxRetryError, NewConnectionError, ProtocolError
 
 from services.signer_hsm.backends.vault.errors import translate
 from services.signer_hsm.errors import (
@@ -21,7 +21,10 @@ from services.signer_hsm.errors import (
 
 SECRET = "s.secret"
 BROKEN = requests.ConnectionError(ProtocolError("Connection aborted.", ConnectionResetError()))
-REFUSED = requests.ConnectionError(MaxRetryError(None, "/", None))  # type: ignore[arg-type] # no pool is needed
+NOT_MADE = NewConnectionError(None, "refused")  # type: ignore[arg-type] # no connection is needed
+REFUSED = requests.ConnectionError(MaxRetryError(None, "/", NOT_MADE))  # type: ignore[arg-type] # no pool is needed
+SEALED = hvac.VaultDown("", errors=["Vault is sealed"])
+UNTRUSTED = requests.exceptions.SSLError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed")
 
 
 @pytest.mark.parametrize(
@@ -63,18 +66,37 @@ def test_every_error_of_hvac_is_translated() -> None:
         assert isinstance(translate(error(SECRET), "signing"), BackendError), error
 
 
-@pytest.mark.parametrize("error", [BROKEN, hvac.InternalServerError(""), hvac.BadGateway(""), requests.ReadTimeout()])
-def test_what_may_have_been_done_is_not_called_undone(error: Exception) -> None:
-    """A creation whose connection broke off may have made a key."""
-    assert type(translate(error, "creating", mutates=True)) is DeadlineError
-
-
 @pytest.mark.parametrize(
-    "error", [REFUSED, hvac.VaultDown(""), requests.ConnectTimeout(), requests.exceptions.SSLError()]
+    "error",
+    [
+        BROKEN,
+        hvac.InternalServerError("", errors=["internal error"]),
+        hvac.BadGateway(""),
+        hvac.VaultDown(""),  # no sentence of Vault's: a gateway
+        requests.ReadTimeout(),
+        requests.exceptions.SSLError("[SSL: UNEXPECTED_EOF_WHILE_READING]"),
+        requests.exceptions.ChunkedEncodingError(),
+    ],
 )
+def test_what_may_have_been_done_is_not_called_undone(error: Exception) -> None:
+    """A connection that broke off, or a server's failure, may have made a key or a signature."""
+    assert type(translate(error, "creating", mutates=True)) is DeadlineError
+    assert translate(error, "signing").uncertain
+
+
+@pytest.mark.parametrize("error", [REFUSED, SEALED, requests.ConnectTimeout(), UNTRUSTED])
 def test_what_cannot_have_been_done_is_called_so(error: Exception) -> None:
     """The request never got there, or a sealed server refused it."""
     assert type(translate(error, "creating", mutates=True)) is UnavailableError
+    assert not translate(error, "signing").uncertain
+
+
+@pytest.mark.parametrize(
+    "error", [hvac.Forbidden(), hvac.InvalidRequest(), hvac.RateLimitExceeded(), hvac.InvalidPath()]
+)
+def test_a_refusal_is_certain(error: Exception) -> None:
+    """What Vault refuses, it has not done."""
+    assert not translate(error, "signing").uncertain
 
 
 def test_only_what_passes_says_when_to_try_again() -> None:
