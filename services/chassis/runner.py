@@ -12,6 +12,7 @@ import os
 import random
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,9 @@ _CONNECTIONS = 10_000
 """Connections of one listener; more are answered 503."""
 _RESTART_FIRST = 1.0
 _RESTART_LAST = 60.0
+_SWITCH_SECONDS = 0.0005
+"""A thread that comes back from a signature or a commit waits at most so long for a busy event loop; the default, 5 ms,
+is fifty signatures of a token."""
 _STEADY_SECONDS = 300.0
 """A background task that ran this long had recovered: its next crash waits the first back-off again."""
 
@@ -216,6 +220,7 @@ def write_listeners(state_dir: Path, urls: dict[str, str]) -> None:
 
 def run(main: Coroutine[Any, Any, None]) -> None:
     """Runs a service's main coroutine on uvloop."""
+    sys.setswitchinterval(_SWITCH_SECONDS)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main)
 
