@@ -10,7 +10,8 @@ SignerError
 │  ├─ KeyNotFoundError        no such key, or none that this caller may know of
 │  ├─ NotOfferedError         an algorithm, payload kind or act that the back end does not have
 │  ├─ WrongStateError         disabled, destroyed, waiting for destruction
-│  ├─ MisconfiguredError      a wrong PIN, a missing module: repeating it makes it worse
+│  ├─ MisconfiguredError      a missing module, or
+│  │  └─ SecretRefusedError   a wrong PIN: repeating it makes it worse
 │  └─ BadAnswerError          garbage, a wrong checksum, another key's name, a signature that does not verify
 ├─ BadPayloadError            a kind, length or scheme that does not fit the key
 ├─ DecisionError
@@ -104,6 +105,10 @@ class MisconfiguredError(BackendError):
     """The settings of the back end are wrong; it is not tried again before they change."""
 
     cause = "misconfigured"
+
+
+class SecretRefusedError(MisconfiguredError):
+    """A PIN or passphrase that does not fit; the settings are complete, so other back ends may serve meanwhile."""
 
 
 class BadAnswerError(BackendError):

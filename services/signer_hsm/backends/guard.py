@@ -194,6 +194,11 @@ class GuardedBackend:
                 self._metrics.health(self.name, ready=health.ready, detail=health.detail)
             return self._health[1]
 
+    def adopt(self, backend: Backend) -> None:
+        """Go on with this back end, which could not be opened before."""
+        self._backend, self._lane, self._health = backend, lane_of(backend), None
+        self.breaker.reset()
+
     async def aclose(self) -> None:
         """Close the back end, without waiting for ever."""
         await self._checks.aclose()

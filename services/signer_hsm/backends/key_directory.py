@@ -23,7 +23,13 @@ from pkicore.keys.envelope import unseal
 from pkicore.keys.file import create_file_key, read_key_file
 from services.signer_hsm.backends import BackendKey, Facts, KeyLabel
 from services.signer_hsm.backends.payloads import kinds_of
-from services.signer_hsm.errors import KeyNotFoundError, MisconfiguredError, NotOfferedError, WrongStateError
+from services.signer_hsm.errors import (
+    KeyNotFoundError,
+    MisconfiguredError,
+    NotOfferedError,
+    SecretRefusedError,
+    WrongStateError,
+)
 
 __all__ = ["EVIDENCE", "KeyDirectory", "OpenKey"]
 
@@ -55,7 +61,8 @@ class KeyDirectory:
         """Make the directory where it is missing, and see that the passphrase opens what lies there.
 
         Raises:
-            MisconfiguredError: others may read the directory, or the passphrase opens none of the keys.
+            MisconfiguredError: others may read the directory.
+            SecretRefusedError: the passphrase opens none of the keys.
             OSError: the directory cannot be made.
         """
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -63,7 +70,7 @@ class KeyDirectory:
             raise MisconfiguredError(f"others may enter {self._directory}: run chmod 700 on it")
         some = list(islice(self.handles(), _TRIED))
         if some and not any(self._opens(handle) for handle in some):
-            raise MisconfiguredError(f"the passphrase does not open the keys in {self._directory}")
+            raise SecretRefusedError(f"the passphrase does not open the keys in {self._directory}")
 
     def handles(self) -> Iterator[str]:
         """The handles of all keys, in no order."""

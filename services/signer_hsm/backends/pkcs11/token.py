@@ -23,7 +23,7 @@ from services.signer_hsm.backends.pkcs11.mechanisms import Offers, probe
 from services.signer_hsm.backends.pkcs11.module import Module
 from services.signer_hsm.backends.pkcs11.settings import read_pin
 from services.signer_hsm.backends.settings import Pkcs11Settings
-from services.signer_hsm.errors import BackendError, MisconfiguredError, UnavailableError
+from services.signer_hsm.errors import BackendError, MisconfiguredError, SecretRefusedError, UnavailableError
 
 Result = TypeVar("Result")
 
@@ -223,7 +223,7 @@ class TokenSessions:
             return
         pin = read_pin(self._settings)
         if self._refused is not None and hmac.compare_digest(pin, self._refused):
-            raise MisconfiguredError("the token has refused this PIN; it is not tried again until it has changed")
+            raise SecretRefusedError("the token has refused this PIN; it is not tried again until it has changed")
         if token.flags & TokenFlag.USER_PIN_LOCKED:
             raise MisconfiguredError("the token's user PIN is locked")
         if token.flags & TokenFlag.USER_PIN_FINAL_TRY:
@@ -236,7 +236,7 @@ class TokenSessions:
             raise UnavailableError(f"the token does not log in: {status:#x}", retry_after=RETRY_SECONDS)
         self._refused = pin
         _log.error("pkcs11 PIN refused", backend=self._settings.name, status=f"{status:#x}")
-        raise MisconfiguredError("the token refuses the PIN; it is not tried again until it has changed")
+        raise SecretRefusedError("the token refuses the PIN; it is not tried again until it has changed")
 
     def _let_go_of_the_stale(self, seen: Connection) -> None:
         """Forget this thread's handles, and the connection with every session if token or login have gone."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import pytest
 from prometheus_client import CollectorRegistry
 from pydantic import TypeAdapter
 
+from pkicore.algorithms import ALGORITHMS
 from pkicore.clock import SystemClock
 from services.signer_hsm.backends import KeyLabel
 from services.signer_hsm.backends.registry import BackendRegistry
 from services.signer_hsm.backends.settings import AnyBackendSettings
-from services.signer_hsm.errors import BackendError, MisconfiguredError
+from services.signer_hsm.errors import BackendError, MisconfiguredError, UnavailableError
 from services.signer_hsm.metrics import SignerMetrics
 from tests.support.backend_file import file_settings
 
@@ -150,3 +152,61 @@ async def test_a_guarded_back_end_finds_nothing_in_an_empty_place(tmp_path: Path
     registry = await opened(file_settings(tmp_path))
     assert await registry.backends["file"].find(KeyLabel("bank", "issuing", 1)) is None
     await registry.aclose()
+
+
+async def test_a_back_end_that_is_away_at_start_keeps_nobody_from_serving(tmp_path: Path) -> None:
+    """The others serve, it answers unavailable at once and says so in health and metrics, and it opens by itself."""
+    metrics = CollectorRegistry()
+    good = file_settings(tmp_path)
+    (tmp_path / "mount").write_text("no directory")
+    away = named(good, "away", directory=tmp_path / "mount" / "keys")
+    registry = await opened(good, away, registry=metrics)
+    assert (await registry.backends["file"].health()).ready
+    guard = registry.backends["away"]
+    begun = time.monotonic()
+    with pytest.raises(UnavailableError, match=r"not open yet \(unavailable\)") as caught:
+        await guard.load("bank.issuing.v1")
+    assert time.monotonic() - begun < good.deadline_seconds / 2
+    assert (caught.value.uncertain, caught.value.retry_after) == (False, good.deadline_seconds)
+    health = await guard.health()
+    assert (health.ready, health.detail["problem"]) == (False, "unavailable")
+    failures = {"backend": "away", "operation": "open", "class": "unavailable"}
+    assert metrics.get_sample_value("signer_backend_failures_total", failures) == 1
+    (tmp_path / "mount").unlink()
+    async with asyncio.timeout(30):
+        while not guard.offers:  # noqa: ASYNC110 (another task opens it)
+            await asyncio.sleep(0.05)
+    assert await guard.find(KeyLabel("bank", "issuing", 1)) is None
+    assert (await guard.health()).ready
+    await registry.aclose()
+
+
+async def test_a_refused_secret_is_not_tried_again(tmp_path: Path) -> None:
+    """The others serve; the back end says that it is misconfigured, and nothing is tried in the background."""
+    good = file_settings(tmp_path)
+    first = await opened(good)
+    await first.backends["file"].create(KeyLabel("bank", "issuing", 1), ALGORITHMS["ecdsa-p256"])
+    await first.aclose()
+    wrong = tmp_path / "wrong"
+    wrong.touch(mode=0o600)
+    wrong.write_text("another passphrase")
+    registry = await opened(
+        named(good, "well", directory=tmp_path / "well"), named(good, "refused", passphrase_file=wrong)
+    )
+    assert (await registry.backends["well"].health()).ready
+    guard = registry.backends["refused"]
+    for _ in range(2):
+        with pytest.raises(MisconfiguredError, match="passphrase"):
+            await guard.load("bank.issuing.v1")
+    assert (await guard.health()).detail["problem"] == "misconfigured"
+    await registry.aclose()
+
+
+async def test_closing_ends_the_opening(tmp_path: Path) -> None:
+    """A back end that never came leaves no task behind."""
+    (tmp_path / "mount").write_text("no directory")
+    before = len(asyncio.all_tasks())
+    registry = await opened(named(file_settings(tmp_path), "away", directory=tmp_path / "mount" / "keys"))
+    assert len(asyncio.all_tasks()) == before + 1
+    await registry.aclose()
+    assert len(asyncio.all_tasks()) == before
