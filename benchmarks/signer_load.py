@@ -24,7 +24,8 @@ from pkicore.http1 import AnswerParser, request_head
 from pkicore.identity import SpiffeId
 from pkicore.mtls import INTERNAL, TlsClient
 from pkicore.mtls.connection import TlsConnection
-from services.ca.cli.connection import Deployed
+from services.ca.cli.connection import service_id
+from services.chassis.cli.deployed import Deployed
 
 TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
 READ: Final = 64 * 1024
@@ -142,9 +143,9 @@ async def main() -> None:
     if config["cpu"] is not None:
         os.sched_setaffinity(0, {config["cpu"]})
     deployed = Deployed.read(Path(config["directory"]))
-    layout = deployed.layout
-    tls = await deployed.client(INTERNAL, layout.operator_certificate, layout.operator_key, require_staple=True)
-    target = Target(tls, deployed.endpoints[config["endpoint"]], deployed.service_id(config["service"]))
+    shown = deployed.operator_certificate, deployed.operator_key
+    tls = await deployed.client(INTERNAL, *shown, require_staple=True)
+    target = Target(tls, deployed.endpoints[config["endpoint"]], service_id(deployed, config["service"]))
     prepared = [target.request(config["path"], body) for body in config["bodies"]]
     requests = iter(prepared) if config["unique"] else itertools.cycle(prepared)
     for callers in config["callers"]:

@@ -1,13 +1,11 @@
-"""`DIR/endpoints.json`: what a running deployment offers, and where. Written by `ztca up`, read by everybody else."""
+"""`DIR/endpoints.json`: what a running deployment offers, and where; written by `ztca up`, read by command lines."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import orjson
 
 from pkicore.encoding import write_atomically
-from services.ca.errors import CeremonyError
 from services.ca.layout import SIGNER, Layout
 
 
@@ -41,21 +39,3 @@ def _word(service: str) -> str:
 def write_endpoints(layout: Layout, endpoints: Mapping[str, Any]) -> None:
     """Replace the file whole."""
     write_atomically(layout.endpoints, orjson.dumps(endpoints, option=orjson.OPT_INDENT_2) + b"\n", 0o644)
-
-
-def read_endpoints(directory: Path) -> dict[str, Any]:
-    """What runs below a state directory.
-
-    Raises:
-        CeremonyError: nothing does; the sentence says how to start it.
-    """
-    layout = Layout(directory.absolute())
-    if not layout.root.is_dir():
-        raise CeremonyError(f"there is no PKI in {layout.root}: make one with `ztca init --dir {directory}`")
-    try:
-        endpoints: dict[str, Any] = orjson.loads(layout.endpoints.read_bytes())
-    except FileNotFoundError as error:
-        raise CeremonyError(f"nothing runs in {layout.root}: start it with `ztca up --dir {directory}`") from error
-    except orjson.JSONDecodeError as error:
-        raise CeremonyError(f"{layout.endpoints} is not JSON: stop `ztca up`, and start it again") from error
-    return endpoints

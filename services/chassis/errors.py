@@ -3,6 +3,7 @@
 ChassisError
 ├─ SettingsError            a setting that is missing, unknown or out of bounds; the sentence names it
 ├─ BindError                a listener's address that cannot be had
+├─ DeploymentError          a directory in which nothing runs, or whose files make no sense
 ├─ PolicyError              a caller policy file that makes no sense
 ├─ ForbiddenError           a caller that the policy does not allow
 ├─ RequestError             a request that breaks a rule of HTTP or of this server's frame
@@ -34,6 +35,10 @@ class SettingsError(ChassisError):
 
 class BindError(ChassisError):
     """A listener's address cannot be had."""
+
+
+class DeploymentError(ChassisError):
+    """A directory holds no running deployment, or its files make no sense."""
 
 
 class PolicyError(ChassisError):

@@ -12,11 +12,12 @@ from pkicore.encoding import write_new
 from pkicore.identity import SpiffeId
 from pkicore.keys.file import FileKey
 from pkicore.x509.names import Names
-from services.ca.cli.connection import Deployed, connected
+from services.ca.cli.connection import connected
 from services.ca.cli.output import directory_option, failing_cleanly, json_option, tell
 from services.ca.csr import make_csr, plain_pem
 from services.ca.errors import CeremonyError
 from services.ca.wire import CertificateRequest, Identifier, IssuedCertificate, RevocationAnswer, RevocationRequest
+from services.chassis.cli.deployed import Deployed, trust_domain_of
 
 _IDENTITY_KEYS = ("ml-dsa-65", "ml-dsa-44", "ml-dsa-87", "ecdsa-p256", "ecdsa-p384")
 
@@ -42,7 +43,7 @@ def issue(name: str, directory: Path, out: Path, algorithm: str, as_json: bool) 
     with failing_cleanly():
         if out.exists():
             raise CeremonyError(f"{out} exists; give another --out")
-        identity = SpiffeId.workload(Deployed.read(directory).trust_domain, name)
+        identity = SpiffeId.workload(trust_domain_of(Deployed.read(directory).operator_certificate), name)
         private_key = generate_private_key(ALGORITHMS[algorithm])
         out.mkdir(parents=True, mode=0o700)  # first: a certificate whose key finds no place is of no use
         try:

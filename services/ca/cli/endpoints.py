@@ -8,8 +8,9 @@ import click
 import orjson
 
 from services.ca.cli.output import directory_option, failing_cleanly, json_option, tell
-from services.ca.endpoints import read_endpoints
 from services.ca.errors import CeremonyError
+from services.chassis.cli.deployed import read_endpoints
+from services.chassis.errors import DeploymentError
 
 _PAUSE = 0.1  # seconds between two looks
 
@@ -49,7 +50,7 @@ def _read(directory: Path, wait: float) -> dict[str, Any]:
     while True:
         try:
             return read_endpoints(directory)
-        except CeremonyError:
+        except DeploymentError:
             if time.monotonic() > deadline:
                 raise
             time.sleep(_PAUSE)

@@ -1,6 +1,5 @@
-"""The command group. A command's module is imported when it is used, since SQL, TLS and HTTP take a second to load."""
+"""The command group of `ztca`."""
 
-import importlib
 import logging
 import sys
 from collections.abc import Mapping
@@ -9,6 +8,8 @@ from typing import Final
 
 import click
 import structlog
+
+from services.chassis.cli.lazy import LazyGroup
 
 # Command -> the module of this package that has it, and its first sentence for `ztca --help`.
 _COMMANDS: Final[Mapping[str, tuple[str, str, str]]] = MappingProxyType(
@@ -27,26 +28,9 @@ _COMMANDS: Final[Mapping[str, tuple[str, str, str]]] = MappingProxyType(
 )
 
 
-class _LazyGroup(click.Group):
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        del ctx
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        del ctx
-        if cmd_name not in _COMMANDS:
-            return None
-        module, attribute, _ = _COMMANDS[cmd_name]
-        command: click.Command = getattr(importlib.import_module(f"services.ca.cli.{module}"), attribute)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        del ctx
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, sentence) for name, (_, _, sentence) in _COMMANDS.items()])
-
-
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup, package=__package__, table=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(package_name="pqcpki", message="pqcpki %(version)s")
 def main() -> None:
     """Make, run and operate a pqcpki deployment.

@@ -1,62 +1,12 @@
-"""How commands speak: sentences for people, `--json` for programs, one sentence and exit 1 when something is wrong."""
+"""How `ztca` speaks: as every command line of the project, and its own errors are sentences too."""
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, TypeVar
+from functools import partial
 
-import click
-import orjson
-
-from pkicore.errors import PkiError
 from services.ca.client import CaError
 from services.ca.errors import CaServiceError
-from services.chassis.errors import ChassisError
+from services.chassis.cli import output
+from services.chassis.cli.output import directory_option, json_option, tell
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+__all__ = ["directory_option", "failing_cleanly", "json_option", "tell"]
 
-
-def json_option(command: Command) -> Command:
-    """`--json`."""
-    return click.option("--json", "as_json", is_flag=True, help="Answer in JSON on standard output.")(command)
-
-
-def directory_option(command: Command) -> Command:
-    """`--dir`, the state directory of a deployment."""
-    return click.option(
-        "--dir",
-        "directory",
-        type=click.Path(path_type=Path),
-        envvar="PQCPKI_DIR",
-        default=Path("pqcpki-state"),
-        show_default=True,
-        show_envvar=True,
-        help="State directory of the deployment.",
-    )(command)
-
-
-def tell(as_json: bool, value: dict[str, Any], *sentences: str) -> None:  # noqa: FBT001 - the flag is the command's own
-    """Print the value for programs, or the sentences for people."""
-    if as_json:
-        click.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
-        return
-    for sentence in sentences:
-        click.echo(sentence)
-
-
-@contextmanager
-def failing_cleanly() -> Iterator[None]:
-    """Turn every expected error into its sentence and exit status 1."""
-    try:
-        yield
-    except (PkiError, CaServiceError, CaError, ChassisError, OSError) as error:
-        click.echo(f"ztca: {_sentence(error)}", err=True)
-        sys.exit(1)
-
-
-def _sentence(error: Exception) -> str:
-    """The error without its number, and with its file first."""
-    if isinstance(error, OSError) and isinstance(error.filename, str):
-        return f"{error.filename}: {error.strerror}"
-    return str(error)
+failing_cleanly = partial(output.failing_cleanly, "ztca", CaServiceError, CaError)

@@ -4,6 +4,7 @@ import asyncio
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import click
 from click.core import ParameterSource
@@ -12,9 +13,13 @@ from cryptography import x509
 from pkicore.clock import SystemClock
 from pkicore.identity import SpiffeId
 from pkicore.mtls import PUBLIC, HandshakeReport, TlsClient, load_credentials
-from services.ca.cli.connection import Deployed
+from services.ca.cli.connection import service_id
 from services.ca.cli.output import directory_option, failing_cleanly, json_option, tell
 from services.ca.errors import CeremonyError
+from services.ca.layout import SIGNER
+from services.chassis.cli.deployed import Deployed
+
+_INTERNAL: Final = {"ca_internal": "ca", "signer_hsm": SIGNER}
 
 
 @click.command()
@@ -80,11 +85,17 @@ async def _probe(
     url: str, directory: Path, identity: tuple[Path, Path] | None, expected: SpiffeId | None
 ) -> HandshakeReport:
     deployed = Deployed.read(directory)
-    shown = identity or (deployed.layout.operator_certificate, deployed.layout.operator_key)
+    shown = identity or (deployed.operator_certificate, deployed.operator_key)
     client = await deployed.client(PUBLIC, *shown, require_staple=False)
-    if expected is None and url.startswith(deployed.endpoints.get("ca_internal", "-")):
-        expected = deployed.service_id("ca")
-    return await client.probe(url, expected)
+    return await client.probe(url, expected or _service_at(deployed, url))
+
+
+def _service_at(deployed: Deployed, url: str) -> SpiffeId | None:
+    """Whom the deployment has at a URL, where it is one of the listeners between services."""
+    for endpoint, service in _INTERNAL.items():
+        if url.startswith(deployed.endpoints.get(endpoint, "-")):
+            return service_id(deployed, service)
+    return None
 
 
 def _sentences(report: HandshakeReport) -> list[str]:

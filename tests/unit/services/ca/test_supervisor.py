@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from services.ca.deployment import choose_ports, follow_move, is_free
-from services.ca.endpoints import describe, read_endpoints, write_endpoints
+from services.ca.endpoints import describe, write_endpoints
 from services.ca.errors import CeremonyError
 from services.ca.layout import Layout
 from services.ca.supervisor import Child, Supervisor, child_environment, only_one
+from services.chassis.cli.deployed import read_endpoints
+from services.chassis.errors import DeploymentError
 
 PORTS = {"ca": 0, "ca_http": 0, "ca_ops": 0, "acme": 0, "acme_ops": 0}
 
@@ -70,9 +72,9 @@ def test_there_must_be_a_deployment(tmp_path: Path) -> None:
     """Without a ceremony there is nothing to run; the sentence says what to do."""
     with pytest.raises(CeremonyError, match="ztca init"), only_one(Layout(tmp_path / "none")):
         pass
-    with pytest.raises(CeremonyError, match="ztca init"):
+    with pytest.raises(DeploymentError, match="ztca init"):
         read_endpoints(tmp_path / "none")
-    with pytest.raises(CeremonyError, match="ztca up"):
+    with pytest.raises(DeploymentError, match="ztca up"):
         read_endpoints(tmp_path)
 
 

@@ -1,0 +1,36 @@
+"""A command group whose modules are imported when they are used, since SQL, TLS and HTTP take a second to load."""
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+
+class LazyGroup(click.Group):
+    """A group over a table: command → module of `package`, its attribute, and the first sentence for `--help`."""
+
+    def __init__(self, *, package: str, table: Mapping[str, tuple[str, str, str]], **rest: Any) -> None:  # noqa: ANN401 - click's own arguments
+        super().__init__(**rest)
+        self._package = package
+        self._table = table
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in the table's order."""
+        del ctx
+        return list(self._table)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, imported now."""
+        del ctx
+        if cmd_name not in self._table:
+            return None
+        module, attribute, _ = self._table[cmd_name]
+        command: click.Command = getattr(importlib.import_module(f"{self._package}.{module}"), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The table, without importing anything."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, sentence) for name, (_, _, sentence) in self._table.items()])
