@@ -186,7 +186,8 @@ async def _body(request: fastapi.Request) -> bytes:
 
 
 async def _caller(domain: Domain, request: fastapi.Request) -> Caller:
-    return await domain.callers.caller(request.scope.get("state", {}).get("peer"), request.scope["headers"])
+    peer = request.scope.get("state", {}).get("peer")
+    return await domain.callers.caller(peer, request.scope["headers"], request.method, request.url.path)
 
 
 def _query(request: fastapi.Request, allowed: Collection[str]) -> dict[str, str]:

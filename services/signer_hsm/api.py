@@ -84,7 +84,7 @@ class SignerEndpoints:
         return Response(200, answer.to_json(), [_JSON, (b"cache-control", b"no-store")])
 
     async def _caller(self, request: Request) -> Caller:
-        return await self._callers.caller(request.peer, request.scope["headers"])
+        return await self._callers.caller(request.peer, request.scope["headers"], request.method, request.path)
 
 
 def parse_version(text: str | None) -> int | None:

@@ -105,7 +105,7 @@ def build_core(
         store=store, decisions=decisions, versions=versions, approvals=approvals, clock=clock, metrics=metrics
     )
     domain = Domain(
-        callers=Callers(tokens),
+        callers=Callers(tokens, decisions),
         decisions=decisions,
         life_cycle=life_cycle,
         listing=Listing(store, decisions),

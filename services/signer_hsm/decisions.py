@@ -122,6 +122,24 @@ class Decisions:
         self._metrics.decision(act, "allowed")
         return decision
 
+    def check_budget(self, caller: Caller) -> None:
+        """Let the caller ask.
+
+        Raises:
+            RateLimitedError: it has had all its refusals of this second.
+        """
+        self._refusals.check(caller)
+
+    async def refuse_token(self, caller: Caller, act: Act, tenant: str, key: str | None) -> None:
+        """Put on record that a caller showed a bearer token that is not good.
+
+        Raises:
+            DatabaseError: it is not on record.
+        """
+        self._refusals.spend(caller)
+        self._metrics.decision(act, "refused")
+        await self._store.record(event_of(self.policy.refuse(caller, act, tenant, key, "token", at=self._clock.now())))
+
     async def record(self, decision: Decision, version: int | None = None) -> None:
         """Commit a decision about an act that needs no more than that.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import structlog
 
@@ -14,6 +14,7 @@ from services.chassis.errors import DatabaseError, DuplicateError
 from services.signer_hsm.decisions import Decisions
 from services.signer_hsm.errors import KeyPolicyError
 from services.signer_hsm.policy import Policy
+from services.signer_hsm.policy.loading import format_of
 from services.signer_hsm.store import SeenPolicy, SignerStore
 
 LOOK_SECONDS: Final = 1.0
@@ -47,7 +48,7 @@ class PolicyFile:
             DatabaseError: it is not on record.
         """
         self._seen = _stamp(self._path)
-        policy = Policy.load(await asyncio.to_thread(_text, self._path), _format(self._path))
+        policy = await asyncio.to_thread(_read, self._path)  # thousands of rules take a second
         await self._put_in_force(policy)
         return policy
 
@@ -117,8 +118,8 @@ def _stamp(path: Path) -> object:
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
-def _format(path: Path) -> Literal["toml", "json"]:
-    return "json" if path.suffix == ".json" else "toml"
+def _read(path: Path) -> Policy:
+    return Policy.load(_text(path), format_of(path))
 
 
 def _text(path: Path) -> str:
