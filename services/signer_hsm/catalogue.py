@@ -38,6 +38,7 @@ class KeyVersion:
         created_at: Unix seconds.
         destruction: how far its destruction is.
         attestation: a device's statement about it, as it was verified.
+        schemes: what it signs with, the usual one first; none: all of its algorithm.
     """
 
     number: int
@@ -50,6 +51,7 @@ class KeyVersion:
     evidence: Mapping[str, Any] | None = None
     destruction: DestructionRecord | None = None
     attestation: Mapping[str, Any] | None = None
+    schemes: tuple[str, ...] = ()
 
     @cached_property
     def loaded_public_key(self) -> PublicKey | None:
@@ -134,10 +136,15 @@ class Key:
     @cached_property
     def public_keys(self) -> dict[int, bytes]:
         """The body of the answer to `pubkey`, by version, for those that have a public key."""
-        schemes = tuple(scheme.name for scheme in schemes_of(self.algorithm))
+        all_schemes = tuple(scheme.name for scheme in schemes_of(self.algorithm))
         return {
             number: PublicKeyAnswer(
-                self.id, number, self.algorithm.name, version.public_key, tuple(sorted(version.kinds)), schemes
+                self.id,
+                number,
+                self.algorithm.name,
+                version.public_key,
+                tuple(sorted(version.kinds)),
+                version.schemes or all_schemes,
             ).to_json()
             for number, version in self.versions.items()
             if version.public_key is not None

@@ -120,7 +120,8 @@ class Operations:
                 raise
             target = self._target(f"{tenant}.{name}", request)
             number = request.version if target.version is None else target.version.number
-            event = event_of(decision, number, payload_sha256=hashes)
+            used = decision if target.scheme is None else decision._replace(scheme=target.scheme.name)
+            event = event_of(used, number, payload_sha256=hashes)
             if request.idempotency_key is None:
                 await self._store.record(event)
                 return await self._sign(target, request)
@@ -141,7 +142,9 @@ class Operations:
             version = key.version(request.version)
             if version.state != "enabled":
                 raise WrongStateError(f"version {version.number} is {version.state}")
-            scheme = scheme_of(key.algorithm, request.scheme)
+            scheme = scheme_of(key.algorithm, request.scheme or next(iter(version.schemes), None))
+            if version.schemes and scheme.name not in version.schemes:
+                raise NotOfferedError(f"this key signs with {', '.join(version.schemes)}, not with {scheme.name}")
             for payload in request.payloads:
                 check_payload(scheme, request.kind, payload)
             if request.kind not in version.kinds:

@@ -43,6 +43,7 @@ key_versions: Final = sa.Table(
     sa.Column("public_key", sa.LargeBinary),
     sa.Column("imported_key", sa.LargeBinary),
     sa.Column("kinds", sa.Text, nullable=False),
+    sa.Column("schemes", sa.Text, nullable=False),
     sa.Column("evidence", sa.Text, nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("destruction", sa.Text),

@@ -27,6 +27,8 @@ from services.signer_hsm.store import Claim, SignerStore
 from services.signer_hsm.wire import DestructionRecord
 
 SWEEP_SECONDS: Final = 10.0
+ASK_AGAIN_SECONDS: Final = 3600
+"""A destruction that is not final is asked for again when its time is over, and not more often than so."""
 _SERVICE: Final = "signer-hsm"
 _RETRY_SECONDS: Final = 2.0
 _MARGIN_SECONDS: Final = 5.0  # between the end of a creation for us and its surely being over
@@ -122,6 +124,7 @@ class Versions:
             imported,
             made.kinds,
             dict(made.evidence),
+            schemes=made.schemes,
         )
         detail = {"backend": key.backend, "algorithm": key.algorithm.name, "public_key_sha256": digest.hexdigest()}
         event = _event("key.made", key, number, claim, **detail)
@@ -156,7 +159,8 @@ class Versions:
             BackendError: it does not; a retry goes on here.
         """
         done = await self.backend(key.backend).destroy(_handle(version), tenant=key.tenant)
-        record = DestructionRecord(unix(done.at), done.final, dict(done.proof))
+        soonest = 0 if done.final else unix(self._clock.now()) + ASK_AGAIN_SECONDS
+        record = DestructionRecord(max(unix(done.at), soonest), done.final, dict(done.proof))
         detail = {"final": record.final, "at": record.at, "proof": dict(record.proof)}
         event = _event("key.destruction", key, version.number, claim, **detail)
         try:

@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -97,6 +97,8 @@ class MemoryDevice:
         calls: the operations so far, failed ones too.
         signed: payloads that were really signed.
         refused: payloads that fail alone, each with its error.
+        schemes: the only ones that keys of an algorithm sign with.
+        waits_until: a destruction is not final before that.
     """
 
     keys: dict[str, PrivateKey] = field(default_factory=dict)
@@ -109,6 +111,9 @@ class MemoryDevice:
     kinds: Mapping[str, frozenset[Payload]] = field(
         default_factory=lambda: {name: kinds_of(row) for name, row in ALGORITHMS.items()}
     )
+
+    schemes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    waits_until: datetime | None = None
 
     def fail(self, operation: str, error: BackendError, *, when: Literal["before", "after"] = "before") -> None:
         """Have the operation fail from now on, before or after it was carried out."""
@@ -185,6 +190,7 @@ class MemoryBackend:
             self.device.kinds[algorithm.name],
             handle not in self.device.disabled,
             {"origin": "generated", "octets": len(der)},
+            self.device.schemes.get(algorithm.name, ()),
         )
 
     async def sign(
@@ -209,8 +215,10 @@ class MemoryBackend:
         (self.device.disabled.discard if enabled else self.device.disabled.add)(handle)
 
     async def destroy(self, handle: str) -> Destruction:
-        """Destroy at once."""
+        """Destroy at once, or schedule it."""
         await self._step("destroy")
+        if self.device.waits_until is not None:
+            return Destruction(final=False, at=self.device.waits_until, proof={"scheduled": handle})
         self.device.keys.pop(handle, None)
         await self._done("destroy")
         return Destruction(final=True, at=self.clock.now(), proof={"removed": handle})

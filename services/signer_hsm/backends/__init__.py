@@ -41,6 +41,7 @@ class BackendKey:
         kinds: payload kinds that this key takes.
         enabled: whether the back end would sign with it now.
         evidence: the back end's own word on how the key is held (origin, attributes, protection level).
+        schemes: the names of those it signs with, the usual one first; none: all of its algorithm.
     """
 
     handle: str
@@ -49,6 +50,7 @@ class BackendKey:
     kinds: frozenset[Payload]
     enabled: bool = True
     evidence: Facts = field(default_factory=dict)
+    schemes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from services.signer_hsm.backends import (
 from services.signer_hsm.backends.breaker import BreakerState, CircuitBreaker
 from services.signer_hsm.backends.lane import Lane, lane_of
 from services.signer_hsm.backends.payloads import verify_payload
-from services.signer_hsm.backends.settings import BackendSettings
+from services.signer_hsm.backends.settings import CREATE_DEADLINES, BackendSettings
 from services.signer_hsm.backends.share import FairShare
 from services.signer_hsm.errors import (
     BackendError,
@@ -49,7 +49,6 @@ __all__ = ["SERVICE", "GuardedBackend"]
 SERVICE: Final = ""
 """Whose share it is when the service itself asks, and no tenant."""
 
-_CREATE_DEADLINES: Final = 12  # a token takes up to a minute to make an RSA key
 _PLACES_PER_WORKER: Final = 4  # enough that no worker waits for the event loop, few enough to take turns
 _PAUSES: Final = (0.025, 0.1)  # seconds before a repetition
 _HEALTH_SECONDS: Final = 1.0  # an answer serves all who ask within that time
@@ -87,7 +86,7 @@ class GuardedBackend:
     ) -> None:
         self.name: str = backend.name
         self.type: str = backend.type
-        self.create_seconds = settings.deadline_seconds * _CREATE_DEADLINES
+        self.create_seconds = settings.deadline_seconds * CREATE_DEADLINES
         self.breaker = CircuitBreaker(self.name, monotonic, settings.breaker_failures, settings.breaker_seconds)
         self._backend = backend
         self._seconds = settings.deadline_seconds

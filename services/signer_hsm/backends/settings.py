@@ -5,11 +5,14 @@ Secrets are named by file or by environment variable, never written into the set
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from services.chassis.settings import AbsolutePath
+
+CREATE_DEADLINES: Final = 12
+"""Making a key may take so many times as long as anything else: a token takes up to a minute for an RSA key."""
 
 Seconds: TypeAlias = Annotated[float, Field(gt=0, le=120)]
 

@@ -138,6 +138,7 @@ class SignerStore:
             "public_key": None,
             "imported_key": intent.imported_key,
             "kinds": "",
+            "schemes": "",
             "evidence": "{}",
             "created_at": intent.at,
             "destruction": None,
@@ -163,6 +164,7 @@ class SignerStore:
             "handle": made.handle,
             "public_key": made.public_key,
             "kinds": ",".join(sorted(made.kinds)),
+            "schemes": ",".join(made.schemes),
             "evidence": to_json(made.evidence or {}),
             "state": "enabled",
         }

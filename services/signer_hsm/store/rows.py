@@ -105,6 +105,7 @@ def read_version(row: Row) -> KeyVersion:
         public_key=row["public_key"],
         imported_key=row["imported_key"],
         kinds=frozenset(kind for kind in row["kinds"].split(",") if kind),
+        schemes=tuple(scheme for scheme in row["schemes"].split(",") if scheme),
         evidence=orjson.loads(row["evidence"]),
         destruction=None if destruction is None else DestructionRecord(**orjson.loads(destruction)),
         attestation=None if attestation is None else orjson.loads(attestation),

@@ -39,7 +39,7 @@ class KeyStatements:
         self.set_current = prepare(_update_key(current=sa.bindparam("to_current", type_=sa.BigInteger)))
         self.insert_version = prepare(_insert(key_versions))
         self.complete_version = prepare(
-            _update_version("handle", "public_key", "kinds", "evidence", "state").where(
+            _update_version("handle", "public_key", "kinds", "schemes", "evidence", "state").where(
                 key_versions.c.state == "creating"
             )
         )

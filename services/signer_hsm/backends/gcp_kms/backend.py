@@ -25,7 +25,7 @@ from services.signer_hsm.backends.gcp_kms.calls import RETRY_SECONDS, KmsCalls
 from services.signer_hsm.backends.gcp_kms.creation import KeyCreation, State, is_labelled
 from services.signer_hsm.backends.gcp_kms.evidence import attestation_of, destruction_of, evidence_of, word
 from services.signer_hsm.backends.gcp_kms.names import Names, labels_of
-from services.signer_hsm.backends.settings import GcpKmsSettings
+from services.signer_hsm.backends.settings import CREATE_DEADLINES, GcpKmsSettings
 from services.signer_hsm.errors import (
     BackendError,
     BadAnswerError,
@@ -45,7 +45,6 @@ Answer = TypeVar("Answer")
 Trying: TypeAlias = Callable[[Callable[[], Awaitable[bytes]]], Awaitable[bytes]]
 
 MAX_KNOWN: Final = 4096
-CREATE_DEADLINES: Final = 12  # an HSM takes up to a minute to make an RSA key; the guard waits as long
 _NEVER_MADE: Final = frozenset({State.GENERATION_FAILED, State.IMPORT_FAILED})
 _GONE: Final = frozenset({State.DESTROYED, State.PENDING_EXTERNAL_DESTRUCTION, State.EXTERNAL_DESTRUCTION_FAILED})
 
@@ -270,6 +269,7 @@ class GcpKmsBackend:
             kinds=frozenset({known.row.kind}),
             enabled=version.state == State.ENABLED,
             evidence=evidence_of(version),
+            schemes=(known.row.scheme,),
         )
 
     async def _public_key(self, known: KnownVersion) -> PublicKey:

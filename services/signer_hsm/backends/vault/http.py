@@ -21,7 +21,7 @@ from hvac.adapters import RawAdapter
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
-from services.signer_hsm.backends.settings import VaultSettings
+from services.signer_hsm.backends.settings import CREATE_DEADLINES, VaultSettings
 from services.signer_hsm.errors import BadAnswerError, MisconfiguredError, UnavailableError
 
 Body: TypeAlias = Mapping[str, Any]
@@ -31,8 +31,6 @@ MAX_ANSWER: Final = 4 * 1024 * 1024
 _CHUNK: Final = 64 * 1024
 _SLOWEST: Final = 2
 """An answer's body may take so many times as long as one read."""
-_KEY_MAKING: Final = 12
-"""The server may take so many times as long where it has to make a key."""
 
 
 class BoundedTransport(HTTPAdapter):
@@ -173,7 +171,7 @@ class VaultHttp:
             headers=headers,
             raise_exception=False,
             json=None if body is None else dict(body),
-            timeout=(self._seconds, self._seconds * (_KEY_MAKING if slow else 1)),
+            timeout=(self._seconds, self._seconds * (CREATE_DEADLINES if slow else 1)),
         )
         if response.status_code >= requests.codes.bad_request and not health:
             raise hvac.VaultError.from_status(response.status_code, errors=_errors(response.content))

@@ -41,6 +41,7 @@ def _keys() -> None:
         sa.Column("public_key", sa.LargeBinary),
         sa.Column("imported_key", sa.LargeBinary),
         sa.Column("kinds", sa.Text, nullable=False),
+        sa.Column("schemes", sa.Text, nullable=False),
         sa.Column("evidence", sa.Text, nullable=False),
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.Column("destruction", sa.Text),
