@@ -69,7 +69,7 @@ FAULTS: dict[str, tuple[errors.BackendError, str, int]] = {
     "not offered": (errors.NotOfferedError("PSS"), "not-offered", 501),
     "deadline": (errors.DeadlineError("late"), "backend-timeout", 504),
     "bad answer": (errors.BadAnswerError("garbage"), "backend-bad-answer", 502),
-    "broken off": (errors.UnavailableError("cut", uncertain=True), "backend-unavailable", 503),
+    "broken off": (errors.UnavailableError("cut", retry_after=0.1, uncertain=True), "backend-unavailable", 503),
 }
 CERTAIN = [name for name, (error, _, _) in FAULTS.items() if not error.uncertain]
 

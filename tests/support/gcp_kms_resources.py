@@ -141,7 +141,7 @@ class Resources:
         self._check_key(request.crypto_key)
         message = kms_v1.CryptoKey(request.crypto_key)
         message.name, message.create_time = name, self.clock.now()
-        if not message.version_template.protection_level:
+        if message.version_template.protection_level == Level.PROTECTION_LEVEL_UNSPECIFIED:
             message.version_template.protection_level = Level.SOFTWARE
         keys[name] = Key(message)
         if not request.skip_initial_version_creation:
@@ -277,7 +277,7 @@ class Resources:
         answer = kms_v1.PublicKey(
             name=message.name, algorithm=message.algorithm, protection_level=message.protection_level
         )
-        if not request.public_key_format:
+        if request.public_key_format == kms_v1.PublicKey.PublicKeyFormat.PUBLIC_KEY_FORMAT_UNSPECIFIED:
             require(not message.algorithm.name.startswith("PQ_"), "public_key_format is required for PQC algorithms")
             pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
             answer.pem, answer.pem_crc32c = pem.decode(), google_crc32c.value(pem)

@@ -24,8 +24,8 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from google.cloud import kms_v1
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
-from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]  # no types in the package
-from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]  # no types in the package
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
 
 from tests.support.gcp_kms_resources import Code, RefusalError, Resources, require
 
@@ -238,6 +238,7 @@ class GcpKmsSimulator:
                 result = act(request)
             except RefusalError as refusal:
                 await context.abort(refusal.code, refusal.message)
+                raise  # not reached: abort raises
             await self._fail(context, self.faults.take(name, after=True))
             return self.faults.changed(name, result)
 

@@ -8,8 +8,8 @@ from typing import Final, TypeVar
 import grpc
 from google.api_core.exceptions import GoogleAPICallError
 from google.cloud.kms_v1 import KeyManagementServiceAsyncClient
-from google.protobuf.message import Error as ProtobufError  # type: ignore[import-untyped]  # no types in the package
-from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]  # no types in the package
+from google.protobuf.message import Error as ProtobufError
+from google.rpc.error_details_pb2 import RetryInfo
 
 from services.signer_hsm.backends.settings import GcpKmsSettings
 from services.signer_hsm.errors import (
