@@ -154,7 +154,7 @@ def build_core(database: Database, hierarchy: Hierarchy, rules: CoreRules, clock
     """Wire the domain."""
     cas = hierarchy.cas
     store = CaStore(database)
-    issuers = {ca.issuer.family: ca.issuer for ca in cas.values()}
+    issuers = {ca.issuer.family: ca.issuer for ca in cas.values() if not ca.retired}
     authorizer = Authorizer(trust_domain=rules.trust_domain, profiles=rules.profiles, issuers=issuers, clock=clock)
     serials = SerialPool(store, clock)
     issuance = Issuance(store=store, authorizer=authorizer, serials=serials, cas=cas, clock=clock)
@@ -225,7 +225,7 @@ def status_application(core: Core, max_age: int, metrics: HttpMetrics, clock: Cl
         publisher=core.publisher,
         answers=core.answers,
         certificates=core.hierarchy.certificates,
-        first_issuer=next(iter(core.hierarchy.cas)),
+        first_issuer=next(name for name, ca in core.hierarchy.cas.items() if not ca.retired),
         max_age=max_age,
         clock=clock,
     )

@@ -61,8 +61,10 @@ class Authorizer:
         self._issuers = issuers
         self._clock = clock
 
-    def authorise(self, caller: SpiffeId, csr: VerifiedCsr, request: CertificateRequest) -> IssuanceRequest:
-        """Apply the rules.
+    def authorise(
+        self, caller: SpiffeId, csr: VerifiedCsr, request: CertificateRequest, below: Issuer | None = None
+    ) -> IssuanceRequest:
+        """Apply the rules; `below` stands in for the issuer that rule 5 would choose, and must be of that family.
 
         Raises:
             UnknownProfileError: no such profile.
@@ -73,7 +75,7 @@ class Authorizer:
         """
         profile = self._profile_for(caller, request.profile)
         names = self._names(caller, profile, csr, request.identifiers)
-        issuer = self._issuer_for(profile, csr)
+        issuer = self._issuer_for(profile, csr, below)
         asked = None if request.not_after is None else from_unix(request.not_after)
         try:
             not_before, not_after = validity(profile, issuer, self._clock.now(), asked)
@@ -120,9 +122,11 @@ class Authorizer:
             raise NotAuthorisedError(f"{caller} may have a certificate for its own SPIFFE ID and for nothing beside it")
         return names
 
-    def _issuer_for(self, profile: Profile, csr: VerifiedCsr) -> Issuer:
+    def _issuer_for(self, profile: Profile, csr: VerifiedCsr, below: Issuer | None) -> Issuer:
         family = profile.issuing_family(csr.algorithm)
-        if family not in self._issuers:
+        if below is not None and below.family == family:
+            return below
+        if below is not None or family not in self._issuers:
             raise UnknownProfileError(f"profile {profile.name} wants the {family} issuer, which is not configured")
         return self._issuers[family]
 

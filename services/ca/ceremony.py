@@ -8,11 +8,9 @@ roots' keys are in memory for as long as the ceremony lasts and sealed below `of
 import base64
 import os
 import secrets
-import shutil
-import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -20,33 +18,31 @@ from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from pkicore.algorithms import ALGORITHMS, PrivateKey, generate_private_key
-from pkicore.clock import Clock, unix
-from pkicore.crl import build_crl
+from pkicore.clock import Clock
 from pkicore.encoding import write_atomically, write_new
 from pkicore.identity import SpiffeId
 from pkicore.keys import SigningKey
 from pkicore.keys.file import FileKey, create_file_key
 from pkicore.keys.passphrase import read_passphrase
 from pkicore.x509.certificate import self_signed_root, to_pem
-from pkicore.x509.names import Names
-from pkicore.x509.profiles import Profile, load_profiles
+from pkicore.x509.profiles import load_profiles
 from services.ca.app import MIGRATIONS, Core, CoreRules, build_core
-from services.ca.authorization import Authorizer
-from services.ca.csr import make_csr, plain_pem
+from services.ca.credentials import IDENTITY_KEY, issue_identity, staple_name, write_audit_key
 from services.ca.deployment import OPERATOR, Deployment, packaged_profiles, write_settings
 from services.ca.errors import CeremonyError
 from services.ca.hierarchy import Hierarchy, make_issuer, make_root_issuer
-from services.ca.issuance import Issuance, IssuingCa, SerialPool
+from services.ca.issuance import IssuingCa
 from services.ca.layout import FAMILIES, SIGNER, Layout
 from services.ca.remote_keys import RemoteKeyMaker
+from services.ca.roots import CEREMONY, RootOffice, sign_root_crl
 from services.ca.signer_settings import backend_names, ceremony_key_policy, relocated
-from services.ca.store import CaStore, StoredCrl
-from services.ca.temporary_signer import SignerState, temporary_signer
+from services.ca.staging import remove_unfinished, staged
+from services.ca.store import CaStore
+from services.ca.temporary_signer import SignerState, remove_leftovers, temporary_signer
 from services.ca.transport import ledger_crls
-from services.ca.wire import CertificateRequest, Identifier, IssuedCertificate
+from services.ca.wire import format_serial
 from services.chassis.audit import audit_head
 from services.chassis.database import AuditEvent, Database, Unit
 from services.chassis.migrations import migrate
@@ -54,12 +50,8 @@ from services.chassis.migrations import migrate
 ROOT_KEYS: Final = {"ecdsa": "ecdsa-p384", "mldsa": "ml-dsa-87"}
 ISSUING_KEYS: Final = {"ecdsa": "ecdsa-p256", "mldsa": "ml-dsa-65"}
 RESPONDER_KEYS: Final = {"ecdsa": "ecdsa-p256", "mldsa": "ml-dsa-65"}
-IDENTITY_KEY: Final = "ml-dsa-65"
-AUDIT_KEY: Final = "ed25519"
-ROOT_CRL_LIFETIME: Final = timedelta(days=365)
 _CRL_LIFETIME: Final = timedelta(days=1)
 _OCSP_LIFETIME: Final = timedelta(hours=12)
-_CEREMONY: Final = "ceremony"
 _STATUS_SECONDS: Final = 86_400
 
 Progress = Callable[[str], None]
@@ -101,8 +93,11 @@ async def hold_ceremony(
         PkiError, CaServiceError, ChassisError: a part could not be made; nothing is left behind.
     """
     _refuse_existing(layout)
+    for sentence in remove_unfinished(layout):
+        progress(sentence)
+    remove_leftovers(layout.root.parent)
     left: list[str] = []
-    with _staging(layout, left) as staging, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with staged(layout, left) as staging, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         ceremony = _Ceremony(staging, deployment, clock, progress, pool)
         ceremony.prepare(passphrase_file)
         async with ceremony.signer(layout, passphrase_file, environment or {}):
@@ -135,29 +130,6 @@ async def _refuse_used(database: Database) -> None:
             "the CA's database holds another PKI, or what an init that was cut short left there: "
             "give an empty database, or drop this one and make it anew"
         )
-
-
-@contextmanager
-def _staging(layout: Layout, left: list[str]) -> Iterator[Layout]:
-    """A private directory beside the final one, which takes its place when all is done; `left` are keys elsewhere."""
-    try:
-        made = Path(tempfile.mkdtemp(prefix=f"{layout.root.name}.partial-", dir=layout.root.parent))
-    except OSError as error:
-        raise CeremonyError(f"{layout.root.parent} cannot be written: {error.strerror}") from error
-    try:
-        yield Layout(made)
-        _take_place(made, layout.root, left)
-    except BaseException:
-        shutil.rmtree(made, ignore_errors=True)
-        raise
-
-
-def _take_place(made: Path, final: Path, left: list[str]) -> None:
-    try:
-        made.rename(final)
-    except OSError as error:
-        keys = f"; in the back ends these keys are left: {', '.join(left)}" if left else ""
-        raise CeremonyError(f"{final} cannot be put in place: {error.strerror}{keys}") from error
 
 
 class _Ceremony:
@@ -262,7 +234,7 @@ class _Ceremony:
         write_atomically(self._layout.trust_bundle, bundle, 0o644)
         write_atomically(self._layout.tls_ca_bundle, to_pem([roots["ecdsa"].certificate]), 0o644)
         events = [
-            AuditEvent("root.made", _CEREMONY, {"issuer": f"root-{family}", "sha256": _fingerprint(root.certificate)})
+            AuditEvent("root.made", CEREMONY, {"issuer": f"root-{family}", "sha256": _fingerprint(root.certificate)})
             for family, root in roots.items()
         ]
         await database.commit(Unit("roots", [], events))
@@ -274,43 +246,26 @@ class _Ceremony:
     async def _make_issuing_cas(self, database: Database, roots: Mapping[str, _Root]) -> Core:
         base = self.deployment.status_url
         cas, responder_keys = {}, {}
-        store = CaStore(database)
         above = {
             family: IssuingCa.of(make_root_issuer(f"root-{family}", family, root.certificate, base), root.key)
             for family, root in roots.items()
         }
-        issuance = self._root_issuance(store, above)
+        office = RootOffice.of(
+            CaStore(database), above, self._profiles["issuing-ca"], self.deployment.trust_domain, self._clock
+        )
         for family, root in roots.items():
             name = f"issuing-{family}"
             key = await self._issuing_key(name, ISSUING_KEYS[family])
-            csr = await make_csr(key, common_name=f"{self.deployment.name} issuing {family}")
-            wanted = CertificateRequest(csr, "issuing-ca", (), f"ceremony-{name}", requester={"ceremony": "init"})
-            outcome = await issuance.issue(self._spiffe("/operator/ceremony"), wanted)
-            certificate = x509.load_pem_x509_certificate(outcome.answer.certificate.encode())
+            certificate = await office.certify(key, f"{self.deployment.name} issuing {family}")
             write_atomically(self._layout.issuer_certificate(family), to_pem([certificate]), 0o644)
             cas[name] = IssuingCa.of(make_issuer(name, family, certificate, root.certificate, base), key)
             responder_keys[name] = await self._responder_key(name, RESPONDER_KEYS[family])
-            self._progress(f"issuing CA {family}: {key.algorithm.name}, serial {outcome.answer.serial}")
+            self._progress(
+                f"issuing CA {family}: {key.algorithm.name}, serial {format_serial(certificate.serial_number)}"
+            )
         certificates = {f"root-{family}": root.certificate for family, root in roots.items()}
         hierarchy = Hierarchy(cas, responder_keys, certificates)
         return build_core(database, hierarchy, self._rules(), self._clock)
-
-    def _root_issuance(self, store: CaStore, above: Mapping[str, IssuingCa]) -> Issuance:
-        """Only here may anybody ask for a CA certificate, and only the ceremony."""
-        profile: Profile = replace(self._profiles["issuing-ca"], callers=("/operator/ceremony",))
-        authorizer = Authorizer(
-            trust_domain=self.deployment.trust_domain,
-            profiles={profile.name: profile},
-            issuers={family: ca.issuer for family, ca in above.items()},
-            clock=self._clock,
-        )
-        return Issuance(
-            store=store,
-            authorizer=authorizer,
-            serials=SerialPool(store, self._clock),
-            cas={ca.issuer.id: ca for ca in above.values()},
-            clock=self._clock,
-        )
 
     def _rules(self) -> CoreRules:
         return CoreRules(
@@ -374,68 +329,6 @@ class _Ceremony:
 
     def _spiffe(self, path: str) -> SpiffeId:
         return SpiffeId(self.deployment.trust_domain, path)
-
-
-async def issue_identity(
-    issuance: Issuance, identity: SpiffeId, profile: str, directory: Path, pool: Executor
-) -> IssuedCertificate:
-    """A new key and a certificate for it, in `key.pem` and `cert.pem` of a directory.
-
-    Raises:
-        PkiError, CaServiceError, DatabaseError, OSError: it could not be issued or written.
-    """
-    private_key = generate_private_key(ALGORITHMS[IDENTITY_KEY])
-    write_new(directory / "key.pem", plain_pem(private_key), 0o600)
-    csr = await make_csr(FileKey("ceremony:identity", private_key, pool), names=Names.build(uri=[str(identity)]))
-    wanted = CertificateRequest(
-        csr=csr,
-        profile=profile,
-        identifiers=(Identifier("uri", str(identity)),),
-        idempotency_key=f"ceremony-{identity.path}-{secrets.token_hex(8)}",
-        requester={"ceremony": "init"},
-    )
-    issued = (await issuance.issue(identity, wanted)).answer
-    write_atomically(directory / "cert.pem", issued.chain.encode(), 0o644)
-    return issued
-
-
-def write_audit_key(layout: Layout, service: str, passphrase: bytes) -> None:
-    """The key of a service's audit checkpoints, sealed, and its public half among what is trusted."""
-    algorithm = ALGORITHMS[AUDIT_KEY]
-    public_key = create_file_key(layout.key(service, "audit"), algorithm, passphrase)
-    pem = public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    write_atomically(layout.audit_public_key(service), pem, 0o644)
-
-
-async def sign_root_crl(
-    name: str,
-    certificate: x509.Certificate,
-    key: SigningKey,
-    previous: StoredCrl | None,
-    entries: list[bytes],
-    clock: Clock,
-) -> tuple[StoredCrl, AuditEvent]:
-    """The next CRL of a root. It names no distribution point: verifiers hold it against the root itself, too."""
-    number = 1 if previous is None else previous.number + 1
-    this_update = clock.now()
-    next_update = this_update + ROOT_CRL_LIFETIME
-    der = await build_crl(
-        certificate,
-        key,
-        entries,
-        number=number,
-        this_update=this_update,
-        next_update=next_update,
-        distribution_points=(),
-        scope=None,
-    )
-    event = AuditEvent("crl.published", _CEREMONY, {"issuer": name, "number": number, "entries": len(entries)})
-    return StoredCrl(name, number, unix(this_update), unix(next_update), der), event
-
-
-def staple_name(certificate: x509.Certificate) -> str:
-    """The file that `pkicore.mtls.StapleCache` looks for."""
-    return f"{certificate.fingerprint(hashes.SHA256()).hex()[:32]}.ocsp"
 
 
 def _fingerprint(certificate: x509.Certificate) -> str:

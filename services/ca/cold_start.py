@@ -26,7 +26,7 @@ from pkicore.x509.certificate import load_chain
 from services.ca.app import MIGRATIONS, Core, build_core, core_rules
 from services.ca.deployment import database_url, recorded_settings
 from services.ca.errors import CeremonyError
-from services.ca.hierarchy import KeyRing, load_hierarchy
+from services.ca.hierarchy import KeyRing, load_hierarchy, publish_issuers
 from services.ca.identities import Identities
 from services.ca.layout import SIGNER, Layout
 from services.ca.settings import CaSettings
@@ -76,6 +76,7 @@ async def prepare_cold_start(layout: Layout, environment: Mapping[str, str], clo
         return
     remove_leftovers(layout.root)
     settings = load_settings(CaSettings, layout.settings("ca"))
+    publish_issuers(settings, layout.issuers)
     await migrate(settings.database_url, MIGRATIONS)
     database = await Database.open(settings.database_url, clock=clock)
     try:

@@ -10,8 +10,8 @@ from pkicore.clock import Clock
 from pkicore.encoding import write_atomically
 from pkicore.identity import SpiffeId
 from pkicore.keys.passphrase import read_passphrase
-from services.ca.ceremony import issue_identity, write_audit_key
 from services.ca.cold_start import NobodySigns, open_core, signer_state
+from services.ca.credentials import issue_identity, write_audit_key
 from services.ca.deployment import Deployment, Ports, free_port, is_free, recorded_settings, signer_files
 from services.ca.layout import SIGNER, Layout
 from services.ca.settings import CaSettings
@@ -110,8 +110,11 @@ class Equipment:
     def _deployment(self, kinds: frozenset[str]) -> Deployment:
         host, ca = self.settings.host, self.settings
         signer, ops = (port if is_free(host, port) else free_port(host) for port in (_PORT, _OPS_PORT))
+        allowed = kinds | {"digest", "mu"}  # keys of the other family may follow
         ports = Ports(ca.port, ca.http_port, ca.ops_port, 0, 0, signer, ops)
-        return Deployment("migrated", ca.trust_domain, host, ports, backends=tuple(self.backends), payload_kinds=kinds)
+        return Deployment(
+            "migrated", ca.trust_domain, host, ports, backends=tuple(self.backends), payload_kinds=allowed
+        )
 
     def _id(self) -> SpiffeId:
         return SpiffeId.service(self.settings.trust_domain, SIGNER)

@@ -8,10 +8,11 @@ from pathlib import Path
 from cryptography import x509
 
 from pkicore.algorithms import known_public_key
+from pkicore.encoding import write_atomically
 from pkicore.errors import KeyNotFoundError, MalformedError, UnsupportedError
 from pkicore.keys import RemoteSigner, SecretSource, SigningKey, open_key
 from pkicore.keys.remote import RemoteKey
-from pkicore.x509.certificate import load_chain
+from pkicore.x509.certificate import load_chain, to_pem
 from pkicore.x509.tbs import Issuer
 from services.ca.issuance import IssuingCa
 from services.ca.settings import CaSettings, IssuerSettings, RootSettings, is_remote
@@ -107,7 +108,7 @@ async def load_hierarchy(settings: CaSettings, base_url: str, ring: KeyRing) -> 
         if key.algorithm.family != item.family:
             raise KeyNotFoundError(f"issuer {item.id} is said to be of the family {item.family}, and its key is not")
         issuer = make_issuer(item.id, item.family, certificate, _root_of(item, roots), base_url)
-        cas[item.id] = IssuingCa.of(issuer, key)
+        cas[item.id] = IssuingCa.of(issuer, key, retired=item.retired)
         responder_keys[item.id] = await ring.open(item.responder_key, _responder_certificate(settings, item))
     return Hierarchy(cas, responder_keys, roots)
 
@@ -119,6 +120,24 @@ def read_issuers(items: Iterable[IssuerSettings | RootSettings]) -> dict[str, x5
         KeyNotFoundError, MalformedError: as `read_certificate`.
     """
     return {item.id: read_certificate(item.certificate) for item in items}
+
+
+def publish_issuers(settings: CaSettings, directory: Path) -> None:
+    """Have the directory that all services read hold the certificates of the settings' issuing CAs, and of no former.
+
+    A service lets nobody in without the CRL of every issuer there, so this follows the settings and never goes before.
+
+    Raises:
+        KeyNotFoundError, MalformedError: as `read_certificate`.
+        OSError: it cannot be written.
+    """
+    wanted = {directory / f"{item.id}.pem": to_pem([read_certificate(item.certificate)]) for item in settings.issuers}
+    for path, pem in wanted.items():
+        if not path.exists():
+            write_atomically(path, pem, 0o644)
+    for path in directory.glob("issuing-*.pem"):
+        if path not in wanted:
+            path.unlink()
 
 
 def responders_directory(settings: CaSettings) -> Path:

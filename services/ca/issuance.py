@@ -42,17 +42,21 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class IssuingCa:
-    """An issuer that this process can sign for; `chain_pem` is its own chain, without the root."""
+    """An issuer that this process can sign for; `chain_pem` is its own chain, without the root.
+
+    A retired one completes what was recorded and speaks for what it has issued; it gets no new requests.
+    """
 
     issuer: Issuer
     key: SigningKey
     chain_pem: str
+    retired: bool = False
 
     @classmethod
-    def of(cls, issuer: Issuer, key: SigningKey) -> "IssuingCa":
+    def of(cls, issuer: Issuer, key: SigningKey, *, retired: bool = False) -> "IssuingCa":
         """Pair an issuer with its key."""
         chain = b"".join(certificate.public_bytes(Encoding.PEM) for certificate in issuer.chain)
-        return cls(issuer, key, chain.decode())
+        return cls(issuer, key, chain.decode(), retired)
 
 
 @dataclass(frozen=True)
@@ -99,8 +103,13 @@ class Issuance:
         self._clock = clock
         self._running: dict[tuple[str, str], asyncio.Future[None]] = {}
 
-    async def issue(self, caller: SpiffeId, request: CertificateRequest) -> Outcome:
+    async def issue(self, caller: SpiffeId, request: CertificateRequest, *, below: str | None = None) -> Outcome:
         """The certificate for this request; asked again with the same idempotency key, the same certificate.
+
+        Args:
+            caller: who asks.
+            request: what for.
+            below: the id of the issuing CA that must issue it, retired or not; only a part of this process may say so.
 
         Raises:
             MalformedError, BadCsrError, BadKeyError, BadSignatureError, UnsupportedError: step 1.
@@ -112,7 +121,8 @@ class Issuance:
             DatabaseError, KeyAccessError, WrongSignatureError: nothing is lost; the same request completes it later.
         """
         csr = UnverifiedCsr.parse(request.csr).verify()  # 1
-        authorised = self._authorizer.authorise(caller, csr, request)  # 2
+        issuer = None if below is None else self._cas[below].issuer
+        authorised = self._authorizer.authorise(caller, csr, request, issuer)  # 2
         async with self._alone(str(caller), request.idempotency_key):
             try:
                 intent = await self._prepare(authorised)  # 3 to 6
@@ -213,6 +223,8 @@ class Issuance:
         row = await self._store.by_idempotency_key(str(request.caller), request.idempotency_key)
         if row is None or row.intent.request_hash != _request_hash(request):
             raise IdempotencyConflictError("this idempotency key stands for another request; use a new one")
+        if row.intent.issuer not in self._cas:
+            raise IdempotencyConflictError("this idempotency key stands for a certificate of long ago; use a new one")
         if row.certificate is not None:
             return Outcome(self._answer(row.intent, row.certificate), created=False)
         if row.revoked_at is not None:

@@ -135,6 +135,10 @@ class Layout:
         """The certificate of a family's issuing CA."""
         return self.issuers / f"issuing-{family}.pem"
 
+    def own_certificate(self, issuer: str) -> Path:
+        """Where the CA keeps the certificate of an issuing CA that came after the ceremony."""
+        return self.state("ca") / "issuers" / f"{issuer}.pem"
+
     def audit_public_key(self, service: str) -> Path:
         """The public key that verifies a service's audit checkpoints, PEM."""
         return self.trust / "audit" / f"{service}.pem"

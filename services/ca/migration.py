@@ -16,7 +16,6 @@ are, so `roll_back` is one replacement as well, until `destroy_files` ends them.
 
 import hashlib
 import os
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, contextmanager
@@ -27,10 +26,10 @@ from typing import Any, Final
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from pkicore.algorithms import PrivateKey, PublicKey, algorithm_of, known_public_key, verify_signature
-from pkicore.clock import Clock, unix
+from pkicore.algorithms import PrivateKey, PublicKey, algorithm_of, known_public_key
+from pkicore.clock import Clock, from_unix, unix
 from pkicore.encoding import write_atomically
-from pkicore.errors import BadSignatureError, KeyNotFoundError
+from pkicore.errors import KeyNotFoundError
 from pkicore.identity import SpiffeId
 from pkicore.keys import SigningKey
 from pkicore.keys.envelope import unseal
@@ -39,12 +38,15 @@ from pkicore.keys.remote import REMOTE_SCHEME, RemoteKey
 from services.ca.cold_start import Say
 from services.ca.equipment import Equipment
 from services.ca.errors import CeremonyError
-from services.ca.hierarchy import read_certificate
+from services.ca.hierarchy import publish_issuers, read_certificate
 from services.ca.layout import Layout
-from services.ca.remote_keys import RemoteKeyMaker
+from services.ca.remote_keys import RemoteKeyMaker, prove, rehearse
+from services.ca.responders import PROFILE
+from services.ca.rolling import Rolled, Rolling, successor_of
 from services.ca.settings import CaSettings, IssuerSettings, is_remote
-from services.ca.settings_text import Members, change_issuers
+from services.ca.settings_text import Members, change_issuers, remove_issuer
 from services.ca.signer_settings import TENANT, backend_names, ceremony_key_policy
+from services.ca.store import CaStore
 from services.ca.temporary_signer import SignerState, remove_leftovers, temporary_signer
 from services.chassis.database import AuditEvent, Database, Unit
 from services.chassis.settings import load_settings
@@ -52,7 +54,6 @@ from services.signer_hsm.client import NotOfferedError, SignerClient
 
 KEPT_DAYS: Final = 30
 _ACTOR: Final = "operator"
-_PROBE: Final = b"pqcpki: a key is moved; this is no certificate, no list and no answer"
 _BLOCK: Final = 64 * 1024
 
 
@@ -103,7 +104,7 @@ class Migration:
     say: Say
 
     async def migrate(
-        self, backend: str, *, rehearse_only: bool, backends: Sequence[Mapping[str, Any]] = ()
+        self, backend: str, *, rehearse_only: bool, backends: Sequence[Mapping[str, Any]] = (), only: Sequence[str] = ()
     ) -> list[Migrated]:
         """Move every issuing key that lies in a file.
 
@@ -111,18 +112,15 @@ class Migration:
             backend: the name of the back end.
             rehearse_only: stop after step 2; nothing is different afterwards.
             backends: those of the signer-hsm that the deployment is given, where it has none.
+            only: the issuers whose keys are meant; all, where none is named.
 
         Raises:
             CeremonyError: there is nothing to move, no such back end, or it takes no keys in.
             PkiError, CaServiceError, ChassisError: a step failed; the deployment is what it was.
         """
         settings = self._settings()
-        plans = _plans(settings)
-        equipment = Equipment.of(self.layout, settings, backends, self.clock)
-        if backend not in backend_names(equipment.backends):
-            raise CeremonyError(
-                f"there is no back end {backend}; there are: {', '.join(backend_names(equipment.backends))}"
-            )
+        plans = [_plan(item, settings) for item in _in_files(settings, only)]
+        equipment = self._equipment(settings, backend, backends)
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             async with self._signer(equipment.state(self.environment), settings, pool) as client:
                 maker = RemoteKeyMaker(client, [backend], pool)
@@ -137,6 +135,40 @@ class Migration:
         await self._record("key.migrated", settings, [item.members() for item in moved])
         return moved
 
+    async def roll(
+        self, backend: str, *, rehearse_only: bool, backends: Sequence[Mapping[str, Any]] = (), only: Sequence[str] = ()
+    ) -> list[Rolled]:
+        """Give every issuing CA whose key lies in a file a successor, with a key in the back end; retire the old ones.
+
+        The arguments are those of `migrate`. The roots' keys are opened, where `layout` says they are.
+
+        Raises:
+            CeremonyError: there is nothing to move, no such back end, or it makes no such keys.
+            PkiError, CaServiceError, ChassisError: a step failed; the deployment issues as it did.
+        """
+        settings = self._settings()
+        due = _in_files(settings, only)
+        equipment = self._equipment(settings, backend, backends)
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            async with self._signer(equipment.state(self.environment), settings, pool) as client:
+                maker = RemoteKeyMaker(client, [backend], pool)
+                rolling = Rolling(self.layout, settings, maker, self.clock, pool)
+                for item in due:
+                    await rolling.rehearse(item)
+                    self.say(f"rehearsal of {item.id}: rolls to a new key; made one, signed, verified, destroyed")
+                if rehearse_only:
+                    return []
+                rolled = [await rolling.succeed(item) for item in due]
+            for each in rolled:
+                self.say(f"{each.issuer} is followed by {each.successor}, {each.key}")
+            await self._record("key.roll-begun", settings, [item.members() for item in rolled])
+            await equipment.complete(frozenset(maker.kinds), pool)
+        text = rolling.in_ca_settings(self._text(), rolled, unix(self.clock.now()))
+        self._write(equipment.in_ca_settings(text))
+        publish_issuers(self._settings(), self.layout.issuers)
+        await self._record("key.rolled", settings, [item.members() for item in rolled])
+        return rolled
+
     async def roll_back(self) -> list[Migrated]:
         """Put the files in force again.
 
@@ -145,8 +177,8 @@ class Migration:
             KeyAccessError: a file is missing, or not the key of its certificate; nothing is changed then.
         """
         settings = self._settings()
-        due = [item for item in settings.issuers if is_remote(item.key) and item.previous_key.startswith("file:")]
-        if not due:
+        due, rolled = _moved(settings), _rolled(settings)
+        if not due and not rolled:
             raise CeremonyError("no issuing key was migrated and still has its file, so there is nothing to go back to")
         back = []
         for item in due:
@@ -155,6 +187,9 @@ class Migration:
         changes: dict[str, Members] = {
             item.issuer: {"key": item.after, "previous_key": None, "migrated_at": None} for item in back
         }
+        for old, new in rolled:
+            back.append(replace(_migrated(_plan(old, settings), old.key), before=new.key))
+            changes |= {old.id: {"retired": None}, new.id: {"retired": True}}
         self._write(change_issuers(self._text(), changes))
         await self._record("key.rolled-back", settings, [item.members() for item in back])
         return back
@@ -170,9 +205,11 @@ class Migration:
             KeyAccessError, BadSignatureError: signer-hsm does not sign with that key; the files stay.
         """
         settings = self._settings()
-        due = [item for item in settings.issuers if is_remote(item.key) and item.previous_key.startswith("file:")]
+        rolled = _rolled(settings)
+        due = [*_moved(settings), *(new.model_copy(update={"previous_key": old.key}) for old, new in rolled)]
         if not due:
             raise CeremonyError("no issuing key was migrated and still has its file, so there is nothing to destroy")
+        await self._refuse_needed([old for old, _ in rolled], settings)
         early = [item.id for item in due if item.migrated_at + after.total_seconds() > unix(self.clock.now())]
         if early:
             raise CeremonyError(
@@ -183,25 +220,16 @@ class Migration:
             async with self._signer(equipment.state(self.environment), settings, pool) as client:
                 for item in due:
                     expected = known_public_key(read_certificate(item.certificate).public_key())
-                    await _prove(RemoteKey(item.key, expected, client, pool))
+                    await prove(RemoteKey(item.key, expected, client, pool))
+        if rolled:
+            self._drop(rolled)
         return [await self._destroy(item, settings) for item in due]
 
     async def _rehearse(self, plan: _Plan, maker: RemoteKeyMaker) -> None:
-        name = f"rehearsal-{secrets.token_hex(4)}"
         try:
-            key = await maker.make(name, plan.algorithm, plan.private_key)
+            await rehearse(maker, plan.algorithm, plan.private_key, plan.public_key)
         except NotOfferedError as error:
-            raise CeremonyError(
-                f"{plan.issuer.id} cannot be moved: {error}. A back end takes keys in only where its settings say so "
-                "(allow_import) and it can; otherwise hold a new ceremony whose keys are made there"
-            ) from error
-        try:
-            _same(plan, key)
-            await _prove(key)
-        except BaseException as error:
-            await maker.undo(error)
-            raise
-        await maker.destroy(maker.made[-1])
+            raise CeremonyError(f"the key of {plan.issuer.id} cannot be moved: {error}") from error
         self.say(f"rehearsal of {plan.issuer.id}: imported, signed, verified, destroyed")
 
     async def _import(self, plan: _Plan, maker: RemoteKeyMaker) -> SigningKey:
@@ -212,7 +240,7 @@ class Migration:
         except KeyNotFoundError:
             key = await maker.make(name, plan.algorithm, plan.private_key)
         _same(plan, key)
-        await _prove(key)
+        await prove(key)
         self.say(f"{name} is {key.uri}")
         return key
 
@@ -223,6 +251,30 @@ class Migration:
         }
         self._write(equipment.in_ca_settings(change_issuers(self._text(), changes)))
 
+    async def _refuse_needed(self, retired: Sequence[IssuerSettings], settings: CaSettings) -> None:
+        """A retired issuing CA is needed for CRL and OCSP as long as anything below it is valid, revoked or not."""
+        database = await Database.open(settings.database_url, clock=self.clock)
+        try:
+            store, now = CaStore(database), unix(self.clock.now())
+            for item in retired:
+                last = await store.last_expiry(item.id, but=PROFILE)
+                if last > now:
+                    raise CeremonyError(
+                        f"{item.id} is retired, but certificates below it are valid until "
+                        f"{from_unix(last):%Y-%m-%d %H:%M} UTC, and only its key signs their CRL: destroy it after that"
+                    )
+        finally:
+            await database.close()
+
+    def _drop(self, rolled: Sequence[tuple[IssuerSettings, IssuerSettings]]) -> None:
+        """First the CA does without them, then their files go: the successor keeps the name of the file for that."""
+        text = self._text()
+        for old, new in rolled:
+            text = change_issuers(text, {new.id: {"previous_key": old.key, "replaces": None}})
+            text = remove_issuer(text, old.id)
+        self._write(text)
+        publish_issuers(self._settings(), self.layout.issuers)
+
     async def _destroy(self, item: IssuerSettings, settings: CaSettings) -> dict[str, str]:
         path = Path(item.previous_key.removeprefix("file:"))
         facts = {"issuer": item.id, "file": str(path), "sealed_sha256": _digest(path), "key": item.key}
@@ -231,6 +283,13 @@ class Migration:
         self._write(change_issuers(self._text(), {item.id: {"previous_key": None}}))
         await self._record("key.file-destroyed", settings, [facts])
         return facts
+
+    def _equipment(self, settings: CaSettings, backend: str, backends: Sequence[Mapping[str, Any]]) -> Equipment:
+        equipment = Equipment.of(self.layout, settings, backends, self.clock)
+        names = backend_names(equipment.backends)
+        if backend not in names:
+            raise CeremonyError(f"there is no back end {backend}; there are: {', '.join(names)}")
+        return equipment
 
     def _settings(self) -> CaSettings:
         remove_leftovers(self.layout.root)
@@ -263,11 +322,25 @@ class Migration:
             await database.close()
 
 
-def _plans(settings: CaSettings) -> list[_Plan]:
-    due = [item for item in settings.issuers if not is_remote(item.key)]
+def _in_files(settings: CaSettings, only: Sequence[str]) -> list[IssuerSettings]:
+    due = [item for item in settings.issuers if not is_remote(item.key) and not item.retired]
+    unknown = sorted(set(only) - {item.id for item in due})
+    if unknown:
+        names = ", ".join(item.id for item in due) or "none"
+        raise CeremonyError(f"{unknown[0]} is no issuing CA whose key is a file; there are: {names}")
     if not due:
         raise CeremonyError("every issuing key is in signer-hsm already; there is nothing to migrate")
-    return [_plan(item, settings) for item in due]
+    return [item for item in due if not only or item.id in only]
+
+
+def _moved(settings: CaSettings) -> list[IssuerSettings]:
+    return [item for item in settings.issuers if is_remote(item.key) and item.previous_key.startswith("file:")]
+
+
+def _rolled(settings: CaSettings) -> list[tuple[IssuerSettings, IssuerSettings]]:
+    """Each retired issuing CA whose key is a file, with the successor that is in force."""
+    pairs = [(item, successor_of(item, settings)) for item in settings.issuers if item.retired]
+    return [(old, new) for old, new in pairs if new is not None and not new.retired and not is_remote(old.key)]
 
 
 def _plan(item: IssuerSettings, settings: CaSettings) -> _Plan:
@@ -291,19 +364,6 @@ def _migrated(plan: _Plan, uri: str) -> Migrated:
 def _same(plan: _Plan, key: SigningKey) -> None:
     if key.public_key != plan.public_key:
         raise KeyNotFoundError(f"{key.uri} is another key than that of {plan.issuer.certificate}")
-
-
-async def _prove(key: SigningKey) -> None:
-    """The key signs, and its signature verifies.
-
-    Raises:
-        BadSignatureError: it does not verify.
-        KeyAccessError: it does not sign.
-    """
-    try:
-        verify_signature(key.public_key, await key.sign(_PROBE), _PROBE)
-    except BadSignatureError as error:
-        raise BadSignatureError(f"{key.uri} made a signature that does not verify with its certificate") from error
 
 
 def _digest(path: Path) -> str:

@@ -3,15 +3,19 @@
 import secrets
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from typing import Final
 
-from pkicore.algorithms import PrivateKey
-from pkicore.errors import KeyAccessError, KeyNotFoundError
+from pkicore.algorithms import PrivateKey, PublicKey, verify_signature
+from pkicore.errors import BadSignatureError, KeyAccessError, KeyNotFoundError
+from pkicore.keys import SigningKey
 from pkicore.keys.remote import RemoteKey, open_remote_key
 from services.ca.csr import plain_der
 from services.ca.errors import CeremonyError
 from services.ca.signer_settings import TENANT
 from services.signer_hsm.client import NotOfferedError, SignerClient
 from services.signer_hsm.wire import LifeCycleRequest, NewKeyRequest
+
+_PROBE: Final = b"pqcpki: a key is moved; this is no certificate, no list and no answer"
 
 
 class RemoteKeyMaker:
@@ -46,7 +50,8 @@ class RemoteKeyMaker:
                 refusal = error
         what = "brings in" if private_key is not None else "makes"
         raise NotOfferedError(
-            f"none of the back ends {', '.join(self._backends)} {what} {algorithm} keys: {refusal}"
+            f"none of the back ends {', '.join(self._backends)} {what} {algorithm} keys: {refusal}. "
+            f"{_remedy(algorithm, brings_in=private_key is not None)}"
         ) from refusal
 
     async def _make(self, name: str, algorithm: str, backend: str, private_key: PrivateKey | None) -> RemoteKey:
@@ -97,3 +102,44 @@ class RemoteKeyMaker:
                 left.append(f"{key_id} ({error})")
         if left:
             raise CeremonyError(f"{why}; in the back end these keys may be left: {', '.join(left)}") from why
+
+
+async def rehearse(
+    maker: RemoteKeyMaker, algorithm: str, private_key: PrivateKey | None = None, expected: PublicKey | None = None
+) -> None:
+    """Make a key under a name of its own, or bring the given one in; sign, verify, compare, and destroy it.
+
+    Raises:
+        NotOfferedError: the back end does not do that.
+        KeyAccessError, BadSignatureError: it does, and the key is not good; it is destroyed then, too.
+    """
+    key = await maker.make(f"rehearsal-{secrets.token_hex(4)}", algorithm, private_key)
+    try:
+        await prove(key, expected)
+    except BaseException as error:
+        await maker.undo(error)
+        raise
+    await maker.destroy(maker.made[-1])
+
+
+async def prove(key: SigningKey, expected: PublicKey | None = None) -> None:
+    """The key is the expected one, it signs, and its signature verifies.
+
+    Raises:
+        KeyNotFoundError: it is another key.
+        BadSignatureError: it does not verify.
+        KeyAccessError: it does not sign.
+    """
+    if expected is not None and key.public_key != expected:
+        raise KeyNotFoundError(f"{key.uri} is another key than that of its certificate")
+    try:
+        verify_signature(key.public_key, await key.sign(_PROBE), _PROBE)
+    except BadSignatureError as error:
+        raise BadSignatureError(f"{key.uri} made a signature that does not verify with its certificate") from error
+
+
+def _remedy(algorithm: str, *, brings_in: bool) -> str:
+    if brings_in:
+        return "Set allow_import there if it can; else have a new key made: `ztca keys migrate --roll`"
+    token = ", or a token with CKM_ML_DSA" if algorithm.startswith("ml-dsa") else ""
+    return f'Add one to the [[backends]] that does: type = "file" makes every algorithm{token}'

@@ -113,7 +113,7 @@ class DelegatedResponders:
     async def _renew(self, issuer: str) -> None:
         csr = await make_csr(self._keys[issuer], common_name=f"OCSP responder of {issuer}")
         wanted = CertificateRequest(csr, PROFILE, (), f"responder-{issuer}-{secrets.token_hex(8)}")
-        outcome = await self._issuance.issue(self._caller, wanted)
+        outcome = await self._issuance.issue(self._caller, wanted, below=issuer)
         pem = outcome.answer.certificate.encode()
         self._directory.mkdir(parents=True, exist_ok=True)
         write_atomically(self._path(issuer), pem, 0o644)

@@ -61,6 +61,11 @@ class IssuerSettings(BaseModel):
         "", description="URI of the same key before its last migration; `ztca keys rollback` puts it in force again."
     )
     migrated_at: int = Field(0, ge=0, description="When `ztca keys migrate` changed the key, Unix time; 0: never.")
+    retired: bool = Field(
+        False,
+        description="It issues nothing any more, but its CRL and OCSP answers go on (`ztca keys migrate --roll`).",
+    )
+    replaces: str = Field("", description="Id of the issuing CA in whose place it came, where it came by a roll.")
     responder_key: KeyReference = Field(description="URI of its OCSP responder's key, as a rule a local one.")
 
 
@@ -132,6 +137,16 @@ class CaSettings(ServiceSettings):
     def _knows_the_signer(self) -> "CaSettings":
         if self.has_remote_keys and not self.signer_url:
             raise ValueError("a key is held by signer-hsm, and signer_url does not say where that is")
+        return self
+
+    @model_validator(mode="after")
+    def _one_issues(self) -> "CaSettings":
+        active = [item.family for item in self.issuers if not item.retired]
+        twice = sorted({family for family in active if active.count(family) > 1})
+        if twice:
+            raise ValueError(f"two issuing CAs of the family {twice[0]} issue: set retired = true in one of them")
+        if not active:
+            raise ValueError("every issuing CA is retired, so that nothing could be issued")
         return self
 
     @property

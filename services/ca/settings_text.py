@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
 
 from services.ca.errors import CeremonyError
+from services.ca.toml_text import lines, table
 
 Members: TypeAlias = Mapping[str, str | int | None]
 """Names and new values; None removes the member."""
@@ -32,8 +33,34 @@ def change_issuers(text: str, changes: Mapping[str, Members]) -> str:
         for name, value in members.items():
             table = _assign(table, name, value)
         changed = changed[:start] + table + changed[end:]
-    _check(text, changed, changes)
-    return changed
+    return _check(text, changed, changes)
+
+
+def add_issuer(text: str, after: str, members: Mapping[str, object]) -> str:
+    """The text with another `[[issuers]]` table, behind that of `after`.
+
+    Raises:
+        CeremonyError: as `change_issuers`.
+    """
+    _, end = _issuer_span(text, after)
+    rest = f"\n{text[end:]}" if text[end:] else ""
+    changed = text[:end].rstrip("\n") + "\n" + table("issuers", members) + rest
+    wanted = tomllib.loads(text)
+    place = [item["id"] for item in wanted["issuers"]].index(after) + 1
+    wanted["issuers"].insert(place, tomllib.loads(lines(members)))
+    return _understood(changed, wanted)
+
+
+def remove_issuer(text: str, issuer: str) -> str:
+    """The text without an `[[issuers]]` table.
+
+    Raises:
+        CeremonyError: as `change_issuers`.
+    """
+    start, end = _issuer_span(text, issuer)
+    wanted = tomllib.loads(text)
+    wanted["issuers"] = [item for item in wanted["issuers"] if item["id"] != issuer]
+    return _understood(text[:start] + text[end:], wanted)
 
 
 def set_top_level(text: str, name: str, value: str) -> str:
@@ -66,16 +93,21 @@ def _assign(text: str, name: str, value: str | int | None) -> str:
     return f"{body}\n{line}" + text[len(body) + 1 :]
 
 
-def _check(before: str, after: str, changes: Mapping[str, Mapping[str, Any]]) -> None:
+def _check(before: str, after: str, changes: Mapping[str, Mapping[str, Any]]) -> str:
     """Nothing but what was asked for has changed."""
     wanted = tomllib.loads(before)
     for item in wanted.get("issuers", ()):
         for name, value in changes.get(item["id"], {}).items():
             item.pop(name, None)
             item.update({} if value is None else {name: value})
+    return _understood(after, wanted)
+
+
+def _understood(after: str, wanted: Mapping[str, Any]) -> str:
     try:
         found = tomllib.loads(after)
     except tomllib.TOMLDecodeError:
         found = {}
     if found != wanted:
         raise CeremonyError("the CA's settings file is written in a way that cannot be changed here; change it by hand")
+    return after

@@ -102,6 +102,11 @@ class CaStore:
             .where(certificates.c.certificate.is_(None), revocations.c.serial.is_(None))
             .order_by(certificates.c.recorded_at)
         )
+        self._last_expiry = prepare(
+            sa.select(sa.func.max(certificates.c.not_after).label("last")).where(
+                certificates.c.issuer == sa.bindparam("issuer"), certificates.c.profile != sa.bindparam("but")
+            )
+        )
         self._status = prepare(_serial_status())
         self._revoke = prepare(_insert_revocation())
         self._block_key = prepare(_insert_once(blocked_keys))
@@ -161,6 +166,11 @@ class CaStore:
     async def open_intents(self) -> list[Ledgered]:
         """Intents that are neither completed nor revoked, oldest first."""
         return [_ledgered(row) for row in await self._database.fetch_all(self._open_intents)]
+
+    async def last_expiry(self, issuer: str, *, but: str) -> int:
+        """When the last certificate of an issuer ends, Unix time; 0 where it issued none but those of one profile."""
+        row = await self._database.fetch_one(self._last_expiry, issuer=issuer, but=but)
+        return 0 if row is None else row["last"] or 0
 
     async def revoke(self, ledgered: Ledgered, revoked: Revoked, event: AuditEvent, *, block_key: bool) -> None:
         """Revoke; the feed's sequence is given by the database, whatever `revoked` says.

@@ -6,11 +6,9 @@ kernel stops it when this process dies.
 """
 
 import asyncio
-import shutil
-import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +24,7 @@ from services.ca.bootstrap import NOWHERE, BootstrapPki, make_bootstrap_pki
 from services.ca.deployment import packaged_profiles
 from services.ca.layout import SIGNER, Layout
 from services.ca.signer_settings import callers, signer_toml
+from services.ca.staging import held_directory, remove_abandoned
 from services.ca.supervisor import Child, start_child
 from services.signer_hsm.client import SignerClient
 
@@ -83,7 +82,8 @@ async def temporary_signer(
     """
     clock = SystemClock()  # the other process has no other, whatever clock the certificates are made by
     pki = await make_bootstrap_pki(caller, clock, pool, packaged_profiles())
-    with _directory(beside) as layout:
+    with held_directory(_PREFIX, beside) as directory:
+        layout = Layout(directory)
         await _prepare(layout, pki, state, caller, clock)
         inherited = {name: value for name, value in environment.items() if not name.upper().startswith(_ENVIRONMENT)}
         child = Child(SIGNER, layout, inherited)
@@ -96,18 +96,8 @@ async def temporary_signer(
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Delete what a process that was killed in such a block left behind; nobody else may be in one."""
-    for left in directory.glob(f"{_PREFIX}*"):
-        shutil.rmtree(left, ignore_errors=True)
-
-
-@contextmanager
-def _directory(beside: Path) -> Iterator[Layout]:
-    made = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=beside))
-    try:
-        yield Layout(made)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
+    """Delete what a process that was killed in such a block left behind."""
+    remove_abandoned(_PREFIX, directory)
 
 
 async def _prepare(layout: Layout, pki: BootstrapPki, state: SignerState, caller: SpiffeId, clock: Clock) -> None:

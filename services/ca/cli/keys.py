@@ -33,15 +33,37 @@ def keys() -> None:
     help="TOML file with the [[backends]], where the deployment has no signer-hsm yet. "
     "[default: sealed files below DIR/signer-hsm/keys]",
 )
+@click.option("--issuer", "issuers", multiple=True, help="Only this one; may be repeated. [default: all in files]")
+@click.option("--roll", is_flag=True, help="Make new keys instead, with certificates by the roots, and retire the old.")
+@click.option("--offline", type=click.Path(path_type=Path), help="Where the roots' keys are. [default: DIR/offline]")
 @json_option
-def migrate(directory: Path, backend: str, rehearse: bool, signer_backends: Path | None, as_json: bool) -> None:  # noqa: FBT001 - command-line flags
+def migrate(
+    directory: Path,
+    backend: str,
+    rehearse: bool,  # noqa: FBT001 - a command-line flag
+    signer_backends: Path | None,
+    issuers: tuple[str, ...],
+    roll: bool,  # noqa: FBT001 - a command-line flag
+    offline: Path | None,
+    as_json: bool,  # noqa: FBT001 - a command-line flag
+) -> None:
     """Import the issuing keys into a back end, and switch to them.
+
+    Where the back end takes no keys in, the rehearsal says so; --roll is for that. A retired issuing CA issues nothing
+    more, and its CRL and OCSP answers go on.
 
     The sealed files stay where they are: `ztca keys rollback` goes back to them, `ztca keys destroy-files` ends them.
     """
-    with failing_cleanly(), _stopped(directory, as_json) as migration:
+    with failing_cleanly(), _stopped(directory, as_json, offline) as migration:
         backends = () if signer_backends is None else read_backends(signer_backends)
-        moved = asyncio.run(migration.migrate(backend, rehearse_only=rehearse, backends=backends))
+        if roll:
+            rolled = asyncio.run(migration.roll(backend, rehearse_only=rehearse, backends=backends, only=issuers))
+            ended = (
+                "The rehearsal went well; nothing is changed." if rehearse else "New certificates are below new keys."
+            )
+            tell(as_json, {"rehearsal": rehearse, "rolled": [item.members() for item in rolled]}, ended)
+            return
+        moved = asyncio.run(migration.migrate(backend, rehearse_only=rehearse, backends=backends, only=issuers))
         done = "The rehearsal went well; nothing is changed." if rehearse else "The CA signs through signer-hsm now."
         value = {"rehearsal": rehearse, "keys": [item.members() for item in moved]}
         tell(as_json, value, *(f"{item.issuer}: {item.before} -> {item.after}" for item in moved if not rehearse), done)
@@ -80,8 +102,8 @@ def destroy_files(directory: Path, after_days: int, now: bool, as_json: bool) ->
 
 
 @contextmanager
-def _stopped(directory: Path, as_json: bool) -> Iterator[Migration]:  # noqa: FBT001 - the flag is the command's own
-    layout = Layout(directory.absolute())
+def _stopped(directory: Path, as_json: bool, offline: Path | None = None) -> Iterator[Migration]:  # noqa: FBT001 - the flag is the command's own
+    layout = Layout(directory.absolute(), None if offline is None else offline.absolute())
     with only_one(layout):
         follow_move(layout)
         yield Migration(layout, os.environ, SystemClock(), lambda line: click.echo(line, err=as_json))

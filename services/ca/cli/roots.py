@@ -10,13 +10,13 @@ from pkicore.clock import Clock, SystemClock, unix
 from pkicore.crl import Revocation, encode_entry
 from pkicore.keys.file import load_file_key
 from pkicore.keys.passphrase import read_passphrase
-from services.ca.ceremony import sign_root_crl
 from services.ca.cli.output import directory_option, failing_cleanly, json_option, tell
 from services.ca.deployment import follow_move
 from services.ca.errors import AlreadyRevokedError, CeremonyError, UnknownCertificateError
 from services.ca.hierarchy import read_certificate
 from services.ca.layout import FAMILIES, Layout
 from services.ca.revocation import parse_reason
+from services.ca.roots import sign_root_crl
 from services.ca.settings import CaSettings
 from services.ca.store import CaStore, Revoked, StoredCrl
 from services.ca.wire import format_serial, parse_serial

@@ -1,0 +1,92 @@
+"""What the roots sign: the issuing CAs' certificates and their own CRLs. Only commands open their keys."""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Final
+
+from cryptography import x509
+
+from pkicore.clock import Clock, unix
+from pkicore.crl import build_crl
+from pkicore.identity import SpiffeId
+from pkicore.keys import SigningKey
+from pkicore.x509.profiles import Profile
+from services.ca.authorization import Authorizer
+from services.ca.csr import make_csr
+from services.ca.issuance import Issuance, IssuingCa, SerialPool
+from services.ca.store import CaStore, StoredCrl
+from services.ca.wire import CertificateRequest
+from services.chassis.database import AuditEvent
+
+ROOT_CRL_LIFETIME: Final = timedelta(days=365)
+CEREMONY: Final = "ceremony"
+_PATH: Final = "/operator/ceremony"
+
+
+@dataclass(frozen=True)
+class RootOffice:
+    """The one place where anybody may ask for a CA certificate; through the nine steps and the CA's own ledger."""
+
+    issuance: Issuance
+    caller: SpiffeId
+
+    @classmethod
+    def of(
+        cls, store: CaStore, roots: Mapping[str, IssuingCa], profile: Profile, trust_domain: str, clock: Clock
+    ) -> "RootOffice":
+        """Over opened roots, by family, and the profile of issuing CAs."""
+        open_profile = replace(profile, callers=(_PATH,))
+        authorizer = Authorizer(
+            trust_domain=trust_domain,
+            profiles={profile.name: open_profile},
+            issuers={family: root.issuer for family, root in roots.items()},
+            clock=clock,
+        )
+        issuance = Issuance(
+            store=store,
+            authorizer=authorizer,
+            serials=SerialPool(store, clock),
+            cas={root.issuer.id: root for root in roots.values()},
+            clock=clock,
+        )
+        return cls(issuance, SpiffeId(trust_domain, _PATH))
+
+    async def certify(self, key: SigningKey, common_name: str) -> x509.Certificate:
+        """The certificate of an issuing CA, by the root of its key's family.
+
+        Raises:
+            PkiError, CaServiceError, DatabaseError: it could not be issued.
+        """
+        csr = await make_csr(key, common_name=common_name)
+        token = f"ceremony-{secrets.token_hex(8)}"
+        wanted = CertificateRequest(csr, "issuing-ca", (), token, requester={"ceremony": common_name})
+        outcome = await self.issuance.issue(self.caller, wanted)
+        return x509.load_pem_x509_certificate(outcome.answer.certificate.encode())
+
+
+async def sign_root_crl(
+    name: str,
+    certificate: x509.Certificate,
+    key: SigningKey,
+    previous: StoredCrl | None,
+    entries: list[bytes],
+    clock: Clock,
+) -> tuple[StoredCrl, AuditEvent]:
+    """The next CRL of a root. It names no distribution point: verifiers hold it against the root itself, too."""
+    number = 1 if previous is None else previous.number + 1
+    this_update = clock.now()
+    next_update = this_update + ROOT_CRL_LIFETIME
+    der = await build_crl(
+        certificate,
+        key,
+        entries,
+        number=number,
+        this_update=this_update,
+        next_update=next_update,
+        distribution_points=(),
+        scope=None,
+    )
+    event = AuditEvent("crl.published", CEREMONY, {"issuer": name, "number": number, "entries": len(entries)})
+    return StoredCrl(name, number, unix(this_update), unix(next_update), der), event
