@@ -12,8 +12,8 @@ import orjson
 import pytest
 from click.testing import CliRunner
 
+from services.signer_hsm.cli import policy as command
 from services.signer_hsm.policy import Policy
-from services.signer_hsm.policy import __main__ as command
 from services.signer_hsm.policy.document import PolicyDocument
 from services.signer_hsm.policy.findings import findings
 from services.signer_hsm.policy.loading import read_document
@@ -38,9 +38,9 @@ def rule(acts: str, more: str = "", caller: str = "spiffe://test/service/a", nam
 
 
 def test_the_published_schema_is_the_loaders() -> None:
-    """The file is what the models say today: `python -m services.signer_hsm.policy schema` makes it anew."""
+    """The file is what the models say today: `keyctl policy schema` makes it anew."""
     assert orjson.loads(SCHEMA.read_bytes()) == PolicyDocument.schema_2020()
-    printed = CliRunner().invoke(command.main, ["schema"])
+    printed = CliRunner().invoke(command.policy, ["schema"])
     assert printed.output == SCHEMA.read_text()
 
 
@@ -96,7 +96,7 @@ def test_the_command_prints_version_hash_and_notes(tmp_path: Path) -> None:
     (tmp_path / "keys.toml").write_text(text)
     (tmp_path / "keys.json").write_text(read_document(text, "toml")[1].decode())
     for name in ("keys.toml", "keys.json"):
-        result = CliRunner().invoke(command.main, ["check", str(tmp_path / name)])
+        result = CliRunner().invoke(command.policy, ["check", str(tmp_path / name)])
         assert result.exit_code == 0
         assert f"version 12\nsha256  {Policy.load(text).sha256}\n1 tenants, 0 rules\n" in result.output
         assert "note: tenant t: no rule is about it" in result.output
@@ -106,9 +106,9 @@ def test_the_command_prints_version_hash_and_notes(tmp_path: Path) -> None:
 def test_the_command_refuses_what_the_service_would(tmp_path: Path, content: bytes) -> None:
     """One sentence and a failure."""
     (tmp_path / "keys.toml").write_bytes(content)
-    result = CliRunner().invoke(command.main, ["check", str(tmp_path / "keys.toml")])
+    result = CliRunner().invoke(command.policy, ["check", str(tmp_path / "keys.toml")])
     assert result.exit_code == 1
-    assert result.output.startswith("Error: ")
+    assert result.output.startswith("keyctl: ")
     assert "Traceback" not in result.output
 
 
