@@ -64,7 +64,7 @@ class Authorizer:
     def authorise(
         self, caller: SpiffeId, csr: VerifiedCsr, request: CertificateRequest, below: Issuer | None = None
     ) -> IssuanceRequest:
-        """Apply the rules; `below` stands in for the issuer that rule 5 would choose, and must be of that family.
+        """Apply the rules; `below` stands in for the issuer that rule 5 would choose in its family.
 
         Raises:
             UnknownProfileError: no such profile.
@@ -126,7 +126,7 @@ class Authorizer:
         family = profile.issuing_family(csr.algorithm)
         if below is not None and below.family == family:
             return below
-        if below is not None or family not in self._issuers:
+        if family not in self._issuers:
             raise UnknownProfileError(f"profile {profile.name} wants the {family} issuer, which is not configured")
         return self._issuers[family]
 

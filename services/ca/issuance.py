@@ -109,7 +109,7 @@ class Issuance:
         Args:
             caller: who asks.
             request: what for.
-            below: the id of the issuing CA that must issue it, retired or not; only a part of this process may say so.
+            below: the issuing CA of its family that issues it, retired or not; only a part of this process says so.
 
         Raises:
             MalformedError, BadCsrError, BadKeyError, BadSignatureError, UnsupportedError: step 1.

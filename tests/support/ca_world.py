@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -76,10 +76,11 @@ class CaWorld:
         families: dict[str, FamilyOfKeys] | None = None,
         observer: CommitObserver | None = None,
         keys: dict[str, Any] | None = None,
+        retired: Collection[str] = (),
     ) -> CaWorld:
         """Open (again, with the same clock and families) the CA whose database is in this directory.
 
-        `keys` replaces issuing keys by family.
+        `keys` replaces issuing keys by family; `retired` are the families that issue nothing any more.
         """
         clock = clock or ManualClock()
         families = families or {family: await make_hierarchy(family, clock) for family in ("ecdsa", "mldsa")}
@@ -88,7 +89,10 @@ class CaWorld:
         database = await Database.open(url, clock=clock, commit_observer=observer)
         signing = {family: (keys or {}).get(family, item.issuing_key) for family, item in families.items()}
         hierarchy = Hierarchy(
-            cas={item.issuing.id: IssuingCa.of(item.issuing, signing[family]) for family, item in families.items()},
+            cas={
+                item.issuing.id: IssuingCa.of(item.issuing, signing[family], retired=family in retired)
+                for family, item in families.items()
+            },
             responder_keys={item.issuing.id: MemoryKey.generate("ecdsa-p256") for item in families.values()},
             roots={item.root.id: item.root.certificate for item in families.values()},
         )

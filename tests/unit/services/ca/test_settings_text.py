@@ -3,7 +3,7 @@ import tomllib
 import pytest
 
 from services.ca.errors import CeremonyError
-from services.ca.settings_text import change_issuers, set_top_level
+from services.ca.settings_text import add_issuer, change_issuers, remove_issuer, set_top_level
 
 TEXT = """# of the CA
 port = 5000  # recorded
@@ -71,3 +71,31 @@ def test_a_member_at_the_top_goes_before_the_first_table() -> None:
     assert tomllib.loads(twice) == tomllib.loads(TEXT) | {"signer_url": "https://localhost:2"}
     with pytest.raises(CeremonyError):
         set_top_level("port = 1\n", "signer_url", "x")
+
+
+def test_an_issuer_is_added_behind_another_and_can_be_removed() -> None:
+    """The order of the tables is kept, and the text before and behind the new one."""
+    added = add_issuer(TEXT, "issuing-ecdsa", {"id": "issuing-ecdsa-2", "key": "k"})
+    found = tomllib.loads(added)
+    assert [item["id"] for item in found["issuers"]] == ["issuing-ecdsa", "issuing-ecdsa-2", "issuing-mldsa"]
+    assert "# by hand" in added
+    assert tomllib.loads(remove_issuer(added, "issuing-ecdsa-2")) == tomllib.loads(TEXT)
+    assert [item["id"] for item in tomllib.loads(remove_issuer(added, "issuing-ecdsa"))["issuers"]] == [
+        "issuing-ecdsa-2",
+        "issuing-mldsa",
+    ]
+
+
+def test_an_issuer_is_added_behind_the_last_table() -> None:
+    """A file that ends with its issuers takes another one."""
+    text = TEXT.partition("[[roots]]")[0]
+    found = tomllib.loads(add_issuer(text, "issuing-mldsa", {"id": "issuing-mldsa-2"}))
+    assert found["issuers"][2] == {"id": "issuing-mldsa-2"}
+
+
+def test_an_unknown_issuer_is_named() -> None:
+    """Nothing is added behind, and nothing removed, that is not there."""
+    with pytest.raises(CeremonyError, match="issuing-rsa"):
+        add_issuer(TEXT, "issuing-rsa", {"id": "x"})
+    with pytest.raises(CeremonyError, match="issuing-rsa"):
+        remove_issuer(TEXT, "issuing-rsa")

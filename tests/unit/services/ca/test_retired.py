@@ -1,0 +1,113 @@
+"""A retired issuing CA: nothing new below it, and everything it has issued stays revocable, with CRL and OCSP."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+
+from pkicore.x509.certificate import to_pem
+from services.ca.errors import UnknownProfileError
+from services.ca.hierarchy import publish_issuers
+from services.ca.responders import PROFILE
+from services.ca.rolling import successor_name
+from services.ca.settings import CaSettings
+from services.ca.wire import RevocationRequest
+from tests.support.ca_world import OPERATOR, CaWorld, server_request
+from tests.support.clock import ManualClock
+from tests.support.pki import make_hierarchy
+
+
+@pytest.fixture
+async def retired(world: CaWorld, tmp_path: Path) -> AsyncIterator[CaWorld]:
+    """A later process over the same ledger, in which the ECDSA issuer is retired."""
+    world.clock.advance(timedelta(seconds=1))
+    later = await CaWorld.open(tmp_path, clock=world.clock, families=world.families, retired=("ecdsa",))
+    yield await later.start()
+    await later.close()
+
+
+async def test_nothing_new_is_issued(retired: CaWorld) -> None:
+    """Not even to an operator."""
+    with pytest.raises(UnknownProfileError, match="ecdsa"):
+        await retired.issue("new.example")
+    with pytest.raises(UnknownProfileError):
+        await retired.core.issuance.issue(OPERATOR, server_request("new.example"))
+
+
+async def test_its_responder_is_certified_by_itself(retired: CaWorld) -> None:
+    """A delegate is of the issuer that it speaks for (RFC 6960 §4.2.2.2), so it certifies that, and nothing else."""
+    name = retired.families["ecdsa"].issuing.id
+    first = retired.core.responders.of(name).certificate
+    retired.clock.advance(timedelta(days=25))
+    await retired.core.responders.ensure()
+    renewed = retired.core.responders.of(name).certificate
+    assert renewed.serial_number != first.serial_number
+    renewed.verify_directly_issued_by(retired.issuer())
+
+
+async def test_what_it_issued_can_be_revoked(world: CaWorld, retired: CaWorld) -> None:
+    """Its next CRL has the serial; and the ledger knows until when it is needed, its responders aside."""
+    name = retired.families["ecdsa"].issuing.id
+    assert await retired.core.store.last_expiry(name, but=PROFILE) == 0
+    issued = await world.issue("old.example")
+    assert await retired.core.store.last_expiry(name, but=PROFILE) == issued.not_after
+    await retired.core.revoker.revoke(OPERATOR, RevocationRequest("superseded", serial=issued.serial))
+    await retired.publish()
+    crl = x509.load_der_x509_crl(retired.core.publisher.current[name].der)
+    assert crl.get_revoked_certificate_by_serial_number(int(issued.serial, 16)) is not None
+
+
+@pytest.mark.parametrize(
+    ("issuer", "taken", "name"),
+    [
+        ("issuing-ecdsa", ["issuing-ecdsa", "issuing-mldsa"], "issuing-ecdsa-2"),
+        ("issuing-ecdsa", ["issuing-ecdsa", "issuing-ecdsa-2", "issuing-mldsa-7"], "issuing-ecdsa-3"),
+        ("issuing-ecdsa-9", ["issuing-ecdsa-9"], "issuing-ecdsa-10"),
+    ],
+)
+def test_a_successor_has_the_next_number(issuer: str, taken: list[str], name: str) -> None:
+    """No id that is there is used again."""
+    assert successor_name(issuer, taken) == name
+
+
+def settings(directory: Path, *issuers: dict[str, Any]) -> CaSettings:
+    """Settings with these issuers."""
+    common = {"family": "ecdsa", "root": "r", "certificate": "/c", "key": "file:/k", "responder_key": "file:/r"}
+    names = ("policy_file", "passphrase_file", "profiles_file", "tls_certificate", "tls_key", "state_dir")
+    values: dict[str, Any] = dict.fromkeys(names, str(directory / "x"))
+    return CaSettings(
+        **values,
+        trust_domain="td.internal",
+        database_url="sqlite:////x",
+        audit_key="file:/a",
+        issuers=[common | item for item in issuers],
+        roots=[{"id": "r", "certificate": "/c"}],
+    )
+
+
+def test_one_issuing_ca_of_a_family_issues(tmp_path: Path) -> None:
+    """Two that do, or none at all, are refused when the settings are read."""
+    settings(tmp_path, {"id": "a", "retired": True}, {"id": "b"})
+    with pytest.raises(ValueError, match="two issuing CAs of the family ecdsa"):
+        settings(tmp_path, {"id": "a"}, {"id": "b"})
+    with pytest.raises(ValueError, match="every issuing CA is retired"):
+        settings(tmp_path, {"id": "a", "retired": True})
+
+
+async def test_the_trust_directory_follows_the_settings(tmp_path: Path) -> None:
+    """What is missing is written, what was dropped goes, and files of other names are left alone."""
+    pem = to_pem([(await make_hierarchy("ecdsa", ManualClock())).issuing.certificate])
+    own, trust = tmp_path / "own.pem", tmp_path / "trust"
+    trust.mkdir()
+    own.write_bytes(pem)
+    (trust / "issuing-ecdsa.pem").write_bytes(pem)
+    (trust / "partner.pem").write_bytes(pem)
+    wanted = settings(tmp_path, {"id": "issuing-ecdsa-2", "certificate": str(own)})
+    publish_issuers(wanted, trust)
+    assert {path.name for path in trust.iterdir()} == {"issuing-ecdsa-2.pem", "partner.pem"}
+    assert (trust / "issuing-ecdsa-2.pem").read_bytes() == pem
