@@ -23,14 +23,18 @@ def test_the_commands_of_a_page_work_in_a_fresh_clone(page: Path, tmp_path: Path
     shutil.copy(page, clone / page.relative_to(ROOT))
     commands = [command for block in blocks(page) if block.marker == OURS for command in block.commands]
     # Free ports, so that a deployment that is already up on this machine does not matter.
-    ports = {f"PQCPKI_{name}_PORT": "0" for name in ("CA", "CA_HTTP", "CA_OPS", "ACME", "ACME_OPS")}
+    listeners = ("CA", "CA_HTTP", "CA_OPS", "ACME", "ACME_OPS", "SIGNER_HSM", "SIGNER_HSM_OPS")
+    ports = {f"PQCPKI_{name}_PORT": "0" for name in listeners}
+        f"PQCPKI_{name}_PORT": "0"
+        for name in ("CA", "CA_HTTP", "CA_OPS", "ACME", "ACME_OPS", "SIGNER_HSM", "SIGNER_HSM_OPS")
+    }
     result = subprocess.run(
         ["bash", "-x", "-c", PROLOGUE + "\n".join(commands)],
         cwd=clone,
         env=os.environ | ports,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
     assert result.returncode == 0, f"{result.stdout[-3000:]}\n{result.stderr[-5000:]}"
