@@ -25,9 +25,6 @@ def test_the_commands_of_a_page_work_in_a_fresh_clone(page: Path, tmp_path: Path
     # Free ports, so that a deployment that is already up on this machine does not matter.
     listeners = ("CA", "CA_HTTP", "CA_OPS", "ACME", "ACME_OPS", "SIGNER_HSM", "SIGNER_HSM_OPS")
     ports = {f"PQCPKI_{name}_PORT": "0" for name in listeners}
-        f"PQCPKI_{name}_PORT": "0"
-        for name in ("CA", "CA_HTTP", "CA_OPS", "ACME", "ACME_OPS", "SIGNER_HSM", "SIGNER_HSM_OPS")
-    }
     result = subprocess.run(
         ["bash", "-x", "-c", PROLOGUE + "\n".join(commands)],
         cwd=clone,
