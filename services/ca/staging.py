@@ -7,14 +7,17 @@ import fcntl
 import glob
 import os
 import shutil
-import sqlite3
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from services.ca.errors import CeremonyError
-from services.ca.layout import Layout
+from services.ca.layout import FAMILIES, SIGNER, Layout
+from services.ca.signer_settings import TENANT
+
+_KEYS: Final = tuple(f"{TENANT}.{name}-{family}" for name in ("issuing", "ocsp-issuing") for family in FAMILIES)
 
 
 @contextmanager
@@ -49,16 +52,16 @@ def remove_abandoned(prefix: str, beside: Path) -> None:
 
 
 def remove_unfinished(layout: Layout) -> list[str]:
-    """Delete what a killed ceremony of this directory left beside it; a sentence for each, with the keys it had made.
+    """Delete what a killed ceremony of this directory left beside it; a sentence for each names the keys, too.
 
     Keys in a back end that does not lie in the directory outlive it. Their names are all that can be said here: the
     back ends of that ceremony are not known to this one.
     """
     told = []
     for left in abandoned(partial_prefix(layout), layout.root.parent):
-        keys = _recorded_keys(Layout(left).signer_database)
+        had_signer = Layout(left).state(SIGNER).is_dir()
         shutil.rmtree(left, ignore_errors=True)
-        also = f"; it had made these keys, look for them where they outlive it: {', '.join(keys)}" if keys else ""
+        also = f"; keys of these names may be left in its back ends: {', '.join(_KEYS)}" if had_signer else ""
         told.append(f"removed {left}, which a ceremony that was cut short had left{also}")
     return told
 
@@ -93,15 +96,3 @@ def _is_held(path: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
-
-
-def _recorded_keys(database: Path) -> list[str]:
-    """Key ids and back ends in a catalogue; none where there is none that can be read."""
-    if not database.is_file():
-        return []
-    try:
-        with closing(sqlite3.connect(database)) as connection:
-            rows = connection.execute("SELECT id, backend FROM keys ORDER BY id").fetchall()
-    except sqlite3.Error:  # killed before its tables were there: no key had been asked for
-        return []
-    return [f"{key} in {where}" for key, where in rows]

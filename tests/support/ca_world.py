@@ -32,6 +32,7 @@ from tests.support.pki import Hierarchy as FamilyOfKeys
 ACME = SpiffeId.service(TRUST_DOMAIN, "acme")
 CA = SpiffeId.service(TRUST_DOMAIN, "ca")
 OPERATOR = SpiffeId.operator(TRUST_DOMAIN, "admin")
+RESPONDERS = {"ecdsa": "ecdsa-p256", "mldsa": "ml-dsa-44"}
 POLICY = f"""
 [[allow]]
 caller = "spiffe://{TRUST_DOMAIN}/service/acme"
@@ -93,7 +94,9 @@ class CaWorld:
                 item.issuing.id: IssuingCa.of(item.issuing, signing[family], retired=family in retired)
                 for family, item in families.items()
             },
-            responder_keys={item.issuing.id: MemoryKey.generate("ecdsa-p256") for item in families.values()},
+            responder_keys={
+                item.issuing.id: MemoryKey.generate(RESPONDERS[family]) for family, item in families.items()
+            },
             roots={item.root.id: item.root.certificate for item in families.values()},
         )
         rules = CoreRules(

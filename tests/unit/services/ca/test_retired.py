@@ -80,14 +80,9 @@ def settings(directory: Path, *issuers: dict[str, Any]) -> CaSettings:
     common = {"family": "ecdsa", "root": "r", "certificate": "/c", "key": "file:/k", "responder_key": "file:/r"}
     names = ("policy_file", "passphrase_file", "profiles_file", "tls_certificate", "tls_key", "state_dir")
     values: dict[str, Any] = dict.fromkeys(names, str(directory / "x"))
-    return CaSettings(
-        **values,
-        trust_domain="td.internal",
-        database_url="sqlite:////x",
-        audit_key="file:/a",
-        issuers=[common | item for item in issuers],
-        roots=[{"id": "r", "certificate": "/c"}],
-    )
+    values |= {"trust_domain": "td.internal", "database_url": "sqlite:////x", "audit_key": "file:/a"}
+    values |= {"issuers": [common | item for item in issuers], "roots": [{"id": "r", "certificate": "/c"}]}
+    return CaSettings(**values)
 
 
 def test_one_issuing_ca_of_a_family_issues(tmp_path: Path) -> None:
