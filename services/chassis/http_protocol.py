@@ -7,7 +7,9 @@ connection here has a time for each request's head, and a number of bytes.
 import asyncio
 from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from pkicore.mtls.framing import FramedHttpProtocol
 
 HEAD_BYTES = 32 * 1024
 """Request line and headers together."""
@@ -15,7 +17,7 @@ HEAD_SECONDS = 10.0
 """From the connection, or the head's first byte, to its last."""
 
 
-class BoundedHttpProtocol(HttpToolsProtocol):
+class BoundedHttpProtocol(FramedHttpProtocol):
     """HTTP/1.1 whose request heads are bounded in size and time."""
 
     head_seconds = HEAD_SECONDS

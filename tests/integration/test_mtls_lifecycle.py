@@ -267,6 +267,42 @@ async def test_a_head_without_end_is_cut_off() -> None:
             await connection.read(1)
 
 
+CHUNKED = b"HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize("head", [b"GET / " + CHUNKED, b"POST /echo " + CHUNKED + b"1\r\nx\r\n"])
+@pytest.mark.parametrize(("first", "more"), [(b"0\r\n", b"A: b\r\n"), (b"0\r\nA: ", b"b"), (b"1;", b"ext")])
+async def test_framing_without_end_is_cut_off(head: bytes, first: bytes, more: bytes) -> None:
+    """Trailers, one trailer or a chunk extension that never ends: none of it is kept, and the connection ends."""
+    world = await World.make("ecdsa")
+    async with serve(world.listener()) as port:
+        connection = await world.client().connect("localhost", port, expected=CA)
+        await connection.write(head + first)
+        with pytest.raises(ConnectionError):
+            await _pour(connection, more * (16_384 // len(more)))
+
+
+async def _pour(connection: TlsConnection, part: bytes) -> None:
+    """Write a mebibyte, and read on; ends with the connection."""
+    async with asyncio.timeout(10):
+        for _ in range(64):
+            await connection.write(part)
+        while await connection.read(1 << 16):
+            pass
+    raise ConnectionResetError
+
+
+async def test_small_chunks_are_no_endless_framing() -> None:
+    """A body in chunks of one octet is a body, however long it is."""
+    world = await World.make("ecdsa")
+    async with serve(world.listener()) as port:
+        connection = await world.client().connect("localhost", port, expected=CA)
+        await connection.write(b"POST /count " + CHUNKED + b"1\r\nx\r\n" * 60_000 + b"0\r\nA: b\r\n\r\n")
+        async with asyncio.timeout(10):
+            assert b"60000" in await connection.read(1 << 16)
+        connection.close()
+
+
 async def test_a_request_before_a_close_notify_is_still_answered() -> None:
     """RFC 8446 §6.1: closing one direction does not close the other."""
     world = await World.make("ecdsa")

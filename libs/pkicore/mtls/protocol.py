@@ -13,6 +13,7 @@ from uvicorn.server import ServerState
 
 from pkicore.errors import HandshakeError
 from pkicore.mtls.engine import TlsEngine
+from pkicore.mtls.framing import FramedHttpProtocol
 from pkicore.mtls.peer import PeerIdentity
 from pkicore.mtls.transport import TlsTransport
 
@@ -134,7 +135,7 @@ class TlsServerProtocol(asyncio.Protocol):
         self._report(None)
         self.listener.connections.add(self)
         state = {**self._app_state, "peer": self.peer}
-        self._http = HttpToolsProtocol(self._config, self._server_state, state, self._loop)
+        self._http = FramedHttpProtocol(self._config, self._server_state, state, self._loop)
         self._server_state.connections.discard(cast("HttpToolsProtocol", self))
         self._http.connection_made(TlsTransport(self._raw, self._engine, self._closing))
         self._head_since = self._loop.time()

@@ -177,6 +177,18 @@ async def test_an_endless_head_is_cut_off(tmp_path: Path) -> None:
     assert b"head is too long" in answer
 
 
+async def test_trailers_are_no_headers_and_end(tmp_path: Path) -> None:
+    """What comes after a chunked body changes nothing; without end it ends the connection."""
+    head = b"GET /slow HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"
+    last = b"X-Request-Id: from-a-trailer\r\n\r\nGET /slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    async with running(tmp_path) as (urls, _):
+        answer = await exchange(urls["public"], head + last)
+        assert answer.count(b"HTTP/1.1 200 OK") == 2
+        assert b"from-a-trailer" not in answer
+        endless = await exchange(urls["public"], head, *[b"A: b\r\n" * 4096] * 20)
+    assert b"HTTP/1.1 2" not in endless
+
+
 async def test_a_pipelined_pair_and_a_large_body_are_not_taken_for_a_long_head(tmp_path: Path) -> None:
     """The bound counts heads only."""
     body = b"z" * (HEAD_BYTES + 10_000)
