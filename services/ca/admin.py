@@ -92,7 +92,7 @@ def ca_admin(
 
     async def guard(request: fastapi.Request) -> None:
         peer = request.scope.get("state", {}).get("peer")
-        policy.authorize(peer, "ca", request.method, request.url.path)
+        policy.authorize(peer, "ca", request.method, request.scope["path"])
 
     return admin_api("pqcpki CA", "What operators ask of the CA, over mutual TLS.", router, guard)
 

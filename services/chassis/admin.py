@@ -32,6 +32,7 @@ def admin_api(
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # a redirect would be answered before the guard, to whatever Host was sent
         dependencies=[fastapi.Depends(guard)],
         exception_handlers={HTTPException: _refuse_path, RequestValidationError: _refuse_parameters},
     )

@@ -78,7 +78,7 @@ def signer_admin(domain: Domain, policy: CallerPolicy) -> fastapi.FastAPI:
 
     async def guard(request: fastapi.Request) -> None:
         peer = request.scope.get("state", {}).get("peer")
-        policy.authorize(peer, SERVICE, request.method, request.url.path)
+        policy.authorize(peer, SERVICE, request.method, request.scope["path"])
 
     return admin_api("pqcpki signer-hsm", "The life cycle of keys, over mutual TLS.", router, guard)
 

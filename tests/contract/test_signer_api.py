@@ -633,6 +633,15 @@ async def test_headers_change_nothing(quick: SignerWorld) -> None:
     assert (await quick.audit())[-1]["caller"] == str(CA)
 
 
+@pytest.mark.parametrize("path", ["/v1/policy/", "/v1/keys/ca.issuing/", "/v1/keys/"])
+async def test_nothing_is_redirected(quick: SignerWorld, path: str) -> None:
+    """A path with a slash too many is no path: a redirect would tell strangers what is there, under any host."""
+    async with quick.http(STRANGER, host="elsewhere.example") as http:
+        answer = await http.get(path)
+    assert answer.status_code == 404
+    assert "location" not in answer.headers
+
+
 async def test_short_forms(quick: SignerWorld) -> None:
     """`/sign` and `/pubkey` name the key in body and query, and are decided alike."""
     async with quick.http(CA) as http:
