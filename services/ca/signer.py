@@ -22,7 +22,6 @@ from pkicore.keys.remote import RemoteKey, RemotePublicKey, RemoteSigner
 from pkicore.mtls import INTERNAL, Credentials, CredentialsSource, CrlCache, Http1Client, TlsClient
 from services.ca.settings import CaSettings
 from services.chassis.ops import Readiness
-from services.signer_hsm.client import SignerClient
 
 SERVICE: Final = "signer-hsm"
 CONDITION: Final = "signer-hsm"
@@ -83,6 +82,8 @@ class WayToSigner:
         clock: Clock,
     ) -> "WayToSigner":
         """Build it; nothing is sent yet."""
+        from services.signer_hsm.client import SignerClient
+
         count = Counter(
             "ca_signer_traffic", "Requests to signer-hsm, and connections made for them.", ["what"], registry=registry
         )

@@ -180,7 +180,8 @@ def test_a_ceremony_that_fails_leaves_nothing_in_the_back_end(tmp_path: Path, dn
     options = ("--dir", str(deployment.directory), "--keys", "signer-hsm", "--signer-backends", str(backends))
     failed = deployment.ztca("init", *options, check=False)
     assert failed.returncode == 1
-    assert "ml-dsa-65" in failed.stderr
+    assert "makes ml-dsa-65 keys" in failed.stderr
+    assert 'Add one to the [[backends]] that does: type = "file"' in failed.stderr
     assert not deployment.directory.exists()
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(("state", "bootstrap"))] == []
     count = token.python(COUNT_PRIVATE_KEYS)

@@ -1,4 +1,6 @@
 import asyncio
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -249,3 +251,11 @@ async def test_another_key_at_the_signer_never_signs_later(pool: Executor) -> No
         async with asyncio.timeout(0.05):
             await keys.wait(lambda: asyncio.sleep(0))
     assert CONDITION in readiness.reasons
+
+
+def test_a_ca_with_file_keys_loads_no_signer() -> None:
+    """Neither signer-hsm's client nor the SDK of any back end is imported with the CA: each start would pay for it."""
+    heavy = ("services.signer_hsm", "boto3", "botocore", "hvac", "google.cloud", "grpc", "pkcs11")
+    program = f"import sys, services.ca.app; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"
