@@ -123,6 +123,8 @@ def _read(path: Path) -> Policy:
 
 
 def _text(path: Path) -> str:
+    if path.exists() and not path.is_file():  # reading a pipe might never end
+        raise KeyPolicyError(f"the key policy {path} is no file")
     try:
         with path.open("rb") as file:
             content = file.read(_MAX_OCTETS + 1)

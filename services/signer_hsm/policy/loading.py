@@ -54,14 +54,14 @@ def _parse(text: str, form: Format) -> dict[str, Any]:
         return strict_object(text.encode(), "the key policy")
     except tomllib.TOMLDecodeError as error:
         raise KeyPolicyError(f"the key policy is not TOML: {error}") from error
-    except (MalformedError, RecursionError, UnicodeEncodeError) as error:
+    except (MalformedError, RecursionError, ValueError) as error:  # ValueError: an integer of thousands of digits
         raise KeyPolicyError(f"the key policy cannot be read: {error}") from error
 
 
 def _canonical(document: dict[str, Any]) -> bytes:
     try:
         return canonical_json(_alike(document, _MAX_DEPTH))
-    except TypeError as error:
+    except (TypeError, ValueError, OverflowError) as error:  # OverflowError: a time that is before year 1 in UTC
         raise KeyPolicyError(f"the key policy holds a value that JSON does not have: {error}") from error
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -90,3 +91,34 @@ async def test_no_start_with_an_older_policy(world: SignerWorld, tmp_path: Path)
     newest = await world.core.store.newest_policy()
     assert newest is not None
     assert newest.version == 5
+
+
+async def test_a_pipe_in_the_files_place_is_not_waited_for(world: SignerWorld, tmp_path: Path) -> None:
+    """What is no regular file is refused at once, and the next good file is taken."""
+    path = tmp_path / "keys.toml"
+    write(path, version(2))
+    file = followed(world, path)
+    world.core.decisions.policy = await file.load()
+    path.unlink()
+    os.mkfifo(path)
+    async with asyncio.timeout(5):
+        await file.look(world.core.decisions)
+    path.unlink()
+    write(path, version(3))
+    await file.look(world.core.decisions)
+    assert world.core.decisions.policy.version == 3
+
+
+async def test_requests_go_on_while_a_long_policy_is_read(world: SignerWorld, tmp_path: Path) -> None:
+    """Reading it is work for a thread: the event loop never waits for the whole of it."""
+    path = tmp_path / "keys.toml"
+    write(path, "a" + ".a" * 1500 + " = 1\n" + version(2))
+    file = followed(world, path)
+    looking = asyncio.create_task(file.look(world.core.decisions))
+    turns = 0
+    while not looking.done():
+        await asyncio.sleep(0.001)
+        turns += 1
+    await looking
+    assert turns > 5
+    assert world.core.decisions.policy.version == 1

@@ -200,6 +200,8 @@ def test_nonsense_is_refused_with_its_place(place: str, value: object, sentence:
         ("valid_from = 2030-01-01T00:00:00", "offset"),
         ("valid_from = 2030-01-01T00:00:00.5Z", "whole seconds"),
         ("rate_per_second = 99999999999999999999", "JSON does not have"),
+        ("rate_per_second = " + "9" * 5000, "cannot be read"),
+        ("valid_from = 0001-01-01T00:00:00+12:00", "JSON does not have"),
     ],
 )
 def test_toml_values_that_json_does_not_have_are_refused(line: str, sentence: str) -> None:
