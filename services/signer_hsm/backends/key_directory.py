@@ -165,6 +165,7 @@ class KeyDirectory:
             self._opened.pop(handle, None)
             path = self._path(handle)
             if path is None:
+                sync_directory(self._directory)  # of a directory that is away nothing is proven
                 return {"method": "none: there is no such file"}
             octets = _overwrite(path)
             path.unlink()

@@ -162,6 +162,17 @@ async def test_a_destroyed_key_is_overwritten_and_gone(tmp_path: Path) -> None:
         assert (await backend.destroy(key.handle)).final
 
 
+async def test_nothing_is_proven_of_a_directory_that_is_away(tmp_path: Path) -> None:
+    """A key whose directory is not mounted is not taken for destroyed: it would come back with it."""
+    async with file_backend(tmp_path) as backend:
+        key = await backend.create(LABEL, P256)
+        (tmp_path / "keys").rename(tmp_path / "away")
+        with pytest.raises(UnavailableError):
+            await backend.destroy(key.handle)
+        (tmp_path / "away").rename(tmp_path / "keys")
+        assert (await backend.destroy(key.handle)).proof["file"] == "bank.issuing.v1.key"
+
+
 async def test_a_disabled_key_can_be_destroyed(tmp_path: Path) -> None:
     """Destruction finds the file in either state."""
     async with file_backend(tmp_path) as backend:
