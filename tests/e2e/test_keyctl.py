@@ -90,3 +90,9 @@ def test_a_ci_job_signs_from_another_machine(running: Deployment, tmp_path: Path
         answer = keyctl(*refused, *job)
         assert answer.returncode == REFUSED, answer.stderr
     assert json.loads(keyctl("keys", "show", "shop.release-1", "--json", *operator).stdout)["state"] == "enabled"
+
+
+def test_a_probe_knows_whom_it_meets(running: Deployment) -> None:
+    """`ztca probe` of signer-hsm's listener expects its SPIFFE ID, and accepts it."""
+    seen = running.ztca("probe", "--dir", str(running.directory), running.endpoints["signer_hsm"], "--json")
+    assert json.loads(seen.stdout)["accepted"] is True
