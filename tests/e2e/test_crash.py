@@ -32,7 +32,7 @@ from tests.support.jose_key import JoseKey
 from tests.support.openssl import Relying
 
 CRASHING = Path(__file__).parents[1] / "support" / "crashing_service.py"
-START_SECONDS = 120.0  # a start costs two seconds of processor time, and on a loaded machine more than thirty of wall time
+START_SECONDS = 120.0  # two seconds of processor time; on a loaded machine more than thirty of wall time
 PATIENCE_SECONDS = 150.0  # of the client: it waits while the service dies and starts anew
 CRL_SECONDS = 2.0  # the CRL follows a revocation within so long, and its commit belongs to the path
 
