@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pkicore.identity import SpiffeId
@@ -228,7 +228,6 @@ def test_a_place_is_given_back_whatever_happens() -> None:
             raise ZeroDivisionError
 
 
-@settings(deadline=None)  # a busy machine is no fault
 @given(st.lists(st.tuples(st.floats(0, 3), st.integers(1, 64)), max_size=60))
 def test_never_more_than_burst_and_rate(steps: list[tuple[float, int]]) -> None:
     """Over any time, what is granted stays within one burst, one largest batch and the rate."""

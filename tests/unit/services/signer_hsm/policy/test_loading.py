@@ -9,7 +9,7 @@ import time
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from services.signer_hsm.errors import KeyPolicyError
@@ -245,7 +245,6 @@ def test_a_large_policy_loads_in_seconds() -> None:
     assert time.process_time() - began < 2
 
 
-@settings(deadline=None)  # a busy machine is no fault
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists))
 def test_no_value_anywhere_ends_in_another_error(value: object) -> None:
     """Whatever stands where, the loader answers with a policy or with KeyPolicyError."""

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pkicore.algorithms import Payload
@@ -339,7 +339,6 @@ _WORDS = st.sampled_from(["", "ca", "shop", "ocsp", "release", "issuing-x", "*",
 _PATHS = st.sampled_from(["/service/ca", "/service/ca/x", "/operator/alice", "/operator/.x", "/x/service/ca", "/ca"])
 
 
-@settings(deadline=None)  # a busy machine is no fault
 @given(
     st.tuples(_PATHS, _WORDS, _WORDS),
     st.sampled_from(get_args(Act)),

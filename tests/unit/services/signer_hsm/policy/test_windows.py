@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from services.signer_hsm.policy.document import Window
@@ -62,7 +62,6 @@ def test_sundays_night_goes_on_into_monday() -> None:
 _TIME = st.integers(0, 24 * 60 - 1)
 
 
-@settings(deadline=None)  # a busy machine is no fault
 @given(_TIME, _TIME, st.sets(st.sampled_from(DAYS), min_size=1), st.integers(0, 7 * 24 * 60 - 1))
 def test_windows_agree_with_walking_through_them(start: int, end: int, days: set[str], minute: int) -> None:
     """The spans say what a walk from each window's beginning, minute by minute, says."""
