@@ -297,7 +297,7 @@ async def test_a_slow_kms_ends_at_the_time_limit_and_works_again(server: GcpKmsS
         began = time.monotonic()
         with pytest.raises(DeadlineError):
             await sign(backend, key)
-        assert time.monotonic() - began < 2.0
+        assert time.monotonic() - began < 4.5
         assert not (await backend.health()).ready
         server.faults.delay = 0.0
         await sign(backend, key)
@@ -311,7 +311,7 @@ async def test_the_deadline_holds_over_all_requests_of_an_operation(server: GcpK
         began = time.monotonic()
         with pytest.raises(DeadlineError, match="not done within the deadline"):
             await backend.find(LABEL)
-        assert time.monotonic() - began < 2.0
+        assert time.monotonic() - began < 4.5
 
 
 async def test_the_deadline_holds_while_waiting_for_a_permit(server: GcpKmsSimulator) -> None:
@@ -322,7 +322,7 @@ async def test_the_deadline_holds_while_waiting_for_a_permit(server: GcpKmsSimul
         began = time.monotonic()
         answers = await asyncio.gather(*(sign(backend, key) for _ in range(8)), return_exceptions=True)
         assert all(isinstance(answer, DeadlineError) for answer in answers)
-        assert time.monotonic() - began < 2.0
+        assert time.monotonic() - began < 4.5
 
 
 async def test_the_back_end_killed_in_mid_call_and_back_again(server: GcpKmsSimulator) -> None:
@@ -338,7 +338,7 @@ async def test_the_back_end_killed_in_mid_call_and_back_again(server: GcpKmsSimu
         assert all(isinstance(answer, UnavailableError) for answer in answers)
         with pytest.raises(UnavailableError):
             await sign(backend, key)
-        assert time.monotonic() - began < 2.0
+        assert time.monotonic() - began < 4.5
         assert (await backend.health()).detail["problem"] == "unavailable"
         server.faults.delay = 0.0
         await relay.start()
@@ -368,7 +368,7 @@ async def test_a_network_that_swallows_everything_is_a_deadline(server: GcpKmsSi
         began = time.monotonic()
         with pytest.raises(DeadlineError):
             await sign(backend, key)
-        assert time.monotonic() - began < 2.0
+        assert time.monotonic() - began < 4.5
         relay.flowing.set()
         await signs_again(backend, key, within=2.0)
 
@@ -757,4 +757,4 @@ async def test_no_kms_at_all(server: GcpKmsSimulator, backend: Backend) -> None:
     with pytest.raises(UnavailableError):
         await backend.find(LABEL)
     assert not (await backend.health()).ready
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < 4.5

@@ -82,11 +82,11 @@ async def test_killed_in_mid_call(
 
 async def test_slow_is_a_deadline(simulator: VaultSimulator, simulated_role: Role, backend: VaultBackend) -> None:
     """In little more than the time-out, and the next call is served."""
-    simulator.faults.add(Fault(signing(simulated_role), delay=1.5))
+    simulator.faults.add(Fault(signing(simulated_role), delay=4))
     begin = time.monotonic()
     with pytest.raises(DeadlineError):
         await sign(backend)
-    assert time.monotonic() - begin < 1.2
+    assert time.monotonic() - begin < 3.5
     await sign(backend)
 
 

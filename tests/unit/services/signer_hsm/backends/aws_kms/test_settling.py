@@ -66,4 +66,4 @@ async def test_patience_ends() -> None:
     started = time.monotonic()
     with pytest.raises(KeyNotFoundError):
         await settling.call(ARN, attempt)
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 5
