@@ -1,15 +1,13 @@
 """The command group of `ztca`."""
 
-import logging
-import sys
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
 import click
-import structlog
 
 from services.chassis.cli.lazy import LazyGroup
+from services.chassis.cli.output import log_errors_only
 
 # Command -> the module of this package that has it, and its first sentence for `ztca --help`.
 _COMMANDS: Final[Mapping[str, tuple[str, str, str]]] = MappingProxyType(
@@ -37,5 +35,4 @@ def main() -> None:
 
     Begin with `ztca init --dir DIR`, then `ztca up --dir DIR`.
     """
-    quiet = structlog.make_filtering_bound_logger(logging.ERROR)
-    structlog.configure(wrapper_class=quiet, logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    log_errors_only()

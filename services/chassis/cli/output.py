@@ -1,5 +1,6 @@
 """How commands speak: sentences for people, `--json` for programs, one sentence and exit 1 when something is wrong."""
 
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,11 +9,18 @@ from typing import Any, TypeVar
 
 import click
 import orjson
+import structlog
 
 from pkicore.errors import PkiError
 from services.chassis.errors import ChassisError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def log_errors_only() -> None:
+    """A command's output is its own; of the library's log lines only errors are shown, on standard error."""
+    quiet = structlog.make_filtering_bound_logger(logging.ERROR)
+    structlog.configure(wrapper_class=quiet, logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 
 
 def json_option(command: Command) -> Command:
