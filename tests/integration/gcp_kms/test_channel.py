@@ -315,7 +315,7 @@ def test_a_process_that_signed_ends_in_peace() -> None:
     """A process on uvloop that signs, closes and ends prints nothing and returns 0, warnings being errors."""
     program = """
 import uvloop
-from tests.integration.test_gcp_kms_channel import life, opened, resources_of, simulator, ManualClock
+from tests.integration.gcp_kms.test_channel import life, opened, resources_of, simulator, ManualClock
 async def main():
     async with simulator(resources_of(ManualClock())) as server, opened(server) as backend:
         await life(backend)
