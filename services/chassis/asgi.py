@@ -6,7 +6,8 @@ For each request, in this order:
 2. the route is found (404, 405), then the service's guard decides whether this caller may use it (403);
 3. the Content-Type is checked (415); the handler runs and reads the body under the route's limit (413, 408);
 4. an exception becomes a problem document by the service's table;
-5. the response is counted, timed, and logged unless it is a success (those only at debug level).
+5. the response is counted, timed, and logged unless it is a success (those only at debug level); of one caller's
+   refusals and failures the first of a second each have their line, the others one together.
 """
 
 import asyncio
@@ -29,6 +30,7 @@ from services.chassis.errors import (
     MethodNotAllowedError,
     RouteNotFoundError,
 )
+from services.chassis.log_budget import LogBudget
 from services.chassis.observability import HttpMetrics, begin_request
 from services.chassis.problems import MEDIA_TYPE, Problem, ProblemTable
 from services.chassis.routes import PathTable
@@ -235,6 +237,7 @@ class Application:
         self._admin = admin
         self._log = structlog.get_logger("http")
         self._log_successes = self._log.is_enabled_for(_DEBUG)
+        self._refusals, self._failures = LogBudget(self._left_out), LogBudget(self._left_out)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one HTTP request; other scopes are refused."""
@@ -305,12 +308,17 @@ class Application:
         if response.status in _OK:
             if self._log_successes:
                 self._log.debug("request", **_facts(request, response, seconds))
+        elif not (self._refusals if response.status < _SERVER_ERROR else self._failures).spend(_caller_of(request)):
+            return  # counted: refusals apart from failures, so that a flood of the ones hides none of the others
         elif response.status < _SERVER_ERROR:
             self._log.info("request refused", **_facts(request, response, seconds), **_reason(fault))
         elif fault is None or self._problems.knows(fault):
             self._log.error("request failed", **_facts(request, response, seconds), **_reason(fault))
         else:
             self._log.error("request failed", **_facts(request, response, seconds), exc_info=fault)
+
+    def _left_out(self, caller: str, lines: int) -> None:
+        self._log.warning("more requests refused or failed", caller=caller, left_out=lines)
 
 
 async def _relay(request: Request, app: AsgiApp) -> Response:
@@ -362,6 +370,11 @@ def _facts(request: Request, response: Response, seconds: float) -> dict[str, An
         "peer": _peer_name(request.peer),
         "client": client[0] if client else None,
     }
+
+
+def _caller_of(request: Request) -> str:
+    client = request.scope.get("client")
+    return _peer_name(request.peer) or (client[0] if client else "unknown")
 
 
 def _peer_name(peer: Any) -> str | None:  # noqa: ANN401 - a PeerIdentity, which this module need not know

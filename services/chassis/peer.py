@@ -69,7 +69,7 @@ class CallerPolicy:
         return cls(endpoints)
 
     def authorize(self, peer: Peer | None, service: str, method: str, path: str) -> None:
-        """Lets the call pass, or raises.
+        """Lets the call pass, or raises; the frame logs a refusal, under its budget.
 
         Args:
             peer: The verified TLS peer; None where the caller showed no certificate.
@@ -85,7 +85,6 @@ class CallerPolicy:
             if self._log_allowed:
                 self._log.debug("call allowed", caller=caller, callee=service, method=method)
             return
-        self._log.warning("call refused", caller=caller, callee=service, method=method)
         raise ForbiddenError("the policy does not allow this caller to call this endpoint")
 
     def _allows(self, caller: str, service: str, method: str, path: str) -> bool:

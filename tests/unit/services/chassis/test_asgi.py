@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 
 from services.chassis.asgi import Application, Request, Response, Route, json_response, read_body
 from services.chassis.errors import BodyTooLargeError, ClientGoneError, ForbiddenError
+from services.chassis.log_budget import LINES
 from services.chassis.observability import HttpMetrics
 from services.chassis.problems import ProblemTable
 
@@ -206,6 +207,18 @@ async def test_a_refusal_is_one_line_without_the_body(client: httpx.AsyncClient)
     (line,) = lines
     assert (line["event"], line["route"], line["error"]) == ("request refused", "/json", "BodyMalformedError")
     assert SECRET not in str(line)
+
+
+async def test_a_flood_of_refusals_does_not_fill_the_log(client: httpx.AsyncClient) -> None:
+    """The first of a second have their lines, the others are one; a failure among them still has its own."""
+    with capture_logs() as lines:
+        for _ in range(LINES + 30):
+            await client.get("/nowhere")
+        await client.get("/broken")
+        assert [line["event"] for line in lines] == ["request refused"] * LINES + ["request failed"]
+        await asyncio.sleep(1.2)
+    assert (lines[-1]["event"], lines[-1]["left_out"]) == ("more requests refused or failed", 30)
+    assert lines[-1]["caller"] == lines[0]["client"]
 
 
 @pytest.mark.parametrize("given", ["abc-1", "A.b_c-9", "x" * 64])
