@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,6 @@ from tests.support.jose_key import JoseKey
 
 NEW_ACCOUNT = f"{BASE}/acme/new-account"
 TERMS = "https://ca.example/terms"
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[AcmeServer]:
-    """A fresh service."""
-    running = await AcmeServer.start(tmp_path)
-    yield running
-    await running.stop()
 
 
 async def test_a_new_account(server: AcmeServer) -> None:

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -14,14 +12,6 @@ from tests.support.acme_server import BASE, AcmeServer, solve
 from tests.support.jose_key import JoseKey, b64u
 
 REVOKE = f"{BASE}/acme/revoke-cert"
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[AcmeServer]:
-    """A fresh service."""
-    running = await AcmeServer.start(tmp_path)
-    yield running
-    await running.stop()
 
 
 async def issued(

@@ -3,7 +3,6 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,14 +19,6 @@ UNUSED = "A" * 22
 NEW_ACCOUNT = f"{BASE}/acme/new-account"
 NEW_ORDER = f"{BASE}/acme/new-order"
 ORDER = {"identifiers": [{"type": "dns", "value": "a.example"}]}
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[AcmeServer]:
-    """A fresh service."""
-    running = await AcmeServer.start(tmp_path)
-    yield running
-    await running.stop()
 
 
 def assert_problem(response: httpx.Response, status: int, kind: str) -> dict[str, Any]:
