@@ -1,28 +1,18 @@
 """Schema migrations, the environment shared by every service.
 
-A service keeps only `migrations/versions/*.py`. One upgrade runs in one transaction, and a second process that starts
-meanwhile waits for it and finds nothing left to do.
+A service keeps only `migrations/versions/NUMBER_WHAT.py`, each with its number as revision: the highest is the newest.
 """
 
 from pathlib import Path
+from typing import Any, Final
 
-from alembic import command
-from alembic.autogenerate import compare_metadata
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, MetaData, event, text
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import NullPool
+from sqlalchemy import Select, column, select, table
 
-from services.chassis.database import parse_url
-from services.chassis.database.sqlite import create_private
+from pkicore.clock import SystemClock
+from services.chassis.database import Database
 from services.chassis.errors import UnavailableError
 
-_ENVIRONMENT = Path(__file__).parent
-_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
-_ADVISORY_LOCK = 0x70716370  # "pqcp": one upgrade at a time per PostgreSQL database
-_LOCK_SECONDS = 60
+_REVISION: Final[Select[Any]] = select(column("version_num")).select_from(table("alembic_version"))
 
 
 async def migrate(url: str, script_location: Path) -> None:
@@ -36,68 +26,28 @@ async def migrate(url: str, script_location: Path) -> None:
         SettingsError: the URL is of another form.
         UnavailableError: the database cannot be reached or changed.
     """
-    config = Config()
-    config.set_main_option("script_location", str(_ENVIRONMENT))
-    config.set_main_option("path_separator", "newline")
-    config.set_main_option("version_locations", str(script_location / "versions"))
+    versions = script_location / "versions"
+    if await _revision(url) == newest_revision(versions):
+        return
+    # Alembic and SQLAlchemy's ORM take as long to load as the rest of a service's start, and here is work for them.
+    from services.chassis.migrations.upgrade import upgrade_schema
 
-    def upgrade(connection: Connection) -> None:
-        _lock(connection)
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+    await upgrade_schema(url, versions)
 
-    engine = _engine(url)
+
+def newest_revision(versions: Path) -> str:
+    """The number that the last of the versions' file names begins with."""
+    return max(path.name.partition("_")[0] for path in versions.glob("[0-9]*.py"))
+
+
+async def _revision(url: str) -> str | None:
+    """What the database says of its schema; None where it says nothing, and the upgrade finds out why."""
     try:
-        if engine.dialect.name == "sqlite":
-            create_private(Path(str(engine.url.database)))
-        async with engine.begin() as connection:
-            await connection.run_sync(upgrade)
-    except (SQLAlchemyError, OSError) as error:
-        shown = parse_url(url).render_as_string()
-        raise UnavailableError(
-            f"cannot bring the database {shown} to the newest schema: {getattr(error, 'orig', error)}"
-        ) from error
-    finally:
-        await engine.dispose()
-
-
-async def schema_differences(url: str, metadata: MetaData) -> list[object]:
-    """What a migrated database has that the schema in code has not, and the reverse; empty when they agree."""
-
-    def compare(connection: Connection) -> list[object]:
-        return list(compare_metadata(MigrationContext.configure(connection), metadata))
-
-    engine = _engine(url)
-    try:
-        async with engine.connect() as connection:
-            return await connection.run_sync(compare)
-    finally:
-        await engine.dispose()
-
-
-def _engine(url: str) -> AsyncEngine:
-    parsed = parse_url(url)
-    engine = create_async_engine(
-        parsed.set(drivername=_DRIVERS[parsed.drivername]),
-        poolclass=NullPool,
-        connect_args={"timeout": _LOCK_SECONDS},
-    )
-    if parsed.drivername == "sqlite":
-        event.listen(engine.sync_engine, "connect", _leave_transactions_to_us)
-        event.listen(engine.sync_engine, "begin", _begin_immediate)
-    return engine
-
-
-def _leave_transactions_to_us(connection: object, _record: object) -> None:
-    """Else Python's sqlite3 would commit before each statement that changes the schema."""
-    connection.isolation_level = None  # type: ignore[attr-defined] # a DBAPI connection has no common type
-
-
-def _begin_immediate(connection: Connection) -> None:
-    """Takes the write lock at once: a second process waits here, before it looks at the schema's version."""
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
-def _lock(connection: Connection) -> None:
-    if connection.dialect.name == "postgresql":
-        connection.execute(text(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})"))
+        database = await Database.open(url, clock=SystemClock())
+        try:
+            row = await database.fetch_one(database.prepare(_REVISION))
+        finally:
+            await database.close()
+    except UnavailableError:
+        return None
+    return None if row is None else str(row["version_num"])

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from services.acme.app import MIGRATIONS
 from services.acme.schema import metadata
-from services.chassis.migrations import migrate, schema_differences
+from services.chassis.migrations import migrate
+from services.chassis.migrations.upgrade import schema_differences
 
 
 async def test_migrations_make_the_schema(tmp_path: Path) -> None:

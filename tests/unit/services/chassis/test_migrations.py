@@ -5,11 +5,15 @@ import stat
 from pathlib import Path
 
 import pytest
+from alembic.config import Config
+from alembic.script import ScriptDirectory
 from sqlalchemy import Column, MetaData, Table, Text
 
 from services.chassis.errors import SettingsError, UnavailableError
-from services.chassis.migrations import migrate, schema_differences
+from services.chassis.migrations import migrate, newest_revision
+from services.chassis.migrations.upgrade import schema_differences
 
+ROOT = Path(__file__).parents[4]
 FIRST = """
 import sqlalchemy as sa
 from alembic import op
@@ -90,6 +94,27 @@ async def test_a_version_that_fails_leaves_the_database_as_it_was(scripts: Path,
     with pytest.raises(UnavailableError, match="cannot bring the database"):
         await migrate(url, scripts)
     assert await schema_differences(url, schema()) == []
+
+
+async def test_a_database_of_a_later_program_is_refused(scripts: Path, url: str) -> None:
+    """Its schema is another than the one in code, so nothing is done in it."""
+    later = scripts / "versions" / "0002_flour.py"
+    later.write_text(SECOND.format(end=""))
+    await migrate(url, scripts)
+    later.unlink()
+    with pytest.raises(Exception, match="0002"):
+        await migrate(url, scripts)
+
+
+@pytest.mark.parametrize("service", ["acme", "ca", "signer_hsm"])
+def test_the_highest_file_name_is_the_newest_version(service: str) -> None:
+    """What the quick look at a start compares with is what Alembic would upgrade to."""
+    versions = ROOT / "services" / service / "migrations" / "versions"
+    config = Config()
+    config.set_main_option("script_location", str(ROOT / "services" / "chassis" / "migrations"))
+    config.set_main_option("path_separator", "newline")
+    config.set_main_option("version_locations", str(versions))
+    assert ScriptDirectory.from_config(config).get_current_head() == newest_revision(versions)
 
 
 async def test_differences_name_what_code_and_database_do_not_share(scripts: Path, url: str) -> None:

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from services.chassis.migrations import migrate, schema_differences
+from services.chassis.migrations import migrate
+from services.chassis.migrations.upgrade import schema_differences
 from services.signer_hsm.app import MIGRATIONS
 from services.signer_hsm.schema import metadata
 
