@@ -5,7 +5,6 @@ from __future__ import annotations
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,13 +22,6 @@ from tests.support.console import ROOT
 from tests.support.openssl import openssl
 
 P256 = ALGORITHMS["ecdsa-p256"]
-
-
-@pytest.fixture
-def simulator() -> Iterator[AwsKmsSimulator]:
-    """AWS KMS, simulated."""
-    with AwsKmsSimulator() as made:
-        yield made
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ Headers = dict[str, str]
 
 @pytest.fixture
 def simulator() -> Iterator[AwsKmsSimulator]:
-    """AWS KMS, simulated."""
+    """AWS KMS, simulated; here a broken reply of its own may be the matter of a test."""
     with AwsKmsSimulator() as made:
         yield made
 

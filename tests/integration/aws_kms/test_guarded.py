@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -24,13 +24,6 @@ from tests.support.backend_aws_kms import open_simulated, simulator_settings
 P256 = ALGORITHMS["ecdsa-p256"]
 DEADLINE = 2.0
 SETTINGS = {"deadline_seconds": DEADLINE, "breaker_failures": 3, "breaker_seconds": 0.3, "attempts": 1}
-
-
-@pytest.fixture
-def simulator() -> Iterator[AwsKmsSimulator]:
-    """AWS KMS, simulated."""
-    with AwsKmsSimulator() as made:
-        yield made
 
 
 @pytest.fixture
