@@ -244,7 +244,7 @@ async def test_a_reader_that_does_not_read_stops_the_sender() -> None:
 
 
 @pytest.mark.parametrize(
-    "sent", [b"", b"GET / HTTP/1.1\r\nHost: ", b"POST /echo HTTP/1.1\r\nContent-Length: 9\r\n\r\n12"]
+    "sent", [b"", b"GET / HTTP/1.1\r\nHost: ", b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n12"]
 )
 async def test_a_client_that_dawdles_after_the_handshake_is_cut_off(sent: bytes) -> None:
     """No request, half a head, half a body: each has its time."""

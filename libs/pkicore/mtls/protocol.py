@@ -20,7 +20,7 @@ from pkicore.mtls.transport import TlsTransport
 if TYPE_CHECKING:
     from pkicore.mtls.server import TlsListener
 
-_MAX_HEAD = 64 * 1024
+_MAX_HEAD = 32 * 1024
 """Bytes of a request's line and headers."""
 
 _UNREAD_REPLIES = 64 * 1024

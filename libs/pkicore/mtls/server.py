@@ -40,7 +40,7 @@ class TlsTimeouts:
     """
 
     handshake: float = 10.0
-    request_head: float = 30.0
+    request_head: float = 10.0
     stall: float = 60.0
     close: float = 5.0
 

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
+from pkicore.mtls.framing import MAX_PIPELINED
 from services.chassis.asgi import Application, Request, Response, Route, json_response
 from services.chassis.errors import BindError
 from services.chassis.http_protocol import HEAD_BYTES, BoundedHttpProtocol
@@ -220,13 +221,79 @@ async def test_what_is_no_unambiguous_http_is_refused(tmp_path: Path, request_by
     assert answer.startswith(b"HTTP/1.1 400 ")
 
 
+GET_SLOW = b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n"
+GET_READY = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+POST = b"POST /healthz HTTP/1.1\r\nHost: x\r\n"
+BODY = b"\r\n2\r\nhi\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "request_bytes"),
+    [
+        (400, b"GET /healthz HTTP/1.1\r\n\r\n"),
+        (400, b"GET /healthz HTTP/1.1\r\nHost: x\r\nHOST: x\r\n\r\n"),
+        (400, b"GET /healthz HTTP/1.0\r\nHost: x\r\nHost: y\r\n\r\n"),
+        (400, b"GET /healthz HTTP/1.1\r\nHost: x/y\r\n\r\n"),
+        (505, b"GET /healthz HTTP/2.0\r\nHost: x\r\n\r\n"),
+        (505, b"GET /healthz\r\n\r\n"),
+        (501, POST + b"Transfer-Encoding: gzip, chunked\r\n" + BODY),
+        (501, POST + b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n" + BODY),
+        (501, POST + b"Transfer-Encoding: gzip\r\n" + BODY),
+        (400, b"POST /healthz HTTP/1.0\r\nTransfer-Encoding: chunked\r\n" + BODY),
+        (400, POST + b"Connection: upgrade\r\nUpgrade: h2c\r\nContent-Length: 2\r\n\r\nhi"),
+        (400, POST + b"Connection: upgrade\r\nUpgrade: h2c\r\nTransfer-Encoding: chunked\r\n" + BODY),
+        (400, POST + b"Transfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n"),
+    ],
+)
+async def test_what_the_parser_lets_through_is_refused(tmp_path: Path, status: int, request_bytes: bytes) -> None:
+    """RFC 9112 §2.3, §3.2, §6.1: one answer with the right status, and the connection ends."""
+    async with running(tmp_path) as (urls, _):
+        answer = await exchange(urls["ops"], request_bytes + b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    assert answer.count(b"connection: close") == 1
+
+
+@pytest.mark.parametrize("host", [b"localhost:6000", b"[::1]:6000", b"", b"a-b_c.example"])
+async def test_hosts_are_taken(tmp_path: Path, host: bytes) -> None:
+    """RFC 3986 §3.2.2: names, addresses, ports, none at all; HTTP/1.0 may leave the field out."""
+    async with running(tmp_path) as (urls, _):
+        request = b"GET /healthz HTTP/1.1\r\nHost: " + host + b"\r\nConnection: close\r\n\r\n"
+        assert (await exchange(urls["ops"], request)).startswith(b"HTTP/1.1 200 ")
+        assert (await exchange(urls["ops"], b"GET /healthz HTTP/1.0\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_an_upgrade_is_ignored_and_ends_the_connection(tmp_path: Path) -> None:
+    """RFC 9110 §7.8: the answer is that of HTTP/1.1, and says that no other request is read."""
+    ask = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n"
+    async with running(tmp_path) as (urls, _):
+        answer = await exchange(urls["ops"], ask)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"connection: close" in answer.lower()
+
+
+async def test_garbage_behind_a_request_is_not_answered_in_its_place(tmp_path: Path) -> None:
+    """While the answer to a good request is due, a 400 would be taken for it: the connection just ends."""
+    async with running(tmp_path) as (urls, _):
+        answer = await exchange(urls["public"], GET_SLOW + b"GARBAGE\r\n\r\n")
+    assert answer == b""
+
+
+async def test_a_pipeline_has_an_end(tmp_path: Path) -> None:
+    """So many requests may wait; with one more the connection ends before most of them are kept."""
+    async with running(tmp_path) as (urls, _):
+        last = b"GET /slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        fitting = await exchange(urls["ops"], GET_READY * MAX_PIPELINED + last.replace(b"slow", b"healthz"))
+        assert fitting.count(b"HTTP/1.1 200 ") == MAX_PIPELINED + 1
+        assert await exchange(urls["public"], GET_SLOW * (MAX_PIPELINED + 2)) == b""
+
+
 def test_sockets_are_ready_to_accept_at_once() -> None:
     """A bound socket queues connections from the start, so that a peer that is early waits instead of failing."""
     with bind("127.0.0.1", 0, "port") as bound, socket.create_connection(bound.getsockname(), 2):
         assert not bound.getblocking()
 
 
-@pytest.mark.parametrize("parts", [(), (b"GET /slow HT",), (b"GET /slow HTTP/1.1\r\n\r\n", b"GET /sl")])
+@pytest.mark.parametrize("parts", [(), (b"GET /slow HT",), (b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n", b"GET /sl")])
 async def test_a_dawdling_head_is_cut_off(tmp_path: Path, parts: tuple[bytes, ...]) -> None:
     """A connection that sends nothing, half a head, or half a second head does not stay."""
 
