@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
-from services.chassis.settings import AbsolutePath, Port, ServiceSettings, Texts, for_service
+from services.chassis.settings import AbsolutePath, PlainKeyUri, Port, ServiceSettings, Texts, for_service
 
 TargetPort = Annotated[int, Field(ge=1, le=65535)]
 Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode]
@@ -32,7 +32,7 @@ class AcmeSettings(ServiceSettings):
     )
     tls_certificate: AbsolutePath = Field(description="PEM chain of this service's mTLS identity")
     tls_key: AbsolutePath = Field(description="its private key, PKCS#8 PEM, mode 0600")
-    audit_key: str = Field(description="URI of the key that signs audit checkpoints")
+    audit_key: PlainKeyUri = Field(description="URI of the key that signs audit checkpoints")
     passphrase_file: AbsolutePath = Field(description="file with the passphrase of the audit key, mode 0600")
 
     resolver: str = Field("", description="host:port of the resolver for validation; empty: the system's")

@@ -15,6 +15,7 @@ from services.ca.layout import FAMILIES, SIGNER, Layout
 from services.ca.signer_settings import backend_names, callers, key_policy, signer_callers, signer_toml
 from services.ca.toml_text import lines, table
 from services.chassis.database import parse_url
+from services.chassis.paths import plain_path
 
 OPERATOR: Final = "admin"
 _MAX_NAME: Final = 48  # characters; with " issuing ecdsa" behind it a common name has 64 at most
@@ -173,6 +174,18 @@ def database_url(layout: Layout, service: str, environment: Mapping[str, str]) -
     """
     variable = f"PQCPKI_{service.upper().replace('-', '_')}_DATABASE_URL"
     return environment.get(variable) or _recorded(layout, service, "database_url")
+
+
+def present_place(layout: Layout, service: str, path: Path) -> Path:
+    """Where a path of a service's settings is now: below `layout`, if its directory was moved there, or is a copy.
+
+    Raises:
+        CeremonyError: the settings file is missing, is not TOML, or names no state directory.
+    """
+    state = plain_path(Path(_recorded(layout, service, "state_dir")))
+    if state.name == service and path.is_relative_to(state.parent) and layout.state(service).is_dir():
+        return layout.root / path.relative_to(state.parent)
+    return path
 
 
 def follow_move(layout: Layout) -> Path | None:

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from pkicore.errors import UnsupportedError
 from pkicore.keys.remote import REMOTE_SCHEME, KeyUri
-from services.chassis.settings import AbsolutePath, Port, ServiceSettings, for_service
+from services.chassis.settings import AbsolutePath, PlainKeyUri, Port, ServiceSettings, for_service, plain_key_uri
 
 
 def base_url(url: str) -> str:
@@ -39,7 +39,7 @@ def _key_reference(uri: str) -> str:
             raise ValueError(str(error)) from error
         if version is None:
             raise ValueError(f"{uri} needs a version, since it belongs to a certificate: add /1")
-    return uri
+    return plain_key_uri(uri)
 
 
 KeyReference = Annotated[str, AfterValidator(_key_reference)]
@@ -57,7 +57,7 @@ class IssuerSettings(BaseModel):
     key: KeyReference = Field(
         description="URI of its key: file:/path, or signer-hsm:TENANT.NAME/VERSION, for which signer_url must be set."
     )
-    previous_key: str = Field(
+    previous_key: PlainKeyUri = Field(
         "", description="URI of the same key before its last migration; `ztca keys rollback` puts it in force again."
     )
     migrated_at: int = Field(0, ge=0, description="When `ztca keys migrate` changed the key, Unix time; 0: never.")
@@ -118,7 +118,7 @@ class CaSettings(ServiceSettings):
     profiles_file: AbsolutePath = Field(description="The certificate profiles (TOML).")
     tls_certificate: AbsolutePath = Field(description="PEM chain of the mTLS identity.")
     tls_key: AbsolutePath = Field(description="Its private key, PKCS#8 PEM, mode 0600.")
-    audit_key: str = Field(description="URI of the key that signs audit checkpoints.")
+    audit_key: PlainKeyUri = Field(description="URI of the key that signs audit checkpoints.")
     crl_lifetime_seconds: int = Field(
         86_400, ge=600, le=864_000, description="Life of a CRL; a new one comes at half of it. Ten days at most."
     )

@@ -9,6 +9,7 @@ from pkicore.identity import SpiffeId
 from services.ca.errors import CeremonyError
 from services.ca.layout import SIGNER
 from services.ca.toml_text import lines, table
+from services.chassis.paths import plain_path
 
 TENANT: Final = "ca"
 LIFE_CYCLE: Final = ("create", "import", "rotate", "disable", "enable", "destroy")
@@ -82,7 +83,41 @@ def read_backends(file: Path) -> tuple[Mapping[str, Any], ...]:
         raise CeremonyError(f"{file} must hold 1 to {_MAX_BACKENDS} [[backends]] tables, and nothing else")
     if not all(isinstance(item, dict) and isinstance(item.get("name"), str) for item in found):
         raise CeremonyError(f"each of the [[backends]] in {file} needs a name and a type")
-    return tuple(found)
+    return tuple({name: _plain(value) for name, value in item.items()} for item in found)
+
+
+def _plain(value: object) -> object:
+    return str(plain_path(Path(value))) if isinstance(value, str) and value.startswith("/") else value
+
+
+def require_files(backends: Iterable[Mapping[str, Any]], root: Path, passphrase: Path, *, is_made: bool) -> None:
+    """Every file that back ends name is there before a ceremony begins, which opens them first.
+
+    Args:
+        backends: as `read_backends` gives them.
+        root: the directory that the ceremony makes.
+        passphrase: of the key files.
+        is_made: whether the ceremony makes that one.
+
+    Raises:
+        CeremonyError: one is not; the sentence says what to name instead.
+    """
+    for backend in backends:
+        for member, value in backend.items():
+            path = Path(str(value))
+            if not member.endswith("_file") or path.exists() or (is_made and path == passphrase):
+                continue
+            said = f"{member} of the back end {backend['name']} names {path}, which is not there"
+            raise CeremonyError(f"{said}: {_remedy(member, path.is_relative_to(root), root, passphrase, is_made)}")
+
+
+def _remedy(member: str, is_below: bool, root: Path, passphrase: Path, is_made: bool) -> str:  # noqa: FBT001 - facts, not switches
+    if member == "passphrase_file" and is_below and not is_made:
+        return f"with --passphrase-file none is made there: name {passphrase} here, or leave the option out"
+    remedy = f"keep it outside {root}, which is made anew" if is_below else "make it first, with mode 0600"
+    if member != "passphrase_file":
+        return remedy
+    return f"{remedy}; or name {passphrase}, " + ("which is made" if is_made else "that of --passphrase-file")
 
 
 def backend_names(backends: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -22,8 +22,10 @@ from pydantic_settings import (
 
 from services.chassis.database import parse_url
 from services.chassis.errors import SettingsError
+from services.chassis.paths import plain_path
 
 _PREFIX = "PQCPKI_"
+_FILE = "file:"
 
 
 def _split(value: object) -> object:
@@ -33,15 +35,32 @@ def _split(value: object) -> object:
 def _absolute(path: Path) -> Path:
     if not path.is_absolute():
         raise ValueError("must be an absolute path")
-    return path
+    return plain_path(path)
+
+
+def plain_key_uri(uri: str) -> str:
+    """The URI of a key; that of a file has its plain path."""
+    path = uri.removeprefix(_FILE)
+    return f"{_FILE}{plain_path(Path(path))}" if uri.startswith(f"{_FILE}/") else uri
+
+
+def plain_database_url(url: str) -> str:
+    """The URL of a database; that of a SQLite file has its plain path.
+
+    Raises:
+        SettingsError: it is no such URL.
+    """
+    parsed = parse_url(url)
+    if parsed.drivername != "sqlite" or ".." not in Path(str(parsed.database)).parts:
+        return url
+    return parsed.set(database=str(plain_path(Path(str(parsed.database))))).render_as_string(hide_password=False)
 
 
 def _database(url: str) -> str:
     try:
-        parse_url(url)
+        return plain_database_url(url)
     except SettingsError as error:
         raise ValueError(str(error)) from error
-    return url
 
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -49,6 +68,8 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 Texts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 """A list in TOML, comma-separated in the environment."""
+PlainKeyUri = Annotated[str, AfterValidator(plain_key_uri)]
+"""Where a key is: `file:/path`, or what else `pkicore.keys.open_key` opens."""
 DatabaseUrl = Annotated[str, AfterValidator(_database)]
 
 

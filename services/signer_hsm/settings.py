@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from services.chassis.settings import AbsolutePath, Port, ServiceSettings, for_service
+from services.chassis.settings import AbsolutePath, PlainKeyUri, Port, ServiceSettings, for_service
 from services.signer_hsm.backends.settings import AnyBackendSettings
 from services.signer_hsm.policy import OidcIssuerSettings
 
@@ -49,7 +49,7 @@ class SignerSettings(ServiceSettings):
     )
     tls_certificate: AbsolutePath = Field(description="PEM chain of this service's mTLS identity")
     tls_key: AbsolutePath = Field(description="its private key, PKCS#8 PEM, mode 0600")
-    audit_key: str = Field(description="URI of the key that signs audit checkpoints")
+    audit_key: PlainKeyUri = Field(description="URI of the key that signs audit checkpoints")
     passphrase_file: AbsolutePath = Field(description="file with the passphrase of the audit key, mode 0600")
     attestation_roots: AbsolutePath | None = Field(
         None, description="PEM file with the device makers' roots that attestations are verified against"

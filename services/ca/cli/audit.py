@@ -13,12 +13,13 @@ from pkicore.algorithms import PublicKey, known_public_key
 from pkicore.audit import GENESIS, ChainHead, ChainVerifier, Checkpoint, TruncatedLine, parse_export
 from pkicore.clock import SystemClock
 from pkicore.errors import AuditError
-from services.ca.cli.output import directory_option, failing_cleanly, json_option, tell
-from services.ca.deployment import database_url
+from services.ca.cli.output import PlainPath, directory_option, failing_cleanly, json_option, tell
+from services.ca.deployment import database_url, present_place, recorded_settings
 from services.ca.errors import CeremonyError
-from services.ca.layout import SERVICES, Layout
+from services.ca.layout import Layout
 from services.chassis.audit import export_audit, read_checkpoints, verify_audit
-from services.chassis.database import Database
+from services.chassis.database import Database, parse_url
+from services.chassis.paths import plain_path
 
 _SQLITE = b"SQLite format 3\0"
 
@@ -29,15 +30,15 @@ def audit() -> None:
 
 
 @audit.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=PlainPath())
 @json_option
 def verify(path: Path, as_json: bool) -> None:  # noqa: FBT001 - a command-line flag
     """Verify PATH: a state directory (every log of it, with its checkpoints), a JSONL export or a database file.
 
-    Of a state directory whose services use PostgreSQL, the logs are read there.
+    Of a state directory, each log is read where the service's settings say: another file, or PostgreSQL.
     """
     with failing_cleanly():
-        found = _verify(path.absolute())
+        found = _verify(path)
         value = {"logs": [{"log": name, "records": head.sequence, "head": head.hash.hex()} for name, head in found]}
         tell(as_json, value, *(f"{name}: {head.sequence} records, unbroken." for name, head in found))
 
@@ -48,7 +49,7 @@ def verify(path: Path, as_json: bool) -> None:  # noqa: FBT001 - a command-line 
 def export(directory: Path, service: str) -> None:
     """Write a service's log to standard output, one JSON line per record."""
     with failing_cleanly():
-        databases = _databases(Layout(directory.absolute()))
+        databases = _databases(Layout(directory))
         if service not in databases:
             raise CeremonyError(
                 f"there is no audit log of {service!r} in {directory}; there are: {', '.join(databases)}"
@@ -79,11 +80,14 @@ def _verify(path: Path) -> list[tuple[str, ChainHead]]:
 
 
 def _verify_directory(layout: Layout) -> list[tuple[str, ChainHead]]:
-    found = []
-    for service, url in _databases(layout).items():
+    found, databases = [], _databases(layout)
+    for service in layout.services:
+        if service not in databases and _checkpoints(layout, service).exists():
+            raise AuditError(f"{service}: its log has checkpoints, and its database is gone: restore it from a backup")
+    for service, url in databases.items():
         key_file = layout.audit_public_key(service)
         try:
-            checkpoints = read_checkpoints(layout.state(service) / "audit-checkpoints.jsonl")
+            checkpoints = read_checkpoints(_checkpoints(layout, service))
             public_key = _public_key(key_file) if key_file.exists() else None
             head = asyncio.run(_verify_database(url, checkpoints, public_key))
         except AuditError as error:
@@ -93,16 +97,33 @@ def _verify_directory(layout: Layout) -> list[tuple[str, ChainHead]]:
 
 
 def _databases(layout: Layout) -> dict[str, str]:
-    """The database URL of each service that has one: its SQLite file here, wherever it was made, or PostgreSQL."""
+    """The URL of each database that is there: where a service's settings say, else, without settings, in its place."""
+    services = layout.services
     found = {path.parent.name: _sqlite_url(path) for path in layout.root.glob("*/*.sqlite3")}
-    for service in (service for service in SERVICES if (layout.config / f"{service}.toml").is_file()):
-        # The services' own settings read the environment; here it only tells where theirs is.
-        url = database_url(layout, service, os.environ)
-        if url.startswith("postgresql"):
-            found[service] = url
+    found = {service: url for service, url in found.items() if service not in services}
+    found |= {service: url for service in services if (url := _database(layout, service)) is not None}
     if not found:
         raise CeremonyError(f"there is no audit log below {layout.root}")
     return dict(sorted(found.items()))
+
+
+def _database(layout: Layout, service: str) -> str | None:
+    """None where the file is not there, as before a service's first start."""
+    # The services' own settings read the environment; here it only tells where theirs is.
+    url = database_url(layout, service, os.environ)
+    parsed = parse_url(url)
+    if parsed.drivername != "sqlite":
+        return url
+    path = present_place(layout, service, plain_path(Path(str(parsed.database))))
+    return _sqlite_url(path) if path.exists() else None
+
+
+def _checkpoints(layout: Layout, service: str) -> Path:
+    """The checkpoints of a service's log, below its state directory."""
+    state = layout.state(service)
+    if service in layout.services:
+        state = present_place(layout, service, Path(recorded_settings(layout, service).get("state_dir", state)))
+    return state / "audit-checkpoints.jsonl"
 
 
 def _sqlite_url(path: Path) -> str:

@@ -11,12 +11,12 @@ import click
 from pkicore.clock import SystemClock
 from pkicore.identity import SpiffeId
 from services.ca.ceremony import hold_ceremony
-from services.ca.cli.output import directory_option, failing_cleanly, json_option, tell
+from services.ca.cli.output import PlainPath, directory_option, failing_cleanly, json_option, tell
 from services.ca.deployment import Deployment, choose_ports
 from services.ca.errors import CeremonyError
 from services.ca.layout import SIGNER, Layout
 from services.ca.settings import base_url
-from services.ca.signer_settings import file_backend, read_backends
+from services.ca.signer_settings import file_backend, read_backends, require_files
 
 _HOST = "127.0.0.1"
 _PORT = click.IntRange(0, 65535)
@@ -28,11 +28,11 @@ _PORT = click.IntRange(0, 65535)
 @click.option("--name", default="pqcpki", show_default=True, help="Begins the names of roots and issuing CAs.")
 @click.option(
     "--passphrase-file",
-    type=click.Path(path_type=Path),
+    type=PlainPath(),
     help="File (mode 0600) with the passphrase of the key files; the services read it at each start. "
     "Without it a random one is made below DIR/secrets.",
 )
-@click.option("--offline", type=click.Path(path_type=Path), help="Where the roots' keys go. [default: DIR/offline]")
+@click.option("--offline", type=PlainPath(), help="Where the roots' keys go. [default: DIR/offline]")
 @click.option("--ca-port", "ca", type=_PORT, default=5000, show_default=True, envvar="PQCPKI_CA_PORT")
 @click.option("--ca-http-port", "ca_http", type=_PORT, default=5080, show_default=True, envvar="PQCPKI_CA_HTTP_PORT")
 @click.option("--ca-ops-port", "ca_ops", type=_PORT, default=5090, show_default=True, envvar="PQCPKI_CA_OPS_PORT")
@@ -51,7 +51,7 @@ _PORT = click.IntRange(0, 65535)
 )
 @click.option(
     "--signer-backends",
-    type=click.Path(path_type=Path),
+    type=PlainPath(),
     help="TOML file with the [[backends]] of signer-hsm, the preferred one first; they are copied into its settings. "
     "[default: sealed files below DIR/signer-hsm/keys]",
 )
@@ -107,8 +107,7 @@ def init(  # noqa: PLR0913, PLR0917 - one argument for each option
     """
     with failing_cleanly():
         SpiffeId(trust_domain, "/service/ca")  # refuses a trust domain that no identity can have
-        layout = Layout(directory.absolute(), None if offline is None else offline.absolute())
-        sealing = None if passphrase_file is None else passphrase_file.absolute()
+        layout = Layout(directory, offline)
         urls = {"ca": ca_database_url, "acme": acme_database_url, SIGNER: signer_database_url}
         deployment = Deployment(
             name,
@@ -117,14 +116,14 @@ def init(  # noqa: PLR0913, PLR0917 - one argument for each option
             choose_ports(_HOST, ports),
             {service: url for service, url in urls.items() if url},
             _checked(status_url),
-            backends=_backends(keys, signer_backends, responder_keys, layout, sealing or layout.passphrase),
+            backends=_backends(keys, signer_backends, responder_keys, layout, passphrase_file),
             remote_responders=responder_keys == SIGNER,
         )
         made = asyncio.run(
             hold_ceremony(
                 layout,
                 deployment,
-                passphrase_file=sealing,
+                passphrase_file=passphrase_file,
                 clock=SystemClock(),
                 progress=lambda line: click.echo(line, err=as_json),
                 environment=os.environ,  # only passed on, to the signer-hsm of the ceremony
@@ -142,13 +141,18 @@ def init(  # noqa: PLR0913, PLR0917 - one argument for each option
 
 
 def _backends(
-    keys: str, file: Path | None, responder_keys: str, layout: Layout, passphrase_file: Path
+    keys: str, file: Path | None, responder_keys: str, layout: Layout, passphrase_file: Path | None
 ) -> tuple[Mapping[str, Any], ...]:
     if keys != SIGNER:
         if file is not None or responder_keys == SIGNER:
             raise CeremonyError("--signer-backends and --responder-keys signer-hsm go with --keys signer-hsm")
         return ()
-    return (file_backend(layout.signer_keys, passphrase_file),) if file is None else read_backends(file)
+    passphrase = passphrase_file or layout.passphrase
+    if file is None:
+        return (file_backend(layout.signer_keys, passphrase),)
+    backends = read_backends(file)
+    require_files(backends, layout.root, passphrase, is_made=passphrase_file is None)
+    return backends
 
 
 def _checked(status_url: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from pkicore.clock import SystemClock
-from services.ca.cli.output import directory_option, failing_cleanly, json_option, tell
+from services.ca.cli.output import PlainPath, directory_option, failing_cleanly, json_option, tell
 from services.ca.deployment import follow_move
 from services.ca.layout import Layout
 from services.ca.migration import KEPT_DAYS, Migration
@@ -29,13 +29,13 @@ def keys() -> None:
 @click.option("--rehearse", is_flag=True, help="Do everything but the switch, and undo it.")
 @click.option(
     "--signer-backends",
-    type=click.Path(path_type=Path),
+    type=PlainPath(),
     help="TOML file with the [[backends]], where the deployment has no signer-hsm yet. "
     "[default: sealed files below DIR/signer-hsm/keys]",
 )
 @click.option("--issuer", "issuers", multiple=True, help="Only this one; may be repeated. [default: all in files]")
 @click.option("--roll", is_flag=True, help="Make new keys instead, with certificates by the roots, and retire the old.")
-@click.option("--offline", type=click.Path(path_type=Path), help="Where the roots' keys are. [default: DIR/offline]")
+@click.option("--offline", type=PlainPath(), help="Where the roots' keys are. [default: DIR/offline]")
 @json_option
 def migrate(
     directory: Path,
@@ -103,7 +103,7 @@ def destroy_files(directory: Path, after_days: int, now: bool, as_json: bool) ->
 
 @contextmanager
 def _stopped(directory: Path, as_json: bool, offline: Path | None = None) -> Iterator[Migration]:  # noqa: FBT001 - the flag is the command's own
-    layout = Layout(directory.absolute(), None if offline is None else offline.absolute())
+    layout = Layout(directory, offline)
     with only_one(layout):
         follow_move(layout)
         yield Migration(layout, os.environ, SystemClock(), lambda line: click.echo(line, err=as_json))

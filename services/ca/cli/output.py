@@ -5,8 +5,8 @@ from functools import partial
 from services.ca.client import CaError
 from services.ca.errors import CaServiceError
 from services.chassis.cli import output
-from services.chassis.cli.output import directory_option, json_option, tell
+from services.chassis.cli.output import PlainPath, directory_option, json_option, tell
 
-__all__ = ["directory_option", "failing_cleanly", "json_option", "tell"]
+__all__ = ["PlainPath", "directory_option", "failing_cleanly", "json_option", "tell"]
 
 failing_cleanly = partial(output.failing_cleanly, "ztca", CaServiceError, CaError)

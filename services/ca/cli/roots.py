@@ -10,7 +10,7 @@ from pkicore.clock import Clock, SystemClock, unix
 from pkicore.crl import Revocation, encode_entry
 from pkicore.keys.file import load_file_key
 from pkicore.keys.passphrase import read_passphrase
-from services.ca.cli.output import directory_option, failing_cleanly, json_option, tell
+from services.ca.cli.output import PlainPath, directory_option, failing_cleanly, json_option, tell
 from services.ca.deployment import follow_move
 from services.ca.errors import AlreadyRevokedError, CeremonyError, UnknownCertificateError
 from services.ca.hierarchy import read_certificate
@@ -35,7 +35,7 @@ def ca() -> None:
 @ca.command("root-crl")
 @directory_option
 @click.option("--family", type=click.Choice(FAMILIES), required=True, help="Which root.")
-@click.option("--offline", type=click.Path(path_type=Path), help="Where the roots' keys are. [default: DIR/offline]")
+@click.option("--offline", type=PlainPath(), help="Where the roots' keys are. [default: DIR/offline]")
 @click.option("--revoke", "serial", help="Serial (hex) of an issuing CA to revoke with this CRL.")
 @click.option("--reason", default="cessationOfOperation", show_default=True, help="Why it is revoked.")
 @json_option
@@ -52,7 +52,7 @@ def root_crl(
     Opens the root's key. With --revoke, an issuing CA is put on it first.
     """
     with failing_cleanly():
-        layout = Layout(directory.absolute(), None if offline is None else offline.absolute())
+        layout = Layout(directory, offline)
         if not layout.root.is_dir():
             raise CeremonyError(f"there is no PKI in {layout.root}: give its --dir")
         follow_move(layout)

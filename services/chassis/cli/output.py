@@ -1,6 +1,7 @@
 """How commands speak: sentences for people, `--json` for programs, one sentence and exit 1 when something is wrong."""
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,8 +14,19 @@ import structlog
 
 from pkicore.errors import PkiError
 from services.chassis.errors import ChassisError
+from services.chassis.paths import plain_path
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class PlainPath(click.Path):
+    """A path on the command line, made absolute and plain: it is written into settings, logs and errors."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:  # noqa: ANN401 - click's
+        """As `click.Path`."""
+        return plain_path(Path(os.fsdecode(super().convert(value, param, ctx))))
 
 
 def log_errors_only() -> None:
@@ -33,7 +45,7 @@ def directory_option(command: Command) -> Command:
     return click.option(
         "--dir",
         "directory",
-        type=click.Path(path_type=Path),
+        type=PlainPath(),
         envvar="PQCPKI_DIR",
         default=Path("pqcpki-state"),
         show_default=True,

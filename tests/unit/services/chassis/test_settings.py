@@ -4,7 +4,15 @@ import pytest
 from pydantic import Field, ValidationError
 
 from services.chassis.errors import SettingsError
-from services.chassis.settings import Port, ServiceSettings, Texts, for_service, load_settings, unknown_variables
+from services.chassis.settings import (
+    PlainKeyUri,
+    Port,
+    ServiceSettings,
+    Texts,
+    for_service,
+    load_settings,
+    unknown_variables,
+)
 
 
 class BakerySettings(ServiceSettings):
@@ -15,6 +23,7 @@ class BakerySettings(ServiceSettings):
     port: Port = Field(0, description="Port of the counter.")
     oven_seconds: int = Field(30, ge=1, le=3600, description="Time in the oven.")
     breads: Texts = Field((), description="What is baked.")
+    seal: PlainKeyUri = Field("", description="What loaves are sealed with.")
 
 
 @pytest.fixture
@@ -153,3 +162,28 @@ def test_settings_do_not_change_after_the_start(toml: Path) -> None:
     settings = load_settings(BakerySettings, toml)
     with pytest.raises(ValidationError, match="frozen"):
         settings.port = 1
+
+
+def test_settings_name_plain_paths(toml: Path, tmp_path: Path) -> None:
+    """However a path, a key's URI or a SQLite database was written, errors and logs name it without detours."""
+    text = toml.read_text().replace(str(tmp_path), f"{tmp_path}/x/..")
+    toml.write_text(f'{text}seal = "file:{tmp_path}/x/../seal.key"\n')
+    settings = load_settings(BakerySettings, toml)
+    assert settings.state_dir == tmp_path
+    assert settings.policy_file == tmp_path / "policy.toml"
+    assert settings.database_url == f"sqlite:///{tmp_path}/b.sqlite3"
+    assert settings.seal == f"file:{tmp_path}/seal.key"
+
+
+@pytest.mark.parametrize("uri", ["signer-hsm:ca.issuing-ecdsa/1", "file:relative/../key"])
+def test_other_key_uris_stay_as_they_are(toml: Path, uri: str) -> None:
+    """Whoever opens the key says what is wrong with them."""
+    add(toml, f'seal = "{uri}"')
+    assert load_settings(BakerySettings, toml).seal == uri
+
+
+def test_a_plain_database_url_is_left_alone(toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passwords and options in it reach the driver as they were written."""
+    url = "postgresql://baker:s%2Fcret@db/bakery?ssl=require"
+    monkeypatch.setenv("PQCPKI_BAK_ERY_DATABASE_URL", url)
+    assert load_settings(BakerySettings, toml).database_url == url
