@@ -22,7 +22,6 @@ from pkicore.keys import open_key
 from pkicore.keys.passphrase import read_passphrase
 from pkicore.ocsp import build_request
 from pkicore.x509.profiles import Profile, load_profiles
-from services.ca.admin import ca_admin
 from services.ca.api import PROBLEMS, CaEndpoints
 from services.ca.authorization import Authorizer
 from services.ca.errors import CeremonyError, WrongSignatureError
@@ -39,10 +38,11 @@ from services.ca.signer import RemoteKeys, WayToSigner
 from services.ca.status import StatusEndpoints
 from services.ca.store import CaStore
 from services.ca.transport import Standing, Transport, advertised_url, ceremony_base_url
-from services.chassis.asgi import Application, Request
+from services.chassis.asgi import Application, AsgiApp, Request
 from services.chassis.audit import Checkpointer
 from services.chassis.database import CommitObserver, Database
 from services.chassis.errors import SettingsError
+from services.chassis.first_use import OnFirstUse
 from services.chassis.migrations import migrate
 from services.chassis.observability import HttpMetrics, TlsMetrics
 from services.chassis.ops import Readiness, ops_application
@@ -211,12 +211,18 @@ def internal_application(core: Core, policy: CallerPolicy, metrics: HttpMetrics,
         log=core.log,
         store=core.store,
     )
-    admin = ca_admin(store=core.store, publisher=core.publisher, cas=core.hierarchy.cas, policy=policy, clock=clock)
 
     def guard(request: Request) -> None:
         policy.authorize(request.peer, "ca", request.method, request.path)
 
-    return Application("ca", endpoints.routes(), problems=PROBLEMS, metrics=metrics, guard=guard, admin=admin)
+    def admin() -> AsgiApp:
+        from services.ca.admin import ca_admin  # FastAPI, a third of the start-up time
+
+        return ca_admin(store=core.store, publisher=core.publisher, cas=core.hierarchy.cas, policy=policy, clock=clock)
+
+    return Application(
+        "ca", endpoints.routes(), problems=PROBLEMS, metrics=metrics, guard=guard, admin=OnFirstUse(admin)
+    )
 
 
 def status_application(core: Core, max_age: int, metrics: HttpMetrics, clock: Clock) -> Application:

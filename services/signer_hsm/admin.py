@@ -15,7 +15,6 @@
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from typing import Final
 
 import fastapi
@@ -26,13 +25,9 @@ from services.chassis.admin import admin_api
 from services.chassis.errors import MediaTypeError
 from services.chassis.peer import CallerPolicy
 from services.signer_hsm.api import parse_version
-from services.signer_hsm.approvals import Approvals
-from services.signer_hsm.attestations import Attestations
-from services.signer_hsm.callers import Callers
 from services.signer_hsm.catalogue import Key
-from services.signer_hsm.decisions import Decisions
-from services.signer_hsm.keys import Change, LifeCycle
-from services.signer_hsm.listing import Listing
+from services.signer_hsm.domain import SERVICE, Domain
+from services.signer_hsm.keys import Change
 from services.signer_hsm.policy import Caller
 from services.signer_hsm.store import StoredApproval
 from services.signer_hsm.wire import (
@@ -49,23 +44,10 @@ from services.signer_hsm.wire import (
     split_key_id,
 )
 
-SERVICE: Final = "signer-hsm"
 _JSON: Final = "application/json"
 _CREATED: Final = 201
 _PAGE: Final = 100
 _LIMIT_DIGITS: Final = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class Domain:
-    """What the endpoints ask."""
-
-    callers: Callers
-    decisions: Decisions
-    life_cycle: LifeCycle
-    listing: Listing
-    attestations: Attestations
-    approvals: Approvals
 
 
 def signer_admin(domain: Domain, policy: CallerPolicy) -> fastapi.FastAPI:

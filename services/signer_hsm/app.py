@@ -24,16 +24,16 @@ from pkicore.keys.passphrase import read_passphrase
 from pkicore.mtls import INTERNAL, TlsListener
 from services.ca.client.identity import internal_renewer
 from services.ca.client.way import STATUS_TIMEOUT_SECONDS, WayToCa, patiently
-from services.chassis.asgi import Application, Request
+from services.chassis.asgi import Application, AsgiApp, Request
 from services.chassis.audit import Checkpointer
 from services.chassis.database import CommitObserver, Database
 from services.chassis.errors import SettingsError
+from services.chassis.first_use import OnFirstUse
 from services.chassis.migrations import migrate
 from services.chassis.observability import HttpMetrics, TlsMetrics
 from services.chassis.ops import Readiness, ops_application
 from services.chassis.peer import CallerPolicy
 from services.chassis.runner import BackgroundTask, Listener, bind, run_service
-from services.signer_hsm.admin import SERVICE, Domain, signer_admin
 from services.signer_hsm.api import SignerEndpoints
 from services.signer_hsm.approvals import Approvals
 from services.signer_hsm.attestations import Attestations, Verify, device_statements
@@ -41,6 +41,7 @@ from services.signer_hsm.backends.guard import GuardedBackend
 from services.signer_hsm.backends.registry import BackendRegistry
 from services.signer_hsm.callers import Callers
 from services.signer_hsm.decisions import Decisions
+from services.signer_hsm.domain import SERVICE, Domain
 from services.signer_hsm.health import Health
 from services.signer_hsm.keys import LifeCycle
 from services.signer_hsm.listing import Listing
@@ -122,13 +123,18 @@ def internal_application(core: Core, policy: CallerPolicy, metrics: HttpMetrics)
     def guard(request: Request) -> None:
         policy.authorize(request.peer, SERVICE, request.method, request.path)
 
+    def admin() -> AsgiApp:
+        from services.signer_hsm.admin import signer_admin  # FastAPI, a third of the start-up time
+
+        return signer_admin(core.domain, policy)
+
     return Application(
         SERVICE,
         endpoints.routes(),
         problems=PROBLEMS,
         metrics=metrics,
         guard=guard,
-        admin=signer_admin(core.domain, policy),
+        admin=OnFirstUse(admin),
     )
 
 
