@@ -98,9 +98,14 @@ class Key:
     versions: Mapping[int, KeyVersion]
 
     @property
+    def alive(self) -> int:
+        """How many of its versions could still sign, or are being made."""
+        return sum(version.state not in GONE for version in self.versions.values())
+
+    @property
     def is_gone(self) -> bool:
         """Whether nothing of it can ever sign again."""
-        return all(version.state in GONE for version in self.versions.values())
+        return not self.alive
 
     @property
     def next_version(self) -> int:

@@ -6,19 +6,23 @@ Refusals are recorded one by one, so a caller has only so many of them in a seco
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import ExitStack, asynccontextmanager
+from typing import Any, Final, Literal
 
 from pkicore.algorithms import Payload
 from pkicore.clock import Clock
 from services.chassis.database import AuditEvent
-from services.signer_hsm.errors import RateLimitedError
+from services.signer_hsm.errors import BusyError, RateLimitedError
 from services.signer_hsm.metrics import SignerMetrics
 from services.signer_hsm.policy import Act, Caller, Decision, Policy, RateLimits
 from services.signer_hsm.store import SignerStore
 
 REFUSALS_PER_SECOND: Final = 50  # of one caller; each is a durable record
 _EVENT: Final = "key.decision"
+
+Limited = Literal["rate-limited", "busy"]
+"""Why what the policy allows was refused all the same."""
 
 
 class RefusalBudget:
@@ -115,12 +119,35 @@ class Decisions:
         try:
             self.limits.take(decision, len(payload_sha256) or 1)
         except RateLimitedError:
-            self._metrics.decision(act, "rate-limited")
-            if self._limited.spend(caller) == 1:
-                await self._store.record(event_of(decision, payload_sha256=payload_sha256, limited=True))
+            await self._limit(decision, None, payload_sha256, "rate-limited")
             raise
         self._metrics.decision(act, "allowed")
         return decision
+
+    @asynccontextmanager
+    async def place(
+        self, decision: Decision, version: int | None = None, *, payload_sha256: Sequence[str] = ()
+    ) -> AsyncIterator[None]:
+        """Hold one of the tenant's places while a request is under way.
+
+        Raises:
+            BusyError: all are taken; the first of a second is on record.
+        """
+        with ExitStack() as places:
+            try:
+                places.enter_context(self.limits.in_flight(decision))
+            except BusyError:
+                await self._limit(decision, version, payload_sha256, "busy")
+                raise
+            yield
+
+    async def _limit(
+        self, decision: Decision, version: int | None, payload_sha256: Sequence[str], limited: Limited
+    ) -> None:
+        self._metrics.decision(decision.act, limited)
+        if self._limited.spend(decision.caller) == 1:
+            event = event_of(decision, version, payload_sha256=payload_sha256, limited=limited)
+            await self._store.record(event)
 
     def check_budget(self, caller: Caller) -> None:
         """Let the caller ask.
@@ -154,12 +181,16 @@ class Decisions:
 
 
 def event_of(
-    decision: Decision, version: int | None = None, *, payload_sha256: Sequence[str] = (), limited: bool = False
+    decision: Decision,
+    version: int | None = None,
+    *,
+    payload_sha256: Sequence[str] = (),
+    limited: Limited | None = None,
 ) -> AuditEvent:
     """The record of a decision; the same decision is always recorded by the same bytes."""
     detail: dict[str, Any] = decision.record(version=version, payload_sha256=payload_sha256)
-    if limited:
-        detail |= {"result": "refused", "reason": "rate-limited"}
+    if limited is not None:
+        detail |= {"result": "refused", "reason": limited}
     usual = decision.act == "sign" and detail["result"] == "allowed"
     return AuditEvent(_EVENT, str(decision.caller.spiffe_id), detail, logged=not usual)
 

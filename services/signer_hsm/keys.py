@@ -149,13 +149,13 @@ class LifeCycle:
     ) -> AsyncIterator[_Act]:
         """One act at a time on a key; its decision is recorded once, however it ends."""
         act = _Act(decision, idempotency_key, facts, unix(self._clock.now()))
-        try:
-            with self._decisions.limits.in_flight(decision):
+        async with self._decisions.place(decision):
+            try:
                 async with self._versions.alone(act.key_id):
                     yield act
-        finally:
-            if not act.recorded:
-                await self._decisions.record(decision, act.number or None)
+            finally:
+                if not act.recorded:
+                    await self._decisions.record(decision, act.number or None)
 
     async def _resume(self, act: _Act) -> Key | None:
         """What this idempotency key has led to, completed if need be; None where the act is still to be done."""
@@ -203,7 +203,7 @@ class LifeCycle:
         held = self._store.catalogue.find(key_id)
         if held is not None and (held.current or not held.is_gone):
             raise WrongStateError("there is a key of this name, or there was one")
-        if self._store.catalogue.alive(request.tenant) >= self._limit(decision):
+        if self._store.catalogue.alive(request.tenant) >= decision.policy.tenants[request.tenant].max_keys:
             raise WrongStateError("the tenant has as many keys as it may have")
         if held is not None:
             return replace(held, backend=name, algorithm=algorithm)
@@ -218,6 +218,8 @@ class LifeCycle:
             raise WrongStateError(f"version {version} is not the current one")
         if any(held.state == "creating" for held in key.versions.values()):
             raise WrongStateError("the next version is being made already")
+        if key.alive >= act.decision.policy.tenants[key.tenant].max_versions:
+            raise WrongStateError("the key has as many versions as it may have: destroy old ones")
         return key
 
     async def _begin(self, act: _Act, key: Key, approved_version: int | None, parameters: Mapping[str, str]) -> None:
@@ -228,7 +230,8 @@ class LifeCycle:
         used = await self._approvals.used_by(decision, bound)
         digest = parameters.get("public_key_sha256")
         imported = None if digest is None else bytes.fromhex(digest)
-        intent = VersionIntent(key, act.number, imported, act.at, self._limit(decision))
+        tenant = decision.policy.tenants[key.tenant]
+        intent = VersionIntent(key, act.number, imported, act.at, tenant.max_keys, tenant.max_versions)
         with _racing():
             await self._store.begin_version(intent, act.claim(), used, event_of(decision, act.number))
         act.recorded = True
@@ -243,10 +246,6 @@ class LifeCycle:
 
         await self._versions.make(key, act.number, act.claim(), ask)
         return self._store.catalogue.key(act.key_id)
-
-    @staticmethod
-    def _limit(decision: Decision) -> int:
-        return decision.policy.tenants[decision.tenant].max_keys
 
 
 @dataclass

@@ -119,7 +119,7 @@ class SignerMetrics:
         add(count)
 
     def decision(self, act: str, result: str) -> None:
-        """The key policy has decided; `result` is allowed, refused or rate-limited."""
+        """The key policy has decided; `result` is allowed, refused, rate-limited, or busy: allowed, then no place."""
         count = self._decision_counts.get((act, result))
         if count is None:
             count = self._decision_counts[act, result] = self._decisions.labels(act, result).inc

@@ -1,7 +1,8 @@
 """The signing path: decide · commit the decision · check kind, length and scheme against the key · sign · answer.
 
 The decision is taken on caller, tenant and key name before the key is looked up, and committed before the back end is
-asked: one commit per request, whatever comes of it. Under an idempotency key nothing is ever signed twice: the key is
+asked: one commit per request, whatever comes of it. When its turn at the back end has come, the version must still be
+enabled. Under an idempotency key nothing is ever signed twice: the key is
 taken in the commit of the decision, freed only when the back end surely did nothing, and else keeps the answer, or that
 nobody knows it.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Mapping, Sequence
-from contextlib import ExitStack
+from functools import partial
 from typing import Final, NamedTuple
 
 import orjson
@@ -25,7 +26,6 @@ from services.signer_hsm.catalogue import Key, KeyVersion
 from services.signer_hsm.decisions import Decisions, caller_name, event_of
 from services.signer_hsm.errors import (
     BackendError,
-    BusyError,
     IdempotencyConflictError,
     KeyNotFoundError,
     NotOfferedError,
@@ -112,12 +112,7 @@ class Operations:
         decision = await self._decisions.decide(
             caller, "sign", tenant, name, kind=request.kind, scheme=request.scheme, payload_sha256=hashes
         )
-        with ExitStack() as places:
-            try:
-                places.enter_context(self._decisions.limits.in_flight(decision))
-            except BusyError:
-                await self._store.record(event_of(decision, request.version, payload_sha256=hashes))
-                raise
+        async with self._decisions.place(decision, request.version, payload_sha256=hashes):
             target = self._target(f"{tenant}.{name}", request)
             number = request.version if target.version is None else target.version.number
             used = decision if target.scheme is None else decision._replace(scheme=target.scheme.name)
@@ -140,8 +135,7 @@ class Operations:
         version = scheme = None
         try:
             version = key.version(request.version)
-            if version.state != "enabled":
-                raise WrongStateError(f"version {version.number} is {version.state}")
+            self._require_enabled(key.id, version.number)
             scheme = scheme_of(key.algorithm, request.scheme or next(iter(version.schemes), None))
             if version.schemes and scheme.name not in version.schemes:
                 raise NotOfferedError(f"this key signs with {', '.join(version.schemes)}, not with {scheme.name}")
@@ -172,11 +166,22 @@ class Operations:
             tenant=key.tenant,
             public_key=version.loaded_public_key,
             once=request.idempotency_key is not None,
+            still=partial(self._require_enabled, key.id, version.number),
         )
         if not request.batch and isinstance(first := results[0], BackendError):
             raise first
         signatures = tuple([item if isinstance(item, bytes) else _problem_of(item) for item in results])
         return SignAnswer(key.id, version.number, scheme.name, signatures).to_json(batch=request.batch)
+
+    def _require_enabled(self, key_id: str, number: int) -> None:
+        """Whether the version may still sign, as the catalogue has it now.
+
+        Raises:
+            WrongStateError: it was disabled or destroyed while the request waited for its commit or its turn.
+        """
+        version = self._catalogue.key(key_id).version(number)
+        if version.state != "enabled":
+            raise WrongStateError(f"version {number} is {version.state}")
 
     async def _sign_once(self, target: _Target, request: SignRequest, claim: Claim, event: AuditEvent) -> bytes:
         """Join the request that holds this idempotency key here, or be the one.

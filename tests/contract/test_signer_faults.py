@@ -5,7 +5,7 @@ import hashlib
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from pkicore.algorithms import ALGORITHMS, generate_private_key
 from services.chassis.database import AuditEvent
+from services.chassis.errors import ConflictError
 from services.signer_hsm import errors
 from services.signer_hsm.client import (
     IdempotencyConflictError,
@@ -24,7 +25,7 @@ from services.signer_hsm.client import (
     SignerUnavailableError,
     WrongStateError,
 )
-from services.signer_hsm.store import Claim
+from services.signer_hsm.store import Claim, VersionIntent
 from services.signer_hsm.wire import KeyDescription, LifeCycleRequest, NewKeyRequest, SignatureProblem, SignRequest
 from tests.support.console import ROOT
 from tests.support.crashing_signer import ACTS, device_in
@@ -246,9 +247,13 @@ async def test_what_a_dead_process_was_signing_is_unknown(world: SignerWorld) ->
 
 
 async def test_a_tenant_has_so_many_requests_under_way(tmp_path: Path) -> None:
-    """One more than a tenant may have under way is busy, on record, and does not reach the device."""
+    """One more than a tenant may have under way is busy and does not reach the device.
+
+    The first of a second is on record as refused, be it a signature or an act of the life cycle.
+    """
     policy = KEY_POLICY.replace(tenant("ca"), tenant("ca", max_in_flight=1))
-    world = await SignerWorld.open(f"sqlite:///{tmp_path}/s.sqlite3", policy=policy)
+    seconds = [100.0]
+    world = await SignerWorld.open(f"sqlite:///{tmp_path}/s.sqlite3", policy=policy, monotonic=lambda: seconds[0])
     await world.make("ca.issuing")
     gate, begun = asyncio.Event(), asyncio.Event()
 
@@ -260,10 +265,16 @@ async def test_a_tenant_has_so_many_requests_under_way(tmp_path: Path) -> None:
     first = asyncio.create_task(world.client(CA).sign("ca.issuing", 1, "digest", DIGEST, "ES256"))
     await begun.wait()
     before = len(await world.audit())
-    with pytest.raises(SignerUnavailableError) as caught:
-        await world.client(CA).sign("ca.issuing", 1, "digest", OTHER, "ES256")
-    assert (caught.value.kind, caught.value.retry_after) == ("busy", 1.0)
-    assert len(await world.audit()) == before + 1
+    for _ in range(5):
+        with pytest.raises(SignerUnavailableError) as caught:
+            await world.client(CA).sign("ca.issuing", 1, "digest", OTHER, "ES256")
+        assert (caught.value.kind, caught.value.retry_after) == ("busy", 1.0)
+    seconds[0] += 1.0
+    for _ in range(5):
+        with pytest.raises(SignerUnavailableError):
+            await world.client(ADMIN).rotate("ca.issuing", LifeCycleRequest("r"))
+    recorded = [(item["act"], item["result"], item["reason"]) for item in (await world.audit())[before:]]
+    assert recorded == [("sign", "refused", "busy"), ("rotate", "refused", "busy")]
     gate.set()
     await first
     assert world.device.signed == [DIGEST]
@@ -313,6 +324,17 @@ async def test_a_creation_that_never_happened_fails_after_a_while(world: SignerW
     assert (made.state, made.version) == ("enabled", 2)
     assert [version.state for version in made.versions] == ["failed", "enabled"]
     world.database = again.database
+
+
+async def test_the_database_bounds_the_versions_of_a_key(world: SignerWorld) -> None:
+    """Whatever a process believes: one version more than the key may have is not written, nor anything with it."""
+    key = world.core.store.catalogue.key("ca.issuing")
+    claim = Claim("a", "ca", "k", b"", key.id, 2, 0)
+    with pytest.raises(ConflictError):
+        await world.core.store.begin_version(VersionIntent(key, 2, None, 0, 20, 1), claim, (), AuditEvent("e", "a"))
+    assert await world.core.store.claimed(claim.place) is None
+    await world.core.store.begin_version(VersionIntent(key, 2, None, 0, 20, 2), claim, (), AuditEvent("e", "a"))
+    assert world.core.store.catalogue.key("ca.issuing").versions[2].state == "creating"
 
 
 @pytest.mark.parametrize("name", CERTAIN)
@@ -365,6 +387,43 @@ async def test_disabling_takes_effect_before_the_device_follows(world: SignerWor
     world.device.heal()
     assert (await again.client().enable("ca.issuing", LifeCycleRequest("e"))).state == "enabled"
     world.database = again.database
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait, for ten seconds at most, until it holds."""
+    for _ in range(1000):
+        if holds():
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail("it never came to that")
+
+
+async def test_a_signature_that_waits_for_its_turn_is_not_made_after_a_disable(tmp_path: Path) -> None:
+    """What waits for a place at the back end while the version is disabled is refused, its idempotency key freed."""
+    world = await SignerWorld.open(f"sqlite:///{tmp_path}/s.sqlite3", deadline=30.0)
+    await world.make("ca.issuing")
+    gate, ca = asyncio.Event(), world.client(CA)
+
+    async def wait() -> None:
+        await gate.wait()
+
+    world.device.before["sign"] = wait
+    under_way = [asyncio.create_task(ca.sign("ca.issuing", 1, "digest", DIGEST, "ES256")) for _ in range(24)]
+    await until(lambda: world.device.calls.count("sign") == len(under_way))
+    late = SignRequest("digest", (OTHER,), idempotency_key="late")
+    waiting = asyncio.create_task(ca.sign_request("ca.issuing", late))
+    await until(lambda: "signing" in world.commits)
+    disabling = asyncio.create_task(world.client().disable("ca.issuing", LifeCycleRequest("d")))
+    await until(lambda: world.core.store.catalogue.key("ca.issuing").version(1).state == "disabled")
+    gate.set()
+    with pytest.raises(WrongStateError):
+        await waiting
+    await asyncio.gather(*under_way, disabling)
+    assert set(world.device.signed) == {DIGEST}
+    await world.client().enable("ca.issuing", LifeCycleRequest("e"))
+    await ca.sign_request("ca.issuing", late)
+    assert OTHER in world.device.signed
+    await world.close()
 
 
 async def test_a_destruction_without_an_answer_is_completed(world: SignerWorld) -> None:

@@ -287,6 +287,18 @@ async def test_places_for_keys_are_each_tenants_own(world: TenantsWorld, attacke
     await world.create("left", "another")
 
 
+async def test_a_tenant_does_not_rotate_for_ever(world: TenantsWorld, attacker: httpx.AsyncClient) -> None:
+    """A key has so many versions, and one place more for each that is destroyed."""
+    rotate = "/v1/keys/right.pub-1/rotate"
+    statuses = [(await attacker.post(rotate, json={"idempotency_key": f"r{n}"})).status_code for n in range(4)]
+    assert statuses == [200, 200, 409, 409]
+    async with world.caller("/workload/right-some") as other:
+        gone = await other.post("/v1/keys/right.pub-1/destroy", json={"version": 1, "idempotency_key": "d"})
+        assert gone.status_code == 200, gone.text
+    statuses = [(await attacker.post(rotate, json={"idempotency_key": f"s{n}"})).status_code for n in range(2)]
+    assert statuses == [200, 409]
+
+
 async def test_a_bad_token_is_refused_alike_for_any_key(attacker: httpx.AsyncClient) -> None:
     """It is no fall-back to the certificate, for one's own key either, and tells nothing of others'."""
     attacker.headers["authorization"] = "Bearer a.b.c"

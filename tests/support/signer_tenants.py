@@ -51,6 +51,7 @@ _TENANT = """
 id = "{tenant}"
 backends = ["{backend}"]
 max_keys = 4
+max_versions = 3
 rate_per_second = 10
 burst = {burst}
 max_in_flight = 2

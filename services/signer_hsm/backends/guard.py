@@ -140,6 +140,7 @@ class GuardedBackend:
         tenant: str = SERVICE,
         public_key: PublicKey | None = None,
         once: bool = False,
+        still: Callable[[], None] | None = None,
     ) -> Sequence[bytes | BackendError]:
         """One signature, or its error, per payload, in their order.
 
@@ -151,12 +152,15 @@ class GuardedBackend:
             tenant: whose share of the back end it takes.
             public_key: what signatures are verified against where the settings say so; None: what the back end says.
             once: never ask for a signature again that may have been made.
+            still: raises where nothing is to be signed any more; called when the turn has come, before the back end.
 
         Raises:
             BackendError: none could be signed; `uncertain` if one may have been all the same.
         """
 
         async def ask() -> Sequence[bytes | BackendError]:
+            if still is not None:
+                still()
             return await self._sign(handle, scheme, kind, payloads, public_key, once=once)
 
         try:

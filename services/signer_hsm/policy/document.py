@@ -104,6 +104,9 @@ class Tenant(_Strict):
         description="Back ends that this tenant's keys may live in; the first is taken where a request names none."
     )
     max_keys: Annotated[int, Field(ge=0, le=1_000_000, description="Keys at most, destroyed ones not counted.")]
+    max_versions: Annotated[
+        int, Field(ge=1, le=10_000, description="Versions of each key at most, destroyed ones not counted.")
+    ] = 100
     rate_per_second: Rate
     burst: Burst
     max_in_flight: Annotated[int, Field(ge=1, le=10_000, description="Requests under way at once.")]

@@ -111,7 +111,8 @@ class SignerStore:
 
         Raises:
             DuplicateError: the idempotency key, the key or the version exists; nothing was written.
-            ConflictError: the tenant has as many keys as it may, or an approval is gone; nothing was written.
+            ConflictError: the tenant has as many keys as it may, or the key as many versions, or an approval is gone;
+                nothing was written.
         """
         key = intent.key
         first = Write(self._keys.touch_key, {"of": key.id}, 1)
@@ -127,7 +128,7 @@ class SignerStore:
                 "algorithm": key.algorithm.name,
                 "current": 0,
                 "created_at": key.created_at,
-                "most": intent.tenant_limit,
+                "most": intent.max_keys,
             }
             first = Write(self._keys.insert_key, params, 1)
         version = {
@@ -143,6 +144,7 @@ class SignerStore:
             "created_at": intent.at,
             "destruction": None,
             "attestation": None,
+            "most": intent.max_versions,
         }
         writes = [
             first,

@@ -60,13 +60,23 @@ class SeenPolicy:
 
 @dataclass(frozen=True, slots=True)
 class VersionIntent:
-    """A version that is about to be made; `tenant_limit` bounds the tenant's keys when it is the first of its key."""
+    """A version that is about to be made.
+
+    Attributes:
+        key: whose; one without versions is made with it.
+        number: of the version.
+        imported_key: SHA-256 of the public key of one that is brought in.
+        at: Unix seconds.
+        max_keys: of the tenant, if the key is new.
+        max_versions: of the key.
+    """
 
     key: Key
     number: int
     imported_key: bytes | None
     at: int
-    tenant_limit: int
+    max_keys: int
+    max_versions: int
 
 
 def to_json(value: Mapping[str, Any]) -> str:

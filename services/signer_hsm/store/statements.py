@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final, TypeAlias
+from collections.abc import Callable, Iterable
+from typing import Any, Final, TypeAlias
 
 import sqlalchemy as sa
 
@@ -37,7 +37,7 @@ class KeyStatements:
         )
         self.touch_key = prepare(_update_key(current=keys.c.current))
         self.set_current = prepare(_update_key(current=sa.bindparam("to_current", type_=sa.BigInteger)))
-        self.insert_version = prepare(_insert(key_versions))
+        self.insert_version = prepare(_insert_version())
         self.complete_version = prepare(
             _update_version("handle", "public_key", "kinds", "schemes", "evidence", "state").where(
                 key_versions.c.state == "creating"
@@ -113,9 +113,30 @@ def _insert_key() -> sa.Insert:
         .scalar_subquery()
     )
     columns = [column for column in keys.c if column is not keys.c.changed]
-    values = [sa.bindparam(column.name, type_=column.type) for column in columns]
-    row = sa.select(*values, _present_counter()).where(alive < sa.bindparam("most", type_=sa.BigInteger))
+    row = sa.select(*_values(columns), _present_counter()).where(alive < _most())
     return sa.insert(keys).from_select([*columns, keys.c.changed], row)
+
+
+def _insert_version() -> sa.Insert:
+    """Insert a version unless its key has `most` already."""
+    alive = (
+        sa.select(sa.func.count())
+        .where(
+            key_versions.c.key == sa.bindparam("key", type_=sa.Text),
+            key_versions.c.state.not_in(sorted(GONE)),
+        )
+        .scalar_subquery()
+    )
+    columns = list(key_versions.c)
+    return sa.insert(key_versions).from_select(columns, sa.select(*_values(columns)).where(alive < _most()))
+
+
+def _values(columns: Iterable[sa.Column[Any]]) -> list[sa.BindParameter[Any]]:
+    return [sa.bindparam(column.name, type_=column.type) for column in columns]
+
+
+def _most() -> sa.BindParameter[int]:
+    return sa.bindparam("most", type_=sa.BigInteger)
 
 
 def _update_key(**values: object) -> sa.Update:
