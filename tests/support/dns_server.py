@@ -126,13 +126,14 @@ class DnsSimulator:
 
     async def stop(self) -> None:
         """Close both sockets and end what is still being answered."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._udp:
             self._udp.close()
         if self._tcp:
             self._tcp.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._tcp:
             await self._tcp.wait_closed()
 
     async def __aenter__(self) -> Self:
@@ -150,7 +151,7 @@ class DnsSimulator:
     async def answer_udp(self, wire: bytes, peer: tuple[str | Any, int]) -> None:
         """Answer one datagram."""
         reply = await self.answer(wire, "udp")
-        if reply is not None and self._udp is not None:
+        if reply is not None and self._udp is not None and not self._udp.is_closing():
             self._udp.sendto(reply, peer)
 
     async def answer(self, wire: bytes, transport: str) -> bytes | None:

@@ -1,0 +1,38 @@
+"""An http-01 validator in the tests' network, what it looks for, and how it refuses."""
+
+import time
+from ipaddress import ip_network
+
+import pytest
+
+from services.acme.challenges.addresses import AddressGuard
+from services.acme.challenges.fetch import Fetcher
+from services.acme.challenges.http01 import Http01
+from services.acme.challenges.resolver import Resolver
+from services.acme.errors import ValidationError
+from services.acme.identifiers import Identifier
+from tests.support.dns_server import DnsSimulator
+from tests.support.http_challenge import CHALLENGE_PATH
+
+TOKEN = "evaGxfADs6pSRb2LAv9IZf17Dt3juxGJ-PCt92wr-oA"
+KEY_AUTHORIZATION = TOKEN + ".9jg46WB3rR_AHD-EBXdN7cBkH1WOu0tA3M9fm21mqTI"
+PATH = CHALLENGE_PATH + TOKEN
+NAME = Identifier("dns", "site.test")
+SECONDS = 1.5
+LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+
+
+def build(dns: DnsSimulator, port: int, networks: tuple[object, ...] = LOOPBACK) -> Http01:
+    """A validator that may dial `networks`."""
+    guard = AddressGuard(network for network in LOOPBACK if network in networks)
+    return Http01(Resolver.build(dns.address, SECONDS / 2), Fetcher(guard, SECONDS), port, SECONDS)
+
+
+async def refusal(http01: Http01, identifier: Identifier = NAME) -> ValidationError:
+    """Validate and return the error, which must come within the deadline."""
+    begin = time.monotonic()
+    with pytest.raises(ValidationError) as failed:
+        await http01.validate(identifier, TOKEN, KEY_AUTHORIZATION)
+    assert time.monotonic() - begin < SECONDS + 0.5
+    assert failed.value.detail.isprintable()
+    return failed.value
