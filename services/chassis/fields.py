@@ -103,12 +103,15 @@ def checked_text(value: object, name: str, limit: int = MAX_TEXT) -> str:
 
 
 def checked_base64(text: str, name: str) -> bytes:
-    """The octets behind standard base64.
+    """The octets behind standard base64 in its one form: no octets have two texts (RFC 4648 §3.5).
 
     Raises:
-        MalformedError: it is none.
+        MalformedError: it is none, or bits are set in its padding.
     """
     try:
-        return base64.b64decode(text, validate=True)
+        octets = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise MalformedError(f"{name} must be standard base64") from error
+    if text.endswith("=") and base64.b64encode(octets[-(len(octets) % 3) :]).decode() != text[-4:]:
+        raise MalformedError(f"{name} is base64 with bits set in its padding")
+    return octets

@@ -17,6 +17,7 @@ from services.signer_hsm.wire.members import (
     checked_version,
     given,
     read_object,
+    read_request,
     split_key_id,
 )
 
@@ -43,7 +44,7 @@ class ApprovalRequest:
         Raises:
             MalformedError: not the JSON of such a request; the sentence names the field.
         """
-        body = Fields.parse(data, {"act", "key", "version", "parameters"})
+        body = read_request(data, {"act", "key", "version", "parameters"})
         parameters = read_object(body, "parameters") if "parameters" in body.members else {}
         if len(parameters) > _MAX_PARAMETERS:
             raise MalformedError(f"parameters must have at most {_MAX_PARAMETERS} members")

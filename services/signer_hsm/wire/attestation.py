@@ -17,6 +17,7 @@ from services.signer_hsm.wire.members import (
     checked_version,
     given,
     read_object,
+    read_request,
     read_version,
 )
 
@@ -92,7 +93,7 @@ class AttestationUpload:
         Raises:
             MalformedError: not the JSON of such a request; the sentence names the field.
         """
-        body = Fields.parse(data, {"format", "chain", "version"})
+        body = read_request(data, {"format", "chain", "version"})
         chain = tuple(checked_base64(item, "chain") for item in body.texts("chain", MAX_BODY))
         if not 1 <= len(chain) <= MAX_CHAIN:
             raise MalformedError(f"chain must be a list of 1 to {MAX_CHAIN} certificates")

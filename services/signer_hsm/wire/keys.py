@@ -20,6 +20,7 @@ from services.signer_hsm.wire.members import (
     checked_version,
     given,
     read_object,
+    read_request,
     read_version,
 )
 
@@ -52,7 +53,7 @@ class NewKeyRequest:
         Raises:
             MalformedError: not the JSON of such a request; the sentence names the field.
         """
-        body = Fields.parse(data, {"tenant", "name", "algorithm", "backend", "idempotency_key", "private_key"})
+        body = read_request(data, {"tenant", "name", "algorithm", "backend", "idempotency_key", "private_key"})
         return cls(
             tenant=checked_tenant(body.members.get("tenant")),
             name=checked_name(body.members.get("name")),
@@ -81,7 +82,7 @@ class LifeCycleRequest:
         Raises:
             MalformedError: not the JSON of such a request; the sentence names the field.
         """
-        body = Fields.parse(data, {"version", "idempotency_key"})
+        body = read_request(data, {"version", "idempotency_key"})
         return cls(
             body.text("idempotency_key", MAX_IDEMPOTENCY_KEY),
             checked_version(body.members.get("version")),

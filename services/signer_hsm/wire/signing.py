@@ -17,6 +17,7 @@ from services.signer_hsm.wire.members import (
     base64_text,
     checked_version,
     given,
+    read_request,
     read_version,
 )
 
@@ -55,7 +56,7 @@ class SignRequest:
         Raises:
             MalformedError: not the JSON of such a request; the sentence names the field.
         """
-        members = Fields.parse(data, _SHORT_SIGN_FIELDS if short else _SIGN_FIELDS).members
+        members = read_request(data, _SHORT_SIGN_FIELDS if short else _SIGN_FIELDS).members
         kind = members.get("kind")
         if kind not in _KINDS:
             raise MalformedError("kind must be digest, mu or message")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+import json
 from typing import Any
 
 import orjson
@@ -81,6 +83,47 @@ def test_what_is_of_another_kind_is_malformed(message: Any, wrong: object) -> No
             type(message).from_json(orjson.dumps({**members, name: wrong}))
         except MalformedError:
             continue
+
+
+REQUEST_TYPES = (SignRequest, NewKeyRequest, LifeCycleRequest, AttestationUpload, ApprovalRequest)
+REQUESTS = [item for item in MESSAGES if isinstance(item, REQUEST_TYPES)]
+
+
+@pytest.mark.parametrize("message", REQUESTS, ids=lambda message: type(message).__name__)
+def test_no_request_says_a_thing_twice(message: Any) -> None:  # noqa: ANN401 -- any message
+    """A member that is given again is malformed, be it the same, another value, or another spelling of its name."""
+    text = message.to_json().decode()
+    for name, value in orjson.loads(text).items():
+        spellings = [name, f"\\u{ord(name[0]):04x}{name[1:]}"]
+        for twice in [f'{text[:-1]},"{spelt}":{again}}}' for spelt in spellings for again in (json.dumps(value), "7")]:
+            with pytest.raises(MalformedError, match="twice"):
+                type(message).from_json(twice.encode())
+
+
+@pytest.mark.parametrize("text", ['"', "\\", 'kind":"mu', '":"', "\n", "ä", "kind", '","kind":"digest'])
+def test_quotes_in_a_text_are_no_second_member(text: str) -> None:
+    """What looks like a member within a text is read as the text that it is."""
+    request = SignRequest("mu", (b"x",), idempotency_key=text)
+    assert SignRequest.from_json(request.to_json()) == request
+    assert SignRequest.from_json(json.dumps(orjson.loads(request.to_json())).encode()) == request
+
+
+@pytest.mark.parametrize("octets", [b"", b"1", b"12", b"123", b"1234"])
+def test_octets_have_one_text(octets: bytes) -> None:
+    """Base64 with bits in its padding decodes to the same octets elsewhere; here it is malformed."""
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    text = base64.b64encode(octets).decode()
+    digits = text.rstrip("=")
+    taken = [last for last in alphabet if _is_taken(digits[:-1] + last + text[len(digits) :])] if digits else []
+    assert len(taken) == {0: len(alphabet) if octets else 0, 1: 4, 2: 16}[len(octets) % 3]
+
+
+def _is_taken(payload: str) -> bool:
+    try:
+        SignRequest.from_json(orjson.dumps({"kind": "digest", "payload": payload}))
+    except MalformedError:
+        return False
+    return True
 
 
 def test_signatures_and_problems() -> None:
