@@ -108,7 +108,7 @@ class MisconfiguredError(BackendError):
 
 
 class SecretRefusedError(MisconfiguredError):
-    """A PIN or passphrase that does not fit; the settings are complete, so other back ends may serve meanwhile."""
+    """A PIN or passphrase that does not fit, or is missing; the back end tries none twice, and takes up the next."""
 
 
 class BadAnswerError(BackendError):

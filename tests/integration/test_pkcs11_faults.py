@@ -12,13 +12,16 @@ from threading import Event
 
 import pkcs11
 import pytest
+from prometheus_client import CollectorRegistry
 
 from pkicore.algorithms import ALGORITHMS
 from pkicore.clock import SystemClock
 from services.signer_hsm.backends import Backend, BackendKey, KeyLabel
+from services.signer_hsm.backends.guard import GuardedBackend
 from services.signer_hsm.backends.lane import lane_of
 from services.signer_hsm.backends.pkcs11 import open_backend
 from services.signer_hsm.errors import BadAnswerError, KeyNotFoundError, MisconfiguredError, UnavailableError
+from services.signer_hsm.metrics import SignerMetrics
 from services.signer_hsm.schemes import SCHEMES
 from tests.support.backend_world import WorldMissingError
 from tests.support.payloads import check_signature
@@ -224,26 +227,32 @@ async def test_a_wrong_pin_is_tried_once(hsm: SoftHsm) -> None:
 
 
 async def test_a_wrong_pin_after_an_outage_is_tried_once(backend: Backend, key: BackendKey, hsm: SoftHsm) -> None:
-    """The file's PIN went wrong while the token was away: one attempt when it is back, and no more."""
+    """The file's PIN went wrong while the token was away: one attempt when it is back, and one for each new PIN."""
+    guard = GuardedBackend(backend, hsm.settings(breaker_failures=1000), SignerMetrics(CollectorRegistry()))
     away = hsm.home / "away"
     hsm.tokens.rename(away)
     with pytest.raises(UnavailableError):
-        await signs(backend, key)
+        await signs(guard, key)
     hsm.pin_file.write_text("11111111")
     away.rename(hsm.tokens)
     end = time.monotonic() + RECOVERY_SECONDS
     while time.monotonic() < end:
         try:
-            await signs(backend, key)
+            await signs(guard, key)
         except MisconfiguredError:
             break
         except UnavailableError:
             await asyncio.sleep(0.1)
     assert not remembers_wrong_pin(hsm, forget=True)
-    for _ in range(5):
-        with pytest.raises(MisconfiguredError):
-            await signs(backend, key)
+    for pin in ("11111111", ""):
+        hsm.pin_file.write_text(pin)
+        for _ in range(3):
+            with pytest.raises(MisconfiguredError):
+                await signs(guard, key)
+    assert not (await guard.health()).ready
     assert not remembers_wrong_pin(hsm)
+    hsm.pin_file.write_text(PIN)
+    await signs(guard, key)
 
 
 async def test_logged_out_by_another(backend: Backend, key: BackendKey, hsm: SoftHsm) -> None:

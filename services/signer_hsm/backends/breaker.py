@@ -2,8 +2,8 @@
 
 closed → open after so many failures in a row; open → half-open after some seconds: one call may try, the others are
 refused; half-open → closed when that one succeeds, → open when it fails. Whatever the back end *answers* is a success,
-a refusal too; only silence and garbage are failures. A configuration error (a wrong PIN) opens it until `reset`: every
-further try could lock the token.
+a refusal too; only silence and garbage are failures. A configuration error opens it until `reset`. A refused secret is
+an answer: the back end itself tries none twice (each further try could lock a token), and takes up the next one.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from services.signer_hsm.errors import (
     BusyError,
     DeadlineError,
     MisconfiguredError,
+    SecretRefusedError,
     UnavailableError,
 )
 
@@ -111,7 +112,7 @@ class CircuitBreaker:
         self._epoch += 1
 
     def _ended(self, attempt: _Attempt, error: BaseException | None) -> None:
-        if isinstance(error, MisconfiguredError):
+        if isinstance(error, MisconfiguredError) and not isinstance(error, SecretRefusedError):
             self.misconfigured = str(error)
             self._open()
         elif attempt.epoch != self._epoch:

@@ -221,13 +221,16 @@ class TokenSessions:
     def _log_in(self, token: Token, session: Session) -> None:
         if self.module.cryptoki.logged_in(session):
             return
-        pin = read_pin(self._settings)
+        try:
+            pin = read_pin(self._settings)
+        except MisconfiguredError as error:  # it was there at the start, and may be again
+            raise SecretRefusedError(str(error)) from error
         if self._refused is not None and hmac.compare_digest(pin, self._refused):
             raise SecretRefusedError("the token has refused this PIN; it is not tried again until it has changed")
         if token.flags & TokenFlag.USER_PIN_LOCKED:
-            raise MisconfiguredError("the token's user PIN is locked")
+            raise SecretRefusedError("the token's user PIN is locked")
         if token.flags & TokenFlag.USER_PIN_FINAL_TRY:
-            raise MisconfiguredError("one more wrong PIN would lock the token; log in by hand first")
+            raise SecretRefusedError("one more wrong PIN would lock the token; log in by hand first")
         self.logins += 1
         status = self.module.cryptoki.login(session, pin)
         if status in {cryptoki.OK, cryptoki.USER_ALREADY_LOGGED_IN}:

@@ -16,6 +16,7 @@ from services.signer_hsm.errors import (
     KeyNotFoundError,
     MisconfiguredError,
     NotOfferedError,
+    SecretRefusedError,
     ThrottledError,
     UnavailableError,
     WrongStateError,
@@ -86,7 +87,8 @@ def test_silence_and_garbage_open_it(breaker: CircuitBreaker, error: type[Backen
 
 
 @pytest.mark.parametrize(
-    "answer", [ThrottledError, DeniedError, KeyNotFoundError, NotOfferedError, WrongStateError, None]
+    "answer",
+    [ThrottledError, DeniedError, KeyNotFoundError, NotOfferedError, WrongStateError, SecretRefusedError, None],
 )
 def test_answers_are_no_failures(breaker: CircuitBreaker, answer: type[BackendError] | None) -> None:
     """A back end that answers, were it by a refusal, is there: the count begins anew."""
