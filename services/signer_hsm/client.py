@@ -17,8 +17,8 @@ KeyAccessError (pkicore)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final, TypeVar, cast
+from collections.abc import Mapping, Sequence
+from typing import Final, cast
 from urllib.parse import urlencode
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -30,12 +30,10 @@ from pkicore.errors import (
     KeyNotFoundError,
     KeyUnavailableError,
     MalformedError,
-    PkiError,
     UnsupportedError,
 )
 from pkicore.keys.remote import RemotePublicKey
-from services.chassis.http_client import Answer, Http, read_problem
-from services.chassis.observability import current_request_id
+from services.chassis.http_client import SERVER_ERROR, Failure, Http, ServiceCalls
 from services.signer_hsm.wire import (
     ApprovalAnswer,
     ApprovalList,
@@ -52,13 +50,6 @@ from services.signer_hsm.wire import (
     SignAnswer,
     SignRequest,
 )
-
-_Answer = TypeVar("_Answer")
-
-_JSON: Final = {"content-type": "application/json"}
-_SUCCESS: Final = range(200, 300)
-_SERVER_ERROR: Final = 500
-_SECONDS: Final = 30.0  # one call; a back end's own deadline is far shorter
 
 
 class SignerClientError(KeyAccessError):
@@ -138,7 +129,7 @@ class SignerClient:
     """The endpoints as methods; `http` is a pooled mTLS client that expects signer-hsm's SPIFFE ID."""
 
     def __init__(self, http: Http) -> None:
-        self._http = http
+        self._signer = ServiceCalls(http, "signer-hsm", _error_of)
 
     async def sign(self, key_id: str, version: int, kind: Payload, payload: bytes, scheme: str) -> bytes:
         """One signature: ECDSA as DER, the others raw; the caller verifies it.
@@ -159,7 +150,7 @@ class SignerClient:
         Raises:
             SignerRefusedError, SignerUnavailableError: as `sign`.
         """
-        return _read(SignAnswer.from_json, await self._call("POST", f"/v1/keys/{key_id}/sign", request.to_json()))
+        return await self._signer.ask(SignAnswer.from_json, "POST", f"/v1/keys/{key_id}/sign", request.to_json())
 
     async def public_key(self, key_id: str, version: int | None) -> RemotePublicKey:
         """The public half of a key version, as `pkicore.keys.remote` asks for it; None asks for the current one.
@@ -168,7 +159,7 @@ class SignerClient:
             SignerRefusedError, SignerUnavailableError: as `sign`.
         """
         answer = await self.public_key_of(key_id, version)
-        return _read(lambda der: _remote_public_key(answer, der), answer.public_key)
+        return self._signer.read(lambda der: _remote_public_key(answer, der), answer.public_key)
 
     async def public_key_of(self, key_id: str, version: int | None = None) -> PublicKeyAnswer:
         """The public key of a version, of the current one if none is named.
@@ -176,7 +167,7 @@ class SignerClient:
         Raises:
             SignerRefusedError, SignerUnavailableError: as `sign`.
         """
-        return _read(PublicKeyAnswer.from_json, await self._call("GET", _versioned(key_id, "pubkey", version)))
+        return await self._signer.ask(PublicKeyAnswer.from_json, "GET", _versioned(key_id, "pubkey", version))
 
     async def create(self, request: NewKeyRequest) -> KeyDescription:
         """Make a key, or bring one in; safe to repeat with the same idempotency key.
@@ -184,7 +175,7 @@ class SignerClient:
         Raises:
             SignerRefusedError, SignerUnavailableError: as `sign`.
         """
-        return _read(KeyDescription.from_json, await self._call("POST", "/v1/keys", request.to_json()))
+        return await self._signer.ask(KeyDescription.from_json, "POST", "/v1/keys", request.to_json())
 
     async def keys(self, tenant: str, *, after: str | None = None, limit: int | None = None) -> KeyPage:
         """The keys of a tenant by id, one page.
@@ -193,7 +184,7 @@ class SignerClient:
             SignerRefusedError, SignerUnavailableError: as `sign`.
         """
         query = {"tenant": tenant, "after": after, "limit": limit}
-        return _read(KeyPage.from_json, await self._call("GET", _with_query("/v1/keys", query)))
+        return await self._signer.ask(KeyPage.from_json, "GET", _with_query("/v1/keys", query))
 
     async def key(self, key_id: str) -> KeyDescription:
         """A key and its versions.
@@ -201,7 +192,7 @@ class SignerClient:
         Raises:
             SignerRefusedError, SignerUnavailableError: as `sign`.
         """
-        return _read(KeyDescription.from_json, await self._call("GET", f"/v1/keys/{key_id}"))
+        return await self._signer.ask(KeyDescription.from_json, "GET", f"/v1/keys/{key_id}")
 
     async def rotate(self, key_id: str, request: LifeCycleRequest) -> KeyDescription:
         """Make the next version and have it sign from now on; safe to repeat with the same idempotency key.
@@ -241,7 +232,7 @@ class SignerClient:
         Raises:
             SignerRefusedError, SignerUnavailableError: as `sign`.
         """
-        return _read(AttestationAnswer.from_json, await self._call("GET", _versioned(key_id, "attestation", version)))
+        return await self._signer.ask(AttestationAnswer.from_json, "GET", _versioned(key_id, "attestation", version))
 
     async def attest(self, key_id: str, upload: AttestationUpload) -> AttestationAnswer:
         """Hand in a device's statement about a key; it is verified before it is stored.
@@ -249,8 +240,9 @@ class SignerClient:
         Raises:
             SignerRefusedError, SignerUnavailableError: as `sign`.
         """
-        body = await self._call("POST", f"/v1/keys/{key_id}/attestation", upload.to_json())
-        return _read(AttestationAnswer.from_json, body)
+        return await self._signer.ask(
+            AttestationAnswer.from_json, "POST", f"/v1/keys/{key_id}/attestation", upload.to_json()
+        )
 
     async def approve(self, request: ApprovalRequest) -> ApprovalAnswer:
         """Agree to a life-cycle act.
@@ -258,7 +250,7 @@ class SignerClient:
         Raises:
             SignerRefusedError, SignerUnavailableError: as `sign`.
         """
-        return _read(ApprovalAnswer.from_json, await self._call("POST", "/v1/approvals", request.to_json()))
+        return await self._signer.ask(ApprovalAnswer.from_json, "POST", "/v1/approvals", request.to_json())
 
     async def approvals(self, tenant: str) -> Sequence[ApprovalAnswer]:
         """The approvals of a tenant that have not expired.
@@ -266,8 +258,8 @@ class SignerClient:
         Raises:
             SignerRefusedError, SignerUnavailableError: as `sign`.
         """
-        body = await self._call("GET", _with_query("/v1/approvals", {"tenant": tenant}))
-        return _read(ApprovalList.from_json, body).approvals
+        path = _with_query("/v1/approvals", {"tenant": tenant})
+        return (await self._signer.ask(ApprovalList.from_json, "GET", path)).approvals
 
     async def policy(self) -> PolicyAnswer:
         """The key policy in force.
@@ -275,7 +267,7 @@ class SignerClient:
         Raises:
             SignerRefusedError, SignerUnavailableError: as `sign`.
         """
-        return _read(PolicyAnswer.from_json, await self._call("GET", "/v1/policy"))
+        return await self._signer.ask(PolicyAnswer.from_json, "GET", "/v1/policy")
 
     async def health(self) -> HealthAnswer:
         """The state of the caller's back ends.
@@ -283,23 +275,10 @@ class SignerClient:
         Raises:
             SignerRefusedError, SignerUnavailableError: as `sign`.
         """
-        return _read(HealthAnswer.from_json, await self._call("GET", "/health"))
+        return await self._signer.ask(HealthAnswer.from_json, "GET", "/health")
 
     async def _life_cycle(self, key_id: str, act: str, request: LifeCycleRequest) -> KeyDescription:
-        body = await self._call("POST", f"/v1/keys/{key_id}/{act}", request.to_json())
-        return _read(KeyDescription.from_json, body)
-
-    async def _call(self, method: str, path: str, body: bytes | None = None) -> bytes:
-        try:
-            headers = dict(_JSON) if body is not None else {}
-            if (request_id := current_request_id()) is not None:
-                headers["x-request-id"] = request_id
-            answer = await self._http.request(method, path, content=body, headers=headers, timeout=_SECONDS)
-        except (PkiError, OSError) as error:
-            raise SignerUnavailableError(f"signer-hsm does not answer: {error}") from error
-        if answer.status_code in _SUCCESS:
-            return answer.content
-        raise _error_of(answer)
+        return await self._signer.ask(KeyDescription.from_json, "POST", f"/v1/keys/{key_id}/{act}", request.to_json())
 
 
 def _versioned(key_id: str, what: str, version: int | None) -> str:
@@ -319,19 +298,10 @@ def _remote_public_key(answer: PublicKeyAnswer, der: bytes) -> RemotePublicKey:
     return RemotePublicKey(answer.version, key, frozenset(cast("tuple[Payload, ...]", answer.kinds)))
 
 
-def _read(parse: Callable[[bytes], _Answer], body: bytes) -> _Answer:
-    try:
-        return parse(body)
-    except MalformedError as error:
-        raise SignerUnavailableError(f"signer-hsm's answer makes no sense: {error}") from error
-
-
-def _error_of(answer: Answer) -> SignerClientError:
-    problem = read_problem(answer)
+def _error_of(failure: Failure) -> SignerClientError:
+    problem = failure.problem
     if problem is None:
-        return SignerUnavailableError(
-            f"signer-hsm answered {answer.status_code} without a problem document", status=answer.status_code
-        )
-    default = SignerUnavailableError if answer.status_code >= _SERVER_ERROR else SignerRefusedError
+        return SignerUnavailableError(failure.sentence, status=failure.status)
+    default = SignerUnavailableError if failure.status >= SERVER_ERROR else SignerRefusedError
     error: type[SignerClientError] = REFUSALS.get(problem.kind, default)
-    return error(problem.detail, kind=problem.kind, status=answer.status_code, retry_after=problem.retry_after)
+    return error(problem.detail, kind=problem.kind, status=failure.status, retry_after=problem.retry_after)

@@ -13,12 +13,12 @@ CaError
    └─ IdempotencyConflictError  this idempotency key was used with another request
 """
 
-from collections.abc import Callable, Mapping
-from typing import Final, TypeVar
+from collections.abc import Mapping
+from typing import Final
 
 import orjson
 
-from pkicore.errors import MalformedError, PkiError
+from pkicore.errors import MalformedError
 from services.ca.wire import (
     CertificateRequest,
     CertificateStatus,
@@ -27,14 +27,8 @@ from services.ca.wire import (
     RevocationFeed,
     RevocationRequest,
 )
-from services.chassis.http_client import Answer, Http, read_problem
-from services.chassis.observability import current_request_id
+from services.chassis.http_client import SERVER_ERROR, Failure, Http, ServiceCalls
 
-_Answer = TypeVar("_Answer")
-
-_JSON: Final = {"content-type": "application/json"}
-_SUCCESS: Final = range(200, 300)
-_SERVER_ERROR: Final = 500
 FEED_WAIT: Final = 30.0  # seconds the CA holds a feed request that has nothing to tell
 
 
@@ -104,7 +98,7 @@ class CaClient:
     """The CA's endpoints as methods; `http` is a pooled mTLS client that expects the CA's SPIFFE ID."""
 
     def __init__(self, http: Http) -> None:
-        self._http = http
+        self._ca = ServiceCalls(http, "the CA", _error_of)
 
     async def issue(self, request: CertificateRequest) -> IssuedCertificate:
         """Ask for a certificate; safe to repeat with the same idempotency key.
@@ -113,7 +107,7 @@ class CaClient:
             CaRefusedError: the CA said no, and why (see the tree above).
             CaUnavailableError: no usable answer.
         """
-        return _read(IssuedCertificate.from_json, await self._call("POST", "/v1/certificates", request.to_json()))
+        return await self._ca.ask(IssuedCertificate.from_json, "POST", "/v1/certificates", request.to_json())
 
     async def revoke(self, request: RevocationRequest) -> RevocationAnswer:
         """Revoke a certificate.
@@ -125,7 +119,7 @@ class CaClient:
             CaRefusedError: any other refusal.
             CaUnavailableError: no usable answer.
         """
-        return _read(RevocationAnswer.from_json, await self._call("POST", "/v1/revocations", request.to_json()))
+        return await self._ca.ask(RevocationAnswer.from_json, "POST", "/v1/revocations", request.to_json())
 
     async def certificate(self, serial: str) -> CertificateStatus:
         """What the CA knows of a serial (hex).
@@ -134,7 +128,7 @@ class CaClient:
             UnknownCertificateError: nothing.
             CaUnavailableError: no usable answer.
         """
-        return _read(CertificateStatus.from_json, await self._call("GET", f"/v1/certificates/{serial}"))
+        return await self._ca.ask(CertificateStatus.from_json, "GET", f"/v1/certificates/{serial}")
 
     async def revocations(self, after: int) -> RevocationFeed:
         """What was revoked after sequence number `after`; the CA holds the request for up to 30 s when nothing was.
@@ -142,8 +136,8 @@ class CaClient:
         Raises:
             CaUnavailableError: no usable answer.
         """
-        answer = await self._call("GET", f"/v1/revocations?after={after}", seconds=FEED_WAIT + 10)
-        return _read(RevocationFeed.from_json, answer)
+        path = f"/v1/revocations?after={after}"
+        return await self._ca.ask(RevocationFeed.from_json, "GET", path, seconds=FEED_WAIT + 10)
 
     async def publish_crls(self) -> dict[str, int]:
         """Publish every issuer's CRL now; issuer id to CRL number.
@@ -152,26 +146,7 @@ class CaClient:
             CaRefusedError: the CA said no.
             CaUnavailableError: no usable answer.
         """
-        return _read(_crl_numbers, await self._call("POST", "/v1/crls", b"{}"))
-
-    async def _call(self, method: str, path: str, body: bytes | None = None, seconds: float = 30.0) -> bytes:
-        try:
-            headers = dict(_JSON) if body is not None else {}
-            if (request_id := current_request_id()) is not None:
-                headers["x-request-id"] = request_id
-            answer = await self._http.request(method, path, content=body, headers=headers, timeout=seconds)
-        except (PkiError, OSError) as error:
-            raise CaUnavailableError(f"the CA does not answer: {error}") from error
-        if answer.status_code in _SUCCESS:
-            return answer.content
-        raise _refusal(answer)
-
-
-def _read(parse: Callable[[bytes], _Answer], body: bytes) -> _Answer:
-    try:
-        return parse(body)
-    except MalformedError as error:
-        raise CaUnavailableError(f"the CA's answer makes no sense: {error}") from error
+        return await self._ca.ask(_crl_numbers, "POST", "/v1/crls", b"{}")
 
 
 def _crl_numbers(body: bytes) -> dict[str, int]:
@@ -181,14 +156,11 @@ def _crl_numbers(body: bytes) -> dict[str, int]:
         raise MalformedError("not a list of CRLs") from error
 
 
-def _refusal(answer: Answer) -> CaError:
-    """The error that a problem document stands for."""
-    problem = read_problem(answer)
-    if problem is None:
-        return CaUnavailableError(f"the CA answered {answer.status_code} without a problem document")
-    if answer.status_code >= _SERVER_ERROR:
-        return CaUnavailableError(f"the CA answered {answer.status_code}: {problem.detail}")
-    return REFUSALS.get(problem.kind, CaRefusedError)(problem.kind, answer.status_code, problem.detail)
+def _error_of(failure: Failure) -> CaError:
+    problem = failure.problem
+    if problem is None or failure.status >= SERVER_ERROR:
+        return CaUnavailableError(failure.sentence)
+    return REFUSALS.get(problem.kind, CaRefusedError)(problem.kind, failure.status, problem.detail)
 
 
 __all__ = [
