@@ -3,7 +3,8 @@
 import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Final
 
 from pkicore.clock import Clock
@@ -12,7 +13,7 @@ from pkicore.identity import SpiffeId
 from pkicore.keys.passphrase import read_passphrase
 from services.ca.cold_start import NobodySigns, open_core, signer_state
 from services.ca.credentials import issue_identity, write_audit_key
-from services.ca.deployment import Deployment, Ports, free_port, is_free, recorded_settings, signer_files
+from services.ca.deployment import Deployment, choose_ports, recorded_settings, signer_files
 from services.ca.layout import SIGNER, Layout
 from services.ca.settings import CaSettings
 from services.ca.settings_text import set_top_level
@@ -21,8 +22,8 @@ from services.ca.temporary_signer import SignerState
 from services.ca.toml_text import table
 from services.chassis.database import Database
 
-_PORT: Final = 6000
-_OPS_PORT: Final = 6090
+_OTHERS: Final = ("ca", "ca_http", "ca_ops", "acme", "acme_ops")
+_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Equipment:
     Attributes:
         backends: its back ends.
         is_new: whether the deployment has no signer-hsm yet.
+        environment: where its ports may stand; 0 is any free one, as for `ztca init`.
     """
 
     layout: Layout
@@ -39,10 +41,16 @@ class Equipment:
     backends: Sequence[Mapping[str, Any]]
     is_new: bool
     clock: Clock
+    environment: Mapping[str, str] = _NOTHING
 
     @classmethod
     def of(
-        cls, layout: Layout, settings: CaSettings, backends: Sequence[Mapping[str, Any]], clock: Clock
+        cls,
+        layout: Layout,
+        settings: CaSettings,
+        backends: Sequence[Mapping[str, Any]],
+        clock: Clock,
+        environment: Mapping[str, str] = _NOTHING,
     ) -> "Equipment":
         """As the deployment's settings have it; else with these back ends, or with sealed files where there are none.
 
@@ -50,9 +58,11 @@ class Equipment:
             CeremonyError: the settings cannot be read.
         """
         if SIGNER in layout.services:
-            return cls(layout, settings, recorded_settings(layout, SIGNER).get("backends", ()), False, clock)
+            return cls(
+                layout, settings, recorded_settings(layout, SIGNER).get("backends", ()), False, clock, environment
+            )
         default = (file_backend(layout.signer_keys, settings.passphrase_file),)
-        return cls(layout, settings, backends or default, True, clock)
+        return cls(layout, settings, backends or default, True, clock, environment)
 
     def state(self, environment: Mapping[str, str]) -> SignerState:
         """What a temporary signer-hsm shares with it.
@@ -108,13 +118,20 @@ class Equipment:
             await database.close()
 
     def _deployment(self, kinds: frozenset[str]) -> Deployment:
-        host, ca = self.settings.host, self.settings
-        signer, ops = (port if is_free(host, port) else free_port(host) for port in (_PORT, _OPS_PORT))
-        allowed = kinds | {"digest", "mu"}  # keys of the other family may follow
-        ports = Ports(ca.port, ca.http_port, ca.ops_port, 0, 0, signer, ops)
-        return Deployment(
-            "migrated", ca.trust_domain, host, ports, backends=tuple(self.backends), payload_kinds=allowed
+        ca = self.settings
+        signer, ops = (
+            self._port(f"PQCPKI_SIGNER_HSM_{name}", port) for name, port in (("PORT", 6000), ("OPS_PORT", 6090))
         )
+        wanted = dict.fromkeys(_OTHERS, 0) | {"signer": signer, "signer_ops": ops}
+        allowed = kinds | {"digest", "mu"}  # keys of the other family may follow
+        ports = replace(choose_ports(ca.host, wanted), ca=ca.port, ca_http=ca.http_port, ca_ops=ca.ops_port)
+        return Deployment(
+            "migrated", ca.trust_domain, ca.host, ports, backends=tuple(self.backends), payload_kinds=allowed
+        )
+
+    def _port(self, variable: str, default: int) -> int:
+        given = self.environment.get(variable, "")
+        return int(given) if given.isdecimal() else default
 
     def _id(self) -> SpiffeId:
         return SpiffeId.service(self.settings.trust_domain, SIGNER)

@@ -11,152 +11,20 @@ The kernel kills the children when the supervisor dies, so `kill -9` of it leave
 
 import asyncio
 import contextlib
-import ctypes
 import fcntl
 import os
-import resource
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import httpx
-import orjson
-
-from services.ca.deployment import free_port, is_free, recorded_settings
+from services.ca.child import PORT_FIELDS, Child, start_child
+from services.ca.deployment import free_port, recorded_settings
 from services.ca.endpoints import describe, write_endpoints
 from services.ca.errors import CeremonyError
 from services.ca.layout import SIGNER, Layout
 
-START_SECONDS: Final = 60.0  # for a service to become ready
-STOP_SECONDS: Final = 15.0  # for a service to stop by itself
 _POLL: Final = 0.1
-_FIRST_WAIT: Final = 0.5
-_LAST_WAIT: Final = 30.0
-_STEADY_SECONDS: Final = 60.0  # a process that ran this long had recovered
-_LAST_LINES: Final = 15
-_PR_SET_PDEATHSIG: Final = 1
-_PORTS: Final = range(1, 65536)
 
 Say = Callable[[str], None]
-
-
-@dataclass
-class Child:
-    """One service's process and the environment it is started with."""
-
-    service: str
-    layout: Layout
-    environment: dict[str, str]
-    process: subprocess.Popen[bytes] | None = None
-    started_at: float = 0.0
-    wait: float = _FIRST_WAIT
-    log_start: int = 0
-    urls: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def log(self) -> Path:
-        """Where its output goes."""
-        return self.layout.logs / f"{self.service}.log"
-
-    @property
-    def listeners_file(self) -> Path:
-        """Where it says that its listeners accept."""
-        return self.layout.state(self.service) / "listeners.json"
-
-    def start(self) -> None:
-        """Start the process; what an earlier one said of its listeners is forgotten."""
-        self.listeners_file.unlink(missing_ok=True)
-        config = self.layout.settings(self.service)
-        self.log.parent.mkdir(mode=0o700, exist_ok=True)
-        with self.log.open("ab") as log:
-            self.log_start = log.tell()
-            self.process = subprocess.Popen(  # noqa: S603 - our own module, by our own interpreter
-                [sys.executable, "-m", f"services.{self.service.replace('-', '_')}", "--config", str(config)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=self.environment,
-                start_new_session=True,  # Ctrl-C is for the supervisor alone, which stops them in order
-                preexec_fn=_die_with(os.getpid()),  # noqa: PLW1509 - three system calls, no lock, before any thread
-            )
-        self.started_at = time.monotonic()
-
-    def exit_status(self) -> int | None:
-        """Its exit status, None while it runs."""
-        return None if self.process is None else self.process.poll()
-
-    def complaint(self) -> str:
-        """The sentence that this process ended with, or the end of its log."""
-        with self.log.open("rb") as log:
-            log.seek(self.log_start)
-            lines = log.read().decode(errors="replace").splitlines()
-        if lines and lines[-1].startswith(f"{self.service}: "):
-            return lines[-1]
-        return "\n".join(["its log ends:", *(f"    {line}" for line in lines[-_LAST_LINES:])])
-
-    @property
-    def where(self) -> str:
-        """Its URLs, for a person."""
-        return ", ".join(f"{name} {url}" for name, url in self.urls.items() if name != "pid")
-
-    def next_wait(self) -> float:
-        """Seconds before it is started again: doubled each time, from the start again once it had run steadily."""
-        if time.monotonic() - self.started_at > _STEADY_SECONDS:
-            self.wait = _FIRST_WAIT
-        wait, self.wait = self.wait, min(2 * self.wait, _LAST_WAIT)
-        return wait
-
-    async def stop(self) -> None:
-        """Ask the process to stop, and kill it if it does not."""
-        process = self.process
-        if process is None or process.poll() is not None:
-            return
-        process.terminate()
-        deadline = time.monotonic() + STOP_SECONDS
-        while process.poll() is None:
-            if time.monotonic() > deadline:
-                process.kill()
-            await asyncio.sleep(_POLL)
-
-    def keep_ports(self) -> None:
-        """A replacement takes the ports that this process had, so that its URLs go on."""
-        for listener, variable in _PORT_VARIABLES[self.service].items():
-            if listener in self.urls:
-                self.environment[variable] = str(httpx.URL(self.urls[listener]).port)
-
-
-_PORT_VARIABLES: Final[Mapping[str, Mapping[str, str]]] = {
-    SIGNER: {"internal": "PQCPKI_SIGNER_HSM_PORT", "ops": "PQCPKI_SIGNER_HSM_OPS_PORT"},
-    "ca": {"internal": "PQCPKI_CA_PORT", "status": "PQCPKI_CA_HTTP_PORT", "ops": "PQCPKI_CA_OPS_PORT"},
-    "acme": {"public": "PQCPKI_ACME_PORT", "ops": "PQCPKI_ACME_OPS_PORT"},
-}
-_PORT_FIELDS: Final = {
-    "PQCPKI_SIGNER_HSM_PORT": "port",
-    "PQCPKI_SIGNER_HSM_OPS_PORT": "ops_port",
-    "PQCPKI_CA_PORT": "port",
-    "PQCPKI_CA_HTTP_PORT": "http_port",
-    "PQCPKI_CA_OPS_PORT": "ops_port",
-    "PQCPKI_ACME_PORT": "port",
-    "PQCPKI_ACME_OPS_PORT": "ops_port",
-}
-
-
-def _die_with(supervisor: int) -> Callable[[], None]:
-    """What a child does before it becomes the service: die with the supervisor, and leave no keys in core dumps."""
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-
-    def before_exec() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        if os.getppid() != supervisor:  # it died before the line above
-            os._exit(1)
-
-    return before_exec
 
 
 class Supervisor:
@@ -175,8 +43,7 @@ class Supervisor:
         self._layout = layout
         self._say = say
         self._children = [
-            Child(service, layout, child_environment(layout, service, environment))
-            for service in (layout.services if services is None else services)
+            Child.of(layout, service, environment) for service in (layout.services if services is None else services)
         ]
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -203,6 +70,17 @@ class Supervisor:
     async def _start(self, child: Child, stop: asyncio.Event) -> None:
         self._pass_on_urls(child)
         await start_child(child, stop)
+        if child.service == "ca" and not stop.is_set():
+            for signer in (other for other in self._children if other.service == SIGNER):
+                await self._lead_to_ca(signer, stop)
+
+    async def _lead_to_ca(self, signer: Child, stop: asyncio.Event) -> None:
+        """Start signer-hsm anew if the CA is elsewhere than it was told, since that port was taken meanwhile."""
+        told = dict(signer.environment)
+        self._say_where_the_ca_will_be(signer)
+        if signer.environment != told:
+            await signer.stop()
+            await start_child(signer, stop)
 
     async def _mind(self, child: Child, stop: asyncio.Event) -> None:
         """Replace the process whenever it ends."""
@@ -241,7 +119,9 @@ class Supervisor:
             host = str(recorded.get("host", "127.0.0.1"))
             ports = {}
             for variable in ("PQCPKI_CA_PORT", "PQCPKI_CA_HTTP_PORT"):
-                wanted = int(ca.environment.get(variable) or recorded.get(_PORT_FIELDS[variable]) or 0)
+                wanted = int(ca.environment.get(variable) or recorded.get(PORT_FIELDS[variable]) or 0)
+                if not wanted:
+                    ca.preferred.add(variable)  # it was free a moment ago
                 ports[variable] = ca.environment[variable] = str(wanted or free_port(host))
             signer.environment["PQCPKI_SIGNER_HSM_CA_URL"] = f"https://localhost:{ports['PQCPKI_CA_PORT']}"
             signer.environment["PQCPKI_SIGNER_HSM_CA_STATUS_URL"] = f"http://{host}:{ports['PQCPKI_CA_HTTP_PORT']}"
@@ -256,59 +136,12 @@ class Supervisor:
                 self._say(f"{child.service} has stopped")
 
 
-async def start_child(child: Child, stop: asyncio.Event) -> None:
-    """Start a service and wait until it is ready, or until told to stop.
-
-    Raises:
-        CeremonyError: it ended, or was not ready in time; the sentence holds the end of its log.
-    """
-    child.start()
-    deadline = time.monotonic() + START_SECONDS
-    while not await is_ready(child):
-        if stop.is_set():
-            return
-        status = child.exit_status()
-        if status is not None:
-            raise CeremonyError(f"{child.service} ended with status {status}; {child.complaint()}")
-        if time.monotonic() > deadline:
-            raise CeremonyError(f"{child.service} was not ready in {START_SECONDS:g} s; {child.complaint()}")
-        await asyncio.sleep(_POLL)
-    child.keep_ports()
-
-
-async def is_ready(child: Child) -> bool:
-    """Whether its listeners accept and it says that it is ready; its URLs are known then."""
-    try:
-        urls = orjson.loads(child.listeners_file.read_bytes())
-        async with httpx.AsyncClient(timeout=2.0, trust_env=False) as http:
-            answer = await http.get(f"{urls['ops']}/readyz")
-    except (OSError, httpx.HTTPError, orjson.JSONDecodeError):
-        return False
-    if not answer.is_success:
-        return False
-    child.urls = urls
-    return True
-
-
 async def _stopped(stop: asyncio.Event, seconds: float) -> bool:
     """Wait for so long, or until told to stop."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await stop.wait()
     return stop.is_set()
-
-
-def child_environment(layout: Layout, service: str, environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a service's process: port 0 keeps the recorded port where that is free."""
-    found = dict(environment)
-    recorded = recorded_settings(layout, service)
-    for variable in _PORT_VARIABLES[service].values():
-        port = recorded.get(_PORT_FIELDS[variable])
-        if found.get(variable) != "0" or type(port) is not int or port not in _PORTS:
-            continue
-        if is_free(str(recorded.get("host", "127.0.0.1")), port):
-            found[variable] = str(port)
-    return found
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from services.ca.deployment import choose_ports, follow_move, is_free
 from services.ca.endpoints import describe, write_endpoints
 from services.ca.errors import CeremonyError
 from services.ca.layout import Layout
-from services.ca.supervisor import Child, Supervisor, child_environment, only_one
+from services.ca.supervisor import Supervisor, only_one
 from services.chassis.cli.deployed import read_endpoints
 from services.chassis.errors import DeploymentError
 
@@ -47,17 +47,6 @@ def test_a_taken_port_is_replaced() -> None:
         assert chosen.ca != port
         assert chosen.acme == free
         assert not is_free("127.0.0.1", port)
-
-
-def test_port_0_keeps_the_recorded_port_where_it_is_free(layout: Layout) -> None:
-    """The recorded port is in certificates, so it is taken again if it can be had."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        settings(layout, port)
-        assert child_environment(layout, "ca", {"PQCPKI_CA_PORT": "0"})["PQCPKI_CA_PORT"] == "0"
-    assert child_environment(layout, "ca", {"PQCPKI_CA_PORT": "0"})["PQCPKI_CA_PORT"] == str(port)
-    assert child_environment(layout, "ca", {"PQCPKI_CA_PORT": "77"})["PQCPKI_CA_PORT"] == "77"
-    assert "PQCPKI_CA_PORT" not in child_environment(layout, "ca", {})
 
 
 def test_one_supervisor_per_deployment(layout: Layout) -> None:
@@ -105,32 +94,6 @@ async def test_a_service_that_cannot_start_shows_the_end_of_its_log(layout: Layo
     assert not layout.endpoints.exists()
 
 
-async def test_a_service_that_says_why_is_quoted_and_no_more(layout: Layout) -> None:
-    """What earlier runs wrote to the log, and the log lines of this one, are not in the way of the sentence."""
-    settings(layout, 0)
-    child = Child("ca", layout, {})
-    child.log.write_text("ca: an earlier sentence\n")
-    child.log_start = child.log.stat().st_size
-    with child.log.open("a") as log:
-        log.write('{"event": "CRL published"}\nca: the key file is not one of ours\n')
-    assert child.complaint() == "ca: the key file is not one of ours"
-
-
-@pytest.mark.parametrize("content", [b"[", b"\xff\xfe"])
-def test_settings_that_are_not_toml_are_a_sentence(layout: Layout, content: bytes) -> None:
-    """It names the file."""
-    (layout.config / "ca.toml").write_bytes(content)
-    with pytest.raises(CeremonyError, match=r"config/ca\.toml is not TOML"):
-        child_environment(layout, "ca", {})
-
-
-@pytest.mark.parametrize("content", ["port = 99999\n", "port = true\n", 'port = "x"\n', ""])
-def test_a_port_that_makes_no_sense_is_for_the_service_to_refuse(layout: Layout, content: str) -> None:
-    """The supervisor neither fails on it nor hands it on."""
-    (layout.config / "ca.toml").write_text(content)
-    assert child_environment(layout, "ca", {"PQCPKI_CA_PORT": "0"})["PQCPKI_CA_PORT"] == "0"
-
-
 def deployed_at(root: Path, recorded: Path) -> Layout:
     """A deployment in `root` whose settings say that it is in `recorded`."""
     layout = Layout(root)
@@ -171,12 +134,3 @@ def test_a_deployment_reached_by_another_name_was_not_moved(tmp_path: Path) -> N
     deployed_at(tmp_path / "old", tmp_path / "old")
     (tmp_path / "link").symlink_to(tmp_path / "old")
     assert follow_move(Layout(tmp_path / "link")) is None
-
-
-def test_the_wait_before_a_restart_doubles(layout: Layout) -> None:
-    """A service that keeps ending is started ever more rarely, at most twice a minute."""
-    child = Child("ca", layout, {})
-    child.started_at = float("inf")
-    waits = [child.next_wait() for _ in range(9)]
-    assert waits[:3] == [0.5, 1.0, 2.0]
-    assert waits[-1] == 30.0
