@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -41,7 +41,7 @@ class Equipment:
     backends: Sequence[Mapping[str, Any]]
     is_new: bool
     clock: Clock
-    environment: Mapping[str, str] = _NOTHING
+    environment: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
 
     @classmethod
     def of(
