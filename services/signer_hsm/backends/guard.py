@@ -323,7 +323,8 @@ class GuardedBackend:
 
     async def _ask_health(self) -> BackendHealth:
         if self.breaker.misconfigured is not None:  # not even asked: it might spend a PIN's last try
-            return BackendHealth(False, {"problem": "misconfigured", "breaker": self.breaker.state})
+            facts = {"problem": "misconfigured", "reason": self.breaker.misconfigured, "breaker": self.breaker.state}
+            return BackendHealth(False, facts)
         detail: dict[str, Fact] = {}
         ready = False
         try:

@@ -201,7 +201,7 @@ async def test_a_wrong_pin_is_never_tried_again() -> None:
             await made.sign()
         health = await made.guard.health()
         assert not health.ready
-        assert health.detail["problem"] == "misconfigured"
+        assert (health.detail["problem"], health.detail["reason"]) == ("misconfigured", "the PIN is wrong")
     assert made.backend.calls == ["sign"]
     made.guard.breaker.reset()
     assert await made.sign()
