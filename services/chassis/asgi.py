@@ -115,6 +115,8 @@ class Request:
             raise BodyMalformedError("the Content-Length is not a number")
         if len(declared) > _LENGTH_DIGITS or int(declared) > self.limit:
             raise BodyTooLargeError(self.limit)
+        if _has_arrived(self._receive):
+            return await read_body(self._receive, self.limit)
         try:
             async with asyncio.timeout(self.timeout):
                 return await read_body(self._receive, self.limit)
@@ -131,6 +133,11 @@ class Request:
             return orjson.loads(await self.body())
         except orjson.JSONDecodeError as error:
             raise BodyMalformedError("the body is not JSON") from error
+
+
+def _has_arrived(receive: Receive) -> bool:
+    """Whether uvicorn holds the whole body already, as it mostly does: then there is nothing to put a timer on."""
+    return getattr(getattr(receive, "__self__", None), "more_body", True) is False
 
 
 async def read_body(receive: Receive, limit: int) -> bytes:

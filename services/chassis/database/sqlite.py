@@ -218,6 +218,8 @@ class _Transaction:
         self._audit = audit
 
     def apply(self, unit: BoundUnit) -> Outcome:
+        if not unit.writes:
+            return None
         self._connection.execute("SAVEPOINT unit")
         try:
             for index, write in enumerate(unit.writes):
