@@ -113,7 +113,7 @@ def build_core(
         attestations=Attestations(store, decisions, versions, rules.verify_attestation),
         approvals=approvals,
     )
-    return Core(store, decisions, versions, operations, Health(backends, decisions), domain)
+    return Core(store, decisions, versions, operations, Health(backends, decisions, store.catalogue), domain)
 
 
 def internal_application(core: Core, policy: CallerPolicy, metrics: HttpMetrics) -> Application:

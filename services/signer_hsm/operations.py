@@ -34,6 +34,7 @@ from services.signer_hsm.errors import (
     UnavailableError,
     WrongStateError,
 )
+from services.signer_hsm.places import explained
 from services.signer_hsm.policy import Caller, Decision
 from services.signer_hsm.problems import kind_of
 from services.signer_hsm.schemes import Scheme, check_payload, scheme_of
@@ -158,16 +159,19 @@ class Operations:
         backend = self._backends.get(key.backend)
         if backend is None:
             raise UnavailableError(f"the back end {key.backend} is not configured here")
-        results = await backend.sign(
-            version.handle,
-            scheme,
-            request.kind,
-            request.payloads,
-            tenant=key.tenant,
-            public_key=version.loaded_public_key,
-            once=request.idempotency_key is not None,
-            still=partial(self._require_enabled, key.id, version.number),
-        )
+        try:
+            results = await backend.sign(
+                version.handle,
+                scheme,
+                request.kind,
+                request.payloads,
+                tenant=key.tenant,
+                public_key=version.loaded_public_key,
+                once=request.idempotency_key is not None,
+                still=partial(self._require_enabled, key.id, version.number),
+            )
+        except KeyNotFoundError as error:
+            raise await explained(error, version, backend) from error
         if not request.batch and isinstance(first := results[0], BackendError):
             raise first
         signatures = tuple([item if isinstance(item, bytes) else _problem_of(item) for item in results])

@@ -21,8 +21,15 @@ from services.chassis.errors import ConflictError, DatabaseError
 from services.signer_hsm.backends import Backend, BackendKey, KeyLabel
 from services.signer_hsm.backends.guard import GuardedBackend
 from services.signer_hsm.catalogue import Key, KeyVersion, State
-from services.signer_hsm.errors import BackendError, BadAnswerError, UnavailableError, WrongStateError
+from services.signer_hsm.errors import (
+    BackendError,
+    BadAnswerError,
+    KeyNotFoundError,
+    UnavailableError,
+    WrongStateError,
+)
 from services.signer_hsm.imports import public_der
+from services.signer_hsm.places import explained, misplaced, require_proof
 from services.signer_hsm.store import Claim, SignerStore
 from services.signer_hsm.wire import DestructionRecord
 
@@ -103,10 +110,14 @@ class Versions:
         found = await self.backend(key.backend).find(label)
         if found is not None:
             await self._adopt(key, version.number, found, claim)
-        elif unix(self._clock.now()) - version.created_at < self.backend(key.backend).create_seconds + _MARGIN_SECONDS:
+            return
+        health = await self.backend(key.backend).health()
+        elsewhere = misplaced(self._store.catalogue, key.backend, health.detail)
+        if elsewhere is not None:
+            raise UnavailableError(elsewhere)
+        if unix(self._clock.now()) - version.created_at < self.backend(key.backend).create_seconds + _MARGIN_SECONDS:
             raise UnavailableError("the back end may still be making this key", retry_after=_RETRY_SECONDS)
-        else:
-            await self._fail(key, version.number, claim, "not-made")
+        await self._fail(key, version.number, claim, "not-made")
 
     async def _adopt(self, key: Key, number: int, made: BackendKey, claim: Claim | None) -> None:
         public_key = public_der(made.public_key)
@@ -147,7 +158,11 @@ class Versions:
         Raises:
             BackendError: it does not; a retry goes on here.
         """
-        await self.backend(key.backend).set_enabled(_handle(version), enabled=enabled, tenant=key.tenant)
+        backend = self.backend(key.backend)
+        try:
+            await backend.set_enabled(_handle(version), enabled=enabled, tenant=key.tenant)
+        except KeyNotFoundError as error:
+            raise await explained(error, version, backend) from error
         to: State = "enabled" if enabled else "disabled"
         event = _event(f"key.{to}", key, version.number, claim)
         await self._store.finish_change(key, version, to, claim, event)
@@ -156,9 +171,10 @@ class Versions:
         """Have the back end destroy the version, and keep the proof.
 
         Raises:
-            BackendError: it does not; a retry goes on here.
+            BackendError: it does not, or finds no key where the key was not; a retry goes on here.
         """
         done = await self.backend(key.backend).destroy(_handle(version), tenant=key.tenant)
+        require_proof(version, done)
         soonest = 0 if done.final else unix(self._clock.now()) + ASK_AGAIN_SECONDS
         record = DestructionRecord(max(unix(done.at), soonest), done.final, dict(done.proof))
         detail = {"final": record.final, "at": record.at, "proof": dict(record.proof)}

@@ -189,6 +189,7 @@ async def test_health_and_back_ends_of_others_stay_unknown(world: TenantsWorld, 
     """A caller sees its tenants' back ends, can put no key elsewhere, and is not told what else there is."""
     health = (await attacker.get("/health")).json()
     assert set(health["backends"]) == {"beta"}
+    assert health["backends"]["beta"]["detail"].keys() == {"breaker", "directory"}  # no count of what others have or do
     answers = []
     for backend in ("alpha", "gamma"):
         body = {"tenant": "right", "name": "x", "algorithm": "ecdsa-p256", "backend": backend, "idempotency_key": "x"}
@@ -198,6 +199,27 @@ async def test_health_and_back_ends_of_others_stay_unknown(world: TenantsWorld, 
     assert b"alpha" not in answers[0].content
     async with world.caller("/workload/nobody") as stranger:
         assert (await stranger.get("/health")).json()["backends"] == {}
+
+
+async def test_keys_in_a_directory_that_was_not_mounted_are_not_destroyed(prepared: Path, tmp_path: Path) -> None:
+    """A start over an empty directory says where its keys are; destroyed is what was there to be destroyed."""
+    state, away = tmp_path / "state", tmp_path / "away"
+    shutil.copytree(prepared, state)
+    (state / "beta").rename(away)
+    async with tenants_world(state) as world, world.caller("/workload/right-some") as http:
+        seen = (await http.get("/health")).json()
+        assert (seen["status"], seen["backends"]["beta"]["ready"]) == ("degraded", False)
+        answer = await http.post("/v1/keys/right.pub-1/destroy", json={"idempotency_key": "d"})
+        assert (answer.status_code, answer.json()["type"]) == (503, "urn:pqcpki:problem:backend-unavailable")
+        assert (await http.get("/v1/keys/right.pub-1")).json()["state"] == "destroying"
+    shutil.rmtree(state / "beta")
+    away.rename(state / "beta")
+    async with tenants_world(state) as world, world.caller("/workload/right-some") as http:
+        assert (await http.get("/health")).json()["status"] == "ok"
+        await world.core.versions.recover()
+        gone = (await http.get("/v1/keys/right.pub-1")).json()["versions"][0]
+    assert gone["destruction"]["proof"]["file"] == "right.pub-1.v1.key"
+    assert gone["destruction"]["proof"]["directory"] == gone["evidence"]["directory"]
 
 
 async def test_idempotency_keys_are_each_callers_own(world: TenantsWorld, attacker: httpx.AsyncClient) -> None:

@@ -16,6 +16,7 @@ ALGORITHMS = ("ecdsa-p256", "ecdsa-p384", "ecdsa-p521", "ed25519", "ml-dsa-44", 
 
 def file_settings(tmp_path: Path) -> FileSettings:
     """Settings of a back end with a passphrase of its own."""
+    tmp_path.mkdir(exist_ok=True)
     passphrase_file = tmp_path / "passphrase"
     if not passphrase_file.exists():
         passphrase_file.touch(mode=0o600)

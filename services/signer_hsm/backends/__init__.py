@@ -8,7 +8,7 @@ else; the SDK's own exception is its `__cause__`, so that the log has it and the
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from pkicore.algorithms import Algorithm, Payload, PrivateKey, PublicKey
 from services.signer_hsm.errors import BackendError
@@ -16,6 +16,9 @@ from services.signer_hsm.schemes import Scheme
 
 Fact: TypeAlias = str | int | bool | None
 Facts: TypeAlias = Mapping[str, Fact]
+PLACES: Final = ("token_serial", "directory")
+"""The facts that name what keys lie in, where another one can take its place unnoticed: in the evidence of each key, in
+the proof of its destruction and in the health of the back end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +58,15 @@ class BackendKey:
 
 @dataclass(frozen=True, slots=True)
 class Destruction:
-    """How far a key's destruction is: `final` at once, or at a time until which the back end could still undo it."""
+    """How far a key's destruction is: `final` at once, or at a time until which the back end could still undo it.
+
+    Where nothing was `found`, the proof is as good as the word that this is where the key was (`PLACES`).
+    """
 
     final: bool
     at: datetime
     proof: Facts
+    found: bool = True
 
 
 @dataclass(frozen=True, slots=True)

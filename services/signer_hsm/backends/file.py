@@ -16,7 +16,7 @@ from pkicore.clock import Clock
 from pkicore.errors import KeyAccessError, PkiError, UnsupportedError
 from pkicore.keys.passphrase import read_passphrase
 from services.signer_hsm.backends import Attestation, BackendHealth, BackendKey, Destruction, KeyLabel
-from services.signer_hsm.backends.key_directory import EVIDENCE, KeyDirectory, OpenKey
+from services.signer_hsm.backends.key_directory import KeyDirectory, OpenKey
 from services.signer_hsm.backends.lane import Lane
 from services.signer_hsm.backends.payloads import check_offered, kinds_of, sign_payload
 from services.signer_hsm.backends.settings import FileSettings
@@ -133,21 +133,22 @@ class FileBackend:
 
     async def destroy(self, handle: str) -> Destruction:
         """Overwrite and unlink the file."""
-        proof = await self._run(self._keys.destroy, handle)
-        return Destruction(final=True, at=self._clock.now(), proof=proof)
+        done = await self._run(self._keys.destroy, handle)
+        proof = {**(done or {"method": "none: there is no such file"}), "directory": self._keys.id}
+        return Destruction(final=True, at=self._clock.now(), proof=proof, found=done is not None)
 
     async def attest(self, handle: str) -> Attestation:
         """This module's word: the key lies in a file."""
         await self._open(handle)
-        return Attestation("attributes", by="module", verified=False, claims=EVIDENCE)
+        return Attestation("attributes", by="module", verified=False, claims=self._keys.evidence)
 
     async def health(self) -> BackendHealth:
-        """Ready while the directory can be read."""
+        """Ready while the directory is the one that was opened."""
         try:
-            keys = await self._run(lambda: sum(1 for _ in self._keys.handles()))
+            await self._run(self._keys.require_present)
         except BackendError as error:
-            return BackendHealth(False, {"problem": error.cause, **self.lane.facts()})
-        return BackendHealth(True, {"keys": keys, **self.lane.facts()})
+            return BackendHealth(False, {"problem": error.cause, "reason": str(error), **self.lane.facts()})
+        return BackendHealth(True, {"directory": self._keys.id, **self.lane.facts()})
 
     async def aclose(self) -> None:
         """End the threads, and keep no key in memory."""

@@ -3,21 +3,26 @@
 `TENANT.NAME.vVERSION.key` is a key that signs, `TENANT.NAME.vVERSION.disabled` one that does not; each holds an
 envelope of `pkicore.keys.envelope`. One mutex covers the files and what is kept of them in memory, so that no key signs
 which the directory calls disabled, whatever caller gave up in the middle; and a key that many ask for is unsealed once.
+
+`directory.id` is the directory's name for itself, written when it is first used. Without it, or with another one, the
+directory is away (not mounted, say): nothing in it is missing then, and nothing destroyed.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import secrets
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Final
 
 from pkicore.algorithms import Algorithm, PrivateKey, algorithm_of, generate_private_key
-from pkicore.encoding import sync_directory
+from pkicore.encoding import sync_directory, write_new
 from pkicore.errors import KeyLockedError, PkiError
 from pkicore.keys.envelope import unseal
 from pkicore.keys.file import create_file_key, read_key_file
@@ -28,15 +33,17 @@ from services.signer_hsm.errors import (
     MisconfiguredError,
     NotOfferedError,
     SecretRefusedError,
+    UnavailableError,
     WrongStateError,
 )
 
-__all__ = ["EVIDENCE", "KeyDirectory", "OpenKey"]
+__all__ = ["KeyDirectory", "OpenKey"]
 
-EVIDENCE: Final[Facts] = {"storage": "sealed file", "extractable": True}
 _KEPT: Final = 1024  # unsealed keys in memory
 _TRIED: Final = 3  # key files that the passphrase is tried on
 _OTHERS: Final = 0o077
+_MARKER: Final = "directory.id"
+_ID: Final = re.compile(r"[0-9a-f]{32}")
 _HANDLE: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,31}\.[a-z0-9][a-z0-9-]{0,62}\.v[1-9][0-9]{0,9}")
 
 
@@ -56,21 +63,56 @@ class KeyDirectory:
         self._passphrase = passphrase
         self._mutex = threading.Lock()
         self._opened: dict[str, OpenKey] = {}
+        self._id = ""
+
+    @property
+    def id(self) -> str:
+        """The directory's name for itself."""
+        return self._id
+
+    @property
+    def evidence(self) -> Facts:
+        """How every key here is held, and where."""
+        return {"storage": "sealed file", "extractable": True, "directory": self._id}
 
     def prepare(self) -> None:
         """Make the directory where it is missing, and see that the passphrase opens what lies there.
 
+        One that has no name yet gets it: it is used for the first time, or its keys are older than these names.
+
         Raises:
             MisconfiguredError: others may read the directory.
             SecretRefusedError: the passphrase opens none of the keys.
-            OSError: the directory cannot be made.
+            UnavailableError: its name is none.
+            OSError: the directory or its name cannot be made.
         """
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self._directory.stat().st_mode & _OTHERS:
             raise MisconfiguredError(f"others may enter {self._directory}: run chmod 700 on it")
+        with suppress(FileExistsError):
+            write_new(self._directory / _MARKER, f"{secrets.token_hex(16)}\n".encode(), 0o600)
+        self._id = self._present_id()
         some = list(islice(self.handles(), _TRIED))
         if some and not any(self._opens(handle) for handle in some):
             raise SecretRefusedError(f"the passphrase does not open the keys in {self._directory}")
+
+    def require_present(self) -> None:
+        """See that the directory is the one that was opened.
+
+        Raises:
+            UnavailableError: it is away, or another one is in its place.
+        """
+        if self._present_id() != self._id:
+            raise UnavailableError(f"another directory is in the place of {self._directory}")
+
+    def _present_id(self) -> str:
+        try:
+            found = (self._directory / _MARKER).read_text(encoding="ascii", errors="replace").strip()
+        except OSError as error:
+            raise UnavailableError(f"the key directory {self._directory} is away: it has no {_MARKER}") from error
+        if not _ID.fullmatch(found):
+            raise UnavailableError(f"the key directory {self._directory} cannot be told: its {_MARKER} is damaged")
+        return found
 
     def handles(self) -> Iterator[str]:
         """The handles of all keys, in no order."""
@@ -99,6 +141,7 @@ class KeyDirectory:
         Raises:
             NotOfferedError: the label is no name for a key.
             WrongStateError: there is such a key.
+            UnavailableError: the directory is away.
         """
         handle = str(label)
         if not _HANDLE.fullmatch(handle):
@@ -106,17 +149,19 @@ class KeyDirectory:
         origin = "generated" if private_key is None else "imported"
         key = private_key if private_key is not None else generate_private_key(algorithm)
         with self._mutex:
+            self.require_present()
             if any(path.exists() for path in self._paths(handle)):
                 raise WrongStateError(f"there is a key {handle} already")
             create_file_key(self._paths(handle)[0], algorithm, self._passphrase, key)
             told = self._keep(handle, key, enabled=True).told
-        return replace(told, evidence={**EVIDENCE, "origin": origin})
+        return replace(told, evidence={**told.evidence, "origin": origin})
 
     def open(self, handle: str) -> OpenKey:
         """The key, unsealed now if it was not before.
 
         Raises:
             KeyNotFoundError: there is none.
+            UnavailableError: the directory is away.
             WrongStateError: its file does not open: altered, another passphrase's, or readable by others.
         """
         with self._mutex:
@@ -124,9 +169,7 @@ class KeyDirectory:
             return found if found is not None else self._unseal(handle)
 
     def _unseal(self, handle: str) -> OpenKey:
-        path = self._path(handle)
-        if path is None:
-            raise KeyNotFoundError(f"there is no key {handle}")
+        path = self._existing(handle)
         try:
             key = unseal(read_key_file(path), self._passphrase)
         except PkiError as error:
@@ -136,7 +179,7 @@ class KeyDirectory:
     def _keep(self, handle: str, private_key: PrivateKey, *, enabled: bool) -> OpenKey:
         public_key = private_key.public_key()
         algorithm = algorithm_of(public_key)
-        told = BackendKey(handle, algorithm, public_key, kinds_of(algorithm), enabled, EVIDENCE)
+        told = BackendKey(handle, algorithm, public_key, kinds_of(algorithm), enabled, self.evidence)
         if len(self._opened) >= _KEPT:
             del self._opened[next(iter(self._opened))]
         self._opened[handle] = OpenKey(private_key, told)
@@ -147,33 +190,40 @@ class KeyDirectory:
 
         Raises:
             KeyNotFoundError: there is none.
+            UnavailableError: the directory is away.
         """
         with self._mutex:
-            path = self._path(handle)
-            if path is None:
-                raise KeyNotFoundError(f"there is no key {handle}")
+            path = self._existing(handle)
             self._opened.pop(handle, None)
             path.rename(self._paths(handle)[0 if enabled else 1])
             sync_directory(self._directory)
 
-    def destroy(self, handle: str) -> Facts:
-        """Overwrite and remove the key's file; says what was done.
+    def destroy(self, handle: str) -> Facts | None:
+        """Overwrite and remove the key's file; says what was done, None if there was no such file.
 
         Journals, snapshots and flash may keep older copies; those are sealed.
+
+        Raises:
+            UnavailableError: the directory is away.
         """
         with self._mutex:
             self._opened.pop(handle, None)
-            path = self._path(handle)
+            paths = self._paths(handle)
+            self.require_present()
+            path = next(filter(Path.exists, paths), None)
             if path is None:
-                sync_directory(self._directory)  # of a directory that is away nothing is proven
-                return {"method": "none: there is no such file"}
+                return None
             octets = _overwrite(path)
             path.unlink()
             sync_directory(self._directory)
             return {"method": "overwritten, synced, unlinked", "file": path.name, "octets": octets}
 
-    def _path(self, handle: str) -> Path | None:
-        return next((path for path in self._paths(handle) if path.exists()), None)
+    def _existing(self, handle: str) -> Path:
+        path = next(filter(Path.exists, self._paths(handle)), None)
+        if path is None:
+            self.require_present()
+            raise KeyNotFoundError(f"there is no key {handle}")
+        return path
 
     def _paths(self, handle: str) -> tuple[Path, Path]:
         """Where an enabled and a disabled key of that handle lie; nothing outside of the directory has a handle."""

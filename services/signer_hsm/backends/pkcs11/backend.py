@@ -109,7 +109,7 @@ class Pkcs11Backend:
     async def destroy(self, handle: str) -> Destruction:
         """Destroy at once; the proof is a search that no longer finds it."""
         proof = await self.lane.run(self._keys.destroy, handle)
-        return Destruction(final=True, at=self._clock.now(), proof=proof)
+        return Destruction(True, self._clock.now(), proof, found=proof["objects_destroyed"] != 0)
 
     async def attest(self, handle: str) -> Attestation:
         """The module's word; PKCS#11 has nothing that proves more."""

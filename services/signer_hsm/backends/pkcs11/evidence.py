@@ -40,14 +40,17 @@ _REQUIRED: Final[Mapping[str, bool]] = MappingProxyType(
 
 
 def facts_of(key: Object) -> Facts:
-    """The key's attributes in lower case, and `value_refused`: that its secret value was asked for and not given.
+    """The key's attributes in lower case, the token's serial number, and `value_refused`.
+
+    That is: the secret value was asked for and not given.
 
     Raises:
         PKCS11Error: the key cannot be asked.
     """
     facts = {attribute.name.lower(): _read(key, attribute) for attribute in _ATTRIBUTES}
     told = {name: fact for name, fact in facts.items() if fact is not None}
-    return told | {"value_refused": all(_refused(key, secret) for secret in _SECRETS[key[Attribute.KEY_TYPE]])}
+    refused = all(_refused(key, secret) for secret in _SECRETS[key[Attribute.KEY_TYPE]])
+    return told | {"token_serial": key.session.token.serial.decode(errors="replace"), "value_refused": refused}
 
 
 def _read(key: Object, attribute: Attribute) -> Fact:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 
@@ -58,8 +59,8 @@ async def test_files_are_the_owners_alone(tmp_path: Path) -> None:
         private_key = generate_private_key(P256)
         assert isinstance(private_key, ec.EllipticCurvePrivateKey)
         await backend.import_key(LABEL, private_key)
-    (path,) = (tmp_path / "keys").iterdir()
-    assert path.name == "bank.issuing.v1.key"
+    path, marker = sorted((tmp_path / "keys").iterdir())
+    assert (path.name, marker.name) == ("bank.issuing.v1.key", "directory.id")
     assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
     secret = private_key.private_numbers().private_value.to_bytes(32, "big")
     assert secret not in path.read_bytes()
@@ -134,7 +135,7 @@ async def test_no_label_leads_out_of_the_directory(tmp_path: Path, label: KeyLab
         with pytest.raises(NotOfferedError):
             await backend.create(label, P256)
         assert await backend.find(label) is None
-        assert list((tmp_path / "keys").iterdir()) == []
+        assert [path.name for path in (tmp_path / "keys").iterdir()] == ["directory.id"]
 
 
 async def test_a_destroyed_key_is_overwritten_and_gone(tmp_path: Path) -> None:
@@ -156,21 +157,61 @@ async def test_a_destroyed_key_is_overwritten_and_gone(tmp_path: Path) -> None:
             "method": "overwritten, synced, unlinked",
             "file": "bank.issuing.v1.key",
             "octets": len(sealed),
+            "directory": (tmp_path / "keys" / "directory.id").read_text().strip(),
         }
+        assert destruction.found
         with pytest.raises(KeyNotFoundError):
             await sign(backend, key)
-        assert (await backend.destroy(key.handle)).final
+        again = await backend.destroy(key.handle)
+        assert (again.final, again.found, again.proof["directory"]) == (True, False, key.evidence["directory"])
 
 
-async def test_nothing_is_proven_of_a_directory_that_is_away(tmp_path: Path) -> None:
-    """A key whose directory is not mounted is not taken for destroyed: it would come back with it."""
+@pytest.mark.parametrize("instead", ["nothing", "empty", "another"])
+async def test_of_a_directory_that_is_away_nothing_is_missing(tmp_path: Path, instead: str) -> None:
+    """Not mounted, or another one in its place: no key is destroyed, missing or made there, and health says so."""
+    keys, away, other = tmp_path / "keys", tmp_path / "away", KeyLabel("bank", "other", 1)
+    async with file_backend(tmp_path / "second") if instead == "another" else nullcontext():
+        pass
+    async with file_backend(tmp_path) as backend:
+        key, sealed = await backend.create(LABEL, P256), await backend.create(other, P256)
+    async with file_backend(tmp_path) as backend:
+        await sign(backend, key)
+        keys.rename(away)
+        if instead != "nothing":
+            (tmp_path / "second" / "keys").rename(keys) if instead == "another" else keys.mkdir(mode=0o700)
+        for act in (
+            lambda: backend.destroy(key.handle),
+            lambda: backend.set_enabled(key.handle, enabled=False),
+            lambda: backend.load(sealed.handle),
+            lambda: backend.find(other),
+            lambda: sign(backend, sealed),
+            lambda: backend.create(KeyLabel("bank", "new", 1), P256),
+        ):
+            with pytest.raises(UnavailableError):
+                await act()
+        assert not (await backend.health()).ready
+        if instead != "nothing":
+            (keys / "directory.id").unlink(missing_ok=True)
+            keys.rmdir()
+        away.rename(keys)
+        assert (await backend.health()).ready
+        assert (await backend.destroy(key.handle)).proof["file"] == "bank.issuing.v1.key"
+
+
+async def test_a_directory_has_a_name_from_its_first_use_on(tmp_path: Path) -> None:
+    """One with keys from before is given its name when it is opened; it keeps it; one that is no name is refused."""
+    marker = tmp_path / "keys" / "directory.id"
     async with file_backend(tmp_path) as backend:
         key = await backend.create(LABEL, P256)
-        (tmp_path / "keys").rename(tmp_path / "away")
-        with pytest.raises(UnavailableError):
-            await backend.destroy(key.handle)
-        (tmp_path / "away").rename(tmp_path / "keys")
-        assert (await backend.destroy(key.handle)).proof["file"] == "bank.issuing.v1.key"
+    marker.unlink()
+    async with file_backend(tmp_path) as backend:
+        named = marker.read_text().strip()
+        assert (await backend.load(key.handle)).evidence["directory"] == named != key.evidence["directory"]
+    async with file_backend(tmp_path) as backend:
+        assert (await backend.health()).detail["directory"] == named
+    marker.write_bytes(b"\xff\0")
+    with pytest.raises(UnavailableError, match="damaged"):
+        await open_backend(file_settings(tmp_path), clock=ManualClock())
 
 
 async def test_a_disabled_key_can_be_destroyed(tmp_path: Path) -> None:
@@ -179,7 +220,7 @@ async def test_a_disabled_key_can_be_destroyed(tmp_path: Path) -> None:
         key = await backend.create(LABEL, P256)
         await backend.set_enabled(key.handle, enabled=False)
         await backend.destroy(key.handle)
-        assert list((tmp_path / "keys").iterdir()) == []
+        assert [path.name for path in (tmp_path / "keys").iterdir()] == ["directory.id"]
 
 
 async def test_a_link_is_not_followed_into_destruction(tmp_path: Path) -> None:
@@ -291,7 +332,9 @@ async def test_evidence_is_honest(tmp_path: Path) -> None:
         made = await backend.create(LABEL, P256)
         brought = await backend.import_key(KeyLabel("bank", "old", 1), generate_private_key(P256))
         attestation = await backend.attest(made.handle)
-    assert made.evidence == {"storage": "sealed file", "extractable": True, "origin": "generated"}
+    directory = (tmp_path / "keys" / "directory.id").read_text().strip()
+    expected = {"storage": "sealed file", "extractable": True, "origin": "generated", "directory": directory}
+    assert made.evidence == expected
     assert brought.evidence["origin"] == "imported"
     assert (attestation.format, attestation.by, attestation.verified) == ("attributes", "module", False)
     assert attestation.claims["extractable"] is True
@@ -307,7 +350,7 @@ async def test_keys_that_we_do_not_offer_are_not_taken_in(tmp_path: Path) -> Non
 async def test_a_directory_that_has_gone(tmp_path: Path) -> None:
     """Without its directory the back end says that it is not ready, and that new keys cannot be made now."""
     async with file_backend(tmp_path) as backend:
-        (tmp_path / "keys").rmdir()
+        shutil.rmtree(tmp_path / "keys")
         health = await backend.health()
         assert (health.ready, health.detail["problem"]) == (False, "unavailable")
         with pytest.raises(UnavailableError):

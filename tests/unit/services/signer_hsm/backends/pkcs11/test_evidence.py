@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,6 +31,7 @@ class Object:
     def __init__(self, answers: dict[Attribute, Any]) -> None:
         """Takes the answers."""
         self._answers = answers
+        self.session = SimpleNamespace(token=SimpleNamespace(serial=b"0123456789abcdef"))
 
     def __getitem__(self, attribute: Attribute) -> object:
         answer = self._answers.get(attribute, AttributeTypeInvalid)
@@ -58,6 +60,7 @@ def test_a_key_that_is_held_well() -> None:
         "always_sensitive": True,
         "never_extractable": True,
         "key_gen_mechanism": "EC_KEY_PAIR_GEN",
+        "token_serial": "0123456789abcdef",
         "value_refused": True,
     }
 
