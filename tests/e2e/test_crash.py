@@ -10,8 +10,6 @@ import asyncio
 import json
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Iterator
@@ -27,11 +25,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.support.acme_client import AcmeClient, AcmeProblemError, Challenge, http_client, make_csr
 from tests.support.deployment import FREE_PORTS, Deployment, DnsProcess
+from tests.support.fork_server import Forked, fork_server
 from tests.support.http_challenge import HttpChallengeServer
 from tests.support.jose_key import JoseKey
 from tests.support.openssl import Relying
 
-CRASHING = Path(__file__).parents[1] / "support" / "crashing_service.py"
+CRASHING = "tests.support.crashing_service"
 START_SECONDS = 120.0  # two seconds of processor time; on a loaded machine more than thirty of wall time
 PATIENCE_SECONDS = 150.0  # of the client: it waits while the service dies and starts anew
 CRL_SECONDS = 2.0  # the CRL follows a revocation within so long, and its commit belongs to the path
@@ -43,7 +42,7 @@ class Process:
 
     name: str
     deployment: Deployment
-    running: subprocess.Popen[bytes] | None = None
+    running: Forked | None = None
 
     @property
     def config(self) -> Path:
@@ -60,15 +59,11 @@ class Process:
         self.armed.unlink(missing_ok=True)
         published = self.deployment.directory / self.name / "listeners.json"
         published.unlink(missing_ok=True)
-        program = [str(CRASHING), self.name, "--armed", str(self.armed), *observer]
-        command = program if observer else ["-m", f"services.{self.name}"]
-        log = (self.deployment.directory / f"{self.name}.log").open("ab")
-        with log:
-            self.running = subprocess.Popen(
-                [sys.executable, *command, "--config", str(self.config)],
-                env=self.deployment.environment,
-                stdout=log,
-                stderr=subprocess.STDOUT,
+        program = CRASHING if observer else f"services.{self.name}"
+        arguments = [self.name, "--armed", str(self.armed), *observer] if observer else []
+        with (self.deployment.directory / f"{self.name}.log").open("ab") as log:
+            self.running = fork_server().start(
+                program, [*arguments, "--config", str(self.config)], self.deployment.environment, log, log
             )
         deadline = time.monotonic() + START_SECONDS
         while not published.exists():

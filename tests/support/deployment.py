@@ -12,9 +12,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
+
+from tests.support.fork_server import fork_server
 
 ZTCA = Path(sys.executable).with_name("ztca")
 DNS_SERVER = Path(__file__).with_name("dns_server.py")
@@ -107,8 +109,7 @@ class Deployment:
 
     def ztca(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a `ztca` command to its end."""
-        command: Sequence[str] = [str(ZTCA), *arguments]
-        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=120, check=check)
+        return fork_server().run("ztca", arguments, self.environment, timeout=120, check=check)
 
     def init(self, *options: str) -> Self:
         """Hold the ceremony."""
