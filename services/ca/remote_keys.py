@@ -1,18 +1,22 @@
 """Making keys through signer-hsm: in the first back end that offers the algorithm, and undone if what follows fails."""
 
+import hashlib
 import secrets
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from typing import Final
 
-from pkicore.algorithms import PrivateKey, PublicKey, verify_signature
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from pkicore.algorithms import Payload, PrivateKey, PublicKey, verify_signature
 from pkicore.errors import BadSignatureError, KeyAccessError, KeyNotFoundError
 from pkicore.keys import SigningKey
 from pkicore.keys.remote import RemoteKey, open_remote_key
 from services.ca.csr import plain_der
 from services.ca.errors import CeremonyError
+from services.ca.own_policy import REHEARSAL
 from services.ca.signer_settings import TENANT
-from services.signer_hsm.client import NotOfferedError, SignerClient
+from services.signer_hsm.client import ApprovalsMissingError, NotOfferedError, SignerClient
 from services.signer_hsm.wire import LifeCycleRequest, NewKeyRequest
 
 _PROBE: Final = b"pqcpki: a key is moved; this is no certificate, no list and no answer"
@@ -40,6 +44,7 @@ class RemoteKeyMaker:
 
         Raises:
             NotOfferedError: no back end offers the algorithm, or the import.
+            CeremonyError: others must approve it first; the sentence has their command.
             KeyAccessError: signer-hsm or its back end refuses, or does not answer.
         """
         refusal = NotOfferedError("there is no back end")
@@ -62,8 +67,10 @@ class RemoteKeyMaker:
             made = await self._client.create(
                 NewKeyRequest(TENANT, name, algorithm, f"{self._run}-{name}-{backend}", backend, pkcs8)
             )
-        except NotOfferedError:
+        except (NotOfferedError, ApprovalsMissingError) as error:
             self.made.remove(key_id)
+            if isinstance(error, ApprovalsMissingError):
+                raise CeremonyError(_approving(error, key_id, algorithm, backend, private_key)) from error
             raise
         return await self.open(f"signer-hsm:{key_id}/{made.version}")
 
@@ -104,22 +111,41 @@ class RemoteKeyMaker:
             raise CeremonyError(f"{why}; in the back end these keys may be left: {', '.join(left)}") from why
 
 
+def _approving(
+    error: ApprovalsMissingError, key_id: str, algorithm: str, backend: str, private_key: PrivateKey | None
+) -> str:
+    act, parameters = "create", {"algorithm": algorithm, "backend": backend}
+    if private_key is not None:
+        act = "import"
+        spki = private_key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        parameters["public_key_sha256"] = hashlib.sha256(spki).hexdigest()
+    given = "".join(f" --parameter {name}={value}" for name, value in parameters.items())
+    return (
+        f"{error}: while the deployment runs, other operators say "
+        f"`keyctl approvals approve {act} {key_id}{given}`; then stop it and repeat this"
+    )
+
+
 async def rehearse(
     maker: RemoteKeyMaker, algorithm: str, private_key: PrivateKey | None = None, expected: PublicKey | None = None
-) -> None:
+) -> Payload:
     """Make a key under a name of its own, or bring the given one in; sign, verify, compare, and destroy it.
+
+    Returns:
+        The payload kind that such a key takes.
 
     Raises:
         NotOfferedError: the back end does not do that.
         KeyAccessError, BadSignatureError: it does, and the key is not good; it is destroyed then, too.
     """
-    key = await maker.make(f"rehearsal-{secrets.token_hex(4)}", algorithm, private_key)
+    key = await maker.make(f"{REHEARSAL}{secrets.token_hex(4)}", algorithm, private_key)
     try:
         await prove(key, expected)
     except BaseException as error:
         await maker.undo(error)
         raise
     await maker.destroy(maker.made[-1])
+    return key.payload_kind
 
 
 async def prove(key: SigningKey, expected: PublicKey | None = None) -> None:

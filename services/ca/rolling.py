@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
-from pkicore.algorithms import ALGORITHMS, algorithm_of, known_public_key
+from pkicore.algorithms import ALGORITHMS, Payload, algorithm_of, known_public_key
 from pkicore.clock import Clock
 from pkicore.encoding import write_atomically
 from pkicore.errors import KeyNotFoundError
@@ -51,6 +51,7 @@ class Rolled:
         key: URI of the new key.
         public_key_sha256: of its SubjectPublicKeyInfo.
         is_new: whether the settings do not have it yet; otherwise an earlier roll is put in force again.
+        payload_kind: what the new key takes.
     """
 
     issuer: str
@@ -58,6 +59,7 @@ class Rolled:
     key: str
     public_key_sha256: str
     is_new: bool
+    payload_kind: Payload
 
     def members(self) -> dict[str, str]:
         """For JSON and for the audit log."""
@@ -79,14 +81,24 @@ class Rolling:
     clock: Clock
     pool: Executor
 
-    async def rehearse(self, item: IssuerSettings) -> None:
-        """Make a key under another name, sign, verify, destroy; and open the root's key.
+    async def rehearse(self, item: IssuerSettings) -> Payload:
+        """Make a key under another name, sign, verify, destroy.
+
+        Returns:
+            The payload kind that the successor's key will take.
 
         Raises:
             CeremonyError: the back end makes no such keys.
-            KeyAccessError: it does not sign, or the root's key cannot be opened.
+            KeyAccessError: it does not sign.
         """
-        await rehearse(self.maker, _algorithm(item))
+        return await rehearse(self.maker, _algorithm(item))
+
+    async def open_root(self, item: IssuerSettings) -> None:
+        """The root's key is at hand.
+
+        Raises:
+            KeyAccessError: it cannot be opened, or is another.
+        """
         await self._root(item)
 
     async def succeed(self, item: IssuerSettings) -> Rolled:
@@ -100,13 +112,13 @@ class Rolling:
             name, key = known.id, await self.maker.open(known.key)
             certificate = read_certificate(known.certificate)
         else:
-            name = successor_name(item.id, [other.id for other in self.settings.issuers])
+            name = successor_id(item, self.settings)
             key = await self._key(name, _algorithm(item))
             certificate = await self._certified(item, name, key)
             self._make_responder_key(name, _algorithm(item))
         await prove(key, known_public_key(certificate.public_key()))
         spki = key.public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        return Rolled(item.id, name, key.uri, hashlib.sha256(spki).hexdigest(), known is None)
+        return Rolled(item.id, name, key.uri, hashlib.sha256(spki).hexdigest(), known is None, key.payload_kind)
 
     def in_ca_settings(self, text: str, rolled: Sequence[Rolled], now: int) -> str:
         """The CA's settings with every successor in force.
@@ -182,6 +194,12 @@ class Rolling:
 def successor_of(item: IssuerSettings, settings: CaSettings) -> IssuerSettings | None:
     """The issuing CA that came, or may come again, in the place of this one."""
     return next((other for other in settings.issuers if other.replaces == item.id and is_remote(other.key)), None)
+
+
+def successor_id(item: IssuerSettings, settings: CaSettings) -> str:
+    """The id of the successor: of the one that is there, or of the next."""
+    known = successor_of(item, settings)
+    return successor_name(item.id, [other.id for other in settings.issuers]) if known is None else known.id
 
 
 def successor_name(issuer: str, taken: Sequence[str]) -> str:

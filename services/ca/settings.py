@@ -60,6 +60,9 @@ class IssuerSettings(BaseModel):
     previous_key: PlainKeyUri = Field(
         "", description="URI of the same key before its last migration; `ztca keys rollback` puts it in force again."
     )
+    previous_responder_key: PlainKeyUri = Field(
+        "", description="URI of a retired OCSP responder's key that `ztca keys destroy-files` is about to destroy."
+    )
     migrated_at: int = Field(0, ge=0, description="When `ztca keys migrate` changed the key, Unix time; 0: never.")
     retired: bool = Field(
         False,

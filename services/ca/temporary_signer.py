@@ -21,11 +21,12 @@ from pkicore.keys.file import create_file_key
 from pkicore.keys.passphrase import read_passphrase
 from pkicore.mtls import INTERNAL, TlsClient
 from services.ca.bootstrap import NOWHERE, BootstrapPki, make_bootstrap_pki
+from services.ca.child import Child, start_child
 from services.ca.deployment import packaged_profiles
 from services.ca.layout import SIGNER, Layout
+from services.ca.own_policy import is_json
 from services.ca.signer_settings import callers, signer_toml
 from services.ca.staging import held_directory, remove_abandoned
-from services.ca.supervisor import Child, start_child
 from services.signer_hsm.client import SignerClient
 
 _PREFIX: Final = "bootstrap-"
@@ -49,7 +50,7 @@ class SignerState:
         database_url: the catalogue of its keys.
         backends: where the keys are.
         passphrase_file: of its audit key.
-        key_policy: the text of the key policy.
+        key_policy: the text of the key policy, TOML or JSON.
     """
 
     database_url: str
@@ -105,7 +106,8 @@ async def _prepare(layout: Layout, pki: BootstrapPki, state: SignerState, caller
         directory.mkdir(parents=True, mode=0o700)
     await pki.write(layout, clock)
     write_atomically(layout.policy, callers(caller.trust_domain, SIGNER, {caller.path: _EVERYTHING}).encode(), 0o600)
-    write_atomically(layout.key_policy, state.key_policy.encode(), 0o600)
+    key_policy = layout.key_policy.with_suffix(".json" if is_json(state.key_policy) else ".toml")
+    write_atomically(key_policy, state.key_policy.encode(), 0o600)
     audit_key = layout.key(SIGNER, "audit")
     audit_key.parent.mkdir(mode=0o700)
     algorithm = ALGORITHMS["ed25519"]
@@ -119,7 +121,7 @@ async def _prepare(layout: Layout, pki: BootstrapPki, state: SignerState, caller
         "state_dir": layout.state(SIGNER),
         "database_url": state.database_url,
         "policy_file": layout.policy,
-        "keys_policy_file": layout.key_policy,
+        "keys_policy_file": key_policy,
         "keys_policy_may_go_back": True,
         "ca_url": NOWHERE.replace("http:", "https:"),
         "ca_status_url": NOWHERE,

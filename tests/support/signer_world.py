@@ -296,7 +296,7 @@ class SignerWorld:
         )
         core = build_core(
             store,
-            Policy.load(policy),
+            Policy.load(policy, "json" if policy.startswith("{") else "toml"),
             backends,
             rules,
             tokens=OidcVerifier((), clock=clock, monotonic=monotonic),

@@ -12,9 +12,11 @@ import click
 from pkicore.clock import SystemClock
 from services.ca.cli.output import PlainPath, directory_option, failing_cleanly, json_option, tell
 from services.ca.deployment import follow_move
+from services.ca.destruction import Destruction
 from services.ca.layout import Layout
 from services.ca.migration import KEPT_DAYS, Migration
 from services.ca.signer_settings import read_backends
+from services.ca.stopped import StoppedDeployment
 from services.ca.supervisor import only_one
 
 
@@ -54,16 +56,20 @@ def migrate(
 
     The sealed files stay where they are: `ztca keys rollback` goes back to them, `ztca keys destroy-files` ends them.
     """
-    with failing_cleanly(), _stopped(directory, as_json, offline) as migration:
+    with failing_cleanly(), _stopped(directory, as_json, offline) as deployment:
         backends = () if signer_backends is None else read_backends(signer_backends)
         if roll:
-            rolled = asyncio.run(migration.roll(backend, rehearse_only=rehearse, backends=backends, only=issuers))
+            rolled = asyncio.run(
+                Migration(deployment).roll(backend, rehearse_only=rehearse, backends=backends, only=issuers)
+            )
             ended = (
                 "The rehearsal went well; nothing is changed." if rehearse else "New certificates are below new keys."
             )
             tell(as_json, {"rehearsal": rehearse, "rolled": [item.members() for item in rolled]}, ended)
             return
-        moved = asyncio.run(migration.migrate(backend, rehearse_only=rehearse, backends=backends, only=issuers))
+        moved = asyncio.run(
+            Migration(deployment).migrate(backend, rehearse_only=rehearse, backends=backends, only=issuers)
+        )
         done = "The rehearsal went well; nothing is changed." if rehearse else "The CA signs through signer-hsm now."
         value = {"rehearsal": rehearse, "keys": [item.members() for item in moved]}
         tell(as_json, value, *(f"{item.issuer}: {item.before} -> {item.after}" for item in moved if not rehearse), done)
@@ -74,8 +80,8 @@ def migrate(
 @json_option
 def rollback(directory: Path, as_json: bool) -> None:  # noqa: FBT001 - a command-line flag
     """Put the sealed files of migrated keys in force again."""
-    with failing_cleanly(), _stopped(directory, as_json) as migration:
-        back = asyncio.run(migration.roll_back())
+    with failing_cleanly(), _stopped(directory, as_json) as deployment:
+        back = asyncio.run(Migration(deployment).roll_back())
         tell(as_json, {"keys": [item.members() for item in back]}, "The CA signs with its sealed files again.")
 
 
@@ -95,15 +101,15 @@ def destroy_files(directory: Path, after_days: int, now: bool, as_json: bool) ->
 
     signer-hsm must sign with each key first. The SHA-256 of each sealed file is recorded in the CA's audit log.
     """
-    with failing_cleanly(), _stopped(directory, as_json) as migration:
-        gone = asyncio.run(migration.destroy_files(after=timedelta(days=0 if now else after_days)))
+    with failing_cleanly(), _stopped(directory, as_json) as deployment:
+        gone = asyncio.run(Destruction(deployment).destroy_files(after=timedelta(days=0 if now else after_days)))
         lines = [f"{item['file']} is destroyed; sealed, it had the SHA-256 {item['sealed_sha256']}" for item in gone]
         tell(as_json, {"files": gone}, *lines)
 
 
 @contextmanager
-def _stopped(directory: Path, as_json: bool, offline: Path | None = None) -> Iterator[Migration]:  # noqa: FBT001 - the flag is the command's own
+def _stopped(directory: Path, as_json: bool, offline: Path | None = None) -> Iterator[StoppedDeployment]:  # noqa: FBT001 - the flag is the command's own
     layout = Layout(directory, offline)
     with only_one(layout):
         follow_move(layout)
-        yield Migration(layout, os.environ, SystemClock(), lambda line: click.echo(line, err=as_json))
+        yield StoppedDeployment(layout, os.environ, SystemClock(), lambda line: click.echo(line, err=as_json))
