@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-import httpx
 from prometheus_client import CollectorRegistry
 
 from pkicore.clock import Clock, SystemClock
-from pkicore.keys import open_key
-from pkicore.keys.passphrase import read_passphrase
 from pkicore.mtls import PUBLIC, CredentialsSource, TlsListener
 from services.acme.accounts import AccountRules
 from services.acme.certificates import PUBLIC_PROFILE, PublicCertificate, public_names
@@ -25,14 +20,8 @@ from services.acme.settings import AcmeSettings
 from services.acme.urls import Urls
 from services.acme.validation import Validator
 from services.ca.client.identity import internal_renewer, issue_from
-from services.ca.client.way import (
-    CREDENTIALS_CHECK_SECONDS,
-    STATUS_TIMEOUT_SECONDS,
-    WayToCa,
-    credentials_source,
-    patiently,
-)
-from services.chassis.audit import Checkpointer
+from services.ca.client.way import CREDENTIALS_CHECK_SECONDS, WayToCa, credentials_source, patiently
+from services.chassis.audit import audit_checkpoints
 from services.chassis.database import CommitObserver, Database
 from services.chassis.identity import IdentityRenewer
 from services.chassis.migrations import migrate
@@ -67,12 +56,10 @@ async def serve(
     metrics, tls_metrics = HttpMetrics(registry), TlsMetrics(registry, clock)
     await migrate(settings.database_url, MIGRATIONS)
     async with AsyncExitStack() as stack:
-        pool = stack.enter_context(ThreadPoolExecutor(os.cpu_count() or 1, "signing"))
         database = await Database.open(settings.database_url, clock=clock, commit_observer=commit_observer)
         stack.push_async_callback(database.close)
-        checkpointer = await _checkpointer(settings, database, pool, clock)
-        stack.push_async_callback(checkpointer.write)
-        ca = await _way_to_ca(settings, stack, clock)
+        checkpointer = await stack.enter_async_context(audit_checkpoints(settings, database, clock))
+        ca = await stack.enter_async_context(WayToCa.open(settings, clock, MAX_STALENESS))
         public = await _public_side(settings, urls, ca, tls_metrics, clock)
         stack.push_async_callback(public.listener.aclose)
         service = AcmeService.assemble(
@@ -116,15 +103,6 @@ class PublicSide:
         ]
 
 
-async def _way_to_ca(settings: AcmeSettings, stack: AsyncExitStack, clock: Clock) -> WayToCa:
-    """The client of the CA, once there are CRLs to check the CA with."""
-    status = httpx.AsyncClient(base_url=settings.ca_status_url, timeout=STATUS_TIMEOUT_SECONDS, trust_env=False)
-    ca = WayToCa.build(settings, await stack.enter_async_context(status), clock, MAX_STALENESS)
-    await stack.enter_async_context(ca.http)
-    await ca.ready()
-    return ca
-
-
 async def _public_side(
     settings: AcmeSettings, urls: Urls, ca: WayToCa, metrics: TlsMetrics, clock: Clock
 ) -> PublicSide:
@@ -151,10 +129,3 @@ def service_rules(settings: AcmeSettings) -> ServiceRules:
         OrderRules(settings.order_lifetime_seconds, settings.max_identifiers, settings.max_pending_orders),
         settings.hold_seconds,
     )
-
-
-async def _checkpointer(
-    settings: AcmeSettings, database: Database, pool: ThreadPoolExecutor, clock: Clock
-) -> Checkpointer:
-    key = await open_key(settings.audit_key, secrets=lambda _uri: read_passphrase(settings.passphrase_file), pool=pool)
-    return Checkpointer(database, key, settings.state_dir / "audit-checkpoints.jsonl", clock)

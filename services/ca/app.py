@@ -18,7 +18,6 @@ from prometheus_client import CollectorRegistry
 from pkicore.clock import Clock, SystemClock, unix
 from pkicore.errors import BadSignatureError, KeyAccessError, KeyNotFoundError
 from pkicore.identity import SpiffeId
-from pkicore.keys import open_key
 from pkicore.keys.passphrase import read_passphrase
 from pkicore.ocsp import build_request
 from pkicore.x509.profiles import Profile, load_profiles
@@ -39,9 +38,8 @@ from services.ca.status import StatusEndpoints
 from services.ca.store import CaStore
 from services.ca.transport import Standing, Transport, advertised_url, ceremony_base_url
 from services.chassis.asgi import Application, AsgiApp, Request
-from services.chassis.audit import Checkpointer
+from services.chassis.audit import audit_checkpoints
 from services.chassis.database import CommitObserver, Database
-from services.chassis.errors import SettingsError
 from services.chassis.first_use import OnFirstUse
 from services.chassis.migrations import migrate
 from services.chassis.observability import HttpMetrics, TlsMetrics
@@ -49,6 +47,7 @@ from services.chassis.ops import Readiness, ops_application
 from services.chassis.peer import CallerPolicy
 from services.chassis.problems import ProblemTable
 from services.chassis.runner import BackgroundTask, Listener, bind, run_service
+from services.chassis.settings import read_text
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _FIRST_CRLS: Final = 3.0  # seconds to wait for the first CRLs of this process; those of the last one are there
@@ -194,7 +193,7 @@ def core_rules(settings: CaSettings, hierarchy: Hierarchy, base_url: str) -> Cor
     ceremony_url = ceremony_base_url(next(iter(hierarchy.cas.values())).issuer.certificate)
     return CoreRules(
         trust_domain=settings.trust_domain,
-        profiles=load_profiles(_text(settings.profiles_file)),
+        profiles=load_profiles(read_text(settings.profiles_file)),
         responders_directory=responders_directory(settings),
         crl_lifetime=settings.crl_lifetime,
         ocsp_lifetime=settings.ocsp_lifetime,
@@ -254,7 +253,7 @@ async def serve(
     clock = clock or SystemClock()
     sockets = _bind_all(settings)
     base_url = advertised_url(settings.status_url, sockets["status"].getsockname())
-    policy = CallerPolicy.load(_text(settings.policy_file))
+    policy = CallerPolicy.load(read_text(settings.policy_file))
     registry = CollectorRegistry()
     metrics, tls_metrics = HttpMetrics(registry), TlsMetrics(registry, clock)
     await migrate(settings.database_url, MIGRATIONS)
@@ -271,8 +270,7 @@ async def serve(
         await _begin(core, remote, settings.signer_start_seconds)
         identities = Identities(settings, core.store, core.issuance, clock, tls_metrics)
         await _or_later("identities", identities.renew_at_start)
-        checkpointer = await _checkpointer(settings, database, pool, clock)
-        stack.push_async_callback(checkpointer.write)
+        checkpointer = await stack.enter_async_context(audit_checkpoints(settings, database, clock))
         tls = Transport.of(standing, core, tls_metrics, clock)
         await tls.open()
         stack.push_async_callback(tls.listener.aclose)
@@ -307,15 +305,6 @@ def _bind_all(settings: CaSettings) -> dict[str, socket]:
     }
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise SettingsError(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise SettingsError(f"{path} is not a text in UTF-8") from error
-
-
 async def _begin(core: Core, remote: RemoteKeys, patience: float) -> None:
     await _require_ledger(core.store, tuple(core.hierarchy.roots))
     await remote.meet(patience)
@@ -343,9 +332,3 @@ async def _key_ring(
     way = WayToSigner.build(settings, standing.credentials, standing.roots, standing.crls, registry, standing.clock)
     await stack.enter_async_context(way.http)
     return KeyRing(lambda _uri: passphrase, pool, way.signer)
-
-
-async def _checkpointer(settings: CaSettings, database: Database, pool: Executor, clock: Clock) -> Checkpointer:
-    passphrase = read_passphrase(settings.passphrase_file)
-    key = await open_key(settings.audit_key, secrets=lambda _uri: passphrase, pool=pool)
-    return Checkpointer(database, key, settings.state_dir / "audit-checkpoints.jsonl", clock)

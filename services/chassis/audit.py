@@ -6,7 +6,10 @@ Records are written by `Database.commit`, in the transaction of the act they rec
 import asyncio
 import os
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Final, Protocol
 
 import orjson
 
@@ -24,14 +27,17 @@ from pkicore.audit import (
 )
 from pkicore.clock import Clock, unix
 from pkicore.errors import AuditError
-from pkicore.keys import SigningKey
+from pkicore.keys import SigningKey, open_key
+from pkicore.keys.passphrase import read_passphrase
 from services.chassis.database import AuditEvent, AuditTables, Database, audit_tables
 from services.chassis.database.journal import SELECT_PRESENT_HEAD, SELECT_RECORDS
 
 __all__ = [
+    "CHECKPOINTS_FILE",
     "AuditEvent",
     "AuditTables",
     "Checkpointer",
+    "audit_checkpoints",
     "audit_head",
     "audit_records",
     "audit_tables",
@@ -40,6 +46,8 @@ __all__ = [
     "verify_audit",
 ]
 
+CHECKPOINTS_FILE: Final = "audit-checkpoints.jsonl"
+"""In the service's state directory."""
 _INTERVAL = 1.0
 """Seconds between two checkpoints at least."""
 
@@ -171,6 +179,40 @@ class Checkpointer:
         checkpoint = await sign_checkpoint(head, self._key, unix(self._clock.now()))
         await asyncio.to_thread(_append_line, self._path, checkpoint.to_line())
         self._signed = head.sequence
+
+
+class AuditSettings(Protocol):
+    """The settings of a service that keeps an audit log."""
+
+    @property
+    def audit_key(self) -> str:
+        """The key of the checkpoints, as `open_key` takes it."""
+
+    @property
+    def passphrase_file(self) -> Path:
+        """What opens it."""
+
+    @property
+    def state_dir(self) -> Path:
+        """Where CHECKPOINTS_FILE goes."""
+
+
+@asynccontextmanager
+async def audit_checkpoints(settings: AuditSettings, database: Database, clock: Clock) -> AsyncIterator[Checkpointer]:
+    """A service's checkpointer, to be run in the background; the last checkpoint is written at the end.
+
+    Raises:
+        KeyAccessError: the audit key cannot be opened.
+        OSError, KeyAccessError, UnavailableError: at the end, as `Checkpointer.write`.
+    """
+    with ThreadPoolExecutor(1, "audit") as pool:
+        path = settings.passphrase_file
+        key = await open_key(settings.audit_key, secrets=lambda _uri: read_passphrase(path), pool=pool)
+        checkpointer = Checkpointer(database, key, settings.state_dir / CHECKPOINTS_FILE, clock)
+        try:
+            yield checkpointer
+        finally:
+            await checkpointer.write()
 
 
 def _append_line(path: Path, line: bytes) -> None:

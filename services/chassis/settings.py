@@ -147,6 +147,20 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise SettingsError(f"the settings file {path} is not TOML: {error}") from error
 
 
+def read_text(path: Path) -> str:
+    """The content of a file that a setting names.
+
+    Raises:
+        SettingsError: it cannot be read, or is no text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path} is not a text in UTF-8") from error
+
+
 def unknown_variables(cls: type[ServiceSettings]) -> list[str]:
     """A sentence for each variable of this service that has no effect: misspelt, or meant for another release."""
     prefix = cls.model_config.get("env_prefix", "")

@@ -7,7 +7,8 @@ the CA; whether a service waits for the CA otherwise is its own affair (`ready`,
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -65,6 +66,10 @@ class WaySettings(Protocol):
     @property
     def ca_url(self) -> str:
         """Base URL of the CA's internal API."""
+
+    @property
+    def ca_status_url(self) -> str:
+        """Base URL of its plain HTTP listener."""
 
     @property
     def trust_bundle(self) -> Path:
@@ -195,6 +200,17 @@ class WayToCa:
         http = tls.http1(SpiffeId.service(settings.trust_domain, "ca"), settings.ca_url)
         staples = StapleCache(source.staple, directory, clock, on_error=_staple_error)
         return cls(trust, credentials, crls, staples, http, CaClient(http))
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, settings: WaySettings, clock: Clock, max_staleness: timedelta) -> AsyncIterator[WayToCa]:
+        """As `build`, over the CA's status listener, and with CRLs at hand: from disk while good, else waited for."""
+        status = httpx.AsyncClient(base_url=settings.ca_status_url, timeout=STATUS_TIMEOUT_SECONDS, trust_env=False)
+        async with status:
+            way = cls.build(settings, status, clock, max_staleness)
+            async with way.http:
+                await way.ready()
+                yield way
 
     async def ready(self) -> None:
         """Return once there are CRLs to check the CA with."""

@@ -1,6 +1,7 @@
 import asyncio
 import stat
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,15 @@ from sqlalchemy import delete, update
 
 from pkicore.algorithms import ALGORITHMS, generate_private_key
 from pkicore.errors import AuditError
-from services.chassis.audit import Checkpointer, audit_head, read_checkpoints, verify_audit
+from pkicore.keys.file import create_file_key
+from services.chassis.audit import (
+    CHECKPOINTS_FILE,
+    Checkpointer,
+    audit_checkpoints,
+    audit_head,
+    read_checkpoints,
+    verify_audit,
+)
 from services.chassis.database import AuditEvent, Database, Unit, Write
 from tests.support.clock import ManualClock
 from tests.support.databases import AUDIT, create_schema, opened
@@ -51,6 +60,35 @@ async def test_a_checkpoint_is_written_where_the_chain_has_grown(
         assert [checkpoint.sequence for checkpoint in read_checkpoints(path)] == expected
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     await verify_audit(database, read_checkpoints(path), KEY.public_key)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of a service that keeps an audit log."""
+
+    state_dir: Path
+    passphrase_file: Path
+    audit_key: str
+
+
+async def test_a_service_that_ends_leaves_a_last_checkpoint(database: Database, tmp_path: Path) -> None:
+    """The key of the settings signs what was recorded since the last one, even where the service ends with an error."""
+    passphrase = tmp_path / "passphrase"
+    passphrase.write_bytes(b"secret")
+    passphrase.chmod(0o600)
+    public_key = create_file_key(tmp_path / "audit.key", ALGORITHMS["ecdsa-p256"], b"secret")
+    settings = Settings(tmp_path, passphrase, f"file:{tmp_path / 'audit.key'}")
+
+    async def service() -> None:
+        async with audit_checkpoints(settings, database, ManualClock()):
+            await record(database, 2)
+            raise RuntimeError("the oven is cold")
+
+    with pytest.raises(RuntimeError, match="oven"):
+        await service()
+    checkpoints = read_checkpoints(tmp_path / CHECKPOINTS_FILE)
+    assert [checkpoint.sequence for checkpoint in checkpoints] == [2]
+    await verify_audit(database, checkpoints, public_key)
 
 
 async def test_the_background_task_writes_until_it_is_stopped(

@@ -11,6 +11,7 @@ from services.chassis.settings import (
     Texts,
     for_service,
     load_settings,
+    read_text,
     unknown_variables,
 )
 
@@ -187,3 +188,15 @@ def test_a_plain_database_url_is_left_alone(toml: Path, monkeypatch: pytest.Monk
     url = "postgresql://baker:s%2Fcret@db/bakery?ssl=require"
     monkeypatch.setenv("PQCPKI_BAK_ERY_DATABASE_URL", url)
     assert load_settings(BakerySettings, toml).database_url == url
+
+
+def test_a_file_that_a_setting_names(tmp_path: Path) -> None:
+    """Its text, or a sentence that names it."""
+    path = tmp_path / "policy.toml"
+    with pytest.raises(SettingsError, match=r"policy\.toml cannot be read: No such file"):
+        read_text(path)
+    path.write_bytes(b"\xff")
+    with pytest.raises(SettingsError, match=r"policy\.toml is not a text in UTF-8"):
+        read_text(path)
+    path.write_text("brötchen", encoding="utf-8")
+    assert read_text(path) == "brötchen"
