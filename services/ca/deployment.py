@@ -14,7 +14,6 @@ from services.ca.errors import CeremonyError
 from services.ca.layout import FAMILIES, SIGNER, Layout
 from services.ca.signer_settings import backend_names, callers, key_policy, signer_callers, signer_toml
 from services.ca.toml_text import lines, table
-from services.chassis.database import parse_url
 from services.chassis.paths import plain_path
 
 OPERATOR: Final = "admin"
@@ -81,6 +80,8 @@ class Deployment:
     payload_kinds: frozenset[str] = frozenset({"digest", "mu"})
 
     def __post_init__(self) -> None:
+        from services.chassis.database import parse_url  # slow to load, and `ztca up` has no use for it
+
         if not self.name.isprintable() or self.name != self.name.strip() or not 0 < len(self.name) <= _MAX_NAME:
             raise CeremonyError(f"--name must be 1 to {_MAX_NAME} printable characters, without spaces around them")
         for service, url in self.database_urls.items():

@@ -24,7 +24,7 @@ class PlainPath(click.Path):
 
     name = "path"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:  # noqa: ANN401 - click's
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:  # noqa: ANN401 - what click passes
         """As `click.Path`."""
         return plain_path(Path(os.fsdecode(super().convert(value, param, ctx))))
 
