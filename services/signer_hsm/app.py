@@ -50,6 +50,7 @@ from services.signer_hsm.operations import Operations
 from services.signer_hsm.policy import OidcVerifier, Policy, RateLimits
 from services.signer_hsm.policy_file import PolicyFile
 from services.signer_hsm.problems import PROBLEMS
+from services.signer_hsm.readiness import BACKENDS, DATABASE, ReadinessWatch
 from services.signer_hsm.settings import SignerSettings
 from services.signer_hsm.store import SignerStore
 from services.signer_hsm.upkeep import Upkeep
@@ -157,14 +158,14 @@ async def serve(
         "ops": bind(settings.ops_host, settings.ops_port, "PQCPKI_SIGNER_HSM_OPS_PORT"),
     }
     caller_policy = CallerPolicy.load(_text(settings.policy_file))
-    registry, readiness = CollectorRegistry(), Readiness()
+    registry, readiness = CollectorRegistry(), Readiness(DATABASE, BACKENDS)
     metrics, tls_metrics = HttpMetrics(registry), TlsMetrics(registry, clock)
     await migrate(settings.database_url, MIGRATIONS)
     async with AsyncExitStack() as stack:
         database = await Database.open(settings.database_url, clock=clock, commit_observer=commit_observer)
         stack.push_async_callback(database.close)
         checkpoints = await _checkpoints(settings, database, stack, clock)
-        core, upkeep = await _core(settings, database, stack, SignerMetrics(registry), clock)
+        core, upkeep = await _core(settings, database, stack, SignerMetrics(registry), clock, readiness)
         await core.versions.recover()
         tls = await _transport(settings, stack, tls_metrics, clock)
         internal = internal_application(core, caller_policy, metrics)
@@ -181,7 +182,12 @@ async def serve(
 
 
 async def _core(
-    settings: SignerSettings, database: Database, stack: AsyncExitStack, metrics: SignerMetrics, clock: Clock
+    settings: SignerSettings,
+    database: Database,
+    stack: AsyncExitStack,
+    metrics: SignerMetrics,
+    clock: Clock,
+    readiness: Readiness,
 ) -> tuple[Core, list[BackgroundTask]]:
     """The domain with its back ends open and its keys in memory, and what keeps it going."""
     opened = await BackendRegistry.open(settings.backends, clock=clock, metrics=metrics)
@@ -207,6 +213,7 @@ async def _core(
         BackgroundTask("clean-up", upkeep.clean_up),
         BackgroundTask("interrupted-acts", core.versions.run),
         BackgroundTask("backend-health", opened.watch),
+        BackgroundTask("readiness", ReadinessWatch(store, opened.backends, readiness, time.monotonic).run),
     ]
 
 

@@ -21,6 +21,7 @@ from services.signer_hsm.store.rows import (
     to_json,
 )
 from services.signer_hsm.store.statements import ClaimStatements, KeyStatements, PolicyStatements
+from services.signer_hsm.store.writes import Writes
 from services.signer_hsm.wire import DestructionRecord
 
 __all__ = ["Claim", "ClaimState", "SeenPolicy", "SignerStore", "StoredApproval", "VersionIntent"]
@@ -31,6 +32,7 @@ class SignerStore:
 
     def __init__(self, database: Database) -> None:
         self.catalogue = Catalogue()
+        self.writes = Writes(database)
         self._database = database
         self._keys = KeyStatements(database.prepare)
         self._claims = ClaimStatements(database.prepare)
@@ -59,7 +61,7 @@ class SignerStore:
 
     async def _commit_change(self, unit: Unit) -> None:
         """Commit a unit that changes keys; other processes see it within a second, this one at once."""
-        await self._database.commit(Unit(unit.label, [Write(self._keys.count_change, {}, 1), *unit.writes], unit.audit))
+        await self.writes.commit(Unit(unit.label, [Write(self._keys.count_change, {}, 1), *unit.writes], unit.audit))
         await self.refresh()
 
     # decisions and signatures
@@ -70,7 +72,7 @@ class SignerStore:
         Raises:
             DatabaseError: it is not on record, so nothing may be done.
         """
-        await self._database.commit(Unit("decision", (), (event,)))
+        await self.writes.commit(Unit("decision", (), (event,)))
 
     async def begin_signing(self, claim: Claim, event: AuditEvent) -> None:
         """Commit a decision and take an idempotency key.
@@ -78,7 +80,7 @@ class SignerStore:
         Raises:
             DuplicateError: the idempotency key is in use; nothing was written.
         """
-        await self._database.commit(Unit("signing", [self._claiming(claim)], [event]))
+        await self.writes.commit(Unit("signing", [self._claiming(claim)], [event]))
 
     async def finish_signing(self, claim: Claim, answer: bytes) -> None:
         """Keep what was signed under an idempotency key.
@@ -86,15 +88,15 @@ class SignerStore:
         Raises:
             ConflictError: it is not pending any more.
         """
-        await self._database.commit(Unit("signed", [self._settling(claim, "done", answer)]))
+        await self.writes.commit(Unit("signed", [self._settling(claim, "done", answer)]))
 
     async def give_up_signing(self, claim: Claim) -> None:
         """Nobody will ever know what was signed under this idempotency key."""
-        await self._database.commit(Unit("signing-unknown", [self._settling(claim, "unknown", None)]))
+        await self.writes.commit(Unit("signing-unknown", [self._settling(claim, "unknown", None)]))
 
     async def free(self, claim: Claim) -> None:
         """Nothing was done under this idempotency key."""
-        await self._database.commit(Unit("freed", [Write(self._claims.free, _claim_place(claim), 1)]))
+        await self.writes.commit(Unit("freed", [Write(self._claims.free, _claim_place(claim), 1)]))
 
     async def claimed(self, place: tuple[str, str, str]) -> Claim | None:
         """What an idempotency key (caller, tenant, key) stands for."""
@@ -241,7 +243,7 @@ class SignerStore:
 
     async def finish_claim(self, claim: Claim) -> None:
         """What this idempotency key stands for is done."""
-        await self._database.commit(Unit("claim-done", self._done(claim)))
+        await self.writes.commit(Unit("claim-done", self._done(claim)))
 
     # approvals and policies
 
@@ -262,7 +264,7 @@ class SignerStore:
             "rule": approval.rule,
             "consumed_at": None,
         }
-        await self._database.commit(Unit("approval", [Write(self._rules.insert_approval, params, 1)], [event]))
+        await self.writes.commit(Unit("approval", [Write(self._rules.insert_approval, params, 1)], [event]))
 
     async def approvals(self, tenant: str, now: int) -> list[StoredApproval]:
         """The approvals of a tenant that are neither expired nor used up, the oldest first."""
@@ -281,7 +283,7 @@ class SignerStore:
             DuplicateError: one with this version was.
         """
         params = {name: getattr(policy, name) for name in SeenPolicy.__slots__}
-        await self._database.commit(Unit("policy", [Write(self._rules.insert_policy, params, 1)], [event]))
+        await self.writes.commit(Unit("policy", [Write(self._rules.insert_policy, params, 1)], [event]))
 
     async def forget(self, *, claims_before: int, approvals_before: int) -> None:
         """Delete idempotency keys that are old enough, and approvals that have expired."""
@@ -289,7 +291,15 @@ class SignerStore:
             Write(self._claims.forget, {"before": claims_before}, None),
             Write(self._rules.forget_approvals, {"before": approvals_before}, None),
         ]
-        await self._database.commit(Unit("clean-up", writes))
+        await self.writes.commit(Unit("clean-up", writes))
+
+    async def probe(self) -> None:
+        """Write what changes nothing, durably: to see whether that can be done.
+
+        Raises:
+            DatabaseError: it cannot.
+        """
+        await self.writes.commit(Unit("probe", [Write(self._keys.keep_count, {}, 1)]))
 
     def _claiming(self, claim: Claim) -> Write:
         return Write(self._claims.take, {name: getattr(claim, name) for name in Claim.__slots__}, 1)
