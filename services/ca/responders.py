@@ -1,4 +1,4 @@
-"""The delegated OCSP responders (RFC 6960 §4.2.2.2): a local key each, and short-lived certificates from our own CA.
+"""The delegated OCSP responders (RFC 6960 §4.2.2.2): a key each, and short-lived certificates from our own CA.
 
 The certificate is renewed when a third of its life is left, through the same nine steps as any other; the key stays, so
 that there is nothing to switch but one file.

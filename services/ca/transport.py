@@ -17,6 +17,7 @@ from cryptography import x509
 from pkicore.clock import Clock
 from pkicore.errors import StaleStatusError
 from pkicore.mtls import INTERNAL, CredentialsSource, CrlCache, StapleCache, TlsListener
+from pkicore.x509.certificate import crl_urls
 from services.ca.hierarchy import read_issuers
 from services.ca.publication import CrlPublisher
 from services.ca.settings import CaSettings
@@ -32,8 +33,8 @@ _CREDENTIALS_CHECK: Final = 5.0
 _log = structlog.get_logger(__name__)
 
 
-class Staples(Protocol):
-    """What is asked of the CA's domain."""
+class OwnStatus(Protocol):
+    """What the CA's domain says of its own certificates."""
 
     @property
     def publisher(self) -> CrlPublisher:
@@ -115,7 +116,7 @@ class Transport:
     published: asyncio.Event
 
     @classmethod
-    def of(cls, standing: Standing, core: Staples, metrics: TlsMetrics, clock: Clock) -> "Transport":
+    def of(cls, standing: Standing, core: OwnStatus, metrics: TlsMetrics, clock: Clock) -> "Transport":
         """Build it; `open` it before the listener is used."""
         credentials, crls = standing.credentials, standing.crls
         credentials.reload()
@@ -184,7 +185,4 @@ def advertised_url(recorded: str, address: tuple[str, int]) -> str:
 
 def ceremony_base_url(issuing: x509.Certificate) -> str:
     """The status URL at the time of the ceremony, as an issuing CA's distribution point has it."""
-    for point in issuing.extensions.get_extension_for_class(x509.CRLDistributionPoints).value:
-        for name in point.full_name or ():
-            return str(name.value).partition("/crl/")[0]
-    return ""
+    return next(iter(crl_urls(issuing)), "").partition("/crl/")[0]

@@ -113,6 +113,16 @@ def load_der(der: bytes) -> x509.Certificate:
         raise MalformedError("the certificate does not parse") from error
 
 
+def crl_urls(certificate: x509.Certificate) -> list[str]:
+    """Where the CRL is that speaks for a certificate, as its distribution points have it (RFC 5280 §4.2.1.13)."""
+    try:
+        points = certificate.extensions.get_extension_for_class(x509.CRLDistributionPoints).value
+    except x509.ExtensionNotFound:
+        return []
+    names = (name for point in points for name in point.full_name or ())
+    return [name.value for name in names if isinstance(name, x509.UniformResourceIdentifier)]
+
+
 def to_pem(certificates: tuple[x509.Certificate, ...] | list[x509.Certificate]) -> bytes:
     """PEM blocks in the given order."""
     return pem_join(_PEM_LABEL, *(certificate.public_bytes(Encoding.DER) for certificate in certificates))

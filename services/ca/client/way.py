@@ -17,7 +17,6 @@ from typing import Final, Protocol, TypeVar
 import httpx
 import structlog
 from cryptography import x509
-from cryptography.x509.oid import ExtensionOID
 
 from pkicore.clock import Clock
 from pkicore.errors import PkiError, StaleStatusError
@@ -33,7 +32,7 @@ from pkicore.mtls import (
     TlsRules,
 )
 from pkicore.ocsp import build_request
-from pkicore.x509.certificate import load_chain
+from pkicore.x509.certificate import crl_urls, load_chain
 from services.ca.client import CaClient, CaError
 from services.chassis.errors import SettingsError
 from services.chassis.identity import IdentityFiles
@@ -116,14 +115,10 @@ class Trust:
 
 
 def _crl_path(certificate: x509.Certificate) -> str:
-    """The path of the CRL that speaks for a certificate, as its distribution point has it (RFC 5280 §4.2.1.13)."""
-    points = certificate.extensions.get_extension_for_oid(ExtensionOID.CRL_DISTRIBUTION_POINTS).value
-    if isinstance(points, x509.CRLDistributionPoints):
-        for point in points:
-            for name in point.full_name or ():
-                if isinstance(name, x509.UniformResourceIdentifier):
-                    return httpx.URL(name.value).path
-    raise SettingsError(f"{certificate.subject.rfc4514_string()} names no CRL distribution point")
+    urls = crl_urls(certificate)
+    if not urls:
+        raise SettingsError(f"{certificate.subject.rfc4514_string()} names no CRL distribution point")
+    return httpx.URL(urls[0]).path
 
 
 class StatusSource:

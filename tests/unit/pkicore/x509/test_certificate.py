@@ -16,6 +16,7 @@ from pkicore.errors import BadCertificateError, BadSignatureError, LintError, Ma
 from pkicore.x509.capture import CAPTURING_KEYS
 from pkicore.x509.certificate import (
     assemble,
+    crl_urls,
     load_chain,
     load_der,
     self_signed_root,
@@ -32,6 +33,13 @@ async def test_assembling_is_what_the_builder_does(hierarchy: Hierarchy) -> None
     again = assemble(certificate.tbs_certificate_bytes, certificate.signature, hierarchy.issuing_key.algorithm)
     assert again.public_bytes(Encoding.DER) == certificate.public_bytes(Encoding.DER)
     again.verify_directly_issued_by(hierarchy.issuing.certificate)
+
+
+async def test_where_the_crl_of_a_certificate_is(hierarchy: Hierarchy) -> None:
+    """A certificate names its issuer's CRL; a root, of which no CRL speaks, none."""
+    certificate = (await hierarchy.server("a.example")).certificate
+    assert crl_urls(certificate) == [hierarchy.issuing.crl_url]
+    assert crl_urls(hierarchy.root.certificate) == []
 
 
 async def test_verify_issued_notices_everything(ecdsa: Hierarchy, mldsa: Hierarchy) -> None:
