@@ -26,7 +26,6 @@ from services.ca.remote_keys import prove
 from services.ca.responders import PROFILE
 from services.ca.settings import CaSettings, IssuerSettings, is_remote
 from services.ca.settings_text import change_issuers, remove_issuer
-from services.ca.signer_settings import TENANT
 from services.ca.stopped import StoppedDeployment
 from services.ca.store import CaStore
 from services.chassis.database import Database
@@ -48,7 +47,7 @@ class Destruction:
             For each file: the issuer, its path, the SHA-256 that the sealed file had, and the key in its place.
 
         Raises:
-            CeremonyError: nothing to destroy, it is too early, or the key policy wants others to approve.
+            CeremonyError: nothing to destroy, it is too early, or the key policy does not let the operator alone.
             KeyAccessError, BadSignatureError: signer-hsm does not sign with that key; the files stay.
         """
         settings = self.deployment.settings()
@@ -57,7 +56,9 @@ class Destruction:
         if not due:
             raise CeremonyError("no issuing key was migrated and still has its file, so there is nothing to destroy")
         equipment = self.deployment.equipment(settings)
-        self._refuse_unapproved([*(item.id for item in due), *(old.id for old, _ in rolled)], equipment)
+        own = self.deployment.own_policy(equipment)
+        for name in (*(item.id for item in due), *(old.id for old, _ in rolled)):
+            own.require_free_destruction(name)
         await self._refuse_needed([old for old, _ in rolled], settings)
         self._refuse_early(due, after)
         await self._prove(due, equipment)
@@ -66,17 +67,6 @@ class Destruction:
             settings = self.deployment.settings()
         gone = [facts for item in moved_issuers(settings) for facts in await self._destroy(item, settings)]
         return list(reversed(gone))
-
-    def _refuse_unapproved(self, names: Sequence[str], equipment: Equipment) -> None:
-        """A file is as good as its key; and an approval to destroy the key in signer-hsm must not be one for this."""
-        own = self.deployment.own_policy(equipment)
-        for name in names:
-            if needed := own.approvals("destroy", name):
-                raise CeremonyError(
-                    f"{own.path} wants {needed} to approve before {own.operator} may destroy {TENANT}.{name}, and "
-                    "nobody can approve the end of a file: let the rule ask for none while this runs (count `version` "
-                    "up, so that the change is on record), then put it back"
-                )
 
     def _refuse_early(self, due: Sequence[IssuerSettings], after: timedelta) -> None:
         now = unix(self.deployment.clock.now())

@@ -191,7 +191,7 @@ class Migration:
         """
         own = self.deployment.own_policy(equipment)
         for name in names:
-            own.approvals(act, name)
+            own.require(act, name)
         if own.can_rehearse(act):
             return own
         said = (

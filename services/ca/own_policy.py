@@ -21,7 +21,7 @@ REHEARSAL: Final = "rehearsal-"
 """Begins the name of a key that is made and destroyed again."""
 _KINDS: Final = ("digest", "mu", "message")
 _OWN_RULE: Final = "ztca-keys"
-_IN_TIME_ONLY: Final = ("windows", "valid_from", "valid_until")
+_IN_TIME_ONLY: Final = frozenset({"windows", "valid_from", "valid_until"})
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ class OwnPolicy:
             document = json.loads(text) if is_json(text) else tomllib.loads(text)
         except (ValueError, RecursionError) as error:
             raise CeremonyError(f"the key policy {path} cannot be read: {error}") from error
-        if not all(isinstance(item, dict) for item in document.get("rules", ())):
+        rules = document.get("rules", [])
+        if not isinstance(rules, list) or not all(isinstance(item, dict) for item in rules):
             raise CeremonyError(f"the key policy {path} makes no sense: `keyctl policy check {path}` says why")
         return cls(path, document, operator, ca)
 
@@ -64,28 +65,40 @@ class OwnPolicy:
         return json.dumps({**self.document, "rules": rules}, default=_in_json)
 
     def can_rehearse(self, act: str) -> bool:
-        """Whether the operator may do this with a key of another name, and destroy it, without asking anybody."""
-        return self._approvals(act, REHEARSAL) == self._approvals("destroy", REHEARSAL) == 0
+        """Whether the operator may at any time do this with a key of another name, and destroy it, asking nobody."""
+        return self._is_free(act, REHEARSAL) and self._is_free("destroy", REHEARSAL)
 
-    def approvals(self, act: str, key: str) -> int:
-        """How many others must approve an act on a key of the CA.
+    def require(self, act: str, key: str) -> None:
+        """Some rule lets the operator do this with a key of the CA; signer-hsm sees to its times and approvals.
 
         Raises:
-            CeremonyError: no rule allows it; the sentence says what to add.
+            CeremonyError: none does; the sentence says what to add.
         """
-        needed = self._approvals(act, key)
-        if needed is None:
+        if not any(_names_key(item, key) for item in self._rules(self.operator, act)):
             raise CeremonyError(
-                f"{self.path} has no rule that always lets {self.operator} {act} {TENANT}.{key}: "
+                f"{self.path} has no rule that lets {self.operator} {act} {TENANT}.{key}: "
                 f'add "{act}" to the `acts` of one, and count `version` up'
             )
-        return needed
 
-    def _approvals(self, act: str, key: str) -> int | None:
-        """Rules that hold at some times only are passed over: what they allow now they may refuse a minute later."""
+    def require_free_destruction(self, key: str) -> None:
+        """The operator may destroy this key of the CA at any time, asking nobody; so also the file that it came from.
+
+        Approvals are of acts of signer-hsm: one to destroy the key there must not be one to destroy its file.
+
+        Raises:
+            CeremonyError: others must approve, or it is allowed at some times only, or not at all.
+        """
+        self.require("destroy", key)
+        if not self._is_free("destroy", key):
+            raise CeremonyError(
+                f"{self.path} lets {self.operator} destroy {TENANT}.{key} with others' approval or at some times only, "
+                "and nobody can approve the end of a file: let the rule ask for neither while this runs (count "
+                "`version` up, so that the change is on record), then put it back"
+            )
+
+    def _is_free(self, act: str, key: str) -> bool:
         rules = (item for item in self._rules(self.operator, act) if _names_key(item, key))
-        needed = [item.get("approvals", 0) for item in rules if not any(name in item for name in _IN_TIME_ONLY)]
-        return min(needed, default=None)
+        return any(not item.get("approvals", 0) and not _IN_TIME_ONLY & item.keys() for item in rules)
 
     def require_signing(self, key: str, kind: str) -> None:
         """The CA could sign with such a key.
