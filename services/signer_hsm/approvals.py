@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from typing import Final
 
 from pkicore.clock import Clock, unix
 from services.signer_hsm.decisions import Decisions, event_of
@@ -15,6 +16,12 @@ from services.signer_hsm.store import SignerStore, StoredApproval
 from services.signer_hsm.wire import ApprovalRequest, split_key_id
 
 _ID_BYTES = 16
+_OF_A_CREATION: Final = frozenset({"algorithm", "backend"})
+_PARAMETERS: Final[Mapping[Act, frozenset[str]]] = {
+    "create": _OF_A_CREATION,
+    "import": _OF_A_CREATION | {"public_key_sha256"},
+}
+"""What an approval must name besides act, key and version; of other acts nothing. Any other would never be used."""
 
 
 class Approvals:
@@ -38,7 +45,7 @@ class Approvals:
 
         Raises:
             DecisionError: the caller may not approve.
-            BadPayloadError: the act takes no approval.
+            BadPayloadError: the act takes no approval, or other parameters.
             KeyNotFoundError: the act is on a version that is not there.
         """
         tenant, name = split_key_id(request.key)
@@ -53,6 +60,9 @@ class Approvals:
 
     def _given(self, decision: Decision, tenant: str, name: str, request: ApprovalRequest) -> StoredApproval:
         act = _life_cycle_act(request.act)
+        expected = _PARAMETERS.get(act, frozenset())
+        if request.parameters.keys() != expected:
+            raise BadPayloadError(f"the parameters of {act} are: {', '.join(sorted(expected)) or 'none'}")
         version = None
         if act not in {"create", "import"}:
             version = self._store.catalogue.key(request.key).version(request.version).number

@@ -563,9 +563,22 @@ async def test_an_approval_is_of_one_version(quick: SignerWorld) -> None:
     with pytest.raises(ApprovalsMissingError):
         await admin.destroy("ca.issuing", LifeCycleRequest("x"))
     assert (await admin.destroy("ca.issuing", LifeCycleRequest("y", version=1))).versions[0].state == "destroyed"
-    for wrong in (ApprovalRequest("sign", "ca.issuing"), ApprovalRequest("list", "ca.issuing")):
+
+
+async def test_approvals_that_could_not_be_used_are_not_taken(quick: SignerWorld) -> None:
+    """Acts that need none, and parameters that no such act has: the approver learns it, not the requester later."""
+    quick.core.decisions.policy = Policy.load(APPROVED)
+    second = quick.client(SECOND)
+    for act, key_id, parameters in (
+        ("sign", "ca.issuing", {}),
+        ("list", "ca.issuing", {}),
+        ("rotate", "ca.issuing", {"algorithm": "ecdsa-p256"}),
+        ("create", "ca.n", {"algorithm": "ecdsa-p256"}),
+        ("create", "ca.n", {"algorithm": "ecdsa-p256", "backend": "device", "x": "y"}),
+        ("import", "ca.n", {"algorithm": "ecdsa-p256", "backend": "device"}),
+    ):
         with pytest.raises(BadPayloadError):
-            await second.approve(wrong)
+            await second.approve(ApprovalRequest(act, key_id, None, parameters))
 
 
 async def test_rates_are_limited_and_told(tmp_path: Path) -> None:
