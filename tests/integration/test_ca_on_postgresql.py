@@ -22,12 +22,13 @@ def server() -> Iterator[PostgresServer]:
     started.stop()
 
 
-@pytest.fixture
-def deployment(tmp_path: Path, server: PostgresServer) -> Iterator[Deployment]:
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory, server: PostgresServer) -> Iterator[Deployment]:
     """A deployment that is told of its databases at the ceremony, and not again."""
-    dns = DnsProcess(tmp_path / "dns.json", {})
+    directory = tmp_path_factory.mktemp("postgresql")
+    dns = DnsProcess(directory / "dns.json", {})
     urls = {f"PQCPKI_{service}_DATABASE_URL": server.new_database() for service in ("CA", "ACME")}
-    made = Deployment(tmp_path / "state", dns, urls).init()
+    made = Deployment(directory / "state", dns, urls).init()
     for variable in urls:
         del made.environment[variable]
     yield made.up()
@@ -52,20 +53,6 @@ def test_everything_is_in_postgresql(deployment: Deployment, tmp_path: Path) -> 
     assert list(deployment.directory.rglob("*.sqlite3")) == []
 
 
-def test_an_empty_database_is_not_taken_for_the_ledger(deployment: Deployment, server: PostgresServer) -> None:
-    """A CA that is pointed at another database says so in a sentence, and writes no CRL there."""
-    assert deployment.stop() == []
-    environment = {**deployment.environment, "PQCPKI_CA_DATABASE_URL": server.new_database()}
-    astray = Deployment(deployment.directory, deployment.dns, environment)
-    result = astray.ztca("up", "--dir", str(deployment.directory), check=False)
-    assert result.returncode == 1
-    assert "not the one of its ceremony" in result.stderr
-    assert len(result.stderr.splitlines()) == 1
-    result = astray.ztca("audit", "export", "--dir", str(deployment.directory))
-    assert result.stdout == ""
-    deployment.up()
-
-
 def test_a_used_database_is_refused_at_the_ceremony(deployment: Deployment, tmp_path: Path) -> None:
     """A second ceremony on the ledger of a first one makes nothing."""
     settings = (deployment.directory / "config" / "ca.toml").read_text()
@@ -75,3 +62,16 @@ def test_a_used_database_is_refused_at_the_ceremony(deployment: Deployment, tmp_
     assert result.returncode == 1
     assert "empty database" in result.stderr
     assert not second.directory.exists()
+
+
+def test_an_empty_database_is_not_taken_for_the_ledger(deployment: Deployment, server: PostgresServer) -> None:
+    """A CA that is pointed at another database says so in a sentence, and writes no CRL there."""
+    assert deployment.stop() == []  # the last test here
+    environment = {**deployment.environment, "PQCPKI_CA_DATABASE_URL": server.new_database()}
+    astray = Deployment(deployment.directory, deployment.dns, environment)
+    result = astray.ztca("up", "--dir", str(deployment.directory), check=False)
+    assert result.returncode == 1
+    assert "not the one of its ceremony" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    result = astray.ztca("audit", "export", "--dir", str(deployment.directory))
+    assert result.stdout == ""

@@ -10,9 +10,8 @@ import click
 
 from pkicore.clock import SystemClock
 from services.ca.cli.output import directory_option, failing_cleanly
-from services.ca.cold_start import prepare_cold_start
 from services.ca.deployment import follow_move
-from services.ca.layout import Layout
+from services.ca.layout import SIGNER, Layout
 from services.ca.supervisor import Supervisor, only_one
 
 
@@ -33,7 +32,11 @@ def up(directory: Path) -> None:
 
 
 async def _run(layout: Layout, environment: Mapping[str, str]) -> None:
-    await prepare_cold_start(layout, environment, SystemClock(), click.echo)
+    if SIGNER in layout.services:
+        # It is a whole CA, which takes longer to load than everything else here; without signer-hsm there is no need.
+        from services.ca.cold_start import prepare_cold_start
+
+        await prepare_cold_start(layout, environment, SystemClock(), click.echo)
     supervisor = Supervisor(layout, environment, click.echo)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -1,0 +1,25 @@
+"""What a process may load before it answers: a service is started at every crash, a command at every line typed."""
+
+import subprocess
+import sys
+
+import pytest
+
+SERVICES = ("services.acme.app", "services.ca.app", "services.signer_hsm.app")
+
+
+@pytest.mark.parametrize(
+    ("modules", "late"),
+    [
+        (SERVICES, ("fastapi", "alembic", "sqlalchemy.orm")),
+        (("services.ca.cli.up",), ("httpx", "sqlalchemy", "pydantic", "services.ca.app")),
+    ],
+    ids=["services", "ztca up"],
+)
+def test_what_is_slow_to_load_is_loaded_where_it_is_needed(modules: tuple[str, ...], late: tuple[str, ...]) -> None:
+    """FastAPI at an operator's first request, Alembic at a new version of the schema, the CA in its own process."""
+    program = (
+        f"import sys\nfor module in {modules!r}: __import__(module)\nprint(*sorted(set({late!r}) & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.split() == []
