@@ -23,8 +23,8 @@ from pkicore.clock import unix
 from pkicore.errors import MalformedError
 from services.chassis.admin import admin_api
 from services.chassis.errors import MediaTypeError
-from services.chassis.peer import CallerPolicy
 from services.signer_hsm.api import parse_version
+from services.signer_hsm.caller_policy_file import Authorizer
 from services.signer_hsm.catalogue import Key
 from services.signer_hsm.domain import SERVICE, Domain
 from services.signer_hsm.keys import Change
@@ -50,7 +50,7 @@ _PAGE: Final = 100
 _LIMIT_DIGITS: Final = 4
 
 
-def signer_admin(domain: Domain, policy: CallerPolicy) -> fastapi.FastAPI:
+def signer_admin(domain: Domain, policy: Authorizer) -> fastapi.FastAPI:
     """The admin API; every path is behind the caller policy."""
     router = fastapi.APIRouter(prefix="/v1")
     _add_keys(router, domain)

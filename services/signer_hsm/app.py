@@ -27,18 +27,17 @@ from services.ca.client.way import STATUS_TIMEOUT_SECONDS, WayToCa, patiently
 from services.chassis.asgi import Application, AsgiApp, Request
 from services.chassis.audit import Checkpointer
 from services.chassis.database import CommitObserver, Database
-from services.chassis.errors import SettingsError
 from services.chassis.first_use import OnFirstUse
 from services.chassis.migrations import migrate
 from services.chassis.observability import HttpMetrics, TlsMetrics
 from services.chassis.ops import Readiness, ops_application
-from services.chassis.peer import CallerPolicy
 from services.chassis.runner import BackgroundTask, Listener, bind, run_service
 from services.signer_hsm.api import SignerEndpoints
 from services.signer_hsm.approvals import Approvals
 from services.signer_hsm.attestations import Attestations, Verify, device_statements
 from services.signer_hsm.backends.guard import GuardedBackend
 from services.signer_hsm.backends.registry import BackendRegistry
+from services.signer_hsm.caller_policy_file import Authorizer, CallerPolicyFile
 from services.signer_hsm.callers import Callers
 from services.signer_hsm.decisions import Decisions
 from services.signer_hsm.domain import SERVICE, Domain
@@ -117,7 +116,7 @@ def build_core(
     return Core(store, decisions, versions, operations, Health(backends, decisions, store.catalogue), domain)
 
 
-def internal_application(core: Core, policy: CallerPolicy, metrics: HttpMetrics) -> Application:
+def internal_application(core: Core, policy: Authorizer, metrics: HttpMetrics) -> Application:
     """What answers on the mTLS listener."""
     endpoints = SignerEndpoints(callers=core.domain.callers, operations=core.operations, health=core.health)
 
@@ -157,15 +156,16 @@ async def serve(
         "internal": bind(settings.host, settings.port, "PQCPKI_SIGNER_HSM_PORT"),
         "ops": bind(settings.ops_host, settings.ops_port, "PQCPKI_SIGNER_HSM_OPS_PORT"),
     }
-    caller_policy = CallerPolicy.load(_text(settings.policy_file))
     registry, readiness = CollectorRegistry(), Readiness(DATABASE, BACKENDS)
     metrics, tls_metrics = HttpMetrics(registry), TlsMetrics(registry, clock)
+    signer_metrics = SignerMetrics(registry)
+    caller_policy = CallerPolicyFile(settings.policy_file, signer_metrics)
     await migrate(settings.database_url, MIGRATIONS)
     async with AsyncExitStack() as stack:
         database = await Database.open(settings.database_url, clock=clock, commit_observer=commit_observer)
         stack.push_async_callback(database.close)
         checkpoints = await _checkpoints(settings, database, stack, clock)
-        core, upkeep = await _core(settings, database, stack, SignerMetrics(registry), clock, readiness)
+        core, upkeep = await _core(settings, database, stack, signer_metrics, clock, readiness)
         await core.versions.recover()
         tls = await _transport(settings, stack, tls_metrics, clock)
         internal = internal_application(core, caller_policy, metrics)
@@ -177,7 +177,7 @@ async def serve(
             ],
             state_dir=settings.state_dir,
             readiness=readiness,
-            background=[checkpoints, *upkeep, *tls.background],
+            background=[checkpoints, BackgroundTask("caller-policy", caller_policy.run), *upkeep, *tls.background],
         )
 
 
@@ -196,7 +196,8 @@ async def _core(
     stack.push_async_callback(tokens.aclose)
     store = SignerStore(database)
     await store.refresh()
-    policy_file = PolicyFile(settings.keys_policy_file, store, clock, may_go_back=settings.keys_policy_may_go_back)
+    may_go_back = settings.keys_policy_may_go_back
+    policy_file = PolicyFile(settings.keys_policy_file, store, clock, metrics, may_go_back=may_go_back)
     core = build_core(
         store,
         await policy_file.load(),
@@ -253,15 +254,6 @@ async def _transport(settings: SignerSettings, stack: AsyncExitStack, metrics: T
         observer=metrics,
     )
     return Transport(listener, (BackgroundTask("internal-certificate", renewer.run), *ca.background()))
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise SettingsError(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise SettingsError(f"{path} is not a text in UTF-8") from error
 
 
 async def _checkpoints(

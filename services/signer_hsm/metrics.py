@@ -71,6 +71,9 @@ class SignerMetrics:
         self._rotations = Counter("signer_rotations", "Key rotations.", ("result",), registry=registry)
         for result in ("success", "failure"):
             self._rotations.labels(result)
+        self._policy = Gauge(
+            "signer_policy_in_force", "1 while the policy in its file is in force.", ("file",), registry=registry
+        )
         self._observers: dict[tuple[str, str], Callable[[float], None]] = {}
         self._signature_counts: dict[tuple[str, str, Result], Callable[[float], None]] = {}
         self._decision_counts: dict[tuple[str, str], Callable[[], None]] = {}
@@ -124,6 +127,10 @@ class SignerMetrics:
         if count is None:
             count = self._decision_counts[act, result] = self._decisions.labels(act, result).inc
         count()
+
+    def policy_file(self, file: Literal["keys", "callers"], *, in_force: bool) -> None:
+        """The key policy, or the one that says who may call what, was taken from its file, or was not."""
+        self._policy.labels(file).set(float(in_force))
 
     def rotation(self, result: Result) -> None:
         """A key was rotated, or not."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +14,7 @@ from services.chassis.database import AuditEvent
 from services.chassis.errors import DatabaseError, DuplicateError
 from services.signer_hsm.decisions import Decisions
 from services.signer_hsm.errors import KeyPolicyError
+from services.signer_hsm.metrics import SignerMetrics
 from services.signer_hsm.policy import Policy
 from services.signer_hsm.policy.loading import format_of
 from services.signer_hsm.store import SeenPolicy, SignerStore
@@ -30,13 +32,17 @@ class PolicyFile:
         path: TOML, or JSON where its name ends in `.json`.
         store: remembers which policies were in force.
         clock: when they came into force.
+        metrics: told whether what the file says is in force.
         may_go_back: whether it may be older than one that was in force.
     """
 
-    def __init__(self, path: Path, store: SignerStore, clock: Clock, *, may_go_back: bool = False) -> None:
+    def __init__(
+        self, path: Path, store: SignerStore, clock: Clock, metrics: SignerMetrics, *, may_go_back: bool = False
+    ) -> None:
         self._path = path
         self._store = store
         self._clock = clock
+        self._metrics = metrics
         self._may_go_back = may_go_back
         self._seen: object = None
 
@@ -47,9 +53,10 @@ class PolicyFile:
             KeyPolicyError: it cannot be read, makes no sense, or must not follow the one before it.
             DatabaseError: it is not on record.
         """
-        self._seen = _stamp(self._path)
+        self._seen = stamp_of(self._path)
         policy = await asyncio.to_thread(_read, self._path)  # thousands of rules take a second
         await self._put_in_force(policy)
+        self._metrics.policy_file("keys", in_force=True)
         return policy
 
     async def _put_in_force(self, policy: Policy) -> None:
@@ -75,13 +82,15 @@ class PolicyFile:
 
     async def look(self, decisions: Decisions) -> None:
         """Take the policy if the file has changed since it was last read."""
-        if _stamp(self._path) == self._seen:
+        if stamp_of(self._path) == self._seen:
             return
         try:
             decisions.policy = await self.load()
         except KeyPolicyError as error:
+            self._metrics.policy_file("keys", in_force=False)
             _log.error("key policy not taken", error=str(error), in_force=decisions.policy.version)
         except DatabaseError as error:
+            self._metrics.policy_file("keys", in_force=False)
             self._seen = None
             _log.error("key policy not taken yet", error=str(error), in_force=decisions.policy.version)
         else:
@@ -109,7 +118,7 @@ def _follows(newest: SeenPolicy, policy: Policy) -> bool:
     return True
 
 
-def _stamp(path: Path) -> object:
+def stamp_of(path: Path) -> object:
     """What changes when the file is written or replaced; None while it is not there."""
     try:
         found = path.stat()
@@ -119,19 +128,20 @@ def _stamp(path: Path) -> object:
 
 
 def _read(path: Path) -> Policy:
-    return Policy.load(_text(path), format_of(path))
+    return Policy.load(text_of(path, "the key policy", KeyPolicyError), format_of(path))
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path, what: str, error: Callable[[str], Exception]) -> str:
+    """The text in the file at `path`; `what` names it in the `error` that is raised where there is none."""
     if path.exists() and not path.is_file():  # reading a pipe might never end
-        raise KeyPolicyError(f"the key policy {path} is no file")
+        raise error(f"{what} {path} is no file")
     try:
         with path.open("rb") as file:
             content = file.read(_MAX_OCTETS + 1)
         if len(content) > _MAX_OCTETS:
-            raise KeyPolicyError(f"the key policy {path} has more than {_MAX_OCTETS} octets")
+            raise error(f"{what} {path} has more than {_MAX_OCTETS} octets")
         return content.decode("utf-8")
-    except OSError as error:
-        raise KeyPolicyError(f"the key policy {path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise KeyPolicyError(f"the key policy {path} is not a text in UTF-8") from error
+    except OSError as cause:
+        raise error(f"{what} {path} cannot be read: {cause.strerror}") from cause
+    except UnicodeDecodeError as cause:
+        raise error(f"{what} {path} is not a text in UTF-8") from cause

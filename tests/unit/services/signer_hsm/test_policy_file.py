@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from services.signer_hsm.errors import KeyPolicyError
+from services.signer_hsm.metrics import SignerMetrics
 from services.signer_hsm.policy_file import PolicyFile
 from tests.support.signer_world import KEY_POLICY, SignerWorld
 
@@ -32,9 +34,12 @@ def version(number: int) -> str:
     return KEY_POLICY.replace("version = 1", f"version = {number}")
 
 
-def followed(world: SignerWorld, path: Path, *, may_go_back: bool = False) -> PolicyFile:
+def followed(
+    world: SignerWorld, path: Path, *, may_go_back: bool = False, registry: CollectorRegistry | None = None
+) -> PolicyFile:
     """The file, followed."""
-    return PolicyFile(path, world.core.store, world.clock, may_go_back=may_go_back)
+    metrics = SignerMetrics(registry or CollectorRegistry())
+    return PolicyFile(path, world.core.store, world.clock, metrics, may_go_back=may_go_back)
 
 
 async def test_a_changed_policy_comes_into_force(world: SignerWorld, tmp_path: Path) -> None:
@@ -57,21 +62,24 @@ async def test_a_changed_policy_comes_into_force(world: SignerWorld, tmp_path: P
 @pytest.mark.parametrize("text", ["", "no TOML =", version(1), version(2) + "\n[[rules]]\n", "\udcff", "x" * (5 << 20)])
 async def test_a_bad_policy_leaves_the_old_one(world: SignerWorld, tmp_path: Path, text: str) -> None:
     """What makes no sense, goes back, or changes without a new version is not taken."""
-    path = tmp_path / "keys.toml"
+    path, registry = tmp_path / "keys.toml", CollectorRegistry()
     write(path, version(2))
-    file = followed(world, path)
+    file = followed(world, path, registry=registry)
     world.core.decisions.policy = await file.load()
+    assert registry.get_sample_value("signer_policy_in_force", {"file": "keys"}) == 1
     before = path.stat().st_mtime_ns
     path.write_bytes(text.encode(errors="surrogateescape"))
     os.utime(path, ns=(before + 1_000_000, before + 1_000_000))
     await file.look(world.core.decisions)
     assert world.core.decisions.policy.version == 2
+    assert registry.get_sample_value("signer_policy_in_force", {"file": "keys"}) == 0
     path.unlink()
     await file.look(world.core.decisions)
     assert world.core.decisions.policy.version == 2
     write(path, version(3))
     await file.look(world.core.decisions)
     assert world.core.decisions.policy.version == 3
+    assert registry.get_sample_value("signer_policy_in_force", {"file": "keys"}) == 1
 
 
 async def test_no_start_with_an_older_policy(world: SignerWorld, tmp_path: Path) -> None:
