@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated
-from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
-from services.chassis.settings import AbsolutePath, PlainKeyUri, Port, ServiceSettings, Texts, for_service
+from services.ca.client.settings import BesideCaSettings
+from services.chassis.settings import Port, Texts, base_url, for_service
 
 TargetPort = Annotated[int, Field(ge=1, le=65535)]
 Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode]
 
 
-class AcmeSettings(ServiceSettings):
+class AcmeSettings(BesideCaSettings):
     """One frozen object, read once at start."""
 
     model_config = for_service("acme")
@@ -23,17 +23,6 @@ class AcmeSettings(ServiceSettings):
     port: Port = Field(4000, description="public TLS port; 0 takes a free one")
     ops_port: Port = Field(4090, description="plain HTTP port for health and metrics; 0 takes a free one")
     external_url: str = Field("", description="scheme and authority clients use; empty: https://localhost:<port>")
-
-    ca_url: str = Field(description="base URL of the CA's internal API, e.g. https://127.0.0.1:5000")
-    ca_status_url: str = Field(description="base URL of the CA's CRL and OCSP listener, e.g. http://127.0.0.1:5080")
-    trust_bundle: AbsolutePath = Field(description="PEM file with every root")
-    issuers_directory: AbsolutePath = Field(
-        description="directory with the issuing CAs' certificates, each a PEM file named after the issuer's id"
-    )
-    tls_certificate: AbsolutePath = Field(description="PEM chain of this service's mTLS identity")
-    tls_key: AbsolutePath = Field(description="its private key, PKCS#8 PEM, mode 0600")
-    audit_key: PlainKeyUri = Field(description="URI of the key that signs audit checkpoints")
-    passphrase_file: AbsolutePath = Field(description="file with the passphrase of the audit key, mode 0600")
 
     resolver: str = Field("", description="host:port of the resolver for validation; empty: the system's")
     http01_port: TargetPort = Field(80, description="port that http-01 dials")
@@ -69,15 +58,10 @@ class AcmeSettings(ServiceSettings):
             raise ValueError("must be a list of address ranges such as 127.0.0.0/8")  # noqa: TRY004 - pydantic's way
         return tuple(ip_network(str(item).strip()) for item in items if str(item).strip())
 
-    @field_validator("external_url", "ca_url", "ca_status_url")
+    @field_validator("external_url")
     @classmethod
-    def _base_url(cls, value: str) -> str:
-        if not value:
-            return value
-        parts = urlsplit(value)
-        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path.strip("/") or parts.query:
-            raise ValueError("must be scheme://host[:port] without a path")
-        return value.rstrip("/")
+    def _external_url(cls, value: str) -> str:
+        return base_url(value) if value else value
 
     @field_validator("resolver")
     @classmethod

@@ -8,6 +8,7 @@ import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import (
@@ -63,6 +64,18 @@ def _database(url: str) -> str:
         raise ValueError(str(error)) from error
 
 
+def base_url(url: str) -> str:
+    """A URL of scheme, host and port, without the slash at its end.
+
+    Raises:
+        ValueError: it is none.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path.strip("/") or parts.query:
+        raise ValueError("must be scheme://host[:port] without a path")
+    return url.rstrip("/")
+
+
 Port = Annotated[int, Field(ge=0, le=65535)]
 """A TCP port; 0 takes a free one."""
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
@@ -70,6 +83,7 @@ Texts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 """A list in TOML, comma-separated in the environment."""
 PlainKeyUri = Annotated[str, AfterValidator(plain_key_uri)]
 """Where a key is: `file:/path`, or what else `pkicore.keys.open_key` opens."""
+BaseUrl = Annotated[str, AfterValidator(base_url)]
 DatabaseUrl = Annotated[str, AfterValidator(_database)]
 
 

@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-from urllib.parse import urlsplit
+from pydantic import Field, model_validator
 
-from pydantic import AfterValidator, Field, model_validator
-
-from services.chassis.settings import AbsolutePath, PlainKeyUri, Port, ServiceSettings, for_service
+from services.ca.client.settings import BesideCaSettings
+from services.chassis.settings import AbsolutePath, Port, for_service
 from services.signer_hsm.backends.settings import AnyBackendSettings
 from services.signer_hsm.policy import OidcIssuerSettings
 
 
-def _base_url(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path.strip("/") or parts.query:
-        raise ValueError("must be scheme://host[:port] without a path")
-    return url.rstrip("/")
-
-
-BaseUrl = Annotated[str, AfterValidator(_base_url)]
-
-
-class SignerSettings(ServiceSettings):
+class SignerSettings(BesideCaSettings):
     """One frozen object, read once at start."""
 
     model_config = for_service("signer-hsm")
@@ -41,16 +29,6 @@ class SignerSettings(ServiceSettings):
         (), max_length=32, description="issuers whose bearer tokens callers may show"
     )
 
-    ca_url: BaseUrl = Field(description="base URL of the CA's internal API, e.g. https://127.0.0.1:5000")
-    ca_status_url: BaseUrl = Field(description="base URL of the CA's CRL and OCSP listener, e.g. http://127.0.0.1:5080")
-    trust_bundle: AbsolutePath = Field(description="PEM file with every root")
-    issuers_directory: AbsolutePath = Field(
-        description="directory with the issuing CAs' certificates, each a PEM file named after the issuer's id"
-    )
-    tls_certificate: AbsolutePath = Field(description="PEM chain of this service's mTLS identity")
-    tls_key: AbsolutePath = Field(description="its private key, PKCS#8 PEM, mode 0600")
-    audit_key: PlainKeyUri = Field(description="URI of the key that signs audit checkpoints")
-    passphrase_file: AbsolutePath = Field(description="file with the passphrase of the audit key, mode 0600")
     attestation_roots: AbsolutePath | None = Field(
         None, description="PEM file with the device makers' roots that attestations are verified against"
     )

@@ -11,8 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 import httpx
 import structlog
@@ -34,6 +33,7 @@ from pkicore.mtls import (
 from pkicore.ocsp import build_request
 from pkicore.x509.certificate import crl_urls, load_chain
 from services.ca.client import CaClient, CaError
+from services.ca.client.settings import BesideCaSettings
 from services.chassis.errors import SettingsError
 from services.chassis.identity import IdentityFiles
 from services.chassis.observability import TlsMetrics
@@ -51,42 +51,6 @@ _Answer = TypeVar("_Answer")
 _log = structlog.get_logger("ca.client")
 
 
-class WaySettings(Protocol):
-    """The settings of a service that has to do with the CA."""
-
-    @property
-    def trust_domain(self) -> str:
-        """SPIFFE trust domain."""
-
-    @property
-    def state_dir(self) -> Path:
-        """CRLs and staples are kept in its `status`."""
-
-    @property
-    def ca_url(self) -> str:
-        """Base URL of the CA's internal API."""
-
-    @property
-    def ca_status_url(self) -> str:
-        """Base URL of its plain HTTP listener."""
-
-    @property
-    def trust_bundle(self) -> Path:
-        """Every root, PEM."""
-
-    @property
-    def issuers_directory(self) -> Path:
-        """The issuing CAs' certificates."""
-
-    @property
-    def tls_certificate(self) -> Path:
-        """The service's mTLS identity."""
-
-    @property
-    def tls_key(self) -> Path:
-        """Its key."""
-
-
 @dataclass(frozen=True)
 class Trust:
     """Whom the service believes: roots, the issuing CAs below them, and where each one's CRL is."""
@@ -95,7 +59,7 @@ class Trust:
     crl_paths: Mapping[x509.Certificate, str]
 
     @classmethod
-    def load(cls, settings: WaySettings) -> Trust:
+    def load(cls, settings: BesideCaSettings) -> Trust:
         """Read the trust bundle and the issuers' certificates.
 
         Raises:
@@ -164,7 +128,7 @@ class WayToCa:
 
     @classmethod
     def build(
-        cls, settings: WaySettings, status_http: httpx.AsyncClient, clock: Clock, max_staleness: timedelta
+        cls, settings: BesideCaSettings, status_http: httpx.AsyncClient, clock: Clock, max_staleness: timedelta
     ) -> WayToCa:
         """Build it; nothing is sent yet.
 
@@ -198,7 +162,7 @@ class WayToCa:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, settings: WaySettings, clock: Clock, max_staleness: timedelta) -> AsyncIterator[WayToCa]:
+    async def open(cls, settings: BesideCaSettings, clock: Clock, max_staleness: timedelta) -> AsyncIterator[WayToCa]:
         """As `build`, over the CA's status listener, and with CRLs at hand: from disk while good, else waited for."""
         status = httpx.AsyncClient(base_url=settings.ca_status_url, timeout=STATUS_TIMEOUT_SECONDS, trust_env=False)
         async with status:

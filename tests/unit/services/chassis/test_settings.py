@@ -9,6 +9,7 @@ from services.chassis.settings import (
     Port,
     ServiceSettings,
     Texts,
+    base_url,
     for_service,
     load_settings,
     read_text,
@@ -200,3 +201,15 @@ def test_a_file_that_a_setting_names(tmp_path: Path) -> None:
         read_text(path)
     path.write_text("brötchen", encoding="utf-8")
     assert read_text(path) == "brötchen"
+
+
+@pytest.mark.parametrize("url", ["", "ca", "ftp://ca", "https://", "https://ca/api", "https://ca?x=1", "https:/ca"])
+def test_what_is_no_base_url(url: str) -> None:
+    """A base URL is http or https, a host, perhaps a port, and nothing else."""
+    with pytest.raises(ValueError, match="without a path"):
+        base_url(url)
+
+
+def test_a_base_url_has_no_slash_at_its_end() -> None:
+    """Paths are appended to it."""
+    assert base_url("https://ca:5000/") == base_url("https://ca:5000") == "https://ca:5000"
