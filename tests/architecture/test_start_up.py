@@ -12,9 +12,9 @@ SERVICES = ("services.acme.app", "services.ca.app", "services.signer_hsm.app")
     ("modules", "late"),
     [
         (SERVICES, ("fastapi", "alembic", "sqlalchemy.orm")),
-        (("services.ca.cli.up",), ("httpx", "sqlalchemy", "pydantic", "services.ca.app")),
+        (("services.ca.cli.up", "services.ca.cli.endpoints"), ("httpx", "sqlalchemy", "pydantic", "services.ca.app")),
     ],
-    ids=["services", "ztca up"],
+    ids=["services", "ztca up and ztca endpoints"],
 )
 def test_what_is_slow_to_load_is_loaded_where_it_is_needed(modules: tuple[str, ...], late: tuple[str, ...]) -> None:
     """FastAPI at an operator's first request, Alembic at a new version of the schema, the CA in its own process."""

@@ -10,12 +10,21 @@ from cryptography import x509
 
 from tests.support.deployment import Deployment, DnsProcess
 
+BY_PEER = "refused by peer: certificate revoked"
 WITHIN = 60.0  # seconds: the promise of the README
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory, dns: DnsProcess) -> Iterator[Deployment]:
+    """A deployment whose ACME server is shut out in the end."""
+    running = Deployment(tmp_path_factory.mktemp("revocation") / "state", dns).init().up()
+    yield running
+    assert running.stop() == []
 
 
 @pytest.fixture
 def fresh(tmp_path: Path, dns: DnsProcess) -> Iterator[Deployment]:
-    """A deployment whose identities a test may spoil."""
+    """A deployment of one test, which nobody has shut out yet: who is waits ever longer before another attempt."""
     running = Deployment(tmp_path / "state", dns).init().up()
     yield running
     assert running.stop() == []
@@ -45,21 +54,35 @@ def _wait_for(seconds: float, what: str, happens: Callable[[], bool]) -> float:
 
 
 @pytest.mark.slow
-def test_a_revoked_acme_identity_is_refused_by_the_ca(fresh: Deployment) -> None:
+def test_an_unknown_client_is_refused_without_certificate(started: Deployment) -> None:
+    """Whoever shows no certificate of ours does not get past the handshake of the internal listener."""
+    authority = started.endpoints["ca_internal"].removeprefix("https://")
+    seen = subprocess.run(
+        ["openssl", "s_client", "-connect", authority, "-tls1_3"],
+        input="",
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert "alert" in seen.stderr
+    assert "BEGIN CERTIFICATE" not in seen.stdout
+
+
+@pytest.mark.slow
+def test_a_revoked_acme_identity_is_refused_by_the_ca(started: Deployment) -> None:
     """Once its identity is revoked, the CA ends the open connection of the ACME server and refuses new ones."""
-    tls = fresh.directory / "acme" / "tls" / "internal"
+    tls = started.directory / "acme" / "tls" / "internal"
     identity = ("--cert", str(tls / "cert.pem"), "--key", str(tls / "key.pem"))
-    assert _probe(fresh, *identity).returncode == 0
-    _revoke(fresh, _serial(tls / "cert.pem"))
+    assert _probe(started, *identity).returncode == 0
+    _revoke(started, _serial(tls / "cert.pem"))
 
     def refused() -> bool:
-        return "refused by peer: certificate revoked" in _probe(fresh, *identity).stdout
+        return BY_PEER in _probe(started, *identity).stdout
 
     _wait_for(WITHIN, "the refusal", refused)
-    log = fresh.directory / "logs" / "acme.log"
-    _wait_for(
-        WITHIN, "the loss of the open connection", lambda: "refused by peer: certificate revoked" in log.read_text()
-    )
+    log = started.directory / "logs" / "acme.log"
+    _wait_for(WITHIN, "the loss of the open connection", lambda: BY_PEER in log.read_text())
 
 
 @pytest.mark.slow
@@ -71,19 +94,3 @@ def test_a_revoked_ca_identity_is_refused_by_the_acme_server(fresh: Deployment) 
     probe = _probe(fresh)
     assert probe.returncode == 1
     assert "revoked" in probe.stdout
-
-
-@pytest.mark.slow
-def test_an_unknown_client_is_refused_without_certificate(fresh: Deployment) -> None:
-    """Whoever shows no certificate of ours does not get past the handshake of the internal listener."""
-    authority = fresh.endpoints["ca_internal"].removeprefix("https://")
-    seen = subprocess.run(
-        ["openssl", "s_client", "-connect", authority, "-tls1_3"],
-        input="",
-        capture_output=True,
-        text=True,
-        timeout=20,
-        check=False,
-    )
-    assert "alert" in seen.stderr
-    assert "BEGIN CERTIFICATE" not in seen.stdout

@@ -9,7 +9,7 @@ import orjson
 
 from services.ca.cli.output import directory_option, failing_cleanly, json_option, tell
 from services.ca.errors import CeremonyError
-from services.chassis.cli.deployed import read_endpoints
+from services.chassis.cli.endpoints_file import read_endpoints
 from services.chassis.errors import DeploymentError
 
 _PAUSE = 0.1  # seconds between two looks

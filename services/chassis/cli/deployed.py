@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import click
 import httpx
-import orjson
 from cryptography import x509
 
 from pkicore.clock import SystemClock
@@ -20,31 +19,11 @@ from pkicore.errors import PkiError
 from pkicore.identity import spiffe_id_of
 from pkicore.mtls import CrlCache, TlsClient, TlsRules, load_credentials
 from pkicore.x509.certificate import load_chain
+from services.chassis.cli.endpoints_file import read_endpoints
 from services.chassis.errors import DeploymentError
 
 _MAX_STALENESS: Final = timedelta(minutes=5)
 _FETCH_SECONDS: Final = 10.0
-
-
-def read_endpoints(directory: Path) -> dict[str, Any]:
-    """What runs below a state directory.
-
-    Raises:
-        DeploymentError: nothing does; the sentence says how to start it.
-    """
-    root = directory.absolute()
-    if not root.is_dir():
-        raise DeploymentError(f"there is no PKI in {root}: make one with `ztca init --dir {directory}`")
-    file = root / "endpoints.json"
-    try:
-        endpoints = orjson.loads(file.read_bytes())
-    except FileNotFoundError as error:
-        raise DeploymentError(f"nothing runs in {root}: start it with `ztca up --dir {directory}`") from error
-    except orjson.JSONDecodeError as error:
-        raise DeploymentError(f"{file} is not JSON: stop `ztca up`, and start it again") from error
-    if not isinstance(endpoints, dict):
-        raise DeploymentError(f"{file} is not an object: stop `ztca up`, and start it again")
-    return endpoints
 
 
 @dataclass(frozen=True)

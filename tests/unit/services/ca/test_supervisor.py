@@ -12,7 +12,7 @@ from services.ca.endpoints import describe, write_endpoints
 from services.ca.errors import CeremonyError
 from services.ca.layout import Layout
 from services.ca.supervisor import Supervisor, only_one
-from services.chassis.cli.deployed import read_endpoints
+from services.chassis.cli.endpoints_file import read_endpoints
 from services.chassis.errors import DeploymentError
 
 PORTS = {"ca": 0, "ca_http": 0, "ca_ops": 0, "acme": 0, "acme_ops": 0}

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from services.chassis.cli.deployed import Deployed, read_endpoints, trust_domain_of
+from services.chassis.cli.deployed import Deployed, trust_domain_of
+from services.chassis.cli.endpoints_file import read_endpoints
 from services.chassis.errors import DeploymentError
 
 
