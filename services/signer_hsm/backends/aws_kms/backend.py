@@ -6,7 +6,7 @@ from typing import Final
 from pkicore.algorithms import ALGORITHMS, Algorithm, Payload, PrivateKey
 from pkicore.clock import Clock, unix
 from services.signer_hsm.backends import Attestation, BackendHealth, BackendKey, Destruction, Fact, KeyLabel
-from services.signer_hsm.backends.aws_kms import directory
+from services.signer_hsm.backends.aws_kms import lookup
 from services.signer_hsm.backends.aws_kms.answers import (
     ENABLED,
     PENDING_DELETION,
@@ -116,7 +116,7 @@ class AwsKmsBackend:
         except WrongStateError as error:
             if code_of(error) != "AlreadyExistsException":
                 raise
-            owner = await directory.arn_behind(self._client, alias)  # ours too, where the SDK repeated a lost answer
+            owner = await lookup.arn_behind(self._client, alias)  # ours too, where the SDK repeated a lost answer
             if owner is None:
                 raise DeadlineError("the alias exists in AWS KMS, but where it leads is not known yet") from error
             return owner
@@ -134,9 +134,9 @@ class AwsKmsBackend:
     async def find(self, label: KeyLabel) -> BackendKey | None:
         """By alias, else by tags; a key found by tags gets its alias now."""
         prefix = self._settings.alias_prefix
-        arn = await directory.arn_behind(self._client, alias_of(prefix, label))
+        arn = await lookup.arn_behind(self._client, alias_of(prefix, label))
         if arn is None:
-            descriptions = [await self._describe(each) for each in await directory.unnamed(self._client, prefix, label)]
+            descriptions = [await self._describe(each) for each in await lookup.unnamed(self._client, prefix, label)]
             alive = [found for found in descriptions if found.state != PENDING_DELETION]
             if not alive:
                 return None
