@@ -157,7 +157,7 @@ class PostgresqlEngine:
         except BaseException as error:
             self._drop_writer()
             if isinstance(error, _FAILED):
-                raise UnavailableError(f"the database cannot write: {error}") from error
+                raise UnavailableError(f"the database cannot write: {_reason(error)}") from error
             raise
         return outcomes
 
@@ -166,7 +166,7 @@ class PostgresqlEngine:
             try:
                 self._writer = await asyncpg.connect(self._dsn, **_CONNECTION)
             except _FAILED as error:
-                raise UnavailableError(f"cannot connect to the database: {error}") from error
+                raise UnavailableError(f"cannot connect to the database: {_reason(error)}") from error
         return self._writer
 
     async def _undo(self, connection: asyncpg.Connection) -> None:
@@ -257,4 +257,8 @@ def _refusal(label: str, error: Exception) -> DatabaseError:
 def _read_error(error: BaseException) -> DatabaseError:
     if isinstance(error, pg.DataError):
         return InvalidValueError(f"a value cannot be looked up: {error}")
-    return UnavailableError(f"the database cannot be read: {error}")
+    return UnavailableError(f"the database cannot be read: {_reason(error)}")
+
+
+def _reason(error: BaseException) -> str:
+    return str(error) or type(error).__name__  # a TimeoutError says nothing
