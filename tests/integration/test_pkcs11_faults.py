@@ -23,9 +23,8 @@ from services.signer_hsm.backends.pkcs11 import open_backend
 from services.signer_hsm.errors import BadAnswerError, KeyNotFoundError, MisconfiguredError, UnavailableError
 from services.signer_hsm.metrics import SignerMetrics
 from services.signer_hsm.schemes import SCHEMES
-from tests.support.backend_world import WorldMissingError
 from tests.support.payloads import check_signature
-from tests.support.softhsm import LABEL, PIN, SoftHsm, new_softhsm
+from tests.support.softhsm import LABEL, PIN, SoftHsm
 
 KEY = KeyLabel("bank", "issuing", 1)
 P256 = ALGORITHMS["ecdsa-p256"]
@@ -73,15 +72,6 @@ async def main():
     await backend.aclose()
 asyncio.run(main())
 """
-
-
-@pytest.fixture
-def hsm(tmp_path: Path) -> SoftHsm:
-    """A token of its own."""
-    try:
-        return new_softhsm(tmp_path)
-    except WorldMissingError as error:
-        pytest.skip(f"not run: {error}")
 
 
 @pytest.fixture

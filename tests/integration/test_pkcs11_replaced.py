@@ -15,21 +15,11 @@ from services.signer_hsm.backends import Backend
 from services.signer_hsm.backends.pkcs11 import open_backend
 from services.signer_hsm.client import SignerClientError, SignerUnavailableError
 from services.signer_hsm.wire import LifeCycleRequest
-from tests.support.backend_world import WorldMissingError
 from tests.support.signer_world import CA, SignerWorld
-from tests.support.softhsm import SoftHsm, new_softhsm
+from tests.support.softhsm import SoftHsm
 
 DIGEST = hashlib.sha256(b"message").digest()
 RECOVERY_SECONDS = 15
-
-
-@pytest.fixture
-def hsm(tmp_path: Path) -> SoftHsm:
-    """A token of its own."""
-    try:
-        return new_softhsm(tmp_path)
-    except WorldMissingError as error:
-        pytest.skip(f"not run: {error}")
 
 
 @pytest.fixture

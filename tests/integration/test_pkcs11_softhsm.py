@@ -23,8 +23,7 @@ from services.signer_hsm.errors import (
     WrongStateError,
 )
 from services.signer_hsm.schemes import SCHEMES, check_payload
-from tests.support.backend_world import WorldMissingError
-from tests.support.softhsm import LABEL, PIN, SoftHsm, new_softhsm
+from tests.support.softhsm import LABEL, PIN, SoftHsm
 
 MESSAGE = b"to be signed"
 KEY = KeyLabel("bank", "issuing", 1)
@@ -52,15 +51,6 @@ for key in session.get_objects({{A.CLASS: pkcs11.ObjectClass.PRIVATE_KEY}}):
     attempt("not sensitive", lambda: change(key, A.SENSITIVE, False))
     attempt("copy", lambda: key.copy({{A.EXTRACTABLE: True, A.SENSITIVE: False, A.TOKEN: False}}))
 """
-
-
-@pytest.fixture
-def hsm(tmp_path: Path) -> SoftHsm:
-    """A token of its own."""
-    try:
-        return new_softhsm(tmp_path)
-    except WorldMissingError as error:
-        pytest.skip(f"not run: {error}")
 
 
 @pytest.fixture
