@@ -294,12 +294,14 @@ class SignerStore:
         await self.writes.commit(Unit("clean-up", writes))
 
     async def probe(self) -> None:
-        """Write what changes nothing, durably: to see whether that can be done.
+        """Write what leaves nothing behind, durably: to see whether that can be done.
 
         Raises:
             DatabaseError: it cannot.
         """
-        await self.writes.commit(Unit("probe", [Write(self._keys.keep_count, {}, 1)]))
+        claim = Claim("", "", "probe", b"", "", 0, 0)  # a row that comes and goes: SQLite does not write a value again
+        freed = Write(self._claims.free, _claim_place(claim), 1)
+        await self.writes.commit(Unit("probe", [self._claiming(claim), freed]))
 
     def _claiming(self, claim: Claim) -> Write:
         return Write(self._claims.take, {name: getattr(claim, name) for name in Claim.__slots__}, 1)

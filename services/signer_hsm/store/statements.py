@@ -22,7 +22,6 @@ class KeyStatements:
         self.count_change = prepare(
             sa.update(changes).where(changes.c.id == _CHANGES).values(counter=changes.c.counter + 1)
         )
-        self.keep_count = prepare(sa.update(changes).where(changes.c.id == _CHANGES).values(counter=changes.c.counter))
         self.counter = prepare(sa.select(changes.c.counter).where(changes.c.id == _CHANGES))
         self.changed_keys = prepare(sa.select(keys).where(keys.c.changed > sa.bindparam("after")))
         self.changed_versions = prepare(

@@ -66,6 +66,16 @@ async def test_commits_are_the_probe_while_there_are_any(world: SignerWorld) -> 
     assert world.commits.count("probe") == 4
 
 
+async def test_a_probe_reaches_the_disk(world: SignerWorld, tmp_path: Path) -> None:
+    """SQLite would not write a page whose content stays the same; the probe's is written, and leaves no row."""
+    log = tmp_path / "s.sqlite3-wal"
+    before = log.stat().st_size, log.read_bytes()
+    await world.core.store.probe()
+    assert (log.stat().st_size, log.read_bytes()) != before
+    with sqlite3.connect(tmp_path / "s.sqlite3") as other:
+        assert other.execute("SELECT count(*) FROM idempotency WHERE idempotency_key = 'probe'").fetchone() == (0,)
+
+
 async def test_a_locked_database_and_its_release(world: SignerWorld, tmp_path: Path) -> None:
     """Without any request: not ready some seconds after another process has locked it, and ready soon afterwards."""
     watched = Watched(world)
