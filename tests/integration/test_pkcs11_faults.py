@@ -12,6 +12,7 @@ from threading import Event
 
 import pkcs11
 import pytest
+from pkcs11 import TokenFlag
 from prometheus_client import CollectorRegistry
 
 from pkicore.algorithms import ALGORITHMS
@@ -38,6 +39,10 @@ if {forget}:
     token.open(user_pin={pin!r}).close()
     token = token.slot.get_token()
 print("remembered" if pkcs11.TokenFlag.USER_PIN_COUNT_LOW in token.flags else "clear")
+"""
+TOKEN_FLAGS = """
+import os, pkcs11
+print(int(pkcs11.lib(os.environ["SOFTHSM2_MODULE"]).get_token(token_label="pqcpki-test").flags))
 """
 # Another program makes a P-256 key under a CKA_ID, or destroys what is there.
 OTHER = """
@@ -212,6 +217,39 @@ async def test_a_wrong_pin_is_tried_once(hsm: SoftHsm) -> None:
         assert not remembers_wrong_pin(hsm)
         hsm.pin_file.write_text(PIN)
         await signs(backend, await backend.create(KEY, P256))
+    finally:
+        await backend.aclose()
+
+
+def mark(hsm: SoftHsm, before: int, after: int) -> None:
+    """Change the token's flags as wrong PINs change a device's: SoftHSM2 itself never locks."""
+    (token_file,) = hsm.tokens.glob("*/token.object")
+    content = token_file.read_bytes()
+    generation, flags = content[:8], before.to_bytes(8, "big")
+    assert content.count(flags) == 1
+    newer = (int.from_bytes(generation, "big") + 1).to_bytes(8, "big")
+    token_file.write_bytes(newer + content[8:].replace(flags, after.to_bytes(8, "big")))
+
+
+@pytest.mark.parametrize(
+    ("flag", "sentence"),
+    [(TokenFlag.USER_PIN_LOCKED, "PIN is locked"), (TokenFlag.USER_PIN_FINAL_TRY, "one more wrong PIN would lock")],
+)
+async def test_a_token_that_is_locked_or_soon_would_be(hsm: SoftHsm, flag: TokenFlag, sentence: str) -> None:
+    """Not one login is tried there, whatever is asked; once an officer has cleared the token it is taken up."""
+    unmarked = int(hsm.python(TOKEN_FLAGS))
+    mark(hsm, unmarked, unmarked | flag)
+    backend = await open_backend(hsm.settings(), clock=SystemClock())
+    guard = GuardedBackend(backend, hsm.settings(), SignerMetrics(CollectorRegistry()))
+    try:
+        for _ in range(3):
+            with pytest.raises(MisconfiguredError, match=sentence):
+                await guard.find(KEY)
+            health = await backend.health()
+            assert (health.ready, health.detail["class"]) == (False, "misconfigured")
+        mark(hsm, unmarked | flag, unmarked)
+        await signs(guard, await guard.create(KEY, P256))
+        assert (await backend.health()).detail["logins"] == 1
     finally:
         await backend.aclose()
 
