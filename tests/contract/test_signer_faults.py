@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import signal
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
@@ -27,8 +27,8 @@ from services.signer_hsm.client import (
 )
 from services.signer_hsm.store import Claim, VersionIntent
 from services.signer_hsm.wire import KeyDescription, LifeCycleRequest, NewKeyRequest, SignatureProblem, SignRequest
-from tests.support.console import ROOT
 from tests.support.crashing_signer import ACTS, device_in
+from tests.support.fork_server import fork_server
 from tests.support.postgres import PostgresServer
 from tests.support.signer_world import ADMIN, CA, KEY_POLICY, SHOP, SignerWorld, never, tenant
 
@@ -444,10 +444,8 @@ async def test_a_destruction_without_an_answer_is_completed(world: SignerWorld) 
 def run_crashing(tmp_path: Path, *kill: str) -> subprocess.CompletedProcess[str]:
     """Do the acts in a process of their own."""
     (tmp_path / "device").mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "tests.support.crashing_signer", f"sqlite:///{tmp_path}/s.sqlite3"]
-    return subprocess.run(
-        [*command, str(tmp_path / "device"), *kill], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
-    )
+    arguments = [f"sqlite:///{tmp_path}/s.sqlite3", str(tmp_path / "device"), *kill]
+    return fork_server().run("tests.support.crashing_signer", arguments, os.environ, timeout=120, check=False)
 
 
 def test_the_acts_have_so_many_commits(tmp_path: Path) -> None:

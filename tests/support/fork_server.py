@@ -31,6 +31,7 @@ ZTCA = "ztca"
 PRELOADED = (
     "services.acme.app",
     "services.ca.app",
+    "services.signer_hsm.admin",
     "services.signer_hsm.app",
     *(f"services.ca.cli.{name}" for name in ("audit", "certificates", "endpoints", "init", "keys", "probe", "roots")),
 )
