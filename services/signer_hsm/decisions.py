@@ -6,8 +6,7 @@ Refusals are recorded one by one, so a caller has only so many of them in a seco
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal
 
 from pkicore.algorithms import Payload
@@ -15,7 +14,7 @@ from pkicore.clock import Clock
 from services.chassis.database import AuditEvent
 from services.signer_hsm.errors import BusyError, RateLimitedError
 from services.signer_hsm.metrics import SignerMetrics
-from services.signer_hsm.policy import Act, Caller, Decision, Policy, RateLimits
+from services.signer_hsm.policy import Act, Caller, Decision, Place, Policy, RateLimits
 from services.signer_hsm.store import SignerStore
 
 REFUSALS_PER_SECOND: Final = 50  # of one caller; each is a durable record
@@ -124,22 +123,19 @@ class Decisions:
         self._metrics.decision(act, "allowed")
         return decision
 
-    @asynccontextmanager
     async def place(
         self, decision: Decision, version: int | None = None, *, payload_sha256: Sequence[str] = ()
-    ) -> AsyncIterator[None]:
-        """Hold one of the tenant's places while a request is under way.
+    ) -> Place:
+        """One of the tenant's places, to be held while a request is under way: `with await decisions.place(...):`.
 
         Raises:
             BusyError: all are taken; the first of a second is on record.
         """
-        with ExitStack() as places:
-            try:
-                places.enter_context(self.limits.in_flight(decision))
-            except BusyError:
-                await self._limit(decision, version, payload_sha256, "busy")
-                raise
-            yield
+        try:
+            return self.limits.place(decision)
+        except BusyError:
+            await self._limit(decision, version, payload_sha256, "busy")
+            raise
 
     async def _limit(
         self, decision: Decision, version: int | None, payload_sha256: Sequence[str], limited: Limited

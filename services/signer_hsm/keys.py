@@ -149,7 +149,7 @@ class LifeCycle:
     ) -> AsyncIterator[_Act]:
         """One act at a time on a key; its decision is recorded once, however it ends."""
         act = _Act(decision, idempotency_key, facts, unix(self._clock.now()))
-        async with self._decisions.place(decision):
+        with await self._decisions.place(decision):
             try:
                 async with self._versions.alone(act.key_id):
                     yield act

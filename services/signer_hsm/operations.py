@@ -113,7 +113,7 @@ class Operations:
         decision = await self._decisions.decide(
             caller, "sign", tenant, name, kind=request.kind, scheme=request.scheme, payload_sha256=hashes
         )
-        async with self._decisions.place(decision, request.version, payload_sha256=hashes):
+        with await self._decisions.place(decision, request.version, payload_sha256=hashes):
             target = self._target(f"{tenant}.{name}", request)
             number = request.version if target.version is None else target.version.number
             used = decision if target.scheme is None else decision._replace(scheme=target.scheme.name)

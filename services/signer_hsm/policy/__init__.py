@@ -4,7 +4,7 @@ from services.signer_hsm.policy.approvals import Approval, BoundAct
 from services.signer_hsm.policy.decision import Caller, Decision, OidcSubject
 from services.signer_hsm.policy.document import LIFE_CYCLE, Act, Tenant
 from services.signer_hsm.policy.issuers import OidcIssuerSettings
-from services.signer_hsm.policy.limits import RateLimits
+from services.signer_hsm.policy.limits import Place, RateLimits
 from services.signer_hsm.policy.oidc import OidcVerifier
 from services.signer_hsm.policy.policy import Policy
 
@@ -18,6 +18,7 @@ __all__ = [
     "OidcIssuerSettings",
     "OidcSubject",
     "OidcVerifier",
+    "Place",
     "Policy",
     "RateLimits",
     "Tenant",

@@ -139,7 +139,7 @@ def test_a_stranger_takes_nothing() -> None:
     for _ in range(100):
         with pytest.raises(DeniedByPolicyError):
             limits.take(stranger)
-        with pytest.raises(DeniedByPolicyError), limits.in_flight(stranger):
+        with pytest.raises(DeniedByPolicyError), limits.place(stranger):
             raise AssertionError("unreachable")
     assert spent(limits, decided("a/one")) == 10
     assert limits._tenants.keys() == {"a"}
@@ -210,13 +210,13 @@ def test_places_under_way_are_each_tenants_own() -> None:
     limits = RateLimits(Seconds())
     with ExitStack() as held:
         for who in ("a/one", "a/two"):
-            held.enter_context(limits.in_flight(decided(who)))
-        with pytest.raises(BusyError) as refused, limits.in_flight(decided("a/one")):
+            held.enter_context(limits.place(decided(who)))
+        with pytest.raises(BusyError) as refused, limits.place(decided("a/one")):
             raise AssertionError("unreachable")
         assert refused.value.retry_after == pytest.approx(1)
-        with limits.in_flight(decided("b/one", tenant="b")):
+        with limits.place(decided("b/one", tenant="b")):
             pass
-    with limits.in_flight(decided("a/one")):
+    with limits.place(decided("a/one")):
         pass
 
 
@@ -224,7 +224,7 @@ def test_a_place_is_given_back_whatever_happens() -> None:
     """A request that fails holds nothing."""
     limits = RateLimits(Seconds())
     for _ in range(5):
-        with pytest.raises(ZeroDivisionError), limits.in_flight(decided("a/one")):
+        with pytest.raises(ZeroDivisionError), limits.place(decided("a/one")):
             raise ZeroDivisionError
 
 
