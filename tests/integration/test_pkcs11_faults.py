@@ -213,7 +213,7 @@ async def test_a_wrong_pin_is_tried_once(hsm: SoftHsm) -> None:
             assert refusal.value.retry_after is None
             assert "00000000" not in str(refusal.value)
             health = await backend.health()
-            assert (health.ready, health.detail["class"]) == (False, "misconfigured")
+            assert (health.ready, health.detail["problem"]) == (False, "misconfigured")
         assert not remembers_wrong_pin(hsm)
         hsm.pin_file.write_text(PIN)
         await signs(backend, await backend.create(KEY, P256))
@@ -246,7 +246,7 @@ async def test_a_token_that_is_locked_or_soon_would_be(hsm: SoftHsm, flag: Token
             with pytest.raises(MisconfiguredError, match=sentence):
                 await guard.find(KEY)
             health = await backend.health()
-            assert (health.ready, health.detail["class"]) == (False, "misconfigured")
+            assert (health.ready, health.detail["problem"]) == (False, "misconfigured")
         mark(hsm, unmarked | flag, unmarked)
         await signs(guard, await guard.create(KEY, P256))
         assert (await backend.health()).detail["logins"] == 1

@@ -26,7 +26,7 @@ async def test_health_tells_why_signing_would_not_work(
     simulator.fail(code, status=status)
     health = await kms.health()
     assert not health.ready
-    assert health.detail["cause"] == cause
+    assert health.detail["problem"] == cause
     assert (await kms.health()).ready
     assert simulator.account.key(key.handle).signatures == 0
 
@@ -49,4 +49,4 @@ async def test_an_endpoint_that_signs_a_rehearsal_is_not_trusted(
     await kms.create(LABEL, P256)
     simulator.garble(b'{"KeyId":"x","Signature":"eA==","SigningAlgorithm":"ECDSA_SHA_256"}', operation="Sign")
     health = await kms.health()
-    assert (health.ready, health.detail["cause"]) == (False, "bad-answer")
+    assert (health.ready, health.detail["problem"]) == (False, "bad-answer")

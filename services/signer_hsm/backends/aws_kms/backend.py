@@ -268,11 +268,13 @@ class AwsKmsBackend:
         """A rehearsed signature (DryRun) with a key of ours, or a listing of one row while there is none."""
         detail: dict[str, Fact] = {"region": self._settings.region, **self.lane.facts()}
         if self.lane.exhausted:
-            return BackendHealth(ready=False, detail=detail | {"problem": "every thread waits for AWS KMS"})
+            return BackendHealth(
+                ready=False, detail=detail | {"problem": BusyError.cause, "reason": "every thread waits for AWS KMS"}
+            )
         try:
             how = await self._probe.run()
         except BackendError as error:
-            return BackendHealth(ready=False, detail=detail | {"cause": error.cause, "problem": str(error)})
+            return BackendHealth(ready=False, detail=detail | {"problem": error.cause, "reason": str(error)})
         return BackendHealth(ready=True, detail=detail | {"probe": how})
 
     async def aclose(self) -> None:

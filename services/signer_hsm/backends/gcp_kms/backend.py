@@ -239,7 +239,7 @@ class GcpKmsBackend:
             async with self._within_deadline():
                 await self._calls.ask(self._calls.client.list_key_rings, request)
         except BackendError as error:
-            return BackendHealth(ready=False, detail={**load, "problem": error.cause})
+            return BackendHealth(ready=False, detail={**load, "problem": error.cause, "reason": str(error)})
         return BackendHealth(ready=True, detail={**load, "milliseconds": round((time.monotonic() - began) * 1000)})
 
     async def aclose(self) -> None:

@@ -123,7 +123,9 @@ class Pkcs11Backend:
         try:
             return BackendHealth(ready=True, detail=await self.lane.run(self._look))
         except BackendError as error:
-            return BackendHealth(ready=False, detail={"reason": str(error), "class": error.cause, **self.lane.facts()})
+            return BackendHealth(
+                ready=False, detail={"problem": error.cause, "reason": str(error), **self.lane.facts()}
+            )
 
     def _look(self) -> Mapping[str, Fact]:
         token = self._sessions.look().token

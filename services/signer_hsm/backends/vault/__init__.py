@@ -172,7 +172,7 @@ class VaultBackend:
             if state.serves:
                 await self._upkeep.run(self._session.lookup)
         except BackendError as error:
-            return BackendHealth(False, {**detail, **self._facts(), "reason": str(error)})
+            return BackendHealth(False, {**detail, **self._facts(), "problem": error.cause, "reason": str(error)})
         return BackendHealth(state.serves and not self.lane.exhausted, {**detail, **self._facts()})
 
     async def aclose(self) -> None:
