@@ -13,6 +13,7 @@ from pkicore.identity import SpiffeId
 from services.ca.cold_start import Say
 from services.ca.deployment import OPERATOR, recorded_settings
 from services.ca.equipment import Equipment
+from services.ca.errors import CeremonyError
 from services.ca.layout import SIGNER, Layout
 from services.ca.own_policy import OwnPolicy
 from services.ca.settings import CaSettings
@@ -74,7 +75,16 @@ class StoppedDeployment:
             await database.close()
 
     def equipment(self, settings: CaSettings, backends: Sequence[Mapping[str, Any]] = ()) -> Equipment:
-        """Its signer-hsm, or the one that it is given."""
+        """Its signer-hsm, or the one that it is given.
+
+        Raises:
+            CeremonyError: it has one, whose settings are elsewhere: it is not given a second.
+        """
+        if settings.has_remote_keys and SIGNER not in self.layout.services:
+            raise CeremonyError(
+                f"signer-hsm holds keys of this CA, and its settings {self.layout.settings(SIGNER)} are not there: "
+                "where it runs elsewhere, take it back for this (docs/operations/signer-hsm.md)"
+            )
         return Equipment.of(self.layout, settings, backends, self.clock, self.environment)
 
     def own_policy(self, equipment: Equipment) -> OwnPolicy:

@@ -232,3 +232,14 @@ async def test_a_key_that_the_ca_could_not_sign_with_is_refused_in_the_rehearsal
         states = {key.id: key.state for key in (await signer.client(ADMIN).keys("ca")).keys}
     assert {state for name, state in states.items() if "rehearsal" in name} == {"destroyed"}
     assert not any(OLD in name for name in states)
+
+
+async def test_a_signer_that_is_elsewhere_gets_no_twin(equipped: StoppedWorld) -> None:
+    """Its settings were moved to another host: the commands do not equip the deployment anew, over its key policy."""
+    equipped.layout.settings("signer-hsm").unlink()
+    policy = equipped.layout.key_policy.read_bytes()
+    with pytest.raises(CeremonyError, match="take it back for this"):
+        await equipped.migration.migrate(BACKEND, rehearse_only=False, backends=equipped.backends)
+    with pytest.raises(CeremonyError, match="take it back for this"):
+        await equipped.destruction.destroy_files(after=timedelta(0))
+    assert equipped.layout.key_policy.read_bytes() == policy
