@@ -39,7 +39,7 @@ pytest_plugins = ("tests.support.vault_fixtures",)
 
 EC = ALGORITHMS["ecdsa-p256"]
 LABEL = KeyLabel("ca", "issuing", 1)
-HANDLE = "ca.issuing:1"
+HANDLE = "ca.issuing.v1"
 DIGEST = hashlib.sha256(b"x").digest()
 HTML = {"Content-Type": "text/html"}
 JSON = {"Content-Type": "application/json"}

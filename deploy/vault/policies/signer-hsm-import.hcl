@@ -10,12 +10,8 @@ path "transit/keys/+/import" {
     "ciphertext"             = []
     "hash_function"          = ["SHA256"]
     "type"                   = []
-    "allow_rotation"         = []
+    "allow_rotation"         = [false]
     "exportable"             = [false]
     "allow_plaintext_backup" = [false]
   }
-}
-
-path "transit/keys/+/import_version" {
-  capabilities = ["create", "update"]
 }

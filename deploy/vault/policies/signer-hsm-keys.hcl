@@ -1,4 +1,4 @@
-# What the life cycle of keys needs, beside signer-hsm-sign: create, rotate, remove.
+# What the life cycle of keys needs, beside signer-hsm-sign: create, remove.
 # Leave it out where an administrator makes the keys by hand: the service then only signs.
 # Parameters are listed one by one, so that no key can be made exportable, now or later.
 
@@ -13,19 +13,9 @@ path "transit/keys/+" {
   }
 }
 
-path "transit/keys/+/rotate" {
-  capabilities = ["create", "update"]
-}
-
 path "transit/keys/+/config" {
   capabilities = ["create", "update"]
   allowed_parameters = {
-    "deletion_allowed"       = []
-    "min_decryption_version" = []
-    "min_encryption_version" = []
+    "deletion_allowed" = []
   }
-}
-
-path "transit/keys/+/trim" {
-  capabilities = ["create", "update"]
 }

@@ -1,14 +1,13 @@
 """Keys in HashiCorp Vault or OpenBao, Transit engine: they are made there and never leave.
 
-A key's label `TENANT.NAME.vN` is version N of the Transit key `TENANT.NAME`. Transit knows no disabled versions: the
-service's own state has to do. It removes versions from the oldest up only.
+Each key version is a Transit key of its own, named by its label `TENANT.NAME.vN`. Transit knows no disabled keys: the
+service's own state has to do.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 from typing import Final
 
 import structlog
@@ -32,7 +31,6 @@ __all__ = ["VaultBackend", "open_backend"]
 UPKEEP_SECONDS: Final = 1.0
 """How often the token's time is looked at; nothing is sent before a renewal is due."""
 _UPKEEP_QUEUE: Final = 8
-_ASK_AGAIN: Final = timedelta(days=1)
 
 _log = structlog.get_logger(__name__)
 
@@ -153,10 +151,9 @@ class VaultBackend:
         """Nothing: Transit has no such state for one version, so the service's own has to do."""
 
     async def destroy(self, handle: str) -> Destruction:
-        """Remove the version if it is the oldest; else it stays until the older ones are gone. Safe to repeat."""
-        removal = await self.lane.run(self._transit.remove, handle, current_request_id())
-        now = self._clock.now()
-        return Destruction(removal.final, now if removal.final else now + _ASK_AGAIN, removal.facts)
+        """Delete the Transit key. Safe to repeat."""
+        proof = await self.lane.run(self._transit.remove, handle, current_request_id())
+        return Destruction(final=True, at=self._clock.now(), proof=proof)
 
     async def attest(self, handle: str) -> Attestation:
         """The server's word on how the key is held; it has no device to vouch for it."""

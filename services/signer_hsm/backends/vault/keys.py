@@ -1,10 +1,8 @@
 """Transit's keys in our words: names, versions, public halves, and what tells against a key.
 
-The label `TENANT.NAME.vN` is version N of the Transit key `TENANT.NAME`, a handle `TENANT.NAME:N`. So a key whose
-creation's answer was lost is found again, and a policy can grant one tenant `transit/sign/TENANT.*`.
-
-A Transit key holds 32 of our versions: 33 is version 1 of `TENANT.NAME.1`. Transit numbers versions itself, one by one,
-so this bounds how many must be made to reach a number, after versions that failed or whose key is gone.
+The label `TENANT.NAME.vN` is the name of a Transit key and its handle; of that key we use version 1 alone. So a key
+whose creation's answer was lost is found again, each version goes when it is destroyed and not with another one, and a
+policy can grant one tenant `transit/sign/TENANT.*`.
 """
 
 from __future__ import annotations
@@ -23,15 +21,13 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key, lo
 
 from pkicore.algorithms import ALGORITHMS, Algorithm, Payload, PublicKey, algorithm_of, known_public_key
 from pkicore.errors import PkiError
-from services.signer_hsm.backends import BackendKey, Fact, Facts, KeyLabel
+from services.signer_hsm.backends import BackendKey, Fact, Facts
 from services.signer_hsm.backends.vault.http import Body
 from services.signer_hsm.errors import BadAnswerError, KeyNotFoundError, WrongStateError
 
-VERSIONS: Final = 32
-"""Of ours in one Transit key."""
-_HANDLE: Final = re.compile(
-    r"([a-z0-9][a-z0-9-]*\.[a-z0-9][a-z0-9-]*_?(?:\.[1-9][0-9]{0,8})?):([1-9][0-9]{0,8})", re.ASCII
-)
+VERSION: Final = 1
+"""Of the Transit key; whoever rotates it by hand changes nothing for us."""
+_HANDLE: Final = re.compile(r"[a-z0-9][a-z0-9-]*\.[a-z0-9][a-z0-9-]*\.v[1-9][0-9]{0,9}", re.ASCII)
 _RAW: Final[Mapping[str, Any]] = MappingProxyType(
     {
         "ed25519": ed25519.Ed25519PublicKey,
@@ -43,35 +39,15 @@ _RAW: Final[Mapping[str, Any]] = MappingProxyType(
 _LEAKY: Final = ("exportable", "allow_plaintext_backup")
 
 
-@dataclass(frozen=True, slots=True)
-class TransitVersion:
-    """One version of a Transit key, by name and number."""
+def checked_handle(handle: str) -> str:
+    """The handle, which gets into a path.
 
-    name: str
-    number: int
-
-    @classmethod
-    def of_label(cls, label: KeyLabel) -> TransitVersion:
-        """Where the label's key is; a Transit name must not end in a hyphen, so such a one gets an underscore."""
-        name = f"{label.tenant}.{label.name}"
-        block, before = divmod(label.version - 1, VERSIONS)
-        name = f"{name}_" if name.endswith("-") else name
-        return cls(f"{name}.{block}" if block else name, before + 1)
-
-    @classmethod
-    def of_handle(cls, handle: str) -> TransitVersion:
-        """Where the handle's key is.
-
-        Raises:
-            KeyNotFoundError: it is no handle of this back end.
-        """
-        found = _HANDLE.fullmatch(handle)
-        if found is None:
-            raise KeyNotFoundError("this is no handle of a Transit key")
-        return cls(found[1], int(found[2]))
-
-    def __str__(self) -> str:
-        return f"{self.name}:{self.number}"
+    Raises:
+        KeyNotFoundError: it is no handle of this back end.
+    """
+    if not _HANDLE.fullmatch(handle):
+        raise KeyNotFoundError("this is no handle of a Transit key")
+    return handle
 
 
 def transit_type(algorithm: Algorithm, *, pure_names: bool) -> dict[str, str]:
@@ -94,7 +70,6 @@ class TransitKey:
     name: str
     algorithm: Algorithm
     latest: int
-    oldest: int
     usable_from: int
     soft_deleted: bool
     facts: Body
@@ -112,23 +87,17 @@ class TransitKey:
         versions = data.get("keys")
         if not isinstance(versions, dict) or not versions:
             raise BadAnswerError("Vault's key has no versions")
-        numbers = [_number(number) for number in versions]
         latest = _count(data, "latest_version")
-        if latest != max(numbers):
+        if str(latest) not in versions:
             raise BadAnswerError("Vault's key lacks its latest version")
         return cls(
             name=name,
             algorithm=_algorithm(data),
             latest=latest,
-            oldest=min(numbers),
             usable_from=_count(data, "min_encryption_version"),
             soft_deleted=data.get("soft_deleted") is True,
             facts=data,
         )
-
-    def has(self, version: int) -> bool:
-        """Whether the version exists."""
-        return str(version) in self.facts["keys"]
 
     def refuse_leaky(self) -> None:
         """Do not take over what has left the server, or may.
@@ -143,39 +112,39 @@ class TransitKey:
             if self.facts.get(fact):
                 raise WrongStateError(f"the Transit key {self.name} has {fact}: it is not taken over")
 
-    def refuse_imported(self, version: int) -> None:
+    def refuse_imported(self) -> None:
         """Do not take an imported key for one that the server made.
 
         Raises:
-            WrongStateError: the server says that it was imported; it knows this of the latest version only.
+            WrongStateError: the server says that it was imported, or nothing: it knows this of the latest version only.
         """
-        if version == self.latest and self.facts.get("imported_key") is True:
-            raise WrongStateError(f"the Transit key {self.name} was imported, not made in Vault")
+        if self.facts.get("imported_key") is True or self.latest != VERSION:
+            raise WrongStateError(f"the Transit key {self.name} was imported, not made in Vault, or was rotated since")
 
-    def version(self, number: int) -> BackendKey:
-        """One version as a back end's key.
+    def ours(self) -> BackendKey:
+        """Its first version as a back end's key.
 
         Raises:
-            KeyNotFoundError: there is no such version.
+            KeyNotFoundError: somebody has trimmed it away.
             BadAnswerError: its public key makes no sense.
         """
-        if not self.has(number):
-            raise KeyNotFoundError(f"the Transit key {self.name} has no version {number}")
-        entry = self.facts["keys"][str(number)]
+        entry = self.facts["keys"].get(str(VERSION))
+        if entry is None:
+            raise KeyNotFoundError(f"the Transit key {self.name} has no version {VERSION} any more")
         return BackendKey(
-            handle=f"{self.name}:{number}",
+            handle=self.name,
             algorithm=self.algorithm,
             public_key=_public_key(self.algorithm, entry),
             kinds=kinds_of(self.algorithm),
-            enabled=not self.soft_deleted and number >= self.usable_from,
-            evidence=self._evidence(number, entry),
+            enabled=not self.soft_deleted and self.usable_from <= VERSION,
+            evidence=self._evidence(entry),
         )
 
-    def _evidence(self, number: int, entry: Mapping[str, Any]) -> Facts:
-        facts: dict[str, Fact] = {"held_by": "vault-transit", "transit_key": self.name, "transit_version": number}
+    def _evidence(self, entry: Mapping[str, Any]) -> Facts:
+        facts: dict[str, Fact] = {"held_by": "vault-transit", "transit_key": self.name}
         for name in (*_LEAKY, "derived"):
             facts[name] = self.facts.get(name) is not False
-        if number == self.latest:
+        if self.latest == VERSION:
             facts["imported"] = self.facts.get("imported_key") is True
         created = entry.get("creation_time")
         if isinstance(created, str):
@@ -205,12 +174,6 @@ def _count(data: Body, field: str) -> int:
     if type(value) is not int or value < 0:
         raise BadAnswerError(f"Vault's key has no usable {field}")
     return value
-
-
-def _number(text: object) -> int:
-    if not isinstance(text, str) or not re.fullmatch(r"[1-9][0-9]{0,8}", text, re.ASCII):
-        raise BadAnswerError("Vault's key has a version without a number")
-    return int(text)
 
 
 def _public_key(algorithm: Algorithm, entry: object) -> PublicKey:

@@ -10,7 +10,6 @@ import base64
 import binascii
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Final
 
 import requests
@@ -21,7 +20,7 @@ from services.signer_hsm.backends import BackendKey, Facts, KeyLabel
 from services.signer_hsm.backends.payloads import check_offered
 from services.signer_hsm.backends.vault.errors import translate
 from services.signer_hsm.backends.vault.http import Answer, Body
-from services.signer_hsm.backends.vault.keys import TransitKey, TransitVersion, kinds_of
+from services.signer_hsm.backends.vault.keys import VERSION, TransitKey, checked_handle, kinds_of
 from services.signer_hsm.backends.vault.session import Session
 from services.signer_hsm.backends.vault.wrapping import wrapped
 from services.signer_hsm.errors import (
@@ -37,19 +36,6 @@ from services.signer_hsm.schemes import Scheme, check_payload
 
 _REMEMBERED: Final = 4096
 _PADDING: Final = {"pkcs1": "pkcs1v15", "pss": "pss"}
-
-
-@dataclass(frozen=True, slots=True)
-class Removal:
-    """What was done to remove a version.
-
-    Attributes:
-        final: its private half is gone from the server's storage.
-        facts: the proof.
-    """
-
-    final: bool
-    facts: Facts
 
 
 class Transit:
@@ -89,12 +75,11 @@ class Transit:
         Raises:
             WrongStateError: there is one that must not be taken over.
         """
-        version = TransitVersion.of_label(label)
-        key = self.read(version.name, request_id)
-        if key is None or not key.has(version.number):
+        key = self.read(str(label), request_id)
+        if key is None:
             return None
         key.refuse_leaky()
-        return key.version(version.number)
+        return key.ours()
 
     def load(self, handle: str, request_id: str | None = None) -> BackendKey:
         """The version behind a handle.
@@ -102,61 +87,52 @@ class Transit:
         Raises:
             KeyNotFoundError: it is gone.
         """
-        version = TransitVersion.of_handle(handle)
-        return self._existing(version.name, request_id).version(version.number)
+        return self._existing(checked_handle(handle), request_id).ours()
 
     def create(
         self, label: KeyLabel, algorithm: Algorithm, parameters: dict[str, str], request_id: str | None = None
     ) -> BackendKey:
         """The version of the label, made in the server.
 
-        Creating is idempotent in Vault and the version is in the label: if another call was quicker, its key is taken.
+        Creating is idempotent in Vault and the version is in the name: if another call was quicker, its key is taken.
 
         Raises:
             WrongStateError: there is a key of that name which must not be taken over.
             NotOfferedError: the server does not know the type.
         """
-        version = TransitVersion.of_label(label)
-        key = self.read(version.name, request_id)
-        fresh = key is None
-        if key is None:
-            key = self._make(version.name, algorithm, parameters, request_id)
+        name = str(label)
+        key = self.read(name, request_id) or self._make(name, algorithm, parameters, request_id)
         self._refuse(key, algorithm)
-        if key.latest < version.number:
-            key = self._rotate(key, version.number - key.latest, request_id)
-            self._refuse(key, algorithm)
-        key.refuse_imported(version.number)
-        if fresh and version.number > 1:
-            key = self._trim(key, version.number, request_id)
-        return key.version(version.number)
+        key.refuse_imported()
+        return key.ours()
 
     def import_key(self, label: KeyLabel, private_key: PrivateKey, request_id: str | None = None) -> BackendKey:
         """The version of the label with this private key, wrapped on its way by a key of the server's.
 
         Raises:
-            WrongStateError: there is another key with this label, or one of which Vault lets no version be imported.
+            WrongStateError: there is another key with this label.
         """
-        version = TransitVersion.of_label(label)
-        public_key = known_public_key(private_key.public_key())
+        name, public_key = str(label), known_public_key(private_key.public_key())
         algorithm = algorithm_of(public_key)
-        key = self.read(version.name, request_id)
-        if key is None or not key.has(version.number):
-            self._refuse_order(key, version)
+        key = self.read(name, request_id)
+        if key is None:
             with self._translating("reading the wrapping key"):
                 wrapping = self._call("GET", "wrapping_key", None, request_id, slow=True).data.get("public_key")
             body: dict[str, Any] = {
                 "ciphertext": wrapped(wrapping, private_key),
                 "hash_function": "SHA256",
                 "type": algorithm.name,
+                "allow_rotation": False,
+                "exportable": False,
+                "allow_plaintext_backup": False,
             }
-            if key is None:
-                body |= {"allow_rotation": True, "exportable": False, "allow_plaintext_backup": False}
-            act = "import" if key is None else "import_version"
-            key = self._act("POST", f"keys/{version.name}/{act}", body, version.name, request_id)
+            with self._translating(f"importing {name}", mutates=True):
+                self._call("POST", f"keys/{name}/import", body, request_id)
+            key = self._existing(name, request_id)
         self._refuse(key, algorithm)
-        found = key.version(version.number)
+        found = key.ours()
         if found.public_key != public_key:
-            raise WrongStateError(f"the Transit key {key.name} has another version {version.number}")
+            raise WrongStateError(f"there is another Transit key {name}")
         return found
 
     def sign(
@@ -172,69 +148,41 @@ class Transit:
         Raises:
             BackendError: none could be signed.
         """
-        version = TransitVersion.of_handle(handle)
+        name = checked_handle(handle)
         with nothing_done():
-            algorithm = self._algorithms.get(version.name) or self._existing(version.name, request_id).algorithm
+            algorithm = self._algorithms.get(name) or self._existing(name, request_id).algorithm
         check_offered(algorithm, kinds_of(algorithm), scheme, kind)
-        body = _sign_parameters(scheme, version.number)
+        body = _sign_parameters(scheme)
         for payload in payloads:
             _check(scheme, kind, payload)
         inputs = [base64.b64encode(payload).decode() for payload in payloads]
         body |= {"input": inputs[0]} if len(inputs) == 1 else {"batch_input": [{"input": each} for each in inputs]}
         if not inputs:
             return []
-        with self._translating(f"signing with {version}"):
+        with self._translating(f"signing with {name}"):
             try:
-                data = self._call("POST", f"sign/{version.name}", body, request_id).data
+                data = self._call("POST", f"sign/{name}", body, request_id).data
             except (hvac.InvalidRequest, hvac.InternalServerError) as error:  # which of the two depends on the server
-                raise self._why_refused(version, error, request_id) from error
+                raise self._why_refused(name, error, request_id) from error
         if len(inputs) == 1:
-            return [signature_of(data, version.number)]
+            return [signature_of(data)]
         results = data.get("batch_results")
         if not isinstance(results, list) or len(results) != len(inputs):
             raise BadAnswerError("Vault's batch has another length than the one sent")
-        return self._batch(results, version, request_id)
+        return self._batch(results, name, request_id)
 
-    def remove(self, handle: str, request_id: str | None = None) -> Removal:
-        """Remove a version, which Transit can do from the oldest up only; the last one goes with its key.
-
-        Safe to repeat.
-        """
-        version = TransitVersion.of_handle(handle)
-        key = self.read(version.name, request_id)
-        if key is None or version.number < key.oldest:
-            return Removal(final=True, facts={"act": "none", "found": "gone"})
-        if not key.has(version.number):
-            raise KeyNotFoundError(f"the Transit key {key.name} has no version {version.number}")
-        if version.number > key.oldest:
-            return Removal(final=False, facts={"act": "none", "older_version_exists": key.oldest})
-        if version.number == key.latest:
-            return self._delete(key, request_id)
-        self._trim(key, version.number + 1, request_id)
-        return Removal(final=True, facts={"act": "trim", "transit_key": key.name, "oldest_version": version.number + 1})
-
-    def _delete(self, key: TransitKey, request_id: str | None) -> Removal:
-        with self._translating(f"allowing the deletion of {key.name}", mutates=True):
-            allowed = self._call("POST", f"keys/{key.name}/config", {"deletion_allowed": True}, request_id)
-        if self._existing(key.name, request_id).latest != key.latest:
-            raise WrongStateError(f"the Transit key {key.name} has got another version meanwhile: it is not deleted")
-        with self._translating(f"deleting {key.name}", mutates=True):
-            self._call("DELETE", f"keys/{key.name}", None, request_id)
-        if self.read(key.name, request_id) is not None:
-            raise BadAnswerError(f"Vault still has the key {key.name} after deleting it")
-        return Removal(
-            final=True,
-            facts={"act": "delete", "transit_key": key.name, "vault_request_id": allowed.request_id, "found": "gone"},
-        )
-
-    def _trim(self, key: TransitKey, oldest: int, request_id: str | None) -> TransitKey:
-        """Forget all versions before this one, for good."""
-        floor = {"min_decryption_version": oldest, "min_encryption_version": max(oldest, key.usable_from)}
-        self._act("POST", f"keys/{key.name}/config", floor, key.name, request_id)
-        trimmed = self._act("POST", f"keys/{key.name}/trim", {"min_available_version": oldest}, key.name, request_id)
-        if trimmed.oldest != oldest or trimmed.facts.get("min_available_version") != oldest:
-            raise BadAnswerError(f"Vault has not trimmed the key {key.name}")
-        return trimmed
+    def remove(self, handle: str, request_id: str | None = None) -> Facts:
+        """Delete the key, and look that it has gone; the proof. Safe to repeat."""
+        name = checked_handle(handle)
+        if self.read(name, request_id) is None:
+            return {"act": "none", "found": "gone"}
+        with self._translating(f"allowing the deletion of {name}", mutates=True):
+            allowed = self._call("POST", f"keys/{name}/config", {"deletion_allowed": True}, request_id)
+        with self._translating(f"deleting {name}", mutates=True):
+            self._call("DELETE", f"keys/{name}", None, request_id)
+        if self.read(name, request_id) is not None:
+            raise BadAnswerError(f"Vault still has the key {name} after deleting it")
+        return {"act": "delete", "transit_key": name, "vault_request_id": allowed.request_id, "found": "gone"}
 
     def _make(self, name: str, algorithm: Algorithm, parameters: dict[str, str], request_id: str | None) -> TransitKey:
         body = {**parameters, "exportable": False, "allow_plaintext_backup": False, "derived": False}
@@ -245,51 +193,37 @@ class Transit:
                 raise NotOfferedError(f"this Vault makes no keys of type {algorithm.name}") from error
         return self._existing(name, request_id)
 
-    def _rotate(self, key: TransitKey, times: int, request_id: str | None) -> TransitKey:
-        """So many versions more; more than one where versions of ours have failed or their key is gone."""
-        with self._translating(f"rotating {key.name}", mutates=True):
-            for _ in range(times):
-                self._call("POST", f"keys/{key.name}/rotate", {}, request_id, slow=True)
-        return self._existing(key.name, request_id)
-
-    def _act(self, method: str, path: str, body: Body, name: str, request_id: str | None) -> TransitKey:
-        """Change a key and read it: some versions of the server answer with the key, some with nothing."""
-        with self._translating(f"changing {name}", mutates=True):
-            self._call(method, path, body, request_id)
-        return self._existing(name, request_id)
-
     def _existing(self, name: str, request_id: str | None) -> TransitKey:
         key = self.read(name, request_id)
         if key is None:
             raise KeyNotFoundError(f"there is no Transit key {name}")
         return key
 
-    def _batch(self, results: list[Any], version: TransitVersion, request_id: str | None) -> list[bytes | BackendError]:
+    def _batch(self, results: list[Any], name: str, request_id: str | None) -> list[bytes | BackendError]:
         why: BackendError | None = None
         signatures: list[bytes | BackendError] = []
         for result in results:
             facts = result if isinstance(result, dict) else {}
             if facts.get("error"):
-                why = why or self._why_refused(version, hvac.InvalidRequest(), request_id)
+                why = why or self._why_refused(name, hvac.InvalidRequest(), request_id)
                 signatures.append(why)
                 continue
             try:
-                signatures.append(signature_of(facts, version.number))
+                signatures.append(signature_of(facts))
             except BadAnswerError as error:
                 signatures.append(error)
         return signatures
 
-    def _why_refused(self, version: TransitVersion, error: hvac.VaultError, request_id: str | None) -> BackendError:
+    def _why_refused(self, name: str, error: hvac.VaultError, request_id: str | None) -> BackendError:
         """The reason of a refusal by what the key is now; the server's sentence is not a contract."""
-        unexplained = self._diagnose(translate(error, f"signing with {version}"))
+        unexplained = self._diagnose(translate(error, f"signing with {name}"))
         try:
-            key = self.read(version.name, request_id)
+            if not self._existing(name, request_id).ours().enabled:
+                return WrongStateError(f"the Transit key {name} is soft-deleted or below the least version in use")
+        except KeyNotFoundError as gone:
+            return gone
         except BackendError:
             return unexplained
-        if key is None or not key.has(version.number):
-            return KeyNotFoundError(f"there is no Transit key {version}")
-        if not key.version(version.number).enabled:
-            return WrongStateError(f"the Transit key {version} is soft-deleted or below the least version in use")
         return unexplained
 
     @staticmethod
@@ -297,15 +231,6 @@ class Transit:
         if key.algorithm is not algorithm:
             raise WrongStateError(f"there is a Transit key {key.name} of algorithm {key.algorithm.name} already")
         key.refuse_leaky()
-
-    @staticmethod
-    def _refuse_order(key: TransitKey | None, version: TransitVersion) -> None:
-        """Vault numbers imported versions itself, and takes none for a key that it has made or rotated."""
-        latest = key.latest if key else 0
-        if version.number != latest + 1:
-            raise WrongStateError(f"Vault would import {version.name} as version {latest + 1}, not {version.number}")
-        if key is not None and key.facts.get("imported_key") is not True:
-            raise WrongStateError(f"the latest version of {key.name} was made in Vault: no version can be imported")
 
     def _call(self, method: str, path: str, body: Body | None, request_id: str | None, *, slow: bool = False) -> Answer:
         return self._session.call(method, f"{self._mount}/{path}", body, request_id=request_id, slow=slow)
@@ -320,11 +245,11 @@ class Transit:
             raise translate(error, act, mutates=mutates) from error
 
 
-def _sign_parameters(scheme: Scheme, version: int) -> dict[str, Any]:
+def _sign_parameters(scheme: Scheme) -> dict[str, Any]:
     if scheme.hash is None:
-        return {"key_version": version}
+        return {"key_version": VERSION}
     parameters = {
-        "key_version": version,
+        "key_version": VERSION,
         "prehashed": True,
         "hash_algorithm": f"sha2-{scheme.hash.removeprefix('sha')}",
         "marshaling_algorithm": "asn1",
@@ -344,8 +269,8 @@ def _check(scheme: Scheme, kind: Payload, payload: bytes) -> None:
         raise NotOfferedError(f"Transit is not sent this: {error}") from error
 
 
-def signature_of(result: Body, version: int) -> bytes:
-    """The signature in `vault:vN:BASE64`.
+def signature_of(result: Body) -> bytes:
+    """The signature in `vault:v1:BASE64`.
 
     Raises:
         BadAnswerError: it has another form, or another version of the key has signed.
@@ -353,8 +278,8 @@ def signature_of(result: Body, version: int) -> bytes:
     text = result.get("signature")
     parts = text.split(":") if isinstance(text, str) else []
     if len(parts) != 3 or parts[0] != "vault":  # noqa: PLR2004 - three fields
-        raise BadAnswerError("Vault's signature has not the form vault:vN:BASE64")
-    if parts[1] != f"v{version}":
+        raise BadAnswerError("Vault's signature has not the form vault:v1:BASE64")
+    if parts[1] != f"v{VERSION}":
         raise BadAnswerError("Vault has signed with another version of the key")
     try:
         signature = base64.b64decode(parts[2], validate=True)
