@@ -88,7 +88,7 @@ PQCPKI_ACME_RESOLVER=127.0.0.1:$(cat "$STATE/dns.port")
 PQCPKI_ACME_ALLOWED_NETWORKS=127.0.0.0/8
 .venv/bin/ztca up --dir "$STATE/pki" > "$STATE/up.log" 2>&1 &
 UP_PID=$!
-wait_for 60 "$UP_PID" "$STATE/pki/endpoints.json" || { cat "$STATE/up.log" >&2; fail "The services did not come up; their output is above."; }
+wait_for 300 "$UP_PID" "$STATE/pki/endpoints.json" || { cat "$STATE/up.log" >&2; fail "The services did not come up; their output is above."; }
 saw < "$STATE/up.log"
 
 step "How the two services speak: ztca probe shows the CA's internal listener through our own transport"

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from services.ca.deployment import recorded_settings
 from services.ca.layout import Layout
 from tests.support.deployment import ZTCA, Deployment, DnsProcess
 
@@ -94,6 +95,8 @@ def test_a_migrated_deployment_signs_through_signer_hsm(stopped: Deployment, tmp
     """
     layout = Layout(stopped.directory)
     assert layout.services == ("signer-hsm", "ca", "acme")
+    recorded_ports = recorded_settings(layout, "signer-hsm")
+    assert {recorded_ports["port"], recorded_ports["ops_port"]}.isdisjoint({0, 6000, 6090})  # any were asked for
     serves(stopped, tmp_path)
     assert "signer_hsm" in stopped.endpoints
     recorded = events(stopped, "key.migrat")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,13 +30,14 @@ from services.ca.deployment import choose_ports
 from services.ca.layout import SIGNER, Layout
 from services.ca.signer_settings import file_backend
 from services.ca.toml_text import table
+from services.ca.warm_start import is_warm
 from tests.support.backend_world import WorldMissingError
 from tests.support.deployment import Deployment, DnsProcess, is_running
 from tests.support.openssl import fetch, openssl
 from tests.support.softhsm import SoftHsm, new_softhsm
 
 PORTS = dict.fromkeys(("ca", "ca_http", "ca_ops", "acme", "acme_ops", "signer", "signer_ops"), 0)
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 120.0  # of a machine that does other things too
 SPKI = PublicFormat.SubjectPublicKeyInfo
 
 
@@ -125,6 +128,47 @@ def test_a_signer_killed_in_mid_issuance_costs_nothing(running: Deployment, tmp_
         assert time.monotonic() < deadline, "the CA does not issue again"
     assert is_running(ca)
     assert "leaf.pem: good" in ocsp_says(running, tmp_path / "after")
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """A clock that is ahead."""
+
+    by: timedelta = timedelta(0)
+
+    def now(self) -> datetime:
+        """The time in a while."""
+        return SystemClock().now() + self.by
+
+
+def copied(deployment: Deployment, directory: Path) -> Layout:
+    """What a start looks at, where it may be damaged."""
+    here, there = Layout(deployment.directory), Layout(directory)
+    for part in ("config", "trust", f"{SIGNER}/status", f"{SIGNER}/tls"):
+        shutil.copytree(here.root / part, there.root / part)
+    return there
+
+
+async def test_a_start_is_warm_for_as_long_as_nothing_has_run_out(running: Deployment, tmp_path: Path) -> None:
+    """Settings of the environment, CRLs that nobody has confirmed, and certificates at their end make it a cold one."""
+    layout = copied(running, tmp_path / "state")
+    assert await is_warm(layout, {"PQCPKI_CA_PORT": "0"}, Ahead())
+    assert not await is_warm(layout, {"PQCPKI_CA_STATUS_URL": "http://status.pqcpki.test"}, Ahead())
+    assert not await is_warm(layout, {}, Ahead(timedelta(hours=1)))
+    assert not await is_warm(layout, {}, Ahead(timedelta(days=40)))
+    (layout.root / "bootstrap-killed").mkdir()
+    assert not await is_warm(layout, {}, Ahead())
+
+
+@pytest.mark.parametrize(
+    "missing",
+    ["signer-hsm/status/*.crl", "signer-hsm/status/*.ocsp", "trust/issuers/*.pem", "signer-hsm/tls/internal/cert.pem"],
+)
+async def test_a_start_without_what_signer_hsm_needs_is_cold(running: Deployment, tmp_path: Path, missing: str) -> None:
+    """Whatever is not there is to be made before it starts."""
+    layout = copied(running, tmp_path / "state")
+    next(layout.root.glob(missing)).unlink()
+    assert not await is_warm(layout, {}, Ahead())
 
 
 class LongAgo:

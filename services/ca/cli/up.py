@@ -33,13 +33,20 @@ def up(directory: Path) -> None:
 
 async def _run(layout: Layout, environment: Mapping[str, str]) -> None:
     if SIGNER in layout.services:
-        # It is a whole CA, which takes longer to load than everything else here; without signer-hsm there is no need.
-        from services.ca.cold_start import prepare_cold_start
-
-        await prepare_cold_start(layout, environment, SystemClock(), click.echo)
+        await _warm_up(layout, environment)
     supervisor = Supervisor(layout, environment, click.echo)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, stop.set)
     await supervisor.run(stop)
+
+
+async def _warm_up(layout: Layout, environment: Mapping[str, str]) -> None:
+    from services.ca.warm_start import is_warm  # TLS, which a deployment without signer-hsm does not need here
+
+    clock = SystemClock()
+    if not await is_warm(layout, environment, clock):
+        from services.ca.cold_start import prepare_cold_start  # a whole CA, which takes seconds to load
+
+        await prepare_cold_start(layout, environment, clock, click.echo)
