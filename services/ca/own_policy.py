@@ -62,7 +62,8 @@ class OwnPolicy:
         name = next(name for name in (_OWN_RULE, *(f"{_OWN_RULE}-{n}" for n in range(2, 99))) if name not in taken)
         added = rule(name, [str(self.operator)], ["sign", "list", "show", "pubkey"], kinds=_KINDS)
         rules = [*self.document.get("rules", ()), added]
-        return json.dumps({**self.document, "rules": rules}, default=_in_json)
+        before = max(1, int(self.document.get("version", 1)) - 1)  # so that the deployment's own may follow it
+        return json.dumps({**self.document, "version": before, "rules": rules}, default=_in_json)
 
     def can_rehearse(self, act: str) -> bool:
         """Whether the operator may at any time do this with a key of another name, and destroy it, asking nobody."""
