@@ -2,6 +2,8 @@
 
     python benchmarks/signer.py                              every back end that this machine has, at 1, 8, 32 callers
     python benchmarks/signer.py --backends pkcs11,vault      some of them
+    python benchmarks/signer.py --backends pkcs11 --batch 16         sixteen payloads in each request
+    python benchmarks/signer.py --backends pkcs11 --processors 2     the services on both processors, beside the load
     python benchmarks/signer.py --backends "" --issuance     only the CA: keys in SoftHSM2 against local keys
 
 pkcs11 is SoftHSM2, compared with the module itself (C_Sign through ctypes, as many threads as the service has); vault
@@ -17,6 +19,7 @@ import base64
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -25,6 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -44,7 +48,7 @@ ALGORITHMS: Final = {"pkcs11": ("ecdsa-p256", "rsa-2048")}
 SIGNING: Final = (
     "backend  algorithm  callers  direct/s  service/s  ratio  p50 ms  ours p50 ours p99  ratio  signer CPU us"
 )
-ISSUANCE: Final = "callers  local/s  remote/s  ratio  p50 ms   remote p50   p99  CA CPU us  signer"
+ISSUANCE: Final = "callers  local/s  remote/s  ratio  p50 ms   remote p50   p99  CA CPU us  signer   reuse"
 COUNT: Final = 20_000  # certificates for one run of the issuance benchmark, at most
 
 
@@ -55,6 +59,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--callers", type=_numbers, default=[1, 8, 32], help="numbers of callers, e.g. 1,8,32")
     parser.add_argument("--seconds", type=float, default=5.0, help="time per level")
     parser.add_argument("--delay-ms", type=float, default=5.0, help="how late the cloud simulators answer")
+    parser.add_argument("--batch", type=int, default=1, help="payloads per request; a batch answers for them together")
+    parser.add_argument("--processors", type=int, choices=[1, 2], default=1, help="how many the services may use")
     parser.add_argument("--issuance", action="store_true", help="also issue certificates, keys local and in SoftHSM2")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
     return parser.parse_args()
@@ -68,10 +74,10 @@ def _words(text: str) -> list[str]:
     return [part for part in text.split(",") if part]
 
 
-def processors() -> tuple[list[int], int | None]:
-    """Those of the services, and that of the load where there are two."""
+def processors(wanted: int) -> tuple[list[int], int | None]:
+    """Those of the services, and that of the load where there are two; with both wanted, the load shares the second."""
     available = sorted(os.sched_getaffinity(0))
-    return (available[:1], available[1]) if len(available) > 1 else ([], None)
+    return (available[:wanted], available[1]) if len(available) > 1 else ([], None)
 
 
 def toml_table(values: Mapping[str, Any]) -> str:
@@ -291,17 +297,22 @@ def measure_backend(
     made: Deployment, backend: str, world: World, options: argparse.Namespace, cpus: Sequence[int], load_cpu: int | None
 ) -> Iterator[dict[str, Any]]:
     """One row per algorithm and number of callers."""
-    body = json.dumps({"kind": "digest", "payload": base64.b64encode(DIGEST).decode()})
+    payload = base64.b64encode(DIGEST).decode()
+    what = {"payloads": [payload] * options.batch} if options.batch > 1 else {"payload": payload}
+    body = json.dumps({"kind": "digest", **what})
     for algorithm in ALGORITHMS.get(backend, ("ecdsa-p256",)):
         key = create_key(made, backend, algorithm)
         direct = direct_levels(backend, algorithm, world.direct[backend], options, cpus)
         config = {"callers": options.callers, "seconds": options.seconds, "unique": False, "bodies": [body]}
         service = drive(made, load_cpu, "signer_hsm", f"/v1/keys/{key}/sign", **config)
         for alone, ours in zip(direct, service, strict=True):
+            ours["per_second"] *= options.batch
+            ours["cpu_us"] = {name: micros / options.batch for name, micros in ours["cpu_us"].items()}
             yield {
                 "backend": backend,
                 "algorithm": algorithm,
                 "callers": ours["callers"],
+                "batch": options.batch,
                 "direct": alone,
                 "service": ours,
                 "rate_ratio": ours["per_second"] / alone["per_second"],
@@ -333,6 +344,7 @@ def measure_issuance(
 ) -> Iterator[dict[str, Any]]:
     """Certificates per second, keys in SoftHSM2 behind signer-hsm against keys of the CA's own."""
     rates: dict[str, list[dict[str, Any]]] = {}
+    reuse = 0.0
     for keys in ("file", "signer-hsm"):
         with tempfile.TemporaryDirectory(prefix="pqcpki-benchmark.") as name:
             folder, arguments_of_init, world = Path(name), ["--keys", keys], World()
@@ -345,13 +357,23 @@ def measure_issuance(
             config = {"callers": options.callers, "seconds": options.seconds, "unique": True, "bodies": bodies}
             with deployment(folder, cpus, *arguments_of_init) as made:
                 rates[keys] = drive(made, load_cpu, "ca", "/v1/certificates", **config)
+                if keys == "signer-hsm":
+                    reuse = connection_reuse(made)
     for local, remote in zip(rates["file"], rates["signer-hsm"], strict=True):
         yield {
             "callers": remote["callers"],
             "local": local,
             "remote": remote,
             "rate_ratio": remote["per_second"] / local["per_second"],
+            "connection_reuse": reuse,
         }
+
+
+def connection_reuse(made: Deployment) -> float:
+    """Which part of the CA's requests to signer-hsm went over a connection that was there already."""
+    metrics = httpx.get(f"{made.endpoints['ops']['ca']}/metrics", trust_env=False).text
+    counted = dict(re.findall(r'^ca_signer_traffic_total\{what="(\w+)"\} (\S+)$', metrics, re.MULTILINE))
+    return 1 - float(counted["connection"]) / float(counted["request"])
 
 
 def print_signing(row: Mapping[str, Any]) -> None:
@@ -371,7 +393,7 @@ def print_issuance(row: Mapping[str, Any]) -> None:
     print(
         f"{row['callers']:7d} {local['per_second']:8.0f} {remote['per_second']:9.0f} {row['rate_ratio']:6.2f} "
         f"{local['p50_ms']:8.1f} {remote['p50_ms']:8.1f} {remote['p99_ms']:8.1f} "
-        f"{remote['cpu_us']['ca']:8.0f} {remote['cpu_us']['signer_hsm']:9.0f}",
+        f"{remote['cpu_us']['ca']:8.0f} {remote['cpu_us']['signer_hsm']:9.0f} {row['connection_reuse']:8.4f}",
         flush=True,
     )
 
@@ -402,7 +424,7 @@ def main() -> None:
             continue
         if not options.json:
             print(heading)
-        for row in measure(options, *processors()):
+        for row in measure(options, *processors(options.processors)):
             measured[name].append(row)
             if not options.json:
                 print_row(row)
