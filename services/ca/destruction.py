@@ -44,7 +44,8 @@ class Destruction:
         """Overwrite and unlink the sealed files of migrated keys, and those of retired issuing CAs.
 
         Returns:
-            For each file: the issuer, its path, the SHA-256 that the sealed file had, and the key in its place.
+            For each file, in the order of their end: the issuer, its path, the SHA-256 that the sealed file had, and
+            the key in its place.
 
         Raises:
             CeremonyError: nothing to destroy, it is too early, or the key policy does not let the operator alone.
@@ -65,8 +66,7 @@ class Destruction:
         if rolled:
             self._drop(rolled)
             settings = self.deployment.settings()
-        gone = [facts for item in moved_issuers(settings) for facts in await self._destroy(item, settings)]
-        return list(reversed(gone))
+        return [facts for item in moved_issuers(settings) for facts in await self._destroy(item, settings)]
 
     def _refuse_early(self, due: Sequence[IssuerSettings], after: timedelta) -> None:
         now = unix(self.deployment.clock.now())

@@ -189,7 +189,7 @@ def test_a_retired_issuer_ends_with_its_last_certificate(stopped: Deployment) ->
             "UPDATE certificates SET not_after = 1 WHERE issuer = ? AND profile <> 'ocsp-responder'", [OLD]
         )
     gone = keys(stopped, "destroy-files", "--now")["files"]
-    assert [item["file"] for item in gone] == [str(layout.key("ca", name)) for name in (OLD, f"ocsp-{OLD}")]
+    assert [item["file"] for item in gone] == [str(layout.key("ca", name)) for name in (f"ocsp-{OLD}", OLD)]
     assert not layout.key("ca", OLD).exists()
     assert in_force(stopped) == {NEW: True}
     assert "nothing to go back to" in keys(stopped, "rollback", check=False)

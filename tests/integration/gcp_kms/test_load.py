@@ -28,7 +28,7 @@ async def test_workers_and_queue_bound_what_is_under_way(server: GcpKmsSimulator
 
 async def test_a_batch_larger_than_the_queue_is_signed(server: GcpKmsSimulator) -> None:
     """A batch takes no more places than there are workers, so 64 payloads pass where four may wait."""
-    async with opened(server, workers=2, queue=4) as backend:
+    async with opened(server, workers=2, queue=4, deadline_seconds=60.0, timeout_seconds=20.0) as backend:
         key = await backend.create(LABEL, P256)
         payloads = [hashlib.sha256(b"%d" % number).digest() for number in range(64)]
         server.faults.delay = 0.002
