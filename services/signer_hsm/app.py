@@ -8,24 +8,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-import httpx
 from prometheus_client import CollectorRegistry
 
 from pkicore.clock import Clock, SystemClock
-from pkicore.keys import open_key
-from pkicore.keys.passphrase import read_passphrase
 from pkicore.mtls import INTERNAL, TlsListener
 from services.ca.client.identity import internal_renewer
-from services.ca.client.way import STATUS_TIMEOUT_SECONDS, WayToCa, patiently
+from services.ca.client.way import WayToCa, patiently
 from services.chassis.asgi import Application, AsgiApp, Request
-from services.chassis.audit import Checkpointer
+from services.chassis.audit import audit_checkpoints
 from services.chassis.database import CommitObserver, Database
 from services.chassis.first_use import OnFirstUse
 from services.chassis.migrations import migrate
@@ -164,7 +160,7 @@ async def serve(
     async with AsyncExitStack() as stack:
         database = await Database.open(settings.database_url, clock=clock, commit_observer=commit_observer)
         stack.push_async_callback(database.close)
-        checkpoints = await _checkpoints(settings, database, stack, clock)
+        checkpointer = await stack.enter_async_context(audit_checkpoints(settings, database, clock))
         core, upkeep = await _core(settings, database, stack, signer_metrics, clock, readiness)
         await core.versions.recover()
         tls = await _transport(settings, stack, tls_metrics, clock)
@@ -177,7 +173,12 @@ async def serve(
             ],
             state_dir=settings.state_dir,
             readiness=readiness,
-            background=[checkpoints, BackgroundTask("caller-policy", caller_policy.run), *upkeep, *tls.background],
+            background=[
+                BackgroundTask("audit-checkpoints", checkpointer.run),
+                BackgroundTask("caller-policy", caller_policy.run),
+                *upkeep,
+                *tls.background,
+            ],
         )
 
 
@@ -237,11 +238,8 @@ class Transport:
 
 async def _transport(settings: SignerSettings, stack: AsyncExitStack, metrics: TlsMetrics, clock: Clock) -> Transport:
     """The listener with CRLs and staple at hand: from disk while they are good, else the CA's status is waited for."""
-    status = httpx.AsyncClient(base_url=settings.ca_status_url, timeout=STATUS_TIMEOUT_SECONDS, trust_env=False)
     staleness = timedelta(seconds=settings.crl_max_staleness_seconds)
-    ca = WayToCa.build(settings, await stack.enter_async_context(status), clock, staleness)
-    await stack.enter_async_context(ca.http)
-    await ca.ready()
+    ca = await stack.enter_async_context(WayToCa.open(settings, clock, staleness))
     listener = ca.listener("internal", INTERNAL, ca.credentials, metrics, clock)
     await patiently("staple", listener.open)
     stack.push_async_callback(listener.aclose)
@@ -254,14 +252,3 @@ async def _transport(settings: SignerSettings, stack: AsyncExitStack, metrics: T
         observer=metrics,
     )
     return Transport(listener, (BackgroundTask("internal-certificate", renewer.run), *ca.background()))
-
-
-async def _checkpoints(
-    settings: SignerSettings, database: Database, stack: AsyncExitStack, clock: Clock
-) -> BackgroundTask:
-    """Signs the audit log's end now and again, and once more at the end."""
-    pool = stack.enter_context(ThreadPoolExecutor(1, "audit"))
-    key = await open_key(settings.audit_key, secrets=lambda _uri: read_passphrase(settings.passphrase_file), pool=pool)
-    checkpointer = Checkpointer(database, key, settings.state_dir / "audit-checkpoints.jsonl", clock)
-    stack.push_async_callback(checkpointer.write)
-    return BackgroundTask("audit-checkpoints", checkpointer.run)

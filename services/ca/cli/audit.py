@@ -17,7 +17,7 @@ from services.ca.cli.output import PlainPath, directory_option, failing_cleanly,
 from services.ca.deployment import database_url, present_place, recorded_settings
 from services.ca.errors import CeremonyError
 from services.ca.layout import Layout
-from services.chassis.audit import export_audit, read_checkpoints, verify_audit
+from services.chassis.audit import CHECKPOINTS_FILE, export_audit, read_checkpoints, verify_audit
 from services.chassis.database import Database, parse_url
 from services.chassis.paths import plain_path
 
@@ -123,7 +123,7 @@ def _checkpoints(layout: Layout, service: str) -> Path:
     state = layout.state(service)
     if service in layout.services:
         state = present_place(layout, service, Path(recorded_settings(layout, service).get("state_dir", state)))
-    return state / "audit-checkpoints.jsonl"
+    return state / CHECKPOINTS_FILE
 
 
 def _sqlite_url(path: Path) -> str:

@@ -42,7 +42,7 @@ from services.chassis.runner import BackgroundTask
 CRL_REFRESH_SECONDS: Final = 30.0  # where the feed fails, a revoked peer is still refused within a minute
 STAPLE_CHECK_SECONDS: Final = 30.0
 CREDENTIALS_CHECK_SECONDS: Final = 5.0
-STATUS_TIMEOUT_SECONDS: Final = 10.0
+_STATUS_TIMEOUT_SECONDS: Final = 10.0
 _PAUSE_SECONDS: Final = 2.0  # between attempts to reach the CA at start
 _FEED_RETRY_SECONDS: Final = 5.0
 _PUBLICATION_SECONDS: Final = 1.5  # the CRL that names a revocation follows the feed within this time
@@ -164,7 +164,7 @@ class WayToCa:
     @asynccontextmanager
     async def open(cls, settings: BesideCaSettings, clock: Clock, max_staleness: timedelta) -> AsyncIterator[WayToCa]:
         """As `build`, over the CA's status listener, and with CRLs at hand: from disk while good, else waited for."""
-        status = httpx.AsyncClient(base_url=settings.ca_status_url, timeout=STATUS_TIMEOUT_SECONDS, trust_env=False)
+        status = httpx.AsyncClient(base_url=settings.ca_status_url, timeout=_STATUS_TIMEOUT_SECONDS, trust_env=False)
         async with status:
             way = cls.build(settings, status, clock, max_staleness)
             async with way.http:
