@@ -32,15 +32,30 @@ step() {
     say "   ($((SECONDS - begin)) s)"
 }
 
+# join PID LOG: waits for what ran beside, and shows what it said.
+join() {
+    wait "$1" && cat "$2" && return
+    cat "$2" >&2
+    exit 1
+}
+
+beside=$(mktemp -d)
+trap 'rm -rf "$beside"' EXIT
+
 install_debian_packages
 require openssl openssl
 require git git
+# Installing and typing use one processor each; so certbot is installed beside the project, and mypy has company too.
+prepare_certbot > "$beside/certbot" 2>&1 &
+certbot=$!
 prepare_venv dev
+step "mypy" .venv/bin/mypy > "$beside/mypy" 2>&1 &
+mypy=$!
 step "ruff check" .venv/bin/ruff check .
 step "ruff format" .venv/bin/ruff format --check .
-step "mypy" .venv/bin/mypy
 step "import contracts" .venv/bin/lint-imports
-prepare_certbot
 .ci/fetch_nss_softokn.sh || say "not run: NSS softokn missing, so no ML-DSA through PKCS#11 (the reason stands above)"
+join $certbot "$beside/certbot"
+join $mypy "$beside/mypy"
 # In the order of the tree: the end-to-end tests, few and long, must not be left for last.
 step "tests" .venv/bin/pytest -n 2 --dist loadscope --no-loadscope-reorder "$@"
