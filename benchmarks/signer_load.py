@@ -12,7 +12,7 @@ import itertools
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -118,13 +118,18 @@ async def _call(connection: TlsConnection, requests: Iterator[bytes], level: Lev
         level.latencies.append(time.perf_counter() - begin)
 
 
+async def _warm_up(connection: TlsConnection, requests: Iterable[bytes]) -> None:
+    for request in requests:
+        await exchange(connection, request)
+
+
 async def run_level(target: Target, config: Mapping[str, Any], callers: int, requests: Iterator[bytes]) -> Level:
     """Drive that many callers at once for the configured time."""
     level = Level(callers)
     connections = [await target.connect() for _ in range(callers)]
-    for connection in connections:
-        for request in itertools.islice(requests, config.get("warm_up", WARM_UP)):
-            await exchange(connection, request)
+    async with asyncio.TaskGroup() as group:
+        for connection in connections:
+            group.create_task(_warm_up(connection, list(itertools.islice(requests, config.get("warm_up", WARM_UP)))))
     before, begin = cpu_seconds(config["pids"]), time.perf_counter()
     async with asyncio.TaskGroup() as group:
         for connection in connections:
