@@ -1,4 +1,4 @@
-"""What the tests of a Cloud KMS that misbehaves share: back ends that give up soon, and what they sign."""
+"""What the tests of a Cloud KMS that misbehaves share: back ends, and what they sign."""
 
 from __future__ import annotations
 
@@ -27,13 +27,19 @@ LABEL = KeyLabel("ca", "issuing", 1)
 
 @asynccontextmanager
 async def opened(server: GcpKmsSimulator, **changes: Any) -> AsyncIterator[Backend]:  # noqa: ANN401 - settings of any type
-    """A back end that reaches the simulator and gives up soon."""
-    settings = settings_for(server, **({"deadline_seconds": 2.0, "timeout_seconds": 1.0} | changes))
+    """A back end that reaches the simulator; it waits longer than a busy machine stalls, unless told otherwise."""
+    settings = settings_for(server, **({"deadline_seconds": 30.0, "timeout_seconds": 15.0} | changes))
     backend = await open_backend(settings, clock=ManualClock())
     try:
         yield backend
     finally:
         await backend.aclose()
+
+
+async def created(server: GcpKmsSimulator) -> BackendKey:
+    """A key made with patience, for a back end that has none."""
+    async with opened(server) as backend:
+        return await backend.create(LABEL, P256)
 
 
 @asynccontextmanager

@@ -22,7 +22,7 @@ from tests.support.aws_kms_simulator import AwsKmsSimulator
 from tests.support.backend_aws_kms import open_simulated, simulator_settings
 
 P256 = ALGORITHMS["ecdsa-p256"]
-DEADLINE = 2.0
+DEADLINE = 3.0
 SETTINGS = {"deadline_seconds": DEADLINE, "breaker_failures": 3, "breaker_seconds": 0.3, "attempts": 1}
 
 
