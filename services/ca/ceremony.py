@@ -309,7 +309,7 @@ class _Ceremony:
         key = await self._remote.make(name, algorithm)
         uris = {**self.deployment.issuing_keys, name: key.uri}
         self.deployment = replace(self.deployment, issuing_keys=uris, payload_kinds=frozenset(self._remote.kinds))
-        self._progress(f"key {key.uri}: {algorithm}")
+        self._progress(f"key {key.uri}: {algorithm}, in the back end {self._remote.backend_of[key.uri]}")
         return key
 
     async def _responder_key(self, issuer: str, algorithm: str) -> SigningKey:

@@ -236,7 +236,8 @@ class Migration:
         equipment = self.deployment.equipment(settings, backends)
         names = backend_names(equipment.backends)
         if backend not in names:
-            raise CeremonyError(f"there is no back end {backend}; there are: {', '.join(names)}")
+            more = ", or name a file that has it with --signer-backends" if equipment.is_new and not backends else ""
+            raise CeremonyError(f"there is no back end {backend}; there are: {', '.join(names)}{more}")
         return equipment
 
 

@@ -37,6 +37,7 @@ class RemoteKeyMaker:
         self._pool = pool
         self._run = secrets.token_hex(8)
         self.made: list[str] = []
+        self.backend_of: dict[str, str] = {}
         self.kinds: set[str] = set()
 
     async def make(self, name: str, algorithm: str, private_key: PrivateKey | None = None) -> RemoteKey:
@@ -72,7 +73,9 @@ class RemoteKeyMaker:
             if isinstance(error, ApprovalsMissingError):
                 raise CeremonyError(_approving(error, key_id, algorithm, backend, private_key)) from error
             raise
-        return await self.open(f"signer-hsm:{key_id}/{made.version}")
+        uri = f"signer-hsm:{key_id}/{made.version}"
+        self.backend_of[uri] = made.backend
+        return await self.open(uri)
 
     async def open(self, uri: str) -> RemoteKey:
         """A key that exists; the payload that it takes is noted in `kinds`.
@@ -166,6 +169,9 @@ async def prove(key: SigningKey, expected: PublicKey | None = None) -> None:
 
 def _remedy(algorithm: str, *, brings_in: bool) -> str:
     if brings_in:
-        return "Set allow_import there if it can; else have a new key made: `ztca keys migrate --roll`"
+        return (
+            "Set allow_import there if it can; else move this one elsewhere (`--issuer ID --to NAME`, one run each) "
+            "or have a new key made: `ztca keys migrate --roll`"
+        )
     token = ", or a token with CKM_ML_DSA" if algorithm.startswith("ml-dsa") else ""
     return f'Add one to the [[backends]] that does: type = "file" makes every algorithm{token}'

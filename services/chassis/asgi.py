@@ -48,6 +48,7 @@ _OK = range(200, 300)
 _BODILESS = frozenset({204, 304})
 """No Content-Length (RFC 9110 §8.6): of a 304 it would be that of the body which is not sent."""
 _SERVER_ERROR = 500
+_NOT_IMPLEMENTED = 501
 _LENGTH_DIGITS = 18
 _DEBUG = 10
 _ADMIN_BODY_LIMIT = 64 * 1024
@@ -315,9 +316,11 @@ class Application:
         if response.status in _OK:
             if self._log_successes:
                 self._log.debug("request", **_facts(request, response, seconds))
-        elif not (self._refusals if response.status < _SERVER_ERROR else self._failures).spend(_caller_of(request)):
+            return
+        refused = response.status < _SERVER_ERROR or response.status == _NOT_IMPLEMENTED  # the caller's mistake
+        if not (self._refusals if refused else self._failures).spend(_caller_of(request)):
             return  # counted: refusals apart from failures, so that a flood of the ones hides none of the others
-        elif response.status < _SERVER_ERROR:
+        if refused:
             self._log.info("request refused", **_facts(request, response, seconds), **_reason(fault))
         elif fault is None or self._problems.knows(fault):
             self._log.error("request failed", **_facts(request, response, seconds), **_reason(fault))

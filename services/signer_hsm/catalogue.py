@@ -120,7 +120,7 @@ class Key:
         """
         found = self.versions.get(self.current if number is None else number)
         if found is None:
-            if number is None:
+            if number is None and not self.is_gone:
                 raise WrongStateError("the key has no version yet")
             raise KeyNotFoundError("there is no such key")
         return found

@@ -22,9 +22,16 @@ from pkicore.encoding import canonical_json
 from services.chassis.errors import ConflictError, DuplicateError
 from services.signer_hsm.approvals import Approvals
 from services.signer_hsm.backends import Backend, BackendKey, KeyLabel
+from services.signer_hsm.backends.guard import GuardedBackend
 from services.signer_hsm.catalogue import Key, State
 from services.signer_hsm.decisions import Decisions, caller_name, event_of
-from services.signer_hsm.errors import IdempotencyConflictError, NotOfferedError, SignerError, WrongStateError
+from services.signer_hsm.errors import (
+    IdempotencyConflictError,
+    NotOfferedError,
+    SignerError,
+    UnavailableError,
+    WrongStateError,
+)
 from services.signer_hsm.imports import public_der, read_private_key
 from services.signer_hsm.metrics import SignerMetrics
 from services.signer_hsm.policy import BoundAct, Caller, Decision
@@ -69,7 +76,7 @@ class LifeCycle:
             IdempotencyConflictError: the idempotency key was used for something else.
             WrongStateError: there is such a key.
             NotOfferedError, BadPayloadError: it cannot be made so.
-            BackendError: the back end did not make it; `DeadlineError`: nobody knows yet.
+            BackendError: the back end is not open, or did not make it; `DeadlineError`: nobody knows yet.
         """
         what: Literal["create", "import"] = "create" if request.private_key is None else "import"
         decision = await self._decisions.decide(caller, what, request.tenant, request.name)
@@ -77,7 +84,7 @@ class LifeCycle:
             held = await self._resume(act)
             if held is not None:
                 return held
-            key = self._planned(decision, request)
+            key = await self._planned(decision, request)
             private_key = None
             parameters = {"algorithm": key.algorithm.name, "backend": key.backend}
             if request.private_key is not None:
@@ -187,7 +194,7 @@ class LifeCycle:
         else:
             await self._store.finish_claim(claim)
 
-    def _planned(self, decision: Decision, request: NewKeyRequest) -> Key:
+    async def _planned(self, decision: Decision, request: NewKeyRequest) -> Key:
         """The key as it is to be."""
         algorithm = ALGORITHMS.get(request.algorithm)
         if algorithm is None:
@@ -198,6 +205,7 @@ class LifeCycle:
             raise NotOfferedError(f"this tenant's keys live in {', '.join(allowed)}")
         backend = self._versions.backend(name)
         if algorithm.name not in (backend.offers if decision.act == "create" else backend.imports):
+            await _require_open(backend)
             raise NotOfferedError(f"the back end {name} does not {decision.act} keys of algorithm {algorithm.name}")
         key_id = f"{request.tenant}.{request.name}"
         held = self._store.catalogue.find(key_id)
@@ -285,6 +293,20 @@ def _racing() -> Iterator[None]:
         yield
     except (DuplicateError, ConflictError) as error:
         raise WrongStateError("the key, its tenant or an approval was changed meanwhile: try again") from error
+
+
+async def _require_open(backend: GuardedBackend) -> None:
+    """What is not open yet offers nothing; that is no word on what it will offer.
+
+    Raises:
+        UnavailableError: it is not open, and why.
+    """
+    if backend.offers:
+        return
+    health = await backend.health()
+    if not health.ready:
+        reason = health.detail.get("reason", health.detail.get("problem", "it is not open"))
+        raise UnavailableError(f"the back end {backend.name} is not ready: {reason}")
 
 
 def _facts(request: NewKeyRequest) -> Mapping[str, object]:

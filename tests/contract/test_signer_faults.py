@@ -15,9 +15,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from pkicore.algorithms import ALGORITHMS, generate_private_key
+from pkicore.errors import KeyNotFoundError
 from services.chassis.database import AuditEvent
 from services.chassis.errors import ConflictError
 from services.signer_hsm import errors
+from services.signer_hsm.backends.settings import BackendSettings
+from services.signer_hsm.backends.stand_in import StandIn
 from services.signer_hsm.client import (
     IdempotencyConflictError,
     OutcomeUnknownError,
@@ -308,6 +311,19 @@ async def test_a_creation_without_an_answer_is_adopted(world: SignerWorld) -> No
     await world.client(CA).sign("ca.n", 1, "digest", DIGEST, "ES256")
 
 
+async def test_what_is_not_open_is_not_what_offers_nothing(url: str) -> None:
+    """Whether a back end that does not open offers an algorithm is unknown: unavailable, with the reason, not 501."""
+    settings = BackendSettings.model_validate({"name": "device"})
+    reason = errors.UnavailableError("no slot holds the token of the settings")
+    world = await SignerWorld.open(url, backend=StandIn(settings, "pkcs11", reason))
+    for act in ("create", "import"):
+        key = generate_private_key(ALGORITHMS["ecdsa-p256"])
+        pkcs8 = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()) if act == "import" else None
+        with pytest.raises(SignerUnavailableError, match="device is not ready: no slot holds the token"):
+            await world.client().create(NewKeyRequest("ca", "n", "ecdsa-p256", act, None, pkcs8))
+    await world.close()
+
+
 async def test_a_creation_that_never_happened_fails_after_a_while(world: SignerWorld) -> None:
     """While the back end may still be at it nothing is decided; then the version has failed, and the next is made."""
     world.device.fail("create", errors.DeadlineError("late"))
@@ -320,6 +336,8 @@ async def test_a_creation_that_never_happened_fails_after_a_while(world: SignerW
     world.clock.advance(timedelta(minutes=5))
     again = await world.reopen()
     assert (await again.client().key("ca.n")).state == "failed"
+    with pytest.raises(KeyNotFoundError):  # nothing of it can be found: whoever moves a key begins anew
+        await again.client().public_key_of("ca.n")
     made = await again.client().create(request)
     assert (made.state, made.version) == ("enabled", 2)
     assert [version.state for version in made.versions] == ["failed", "enabled"]

@@ -217,7 +217,10 @@ def test_a_deployment_on_a_token_starts_after_a_long_time_off(tmp_path: Path, dn
 
 
 def test_a_ceremony_that_fails_leaves_nothing_in_the_back_end(tmp_path: Path, dns: DnsProcess, token: SoftHsm) -> None:
-    """Where no back end makes ML-DSA keys, the sentence says so, and the ECDSA key that was made is gone."""
+    """Where no back end makes ML-DSA keys, the sentence says so, and the ECDSA key that was made is gone.
+
+    Where the token refuses the PIN, its keys are not made in the next back end instead.
+    """
     backends = tmp_path / "backends.toml"
     backends.write_text(table("backends", softhsm_backend(token)))
     deployment = Deployment(tmp_path / "state", dns)
@@ -226,6 +229,14 @@ def test_a_ceremony_that_fails_leaves_nothing_in_the_back_end(tmp_path: Path, dn
     assert failed.returncode == 1
     assert "makes ml-dsa-65 keys" in failed.stderr
     assert 'Add one to the [[backends]] that does: type = "file"' in failed.stderr
+    secret = tmp_path / "secret"
+    secret.touch(mode=0o600)
+    secret.write_text("not the token's PIN")
+    refused = {**softhsm_backend(token), "pin_file": str(secret)}
+    backends.write_text(table("backends", refused) + table("backends", file_backend(tmp_path / "sealed", secret)))
+    failed = deployment.ztca("init", *options, check=False)
+    assert (failed.returncode, "in the back end" in failed.stdout) == (1, False)  # not into the next one instead
+    assert "PIN" in failed.stderr
     assert not deployment.directory.exists()
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(("state", "bootstrap"))] == []
     count = token.python(COUNT_PRIVATE_KEYS)

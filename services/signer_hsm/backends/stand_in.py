@@ -13,7 +13,15 @@ from typing import Final, NoReturn
 import structlog
 
 from pkicore.algorithms import Algorithm, Payload, PrivateKey
-from services.signer_hsm.backends import Attestation, Backend, BackendHealth, BackendKey, Destruction, KeyLabel
+from services.signer_hsm.backends import (
+    Attestation,
+    Backend,
+    BackendHealth,
+    BackendKey,
+    Destruction,
+    Fact,
+    KeyLabel,
+)
 from services.signer_hsm.backends.settings import BackendSettings
 from services.signer_hsm.errors import BackendError, MisconfiguredError, UnavailableError
 from services.signer_hsm.schemes import Scheme
@@ -87,8 +95,9 @@ class StandIn:
         self._refuse()
 
     async def health(self) -> BackendHealth:
-        """Not ready, and the reason's class."""
-        return BackendHealth(ready=False, detail={"state": "not open", "problem": self.reason.cause})
+        """Not ready, and why."""
+        why: dict[str, Fact] = {"problem": self.reason.cause, "reason": str(self.reason)}
+        return BackendHealth(ready=False, detail={"state": "not open", **why})
 
     async def aclose(self) -> None:
         """Nothing is open."""
