@@ -31,13 +31,13 @@ async def test_all_attempts_together_stay_within_the_deadline(simulator: AwsKmsS
     """Five attempts at an endpoint that never answers take no longer than the deadline, whatever the time-outs say."""
     async with opened(simulator) as usual:
         key = await usual.create(LABEL, P256)
-    async with opened(simulator, attempts=5, deadline_seconds=2.0, timeout_seconds=60) as backend:
+    async with opened(simulator, attempts=5, deadline_seconds=6.0, timeout_seconds=60) as backend:
         simulator.delay(30, operation="Sign", times=100)
         started = time.monotonic()
         with pytest.raises(DeadlineError):
             await sign(backend, key)
         assert time.monotonic() - started < 20  # and not five times 30 s
-        assert 1 < simulator.calls["Sign"] <= 5  # a machine that stalls may not come to the last
+        assert simulator.calls["Sign"] == 5
 
 
 async def test_an_endpoint_that_is_gone_and_comes_back(simulator: AwsKmsSimulator, kms: AwsKmsBackend) -> None:
