@@ -5,6 +5,7 @@ PkiError
 ├─ UnsupportedError          well-formed, but an algorithm, version or form that is not offered
 ├─ BadKeyError               a public key that the rules refuse
 ├─ BadSignatureError         a signature that does not verify
+├─ ProofError                what a transparency log shows does not prove what it claims
 ├─ BadTokenError             a token whose claims or signature are not what its issuer's rules want
 ├─ BadCsrError               a certificate request that breaks a rule
 ├─ BadCertificateError       a certificate or chain that does not verify
@@ -47,6 +48,10 @@ class BadKeyError(PkiError):
 
 class BadSignatureError(PkiError):
     """A signature that does not verify."""
+
+
+class ProofError(PkiError):
+    """What a transparency log shows does not prove what it claims."""
 
 
 class BadTokenError(PkiError):
