@@ -5,9 +5,9 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from services.ca.client.settings import BesideCaSettings
+from services.chassis.oidc import OidcIssuerSettings
 from services.chassis.settings import AbsolutePath, Port, for_service
 from services.signer_hsm.backends.settings import AnyBackendSettings
-from services.signer_hsm.policy import OidcIssuerSettings
 
 
 class SignerSettings(BesideCaSettings):

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, utils
 
 from pkicore.clock import unix
 from services.chassis.audit import audit_records
-from services.signer_hsm.policy import OidcIssuerSettings
+from services.chassis.oidc import OidcIssuerSettings
 from tests.support.clock import ManualClock
 from tests.support.jose_key import JoseKey
 from tests.support.signer_tenants import BURST, DIGEST, TenantsWorld, tenants_world

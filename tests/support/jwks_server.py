@@ -1,4 +1,4 @@
-"""An OIDC issuer simulated: an https server on loopback that answers one GET with a JWK set, or badly.
+"""An OIDC issuer simulated: an https server on loopback that answers with a JWK set and other documents, or badly.
 
 It speaks as much HTTP/1.1 as one request needs. Its certificate is of a CA of the test's own.
 """
@@ -27,6 +27,7 @@ class JwksServer:
         ca_file: the roots that its certificate is of.
         port: where it listens.
         body: what it answers with.
+        documents: what it answers with instead, by path.
         status: the status line's rest.
         headers: further ones.
         delay: seconds before it answers.
@@ -36,6 +37,7 @@ class JwksServer:
     ca_file: Path
     port: int = 0
     body: bytes = b""
+    documents: dict[str, bytes] = field(default_factory=dict)
     status: str = "200 OK"
     headers: dict[str, str] = field(default_factory=dict)
     delay: float = 0.0
@@ -45,6 +47,11 @@ class JwksServer:
     def url(self) -> str:
         """Where the keys are."""
         return f"https://localhost:{self.port}/jwks"
+
+    @property
+    def issuer(self) -> str:
+        """The issuer's own name, for discovery."""
+        return f"https://localhost:{self.port}"
 
     def publish(self, *jwks: dict[str, Any]) -> None:
         """Answer with these keys from now on."""
@@ -56,9 +63,10 @@ class JwksServer:
             head = await reader.readuntil(b"\r\n\r\n")
             self.requests.append(head.split(b"\r\n")[0].decode())
             await asyncio.sleep(self.delay)
-            headers = {"content-length": str(len(self.body)), "connection": "close"} | self.headers
+            body = self.documents.get(head.split(b" ")[1].decode(), self.body)
+            headers = {"content-length": str(len(body)), "connection": "close"} | self.headers
             lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-            writer.write(f"HTTP/1.1 {self.status}\r\n{lines}\r\n".encode() + self.body)
+            writer.write(f"HTTP/1.1 {self.status}\r\n{lines}\r\n".encode() + body)
             await writer.drain()
         except (OSError, asyncio.IncompleteReadError):
             self.requests.append("(gone)")

@@ -23,13 +23,14 @@ from pkicore.identity import SpiffeId
 from services.chassis.database import Database, Prepared, Row
 from services.chassis.migrations import migrate
 from services.chassis.observability import HttpMetrics
+from services.chassis.oidc import OidcIssuerSettings
 from services.chassis.peer import CallerPolicy
 from services.signer_hsm.app import MIGRATIONS, Core, CoreRules, build_core, internal_application
 from services.signer_hsm.attestations import device_statements
 from services.signer_hsm.backends.registry import BackendRegistry
 from services.signer_hsm.backends.settings import FileSettings
 from services.signer_hsm.metrics import SignerMetrics
-from services.signer_hsm.policy import OidcIssuerSettings, OidcVerifier, Policy
+from services.signer_hsm.policy import OidcVerifier, Policy
 from services.signer_hsm.store import SignerStore
 from tests.support.clock import ManualClock
 

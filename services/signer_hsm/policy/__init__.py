@@ -3,7 +3,6 @@
 from services.signer_hsm.policy.approvals import Approval, BoundAct
 from services.signer_hsm.policy.decision import Caller, Decision, OidcSubject
 from services.signer_hsm.policy.document import LIFE_CYCLE, Act, Tenant
-from services.signer_hsm.policy.issuers import OidcIssuerSettings
 from services.signer_hsm.policy.limits import Place, RateLimits
 from services.signer_hsm.policy.oidc import OidcVerifier
 from services.signer_hsm.policy.policy import Policy
@@ -15,7 +14,6 @@ __all__ = [
     "BoundAct",
     "Caller",
     "Decision",
-    "OidcIssuerSettings",
     "OidcSubject",
     "OidcVerifier",
     "Place",

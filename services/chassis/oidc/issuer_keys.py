@@ -11,6 +11,7 @@ import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 import httpx
 import structlog
@@ -18,16 +19,20 @@ import structlog
 from pkicore.algorithms import PublicKey
 from pkicore.errors import MalformedError
 from pkicore.jose.jwt import MAX_JWKS, JwkSet
-from services.signer_hsm.errors import KeyPolicyError
+from pkicore.jose.strict import strict_object
+from services.chassis.errors import SettingsError
+from services.chassis.oidc.issuers import https_url
 
 RETRY_SECONDS: Final = 60.0
 REFRESH_SECONDS: Final = 3600.0
 FORGET_SECONDS: Final = 86_400.0
 _CONNECT_SECONDS: Final = 3.0
 _FETCH_SECONDS: Final = 5.0
+_MAX_DISCOVERY: Final = 64 * 1024  # octets
+_DISCOVERY_PATH: Final = "/.well-known/openid-configuration"
 
 Fetch = Callable[[], Awaitable[bytes]]
-"""Reads the JWK set's octets; raises OSError or httpx.HTTPError."""
+"""Reads the JWK set's octets; raises OSError, httpx.HTTPError, httpx.InvalidURL or MalformedError."""
 
 
 class IssuerKeys:
@@ -76,7 +81,7 @@ class IssuerKeys:
         try:
             async with asyncio.timeout(self._deadline):
                 keys = JwkSet.parse(await self._fetch())
-        except (OSError, httpx.HTTPError, MalformedError) as error:  # TimeoutError is an OSError
+        except (OSError, httpx.HTTPError, httpx.InvalidURL, MalformedError) as error:  # TimeoutError is an OSError
             self._log.warning("the issuer's keys were not read", error=str(error) or type(error).__name__)
             return
         self._keys, self._fetched_at = keys, self._monotonic()
@@ -99,12 +104,12 @@ def url_client(ca_file: Path | None) -> httpx.AsyncClient:
     """A client that follows nothing, takes nothing from the environment and waits for nothing long.
 
     Raises:
-        KeyPolicyError: the file of roots cannot be read.
+        SettingsError: the file of roots cannot be read.
     """
     try:
         context = ssl.create_default_context(cafile=ca_file)
     except (OSError, ssl.SSLError) as error:
-        raise KeyPolicyError(f"jwks_ca_file {ca_file} cannot be read as PEM certificates") from error
+        raise SettingsError(f"jwks_ca_file {ca_file} cannot be read as PEM certificates") from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return httpx.AsyncClient(
         verify=context,
@@ -119,14 +124,46 @@ def url_fetch(http: httpx.AsyncClient, url: str) -> Fetch:
     """Reads an https URL, no more of it than a JWK set may have."""
 
     async def fetch() -> bytes:
-        body = bytearray()
-        async with http.stream("GET", url) as response:
-            if response.status_code != httpx.codes.OK:
-                raise OSError(f"the answer has status {response.status_code}")
-            async for part in response.aiter_raw():
-                body += part
-                if len(body) > MAX_JWKS:
-                    break
-        return bytes(body)
+        return await _read(http, url, MAX_JWKS)
 
     return fetch
+
+
+def discovery_fetch(http: httpx.AsyncClient, issuer: str) -> Fetch:
+    """Reads the JWK set that the issuer's discovery document names, each time (OpenID Connect Discovery 1.0 §4).
+
+    The document must name the very issuer (§4.3), and keys on the issuer's own host: whoever may write one document
+    there must not be able to send this service elsewhere. Another host's keys are configured as `jwks_url`.
+    """
+    url = issuer.rstrip("/") + _DISCOVERY_PATH
+
+    async def fetch() -> bytes:
+        document = strict_object(await _read(http, url, _MAX_DISCOVERY), "the discovery document")
+        if document.get("issuer") != issuer:
+            raise MalformedError("the discovery document is of another issuer")
+        return await _read(http, _keys_url(document.get("jwks_uri"), issuer), MAX_JWKS)
+
+    return fetch
+
+
+def _keys_url(url: object, issuer: str) -> str:
+    try:
+        found = https_url(url) if isinstance(url, str) else None
+    except ValueError:
+        found = None
+    if found is None or urlsplit(found).netloc != urlsplit(issuer).netloc:
+        raise MalformedError("the discovery document's jwks_uri is no https URL on the issuer's host: set jwks_url")
+    return found
+
+
+async def _read(http: httpx.AsyncClient, url: str, most: int) -> bytes:
+    """The body, which must not have more than `most` octets."""
+    body = bytearray()
+    async with http.stream("GET", url) as response:
+        if response.status_code != httpx.codes.OK:
+            raise OSError(f"the answer has status {response.status_code}")
+        async for part in response.aiter_raw():
+            body += part
+            if len(body) > most:
+                raise MalformedError(f"the answer has more than {most} octets")
+    return bytes(body)
