@@ -7,6 +7,8 @@ PkiError
 ├─ BadSignatureError         a signature that does not verify
 ├─ ProofError                what a transparency log shows does not prove what it claims
 ├─ BadTokenError             a token whose claims or signature are not what its issuer's rules want
+├─ BadTimestampError         a time-stamp token that does not speak for what was asked
+├─ TimestampRefusedError     a time-stamp request that an authority refuses
 ├─ BadCsrError               a certificate request that breaks a rule
 ├─ BadCertificateError       a certificate or chain that does not verify
 ├─ ProfileError              a profile that makes no sense, or a request that does not fit its profile
@@ -64,6 +66,22 @@ class BadTokenError(PkiError):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class BadTimestampError(PkiError):
+    """A time-stamp token that does not speak for what was asked, or not with the authority's word."""
+
+
+class TimestampRefusedError(PkiError):
+    """A time-stamp request that an authority refuses.
+
+    Attributes:
+        failure: the PKIFailureInfo of RFC 3161 §2.4.2, as in "badAlg"; None where an authority gave none.
+    """
+
+    def __init__(self, failure: str | None, message: str) -> None:
+        super().__init__(message)
+        self.failure = failure
 
 
 class BadCsrError(PkiError):
