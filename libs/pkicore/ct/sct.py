@@ -1,4 +1,4 @@
-"""Signed certificate timestamps and lists of them, byte by byte (RFC 6962 §3.2, §3.3; extensions of C2SP static-ct-api).
+"""Signed certificate timestamps and lists of them (RFC 6962 §3.2, §3.3), with the extension of C2SP static-ct-api.
 
 A log's key is ECDSA on P-256 or RSA, with SHA-256 (RFC 6962 §2.1.4); there is no other version 1.
 """
