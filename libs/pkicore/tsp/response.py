@@ -1,0 +1,99 @@
+"""Time-stamp responses (RFC 3161 §2.4.2): a token, or why there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+from asn1crypto import core, tsp
+
+from pkicore.cms.der import check_der, load_der, parsing
+from pkicore.encoding import BIT_STRING, DerReader, integer, sequence, tlv
+from pkicore.errors import MalformedError, TimestampRefusedError, UnsupportedError
+
+MAX_RESPONSE_BYTES: Final = 256 * 1024
+FAILURES: Final[Mapping[str, int]] = MappingProxyType(
+    {
+        "badAlg": 0,
+        "badRequest": 2,
+        "badDataFormat": 5,
+        "timeNotAvailable": 14,
+        "unacceptedPolicy": 15,
+        "unacceptedExtension": 16,
+        "addInfoNotAvailable": 17,
+        "systemFailure": 25,
+    }
+)
+"""PKIFailureInfo: name to bit."""
+
+_UTF8_STRING: Final = 0x0C
+_REJECTION: Final = 2
+_GRANTED: Final = ("granted", "granted_with_mods")
+_MAX_TEXT: Final = 256
+_WHAT: Final = "the time-stamp response"
+
+
+def granted(token: bytes) -> bytes:
+    """TimeStampResp with a token, as it was asked for."""
+    return sequence(sequence(integer(0)), token)
+
+
+def rejection(failure: str, text: str) -> bytes:
+    """TimeStampResp without a token.
+
+    Args:
+        failure: one of `FAILURES`.
+        text: one sentence for the client.
+
+    Raises:
+        UnsupportedError: no PKIFailureInfo of this name.
+    """
+    if failure not in FAILURES:
+        raise UnsupportedError(f"{failure!r} is no PKIFailureInfo; there are {', '.join(FAILURES)}")
+    status_string = sequence(tlv(_UTF8_STRING, text.encode()))
+    return sequence(sequence(integer(_REJECTION), status_string, _named_bit(FAILURES[failure])))
+
+
+def token_of(response: bytes) -> bytes:
+    """The token of a response, unverified.
+
+    Raises:
+        TimestampRefusedError: there is none; why, as the authority says it.
+        MalformedError: not a TimeStampResp in DER, or larger than 256 KiB.
+    """
+    if len(response) > MAX_RESPONSE_BYTES:
+        raise MalformedError(f"{_WHAT} is larger than {MAX_RESPONSE_BYTES} octets")
+    check_der(response)
+    members = DerReader(response).enter()
+    status = load_der(tsp.PKIStatusInfo, members.read_element(), _WHAT, max_bytes=MAX_RESPONSE_BYTES)
+    with parsing(_WHAT):
+        if status["status"].native not in _GRANTED:
+            raise _refusal(status)
+    token = members.read_element()
+    members.finish()
+    return token
+
+
+def _refusal(status: Any) -> TimestampRefusedError:  # noqa: ANN401 - asn1crypto ships no types
+    texts, failure = status["status_string"], _failure(status["fail_info"])
+    text = " ".join(texts.native)[:_MAX_TEXT] if not isinstance(texts, core.Void) else "no reason given"
+    printable = "".join(character if character.isprintable() else "?" for character in text)
+    return TimestampRefusedError(
+        failure, f"the time-stamping authority refuses ({failure or 'no failure'}): {printable}"
+    )
+
+
+def _failure(bits: Any) -> str | None:  # noqa: ANN401 - likewise
+    if isinstance(bits, core.Void):
+        return None
+    octets = bits.contents[1:]
+    for name, bit in FAILURES.items():
+        if bit // 8 < len(octets) and octets[bit // 8] & 0x80 >> bit % 8:
+            return name
+    return None
+
+
+def _named_bit(bit: int) -> bytes:
+    """BIT STRING with one bit set and no bits after it (X.690 §11.2.2)."""
+    return tlv(BIT_STRING, bytes((7 - bit % 8, *([0] * (bit // 8)), 0x80 >> bit % 8)))
