@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Final, Literal
+from typing import Literal
 
 from services.signing.callers.scopes import UNNARROWED, Scopes
 
 CallerKind = Literal["api-key", "mtls", "oidc"]
-NO_CLAIMS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,5 +27,5 @@ class Caller:
     kind: CallerKind
     id: str
     tenant: str
-    claims: Mapping[str, str] = field(default=NO_CLAIMS, hash=False)
+    claims: Mapping[str, str] = field(default_factory=dict, hash=False)
     scopes: Scopes = UNNARROWED

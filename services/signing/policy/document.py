@@ -21,7 +21,7 @@ from services.signing.policy.schema import PolicySchema
 from services.signing.policy.text import PolicyText, policies_of, syntax_fault, without_numbers
 
 MAX_POLICIES: Final = 2000
-_KEPT_DECISIONS: Final = 4096
+_KEPT_DECISIONS: Final = 1024  # a token has 16 KiB at most, so 16 MiB at most
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _NUMBERED: Final = re.compile(r"`policy(\d+)`")
 
@@ -43,7 +43,7 @@ class PolicySet:
         self.ids = ids
         self._schema = schema
         self._policies = cedarpy.PolicySet.from_str("\n".join(files.values()))
-        self._kept: dict[bytes, Decision] = {}
+        self._kept: dict[tuple[object, ...], Decision] = {}
 
     @property
     def claim_names(self) -> frozenset[str]:
@@ -99,20 +99,20 @@ class PolicySet:
             return self._decision("tenant")
         if not asked.caller.scopes.allow(asked.action, asked.key, asked.formats):
             return self._decision("scopes")
-        request, entities, text = cedar_request(asked, self._schema.claims)
-        # Cedar is a function of policies and request, so a kept decision is the one it would come to again.
-        fingerprint = hashlib.sha256(text).digest()
-        kept = self._kept.get(fingerprint)
+        # Cedar is a function of policies and request (it has no clock), so a kept decision is the one it would come to.
+        facts = asked.facts()
+        kept = self._kept.get(facts)
         if kept is not None:
             return kept
-        decision = self._evaluate(request, entities)
+        decision = self._evaluate(asked)
         if decision.reason != "error":
             if len(self._kept) >= _KEPT_DECISIONS:
                 self._kept.clear()
-            self._kept[fingerprint] = decision
+            self._kept[facts] = decision
         return decision
 
-    def _evaluate(self, request: dict[str, object], entities: str) -> Decision:
+    def _evaluate(self, asked: AccessRequest) -> Decision:
+        request, entities = cedar_request(asked, self._schema.claims)
         try:
             answer = cedarpy.is_authorized(request, self._policies, entities, schema=self._schema.handle)
         except Exception as error:  # noqa: BLE001 - whatever the engine raises, the answer is no

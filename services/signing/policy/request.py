@@ -42,13 +42,28 @@ class AccessRequest:
         if (self.key is not None) != (self.action in KEY_ACTIONS):
             raise ValueError(f"{self.action} is {'' if self.key is None else 'not '}about a key")
 
+    def facts(self) -> tuple[object, ...]:
+        """All that Cedar is told: where it is equal, so are the decisions."""
+        return (
+            self.caller.kind,
+            self.caller.id,
+            self.caller.tenant,
+            tuple(self.caller.claims.items()),
+            self.action,
+            self.tenant,
+            self.key,
+            self.formats,
+            self.algorithms,
+            self.predicate_types,
+            self.subjects,
+        )
+
 
 class CedarRequest(NamedTuple):
-    """The whole of what Cedar decides on: equal texts, equal decisions."""
+    """A request in Cedar's words."""
 
     request: dict[str, Any]
     entities: str
-    fingerprint: bytes
 
 
 def cedar_request(asked: AccessRequest, claim_names: frozenset[str]) -> CedarRequest:
@@ -61,19 +76,17 @@ def cedar_request(asked: AccessRequest, claim_names: frozenset[str]) -> CedarReq
     caller = asked.caller
     key_id = f"{asked.tenant}.{asked.key}"
     resource = _uid("Tenant", asked.tenant) if asked.key is None else _uid("Key", key_id)
-    context = orjson.dumps(_context(asked, claim_names), option=orjson.OPT_SORT_KEYS)
     principal = _uid("Caller", caller.id)
     entities = [_entity(principal, caller.tenant, kind=caller.kind), {"uid": _uid("Tenant", asked.tenant), **_BARE}]
     if asked.key is not None:
         entities.append(_entity(resource, asked.tenant, name=asked.key))
-    graph = orjson.dumps(entities)
     request = {
         "principal": principal,
         "action": _uid("Action", asked.action),
         "resource": resource,
-        "context": context.decode(),
+        "context": orjson.dumps(_context(asked, claim_names)).decode(),
     }
-    return CedarRequest(request, graph.decode(), b"\n".join((asked.action.encode(), graph, context)))
+    return CedarRequest(request, orjson.dumps(entities).decode())
 
 
 _BARE: Final[Mapping[str, Any]] = {"attrs": {}, "parents": []}
