@@ -16,14 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import mldsa
 from pkicore.algorithms import verify_signature
 from pkicore.errors import BadSignatureError, MalformedError
 from pkicore.tlog.checkpoint import Checkpoint
-from pkicore.tlog.note import (
-    KEY_ID_SIZE,
-    NoteSignature,
-    check_key_name,
-    decode_vkey,
-    encode_vkey,
-    key_id_input,
-)
+from pkicore.tlog.keys import decode_vkey, encode_vkey, key_id_input
+from pkicore.tlog.note import KEY_ID_SIZE, NoteSignature, check_key_name
 
 MAX_TIMESTAMP: Final = 2**63 - 1
 """Unix seconds at most."""

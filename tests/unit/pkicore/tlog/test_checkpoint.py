@@ -4,14 +4,21 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-from cryptography.hazmat.primitives.serialization import load_der_public_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 from hypothesis import given
 from hypothesis import strategies as st
+from sigstore._internal.rekor.checkpoint import SignedCheckpoint
+from sigstore._internal.trust import Keyring, RekorKeyring
+from sigstore._utils import KeyID
+from sigstore.errors import VerificationError
+from sigstore_models.common import v1 as common
 
+from pkicore.algorithms import ALGORITHMS, PublicKey, algorithm_of, generate_private_key, sign_with
 from pkicore.errors import BadSignatureError, MalformedError, ProofError
 from pkicore.tlog.checkpoint import Checkpoint, verify_checkpoint
+from pkicore.tlog.keys import NoteKey
 from pkicore.tlog.merkle import EMPTY_ROOT, MAX_SIZE, leaf_hash
-from pkicore.tlog.note import Note, NoteKey
+from pkicore.tlog.note import Note
 from pkicore.tlog.proofs import verify_inclusion
 
 ORIGIN = "log.example/one"
@@ -162,3 +169,29 @@ def test_whatever_is_received_is_a_checkpoint_or_malformed(text: str) -> None:
     except MalformedError:
         return
     assert checkpoint.text == text
+
+
+@pytest.mark.parametrize("algorithm", ["ecdsa-p256", "ecdsa-p384", "ed25519"])
+def test_sigstore_reads_a_checkpoint_of_ours(algorithm: str) -> None:
+    """sigstore-python's own verification, which finds the key by the first octets of the log ID."""
+    signer = generate_private_key(ALGORITHMS[algorithm])
+    public_key = signer.public_key()
+    assert isinstance(public_key, ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey)
+    key, checkpoint = NoteKey(ORIGIN, public_key), Checkpoint(ORIGIN, 7, ROOT)
+    line = key.assemble(sign_with(signer, checkpoint.text.encode()))
+    theirs = SignedCheckpoint.from_text(Note(checkpoint.text, (line,)).to_bytes().decode())
+    assert (theirs.checkpoint.origin, theirs.checkpoint.log_size) == (ORIGIN, 7)
+    assert theirs.checkpoint.log_hash == ROOT.hex()
+    theirs.signed_note.verify(sigstore_keyring(public_key), KeyID(key.log_id))
+    stranger = generate_private_key(ALGORITHMS[algorithm]).public_key()
+    with pytest.raises(VerificationError, match="invalid signature"):
+        theirs.signed_note.verify(sigstore_keyring(stranger), KeyID(key.log_id))
+
+
+def sigstore_keyring(public_key: PublicKey) -> RekorKeyring:
+    """Sigstore's trust in one log."""
+    details = {"ecdsa-p256": "PKIX_ECDSA_P256_SHA_256", "ecdsa-p384": "PKIX_ECDSA_P384_SHA_384"}
+    name = details.get(algorithm_of(public_key).name, "PKIX_ED25519")
+    spki = public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    document = {"rawBytes": base64.b64encode(spki).decode(), "keyDetails": name}
+    return RekorKeyring(Keyring([common.PublicKey.from_json(json.dumps(document))]))

@@ -7,8 +7,9 @@ from pkicore.algorithms import sign_with
 from pkicore.errors import BadSignatureError, MalformedError, ProofError, UnsupportedError
 from pkicore.tlog.checkpoint import Checkpoint, verify_checkpoint
 from pkicore.tlog.cosignature import MAX_TIMESTAMP, Cosignature, Cosigner
+from pkicore.tlog.keys import NoteKey
 from pkicore.tlog.merkle import leaf_hash
-from pkicore.tlog.note import Note, NoteKey, verify_note
+from pkicore.tlog.note import Note, verify_note
 
 ORIGIN, NAME, NOW = "log.example/one", "witness.example/w1", 1_900_000_000
 CHECKPOINT = Checkpoint(ORIGIN, 7, leaf_hash(b"entry"))
