@@ -1,98 +1,132 @@
-"""A wall of DER before asn1crypto, which by itself reads BER, ignores what it is not asked for, and parses lazily.
+"""The elements of CMS and RFC 3161 that `DerReader` has no word for; every function reads the next element of a reader.
 
-Behind it lengths are definite and minimal, strings are in one piece, and nothing follows the last element (X.690 §10).
+Not by asn1crypto: it takes BER, reads a content by the type that it claims, decides by a version number whether to read
+PKCS#7 or CMS, and writes certificates anew when asked for their bytes, all of which matter where bytes are signed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, Final, TypeVar
+import re
+from datetime import UTC, datetime
+from typing import Final
 
-from asn1crypto import core
+from pkicore.encoding import GENERALIZED_TIME, NULL, OID, UTC_TIME, DerReader, object_identifier, tlv
+from pkicore.errors import MalformedError, UnsupportedError
 
-from pkicore.encoding import ENUMERATED, INTEGER, NULL_TAG, DerReader
-from pkicore.errors import MalformedError
-
-Structure = TypeVar("Structure", bound=core.Asn1Value)
-
-_MAX_DEPTH: Final = 24  # a name in a certificate in a token of a token stands 14 deep
-_BOOLEAN: Final = 0x01
-_CONSTRUCTED: Final = 0x20
-_UNIVERSAL: Final = 0x40  # the first tag that is not
-_SEQUENCE_AND_SET: Final = (0x30, 0x31)
-
-
-def load_der(structure: type[Structure], der: bytes, what: str, *, max_bytes: int) -> Structure:
-    """A structure of asn1crypto, whose parts are parsed when they are asked for: wrap asking in `parsing`.
-
-    Args:
-        structure: what it must be.
-        der: hostile bytes.
-        what: its name in errors.
-        max_bytes: the most that is looked at.
-
-    Raises:
-        MalformedError: larger than `max_bytes`, not DER, another structure, or with bytes behind it.
-    """
-    if len(der) > max_bytes:
-        raise MalformedError(f"{what} is larger than {max_bytes} octets")
-    check_der(der)
-    with parsing(what):
-        loaded: Structure = structure.load(der, strict=True)
-        return loaded
+BOOLEAN: Final = 0x01
+UTF8_STRING: Final = 0x0C
+SET: Final = 0x31
+_MAX_OID: Final = 64  # octets
+_MORE: Final = 0x80
+_TIMES: Final = {
+    UTC_TIME: (re.compile(rb"[0-9]{12}Z"), "%y%m%d%H%M%S"),
+    GENERALIZED_TIME: (re.compile(rb"[0-9]{14}(\.[0-9]{0,5}[1-9])?Z"), "%Y%m%d%H%M%S"),
+}
+_UTC_PIVOT: Final = 50  # RFC 5280 §4.1.2.5.1; strptime has another
 
 
-@contextmanager
-def parsing(what: str) -> Iterator[None]:
-    """Turn whatever asn1crypto raises about hostile bytes into one MalformedError."""
-    try:
-        yield
-    except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
-        raise MalformedError(f"{what} does not parse") from error
+def set_of(*members: bytes) -> bytes:
+    """SET OF encoded elements, in the one order of DER (X.690 §11.6)."""
+    return tlv(SET, b"".join(sorted(members)))
 
 
-def check_der(der: bytes) -> None:
-    """One element of DER and nothing else, as far as that shows without knowing its structure.
+def implicit(number: int, element: bytes) -> bytes:
+    """[number] IMPLICIT in place of the tag of a constructed element."""
+    return bytes((0xA0 | number,)) + element[1:]
+
+
+def only(der: bytes) -> DerReader:
+    """A reader within a SEQUENCE that is all there is.
 
     Raises:
-        MalformedError: it is not; or it is nested deeper than 24 levels.
+        MalformedError: it is not.
     """
-    reader = DerReader(der)
-    _check_element(reader.read_element(), _MAX_DEPTH)
+    outer = DerReader(der)
+    inner = outer.enter()
+    outer.finish()
+    return inner
+
+
+def read_elements(reader: DerReader, most: int, what: str) -> tuple[bytes, ...]:
+    """All that is left of a reader, element by element.
+
+    Raises:
+        MalformedError: more than `most`.
+    """
+    found: list[bytes] = []
+    while not reader.at_end:
+        if len(found) == most:
+            raise MalformedError(f"there are at most {most} {what}")
+        found.append(reader.read_element())
+    return tuple(found)
+
+
+def read_oid(reader: DerReader) -> str:
+    """OBJECT IDENTIFIER as dotted string.
+
+    Raises:
+        MalformedError: not one in its one encoding, or of more than 64 octets.
+    """
+    content = reader.read(OID)
+    if not content or len(content) > _MAX_OID or content[-1] & _MORE:
+        raise MalformedError("an OBJECT IDENTIFIER that is empty, endless or cut off")
+    arcs, value = [], 0
+    for octet in content:
+        value = value << 7 | octet & 0x7F
+        if not octet & _MORE:
+            arcs.append(value)
+            value = 0
+    first = min(arcs[0] // 40, 2)
+    dotted = ".".join(map(str, (first, arcs[0] - 40 * first, *arcs[1:])))
+    if object_identifier(dotted) != tlv(OID, content):
+        raise MalformedError("an OBJECT IDENTIFIER that is not minimal")
+    return dotted
+
+
+def read_algorithm(reader: DerReader) -> str:
+    """AlgorithmIdentifier whose parameters are absent or NULL, as dotted string; from within its SEQUENCE.
+
+    Raises:
+        MalformedError: it is not.
+        UnsupportedError: other parameters.
+    """
+    oid = read_oid(reader)
+    if not reader.at_end and reader.read_element() != NULL:
+        raise UnsupportedError(f"the algorithm {oid} has parameters")
     reader.finish()
+    return oid
 
 
-def _check_element(element: bytes, depth: int) -> None:
-    tag = element[0]
-    if depth == 0:
-        raise MalformedError(f"DER nested deeper than {_MAX_DEPTH} levels")
-    if tag < _UNIVERSAL and bool(tag & _CONSTRUCTED) != (tag | _CONSTRUCTED in _SEQUENCE_AND_SET):
-        raise MalformedError(f"DER allows no element of tag {tag:#04x}")
-    if not tag & _CONSTRUCTED:
-        _check_primitive(tag, element)
-        return
-    content = DerReader(DerReader(element).read(tag))
-    while not content.at_end:
-        _check_element(content.read_element(), depth - 1)
-
-
-def _check_primitive(tag: int, element: bytes) -> None:
-    content = DerReader(element).read(tag)
-    if tag in {INTEGER, ENUMERATED}:
-        DerReader(bytes((INTEGER,)) + element[1:]).read_integer()
-    if tag == _BOOLEAN and content not in {b"\x00", b"\xff"}:
-        raise MalformedError("a BOOLEAN that DER does not allow")
-    if tag == NULL_TAG and content:
-        raise MalformedError("a NULL with content")
-
-
-def only(values: Any, what: str) -> Any:  # noqa: ANN401 - asn1crypto ships no types
-    """The single member of a SET OF or SEQUENCE OF.
+def read_boolean(reader: DerReader) -> bool:
+    """BOOLEAN DEFAULT FALSE, absent or not; a FALSE that DER leaves out is taken, since it means one thing only.
 
     Raises:
-        MalformedError: there are none, or several.
+        MalformedError: neither FALSE nor the one TRUE of DER.
     """
-    if len(values) != 1:
-        raise MalformedError(f"{what} must have exactly one value")
-    return values[0]
+    if not reader.next_is(BOOLEAN):
+        return False
+    content = reader.read(BOOLEAN)
+    if content not in {b"\x00", b"\xff"}:
+        raise MalformedError("a BOOLEAN that DER does not allow")
+    return content == b"\xff"
+
+
+def read_time(reader: DerReader) -> datetime:
+    """UTCTime or GeneralizedTime, in UTC; the latter with up to six decimals.
+
+    Raises:
+        MalformedError: another form, or no such day.
+    """
+    tag = UTC_TIME if reader.next_is(UTC_TIME) else GENERALIZED_TIME
+    content = reader.read(tag)
+    pattern, form = _TIMES[tag]
+    if not pattern.fullmatch(content):
+        raise MalformedError("a time that is not in UTC and in DER")
+    whole, _, decimals = content[:-1].decode().partition(".")
+    try:
+        found = datetime.strptime(whole, form).replace(tzinfo=UTC, microsecond=int(decimals.ljust(6, "0")))
+        if tag == UTC_TIME:
+            found = found.replace(year=(1900 if int(whole[:2]) >= _UTC_PIVOT else 2000) + int(whole[:2]))
+    except ValueError as error:
+        raise MalformedError("a time that is no time") from error
+    return found

@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final
-
-from asn1crypto import algos, core
+from typing import Final
 
 from pkicore.algorithms import ALGORITHMS, Algorithm
-from pkicore.encoding import object_identifier, sequence
+from pkicore.cms.der import read_algorithm
+from pkicore.encoding import DerReader, object_identifier, sequence
 from pkicore.errors import MalformedError, UnsupportedError
 
 HASHES: Final[Mapping[str, str]] = MappingProxyType(
@@ -71,18 +70,14 @@ def digest_identifier(name: str) -> bytes:
     return sequence(object_identifier(HASHES[name]))
 
 
-def read_digest_identifier(identifier: algos.DigestAlgorithm) -> str:
-    """The name of a hash; parameters are absent or NULL (RFC 5754 §2).
+def read_digest_identifier(reader: DerReader) -> str:
+    """The name of a hash, from within its AlgorithmIdentifier; parameters are absent or NULL (RFC 5754 §2).
 
     Raises:
-        UnsupportedError: another hash, or parameters.
+        UnsupportedError: another hash, or other parameters.
+        MalformedError: no AlgorithmIdentifier.
     """
-    name = _NAME_OF.get(identifier["algorithm"].dotted)
-    if name is None or not no_parameters(identifier["parameters"]):
-        raise UnsupportedError(f"the digest algorithm is none of {', '.join(HASHES)}")
-    return name
-
-
-def no_parameters(parameters: Any) -> bool:  # noqa: ANN401 - asn1crypto ships no types
-    """Whether the parameters of an AlgorithmIdentifier are absent or NULL."""
-    return isinstance(parameters, core.Void | core.Null) or parameters.dump() == core.Null().dump()
+    oid = read_algorithm(reader)
+    if oid not in _NAME_OF:
+        raise UnsupportedError(f"the digest algorithm {oid} is none of {', '.join(HASHES)}")
+    return _NAME_OF[oid]

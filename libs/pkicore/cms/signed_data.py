@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
-from asn1crypto import cms, core, tsp
 from cryptography import x509
 
-from pkicore.cms.der import load_der, only, parsing
-from pkicore.cms.digests import no_parameters, read_digest_identifier
+from pkicore.cms.der import SET, only, read_algorithm, read_elements, read_oid, read_time, set_of
+from pkicore.cms.digests import read_digest_identifier
 from pkicore.cms.signing import (
     ALGORITHM_PROTECTION,
     CONTENT_TYPE,
@@ -19,17 +18,20 @@ from pkicore.cms.signing import (
     SIGNING_CERTIFICATE_V2,
     SIGNING_TIME,
     TIMESTAMP,
-    set_of,
 )
+from pkicore.encoding import OCTET_STRING, SEQUENCE, DerReader
 from pkicore.errors import MalformedError, UnsupportedError
-from pkicore.x509 import certificate as certificates
+from pkicore.x509.certificate import load_der
 
 MAX_CMS_BYTES: Final = 256 * 1024
 MAX_SIGNERS: Final = 8
 MAX_CERTIFICATES: Final = 32
 _MAX_ATTRIBUTES: Final = 32
-_WHAT: Final = "the CMS"
-_VERSIONS: Final = ("v1", "v3")
+_MAX_VALUES: Final = 8
+_VERSIONS: Final = (1, 3)
+_CONTEXT_0: Final = 0xA0
+_CONTEXT_1: Final = 0xA1
+_KEY_IDENTIFIER: Final = 0x80
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,104 +91,132 @@ class UnverifiedSignedData:
                 signer without the attributes contentType and messageDigest, or with an attribute given twice.
             UnsupportedError: another content, version or hash, or certificates of other kinds than X.509.
         """
-        content_info = load_der(cms.ContentInfo, der, _WHAT, max_bytes=max_bytes)
-        with parsing(_WHAT):
-            if content_info["content_type"].dotted != SIGNED_DATA:
-                raise UnsupportedError("the CMS is no SignedData")
-            return _read(content_info["content"])
+        if len(der) > max_bytes:
+            raise MalformedError(f"the CMS is larger than {max_bytes} octets")
+        content_info = only(der)
+        if read_oid(content_info) != SIGNED_DATA:
+            raise UnsupportedError("the CMS is no SignedData")
+        data = only(content_info.read(_CONTEXT_0))
+        content_info.finish()
+        return cls._read(data)
+
+    @classmethod
+    def _read(cls, data: DerReader) -> UnverifiedSignedData:
+        if data.read_integer() not in _VERSIONS:
+            raise UnsupportedError("SignedData has version 1 or 3 here")
+        data.read(SET)  # digest algorithms; each signer names its own
+        encapsulated = data.enter()
+        content_type = read_oid(encapsulated)
+        content = _content(encapsulated.read(_CONTEXT_0)) if not encapsulated.at_end else None
+        encapsulated.finish()
+        enclosed = data.read(_CONTEXT_0) if data.next_is(_CONTEXT_0) else b""
+        if data.next_is(_CONTEXT_1):
+            data.read(_CONTEXT_1)  # CRLs: revocation is the caller's question
+        signers = read_elements(data.enter(SET), MAX_SIGNERS, "signers")
+        data.finish()
+        if not signers:
+            raise MalformedError("SignedData has at least one signer")
+        certificates = read_elements(DerReader(enclosed), MAX_CERTIFICATES, "certificates")
+        return cls(content_type, content, tuple(map(_certificate, certificates)), tuple(map(_signer, signers)))
 
 
-def _read(data: cms.SignedData) -> UnverifiedSignedData:
-    if data["version"].native not in _VERSIONS:
-        raise UnsupportedError("SignedData has version 1 or 3 here")
-    infos, enclosed = data["signer_infos"], data["certificates"]
-    if not 1 <= len(infos) <= MAX_SIGNERS:
-        raise MalformedError(f"SignedData has 1 to {MAX_SIGNERS} signers")
-    if len(enclosed) > MAX_CERTIFICATES:
-        raise MalformedError(f"SignedData has at most {MAX_CERTIFICATES} certificates")
-    encapsulated = data["encap_content_info"]
-    return UnverifiedSignedData(
-        content_type=encapsulated["content_type"].dotted,
-        content=_content(encapsulated["content"]),
-        certificates=tuple(_certificate(choice) for choice in enclosed),
-        signers=tuple(_signer(info) for info in infos),
-    )
+def _content(explicit: bytes) -> bytes:
+    reader = DerReader(explicit)
+    content = reader.read(OCTET_STRING)
+    reader.finish()
+    return content
 
 
-def _content(content: Any) -> bytes | None:  # noqa: ANN401 - asn1crypto ships no types
-    if isinstance(content, core.Void):
-        return None
-    if not isinstance(content, core.OctetString | core.ParsableOctetString):
-        raise MalformedError("the content of SignedData is no OCTET STRING")
-    return bytes(content)
-
-
-def _certificate(choice: cms.CertificateChoices) -> x509.Certificate:
-    if choice.name != "certificate":
+def _certificate(element: bytes) -> x509.Certificate:
+    if element[0] != SEQUENCE:
         raise UnsupportedError("only X.509 certificates may come with SignedData")
-    return certificates.load_der(choice.chosen.dump())
+    return load_der(element)
 
 
-def _signer(info: cms.SignerInfo) -> UnverifiedSignerInfo:
-    signature_algorithm = info["signature_algorithm"]
-    if not no_parameters(signature_algorithm["parameters"]):
-        raise UnsupportedError("signature algorithms with parameters are not offered")
-    digest_name, signature_oid = read_digest_identifier(info["digest_algorithm"]), signature_algorithm["algorithm"]
-    signed = _attributes(info["signed_attrs"])
-    _check_protection(signed.get(ALGORITHM_PROTECTION), digest_name, signature_oid.dotted)
-    identifier = info["sid"]
-    by_name = identifier.name == "issuer_and_serial_number"
+def _signer(element: bytes) -> UnverifiedSignerInfo:
+    info = only(element)
+    if info.read_integer() not in _VERSIONS:
+        raise UnsupportedError("a signer has version 1 or 3")
+    signer = info.read(_KEY_IDENTIFIER) if info.next_is(_KEY_IDENTIFIER) else info.read_element()
+    digest_name = read_digest_identifier(info.enter())
+    if not info.next_is(_CONTEXT_0):
+        raise MalformedError("a signer without signed attributes")
+    wire = info.read(_CONTEXT_0)
+    signature_oid, signature = read_algorithm(info.enter()), info.read(OCTET_STRING)
+    unsigned = _attributes(info.read(_CONTEXT_1)) if info.next_is(_CONTEXT_1) else {}
+    info.finish()
+    signed = _attributes(wire)
+    _check_protection(signed, digest_name, signature_oid)
     return UnverifiedSignerInfo(
-        signer=identifier.chosen.dump() if by_name else identifier.chosen.native,
+        signer=signer,
         digest_name=digest_name,
-        signature_oid=signature_oid.dotted,
-        signature=info["signature"].native,
-        message=_message(info["signed_attrs"]),
-        content_type=_single(signed, CONTENT_TYPE).dotted,
-        message_digest=_single(signed, MESSAGE_DIGEST).native,
-        signing_time=_single(signed, SIGNING_TIME).native if SIGNING_TIME in signed else None,
+        signature_oid=signature_oid,
+        signature=signature,
+        message=_message(wire),
+        content_type=_content_type(signed),
+        message_digest=_message_digest(signed),
+        signing_time=_signing_time(signed),
         certificate_hash=_certificate_hash(signed),
-        timestamp_tokens=tuple(token.dump() for token in _attributes(info["unsigned_attrs"]).get(TIMESTAMP, ())),
+        timestamp_tokens=unsigned.get(TIMESTAMP, ()),
     )
 
 
-def _attributes(attributes: cms.CMSAttributes | core.Void) -> dict[str, Any]:
-    if len(attributes) > _MAX_ATTRIBUTES:
-        raise MalformedError(f"a signer has at most {_MAX_ATTRIBUTES} attributes")
-    found = {attribute["type"].dotted: attribute["values"] for attribute in attributes}
-    if len(found) != len(attributes):
+def _attributes(members: bytes) -> dict[str, tuple[bytes, ...]]:
+    """Dotted object identifier to values."""
+    elements = read_elements(DerReader(members), _MAX_ATTRIBUTES, "attributes of a signer")
+    found = {}
+    for element in elements:
+        attribute = only(element)
+        kind = read_oid(attribute)
+        found[kind] = read_elements(attribute.enter(SET), _MAX_VALUES, "values of an attribute")
+        attribute.finish()
+    if len(found) != len(elements):
         raise MalformedError("a signer has an attribute twice")
     return found
 
 
-def _message(attributes: cms.CMSAttributes) -> bytes:
+def _message(wire: bytes) -> bytes:
     """What was signed is the SET OF in DER, and not the [0] that stands in its place (RFC 5652 §5.4)."""
-    message = set_of(*(attribute.dump() for attribute in attributes))
-    if message[1:] != attributes.dump()[1:]:
+    elements = read_elements(DerReader(wire), _MAX_ATTRIBUTES, "attributes of a signer")
+    if list(elements) != sorted(elements):
         raise MalformedError("the signed attributes are not in the order of DER")
-    return message
+    return set_of(*elements)
 
 
-def _single(attributes: dict[str, Any], kind: str) -> Any:  # noqa: ANN401 - asn1crypto ships no types
-    return only(attributes.get(kind, ()), f"the signed attribute {kind}")
+def _single(attributes: dict[str, tuple[bytes, ...]], kind: str) -> DerReader:
+    values = attributes.get(kind, ())
+    if len(values) != 1:
+        raise MalformedError(f"a signer must have exactly one value of the attribute {kind}")
+    return DerReader(values[0])
 
 
-def _check_protection(values: Any, digest_name: str, signature_oid: str) -> None:  # noqa: ANN401 - likewise
+def _content_type(attributes: dict[str, tuple[bytes, ...]]) -> str:
+    return read_oid(_single(attributes, CONTENT_TYPE))
+
+
+def _message_digest(attributes: dict[str, tuple[bytes, ...]]) -> bytes:
+    return _single(attributes, MESSAGE_DIGEST).read(OCTET_STRING)
+
+
+def _signing_time(attributes: dict[str, tuple[bytes, ...]]) -> datetime | None:
+    return read_time(_single(attributes, SIGNING_TIME)) if SIGNING_TIME in attributes else None
+
+
+def _check_protection(attributes: dict[str, tuple[bytes, ...]], digest_name: str, signature_oid: str) -> None:
     """RFC 6211 §2: both algorithms are the ones that are used."""
-    if values is None:
+    if ALGORITHM_PROTECTION not in attributes:
         return
-    protected = only(values, "CMSAlgorithmProtection")
-    algorithm = protected["signature_algorithm"]
-    if isinstance(algorithm, core.Void):
-        raise MalformedError("CMSAlgorithmProtection names no signature algorithm")
-    found = (read_digest_identifier(protected["digest_algorithm"]), algorithm["algorithm"].dotted)
+    protected = _single(attributes, ALGORITHM_PROTECTION).enter()
+    found = read_digest_identifier(protected.enter()), read_algorithm(protected.enter(_CONTEXT_1))
+    protected.finish()
     if found != (digest_name, signature_oid):
         raise MalformedError("CMSAlgorithmProtection names other algorithms than are used")
 
 
-def _certificate_hash(attributes: dict[str, Any]) -> tuple[str, bytes] | None:
-    """The first ESSCertIDv2 is the signer's (RFC 5035 §4)."""
+def _certificate_hash(attributes: dict[str, tuple[bytes, ...]]) -> tuple[str, bytes] | None:
+    """The first ESSCertIDv2 is the signer's (RFC 5035 §4); its issuer and serial add nothing to the hash."""
     if SIGNING_CERTIFICATE_V2 not in attributes:
         return None
-    binding: tsp.ESSCertIDv2 = _single(attributes, SIGNING_CERTIFICATE_V2)["certs"][0]
-    return read_digest_identifier(binding["hash_algorithm"]), binding["cert_hash"].native
+    binding = _single(attributes, SIGNING_CERTIFICATE_V2).enter().enter().enter()
+    name = read_digest_identifier(binding.enter()) if binding.next_is(SEQUENCE) else "sha256"
+    return name, binding.read(OCTET_STRING)

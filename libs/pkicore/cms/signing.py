@@ -16,6 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from pkicore.algorithms import algorithm_of, known_public_key, signature_algorithm_der, verify_signature
+from pkicore.cms.der import implicit, set_of
 from pkicore.cms.digests import check_digest, digest_identifier, digest_name
 from pkicore.encoding import (
     SEQUENCE,
@@ -25,7 +26,6 @@ from pkicore.encoding import (
     object_identifier,
     octet_string,
     sequence,
-    tlv,
     x509_time,
 )
 from pkicore.errors import UnsupportedError
@@ -38,7 +38,6 @@ SIGNING_TIME: Final = "1.2.840.113549.1.9.5"
 ALGORITHM_PROTECTION: Final = "1.2.840.113549.1.9.52"
 SIGNING_CERTIFICATE_V2: Final = "1.2.840.113549.1.9.16.2.47"
 TIMESTAMP: Final = "1.2.840.113549.1.9.16.2.14"  # id-aa-timeStampToken, RFC 3161 appendix A
-SET: Final = 0x31
 _VERSION_TAG: Final = 0xA0
 
 
@@ -109,7 +108,7 @@ def signed_attributes(
         _attribute(MESSAGE_DIGEST, octet_string(digests[name])),
         _attribute(SIGNING_TIME, x509_time(signing_time)),
         _attribute(SIGNING_CERTIFICATE_V2, sequence(sequence(sequence(octet_string(certificate_hash))))),
-        _attribute(ALGORITHM_PROTECTION, sequence(digest_identifier(name), _implicit(1, signature_algorithm))),
+        _attribute(ALGORITHM_PROTECTION, sequence(digest_identifier(name), implicit(1, signature_algorithm))),
     )
     return SignedAttributes(certificate, name, content_type, message)
 
@@ -145,15 +144,10 @@ def assemble(
         integer(1 if content_type == ID_DATA else 3),
         set_of(*{digest_identifier(signer.attributes.digest_name) for signer in signers}),
         sequence(object_identifier(content_type), encapsulated),
-        _implicit(0, certificate_set) if certificate_set != set_of() else b"",
+        implicit(0, certificate_set) if certificate_set != set_of() else b"",
         set_of(*(_signer_info(signer) for signer in signers)),
     )
     return sequence(object_identifier(SIGNED_DATA), explicit(0, signed_data))
-
-
-def set_of(*members: bytes) -> bytes:
-    """SET OF encoded elements, in the one order of DER (X.690 §11.6)."""
-    return tlv(SET, b"".join(sorted(members)))
 
 
 def issuer_and_serial(certificate: x509.Certificate) -> bytes:
@@ -174,17 +168,12 @@ def _signer_info(signer: SignerInfo) -> bytes:
         integer(1),
         issuer_and_serial(attributes.certificate),
         digest_identifier(attributes.digest_name),
-        _implicit(0, attributes.message),
+        implicit(0, attributes.message),
         signature_algorithm_der(algorithm),
         octet_string(signer.signature),
-        b"" if token is None else _implicit(1, set_of(_attribute(TIMESTAMP, token))),
+        b"" if token is None else implicit(1, set_of(_attribute(TIMESTAMP, token))),
     )
 
 
 def _attribute(kind: str, value: bytes) -> bytes:
     return sequence(object_identifier(kind), set_of(value))
-
-
-def _implicit(number: int, element: bytes) -> bytes:
-    """[number] IMPLICIT in place of the tag of a constructed element."""
-    return bytes((0xA0 | number,)) + element[1:]

@@ -20,7 +20,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from pkicore.algorithms import Algorithm, algorithm_of, known_public_key, verify_signature
+from pkicore.algorithms import Algorithm, PublicKey, algorithm_of, known_public_key, verify_signature
 from pkicore.cms.digests import accepted_digests, all_digests
 from pkicore.cms.signed_data import UnverifiedSignedData, UnverifiedSignerInfo
 from pkicore.cms.signing import ID_DATA, issuer_and_serial
@@ -110,7 +110,7 @@ def _verify(
     info: UnverifiedSignerInfo, digests: Mapping[str, bytes], content_type: str, known: Iterable[x509.Certificate]
 ) -> VerifiedSigner:
     certificate = _signer_certificate(info, known)
-    public_key = known_public_key(certificate.public_key())
+    public_key = _public_key(certificate)
     algorithm = algorithm_of(public_key)
     _check_content(info, digests, content_type)
     _check_algorithms(info, algorithm)
@@ -131,6 +131,13 @@ def _signer_certificate(info: UnverifiedSignerInfo, known: Iterable[x509.Certifi
         if info.signer in {issuer_and_serial(certificate), _key_identifier(certificate)}:
             return certificate
     raise BadCertificateError("the certificate of a signer is not there")
+
+
+def _public_key(certificate: x509.Certificate) -> PublicKey:
+    try:
+        return known_public_key(certificate.public_key())
+    except PARSE_ERRORS as error:
+        raise UnsupportedError("the key of a signer is none that is offered") from error
 
 
 def _key_identifier(certificate: x509.Certificate) -> bytes | None:

@@ -7,16 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-from asn1crypto import core, tsp
-
-from pkicore.cms.der import load_der, parsing
+from pkicore.cms.der import only, read_boolean, read_oid
 from pkicore.cms.digests import check_digest, digest_identifier, read_digest_identifier
-from pkicore.encoding import integer, object_identifier, octet_string, sequence
+from pkicore.encoding import INTEGER, OCTET_STRING, OID, DerReader, integer, object_identifier, octet_string, sequence
 from pkicore.errors import MalformedError, TimestampRefusedError, UnsupportedError
 
 MAX_REQUEST_BYTES: Final = 4096
 _MAX_NONCE_BITS: Final = 256  # usual are 64; whatever comes is echoed
-_MAX_POLICY: Final = 64  # characters of a dotted object identifier
+_EXTENSIONS: Final = 0xA0
 _TRUE: Final = b"\x01\x01\xff"
 _WHAT: Final = "the time-stamp request"
 
@@ -47,16 +45,18 @@ class MessageImprint:
         return cls(hash_name, digest, sequence(digest_identifier(hash_name), octet_string(digest)))
 
     @classmethod
-    def read(cls, imprint: tsp.MessageImprint) -> MessageImprint:
-        """From the structure, which is DER.
+    def parse(cls, der: bytes) -> MessageImprint:
+        """From MessageImprint in DER.
 
         Raises:
             UnsupportedError: another hash.
-            MalformedError: a digest of another length.
+            MalformedError: not that, or a digest of another length.
         """
-        name, digest = read_digest_identifier(imprint["hash_algorithm"]), imprint["hashed_message"].native
+        imprint = only(der)
+        name, digest = read_digest_identifier(imprint.enter()), imprint.read(OCTET_STRING)
+        imprint.finish()
         check_digest(name, digest)
-        return cls(name, digest, imprint.dump())
+        return cls(name, digest, der)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,24 +84,25 @@ class TimeStampRequest:
                 version, badAlg for another hash, unacceptedExtension for any extension.
         """
         with _refusing("badDataFormat", MalformedError):
-            request = load_der(tsp.TimeStampReq, der, _WHAT, max_bytes=MAX_REQUEST_BYTES)
-            with parsing(_WHAT):
-                return cls._read(request)
+            if len(der) > MAX_REQUEST_BYTES:
+                raise MalformedError(f"{_WHAT} is larger than {MAX_REQUEST_BYTES} octets")
+            return cls._read(only(der))
 
     @classmethod
-    def _read(cls, request: tsp.TimeStampReq) -> TimeStampRequest:
-        if request["version"].native != "v1":
+    def _read(cls, request: DerReader) -> TimeStampRequest:
+        if request.read_integer() != 1:
             raise TimestampRefusedError("badRequest", f"{_WHAT} has another version than 1")
         with _refusing("badAlg", UnsupportedError):
-            imprint = MessageImprint.read(request["message_imprint"])
-        if not isinstance(request["extensions"], core.Void):
-            raise TimestampRefusedError("unacceptedExtension", f"{_WHAT} has extensions, and none is offered")
-        policy, nonce = request["req_policy"].native, request["nonce"].native
+            imprint = MessageImprint.parse(request.read_element())
+        policy = read_oid(request) if request.next_is(OID) else None
+        nonce = request.read_integer() if request.next_is(INTEGER) else None
         if nonce is not None and nonce.bit_length() > _MAX_NONCE_BITS:
             raise MalformedError(f"a nonce has at most {_MAX_NONCE_BITS} bits")
-        if policy is not None and len(policy) > _MAX_POLICY:
-            raise MalformedError(f"a policy has at most {_MAX_POLICY} characters")
-        return cls(imprint, policy, nonce, request["cert_req"].native)
+        certificates = read_boolean(request)
+        if request.next_is(_EXTENSIONS):
+            raise TimestampRefusedError("unacceptedExtension", f"{_WHAT} has extensions, and none is offered")
+        request.finish()
+        return cls(imprint, policy, nonce, certificates)
 
     def to_der(self) -> bytes:
         """TimeStampReq in DER."""

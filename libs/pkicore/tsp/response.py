@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 
-from asn1crypto import core, tsp
-
-from pkicore.cms.der import check_der, load_der, parsing
-from pkicore.encoding import BIT_STRING, DerReader, integer, sequence, tlv
+from pkicore.cms.der import UTF8_STRING, only, read_elements
+from pkicore.encoding import BIT_STRING, SEQUENCE, DerReader, integer, sequence, tlv
 from pkicore.errors import MalformedError, TimestampRefusedError, UnsupportedError
 
 MAX_RESPONSE_BYTES: Final = 256 * 1024
@@ -27,10 +25,10 @@ FAILURES: Final[Mapping[str, int]] = MappingProxyType(
 )
 """PKIFailureInfo: name to bit."""
 
-_UTF8_STRING: Final = 0x0C
 _REJECTION: Final = 2
-_GRANTED: Final = ("granted", "granted_with_mods")
-_MAX_TEXT: Final = 256
+_GRANTED: Final = (0, 1)  # granted, grantedWithMods
+_MAX_TEXT: Final = 256  # characters
+_MAX_TEXTS: Final = 16
 _WHAT: Final = "the time-stamp response"
 
 
@@ -51,7 +49,7 @@ def rejection(failure: str, text: str) -> bytes:
     """
     if failure not in FAILURES:
         raise UnsupportedError(f"{failure!r} is no PKIFailureInfo; there are {', '.join(FAILURES)}")
-    status_string = sequence(tlv(_UTF8_STRING, text.encode()))
+    status_string = sequence(tlv(UTF8_STRING, text.encode()))
     return sequence(sequence(integer(_REJECTION), status_string, _named_bit(FAILURES[failure])))
 
 
@@ -64,30 +62,31 @@ def token_of(response: bytes) -> bytes:
     """
     if len(response) > MAX_RESPONSE_BYTES:
         raise MalformedError(f"{_WHAT} is larger than {MAX_RESPONSE_BYTES} octets")
-    check_der(response)
-    members = DerReader(response).enter()
-    status = load_der(tsp.PKIStatusInfo, members.read_element(), _WHAT, max_bytes=MAX_RESPONSE_BYTES)
-    with parsing(_WHAT):
-        if status["status"].native not in _GRANTED:
-            raise _refusal(status)
+    members = only(response)
+    status = members.enter()
+    if status.read_integer() not in _GRANTED:
+        raise _refusal(status)
     token = members.read_element()
     members.finish()
     return token
 
 
-def _refusal(status: Any) -> TimestampRefusedError:  # noqa: ANN401 - asn1crypto ships no types
-    texts, failure = status["status_string"], _failure(status["fail_info"])
-    text = " ".join(texts.native)[:_MAX_TEXT] if not isinstance(texts, core.Void) else "no reason given"
-    printable = "".join(character if character.isprintable() else "?" for character in text)
-    return TimestampRefusedError(
-        failure, f"the time-stamping authority refuses ({failure or 'no failure'}): {printable}"
-    )
+def _refusal(status: DerReader) -> TimestampRefusedError:
+    texts = _texts(status.enter()) if status.next_is(SEQUENCE) else "no reason given"
+    failure = _failure(status.read(BIT_STRING)) if status.next_is(BIT_STRING) else None
+    status.finish()
+    text = "".join(character if character.isprintable() else "?" for character in texts[:_MAX_TEXT])
+    return TimestampRefusedError(failure, f"the time-stamping authority refuses ({failure or 'no failure'}): {text}")
 
 
-def _failure(bits: Any) -> str | None:  # noqa: ANN401 - likewise
-    if isinstance(bits, core.Void):
-        return None
-    octets = bits.contents[1:]
+def _texts(texts: DerReader) -> str:
+    elements = read_elements(texts, _MAX_TEXTS, "texts of a status")
+    return " ".join(DerReader(element).read(UTF8_STRING).decode(errors="replace") for element in elements)
+
+
+def _failure(bits: bytes) -> str | None:
+    """The first bit that is set, if it has a name; `bits` is the content of a BIT STRING."""
+    octets = bits[1:]
     for name, bit in FAILURES.items():
         if bit // 8 < len(octets) and octets[bit // 8] & 0x80 >> bit % 8:
             return name

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
-from asn1crypto import core, tsp
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from pkicore.cms import SignedAttributes, SignerInfo, all_digests, assemble, signed_attributes
-from pkicore.cms.der import load_der, parsing
-from pkicore.encoding import INTEGER, generalized_time, integer, object_identifier, sequence
+from pkicore.cms.der import only, read_boolean, read_elements, read_oid, read_time
+from pkicore.encoding import (
+    GENERALIZED_TIME,
+    INTEGER,
+    SEQUENCE,
+    DerReader,
+    generalized_time,
+    integer,
+    object_identifier,
+    sequence,
+    tlv,
+)
 from pkicore.errors import BadCertificateError, MalformedError, UnsupportedError
 from pkicore.tsp.request import MessageImprint
 from pkicore.x509 import PARSE_ERRORS
 
 TST_INFO: Final = "1.2.840.113549.1.9.16.1.4"
 _MAX_TST_INFO: Final = 16 * 1024  # octets
-_MAX_ACCURACY: Final = timedelta(days=1)
-_GEN_TIME: Final = re.compile(rb"[0-9]{14}(\.[0-9]{0,5}[1-9])?Z")
-_MILLIS: Final = 0x80
-_MICROS: Final = 0x81
+_MAX_EXTENSIONS: Final = 16
+_UNITS: Final = ((INTEGER, "seconds", 86_400), (0x80, "milliseconds", 999), (0x81, "microseconds", 999))
+_AUTHORITY: Final = 0xA0
+_DIRECTORY_NAME: Final = 0xA4
+_EXTENSIONS: Final = 0xA1
 _WHAT: Final = "the TSTInfo"
 
 
@@ -70,24 +79,23 @@ class TstInfo:
             MalformedError: not that.
             UnsupportedError: another version or hash, a critical extension, an authority that is no directory name.
         """
-        info = load_der(tsp.TSTInfo, der, _WHAT, max_bytes=_MAX_TST_INFO)
-        with parsing(_WHAT):
-            if info["version"].native != "v1":
-                raise UnsupportedError(f"{_WHAT} has another version than 1")
-            if any(extension["critical"].native for extension in info["extensions"]):
-                raise UnsupportedError(f"{_WHAT} has a critical extension")
-            if not _GEN_TIME.fullmatch(info["gen_time"].contents):
-                raise MalformedError(f"the time of {_WHAT} is not in UTC")
-            info["ordering"].native  # noqa: B018 - parses it
-            return cls(
-                policy=info["policy"].dotted,
-                imprint=MessageImprint.read(info["message_imprint"]),
-                serial=info["serial_number"].native,
-                gen_time=info["gen_time"].native,
-                accuracy=_accuracy(info["accuracy"]),
-                nonce=info["nonce"].native,
-                authority=_authority(info["tsa"]),
-            )
+        if len(der) > _MAX_TST_INFO:
+            raise MalformedError(f"{_WHAT} is larger than {_MAX_TST_INFO} octets")
+        info = only(der)
+        if info.read_integer() != 1:
+            raise UnsupportedError(f"{_WHAT} has another version than 1")
+        policy, imprint, serial = read_oid(info), MessageImprint.parse(info.read_element()), info.read_integer()
+        if not info.next_is(GENERALIZED_TIME):
+            raise MalformedError(f"{_WHAT} has no GeneralizedTime")
+        gen_time = read_time(info)
+        accuracy = _read_accuracy(info.enter()) if info.next_is(SEQUENCE) else None
+        read_boolean(info)  # ordering
+        nonce = info.read_integer() if info.next_is(INTEGER) else None
+        authority = _read_authority(info.enter(_AUTHORITY)) if info.next_is(_AUTHORITY) else None
+        if info.next_is(_EXTENSIONS):
+            _check_extensions(info.enter(_EXTENSIONS))
+        info.finish()
+        return cls(policy, imprint, serial, gen_time, accuracy, nonce, authority)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,25 +160,35 @@ def check_authority(certificate: x509.Certificate, at: datetime) -> None:
 def _accuracy_der(accuracy: timedelta) -> bytes:
     """Accuracy ::= SEQUENCE { seconds, millis [0] (1..999), micros [1] (1..999) }, each OPTIONAL."""
     millis, micros = divmod(accuracy.microseconds, 1000)
-    seconds = accuracy.days * 86400 + accuracy.seconds
-    parts = ((INTEGER, seconds), (_MILLIS, millis), (_MICROS, micros))
-    return sequence(*(bytes((tag,)) + integer(value)[1:] for tag, value in parts if value))
+    values = (accuracy.days * 86_400 + accuracy.seconds, millis, micros)
+    parts = zip(_UNITS, values, strict=True)
+    return sequence(*(tlv(tag, integer(value)[2:]) for (tag, _, _), value in parts if value))
 
 
-def _accuracy(accuracy: Any) -> timedelta | None:  # noqa: ANN401 - asn1crypto ships no types
-    if isinstance(accuracy, core.Void):
-        return None
-    seconds, millis, micros = (accuracy[name].native or 0 for name in ("seconds", "millis", "micros"))
-    found = timedelta(seconds=seconds, milliseconds=millis, microseconds=micros)
-    if not (seconds >= 0 and 0 <= millis < 1000 and 0 <= micros < 1000 and found <= _MAX_ACCURACY):  # noqa: PLR2004 - RFC 3161 §2.4.2
-        raise MalformedError(f"{_WHAT} has an accuracy that makes no sense")
+def _read_accuracy(reader: DerReader) -> timedelta:
+    found = timedelta()
+    for tag, unit, most in _UNITS:
+        if reader.next_is(tag):
+            value = DerReader(tlv(INTEGER, reader.read(tag))).read_integer()
+            if not 0 <= value <= most:
+                raise MalformedError(f"{_WHAT} has an accuracy of {unit} that makes no sense")
+            found += timedelta(**{unit: value})
+    reader.finish()
     return found
 
 
-def _authority(name: Any) -> bytes | None:  # noqa: ANN401 - asn1crypto ships no types
-    if isinstance(name, core.Void):
-        return None
-    if name.name != "directory_name":
+def _read_authority(name: DerReader) -> bytes:
+    if not name.next_is(_DIRECTORY_NAME):
         raise UnsupportedError(f"{_WHAT} names its authority in another way than by its subject")
-    subject: bytes = name.chosen.untag().dump()
+    subject = name.read(_DIRECTORY_NAME)
+    name.finish()
     return subject
+
+
+def _check_extensions(extensions: DerReader) -> None:
+    """RFC 3161 §2.4.2: what is critical must be understood, and nothing is."""
+    for element in read_elements(extensions, _MAX_EXTENSIONS, "extensions"):
+        extension = only(element)
+        oid = read_oid(extension)
+        if read_boolean(extension):
+            raise UnsupportedError(f"{_WHAT} has the critical extension {oid}")
