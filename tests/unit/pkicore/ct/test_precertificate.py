@@ -16,7 +16,7 @@ from pkicore.ct import (
 )
 from pkicore.ct.precertificate import POISON_OID, SCT_LIST_OID, sct_list_of
 from pkicore.ct.sct import MAX_TIMESTAMP
-from pkicore.encoding import NULL, explicit, extension, sequence
+from pkicore.encoding import NULL, explicit, extension, object_identifier, octet_string, sequence
 from pkicore.errors import MalformedError
 from pkicore.x509.certificate import sign_certificate
 from pkicore.x509.names import Names
@@ -202,6 +202,14 @@ def test_bytes_that_are_no_certificate_are_refused(tbs: bytes) -> None:
     for use in (precertificate_tbs, sct_list_of, lambda data: embed(data, [SCT])):
         with pytest.raises(MalformedError):
             use(tbs)
+
+
+def test_a_list_with_more_beside_it_is_refused() -> None:
+    """An extension is an OID, a flag, a value, and nothing else."""
+    fields = (object_identifier(SCT_LIST_OID), octet_string(encode_sct_list([SCT])))
+    assert sct_list_of(with_extensions(OTHER, sequence(*fields))) == encode_sct_list([SCT])
+    with pytest.raises(MalformedError, match="stray"):
+        sct_list_of(with_extensions(OTHER, sequence(*fields, NULL)))
 
 
 @pytest.mark.parametrize("at", range(len(PLAIN)))

@@ -100,6 +100,7 @@ def test_extension_lines_are_kept() -> None:
         "\n",
         f"{ORIGIN}\n7\n",
         f"{ORIGIN}\n7\n{ENCODED}",
+        f"{ORIGIN}\n7\n{ENCODED}\nextension",
         f"{ORIGIN}\n7\n{ENCODED}\n\n",
         f"{ORIGIN}\n7\n{ENCODED}\n\nextension\n",
         f"\n7\n{ENCODED}\n",

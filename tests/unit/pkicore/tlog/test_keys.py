@@ -61,7 +61,9 @@ def test_other_keys_sign_no_notes(algorithm: str) -> None:
         VKEY + "=",
         VKEY[:-4],
         VKEY + "\n",
+        VKEY.replace("530d903a", "530d903\udc80"),
         VKEY + "A" * 5000,
+        NoteKey("x" * 5000, SIGNER.public_key()).vkey,
     ],
 )
 def test_a_verifier_key_in_another_form_is_refused(vkey: str) -> None:

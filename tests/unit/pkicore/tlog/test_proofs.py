@@ -137,6 +137,29 @@ def test_a_consistency_proof_that_was_touched_shows_nothing(second: int) -> None
                 verify_consistency(first, second, proof, *wrong)
 
 
+SMALL = range(1, 10)
+
+
+def test_an_inclusion_proof_shows_no_place_that_is_higher_or_lower() -> None:
+    """Whatever tree is claimed, a path of another length than its own leads nowhere, though its root is right."""
+    claims = [(index, size, len(inclusion_plan(index, size).parts)) for size in SMALL for index in range(size)]
+    for true_index, true_size, length in claims:
+        proof = prove_inclusion(true_index, true_size)
+        for index, size, _ in (claim for claim in claims if claim[2] != length):
+            with pytest.raises(ProofError):
+                verify_inclusion(LEAVES[true_index], index, size, proof, ROOTS[true_size])
+
+
+def test_a_consistency_proof_shows_no_tree_that_is_higher_or_lower() -> None:
+    """Likewise for two trees."""
+    claims = [(a, b, len(consistency_plan(a, b).parts)) for b in SMALL for a in range(1, b)]
+    for true_first, true_second, length in claims:
+        proof, roots = prove_consistency(true_first, true_second), (ROOTS[true_first], ROOTS[true_second])
+        for first, second, _ in (claim for claim in claims if claim[2] != length):
+            with pytest.raises(ProofError):
+                verify_consistency(first, second, proof, *roots)
+
+
 def test_a_log_that_was_rewritten_is_found() -> None:
     """No proof of the new log leads from the old root, at any size."""
     rewritten = [leaf_hash(b"other"), *LEAVES[1:20]]
