@@ -18,11 +18,9 @@ UTF8_STRING: Final = 0x0C
 SET: Final = 0x31
 _MAX_OID: Final = 64  # octets
 _MORE: Final = 0x80
-_TIMES: Final = {
-    UTC_TIME: (re.compile(rb"[0-9]{12}Z"), "%y%m%d%H%M%S"),
-    GENERALIZED_TIME: (re.compile(rb"[0-9]{14}(\.[0-9]{0,5}[1-9])?Z"), "%Y%m%d%H%M%S"),
-}
-_UTC_PIVOT: Final = 50  # RFC 5280 §4.1.2.5.1; strptime has another
+_UTC_TIME: Final = re.compile(r"[0-9]{12}Z")
+_GENERALIZED_TIME: Final = re.compile(r"([0-9]{14})(?:\.([0-9]{0,5}[1-9]))?Z")
+_PIVOT: Final = "50"  # RFC 5280 §4.1.2.5.1; that of strptime's %y is another
 
 
 def set_of(*members: bytes) -> bytes:
@@ -117,16 +115,18 @@ def read_time(reader: DerReader) -> datetime:
     Raises:
         MalformedError: another form, or no such day.
     """
-    tag = UTC_TIME if reader.next_is(UTC_TIME) else GENERALIZED_TIME
-    content = reader.read(tag)
-    pattern, form = _TIMES[tag]
-    if not pattern.fullmatch(content):
-        raise MalformedError("a time that is not in UTC and in DER")
-    whole, _, decimals = content[:-1].decode().partition(".")
+    if reader.next_is(UTC_TIME):
+        short = reader.read(UTC_TIME).decode(errors="replace")
+        if not _UTC_TIME.fullmatch(short):
+            raise MalformedError("a UTCTime that is not in UTC and in DER")
+        text = ("19" if short >= _PIVOT else "20") + short
+    else:
+        text = reader.read(GENERALIZED_TIME).decode(errors="replace")
+    found = _GENERALIZED_TIME.fullmatch(text)
+    if found is None:
+        raise MalformedError("a GeneralizedTime that is not in UTC and in DER")
+    decimals = (found[2] or "").ljust(6, "0")
     try:
-        found = datetime.strptime(whole, form).replace(tzinfo=UTC, microsecond=int(decimals.ljust(6, "0")))
-        if tag == UTC_TIME:
-            found = found.replace(year=(1900 if int(whole[:2]) >= _UTC_PIVOT else 2000) + int(whole[:2]))
+        return datetime.strptime(found[1], "%Y%m%d%H%M%S").replace(tzinfo=UTC, microsecond=int(decimals))
     except ValueError as error:
         raise MalformedError("a time that is no time") from error
-    return found
