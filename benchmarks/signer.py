@@ -3,6 +3,7 @@
     python benchmarks/signer.py                              every back end that this machine has, at 1, 8, 32 callers
     python benchmarks/signer.py --backends pkcs11,vault      some of them
     python benchmarks/signer.py --backends pkcs11 --batch 16         sixteen payloads in each request
+    python benchmarks/signer.py --backends pkcs11 --client           callers that share one client, as in a CA
     python benchmarks/signer.py --backends pkcs11 --processors 2     the services on both processors, beside the load
     python benchmarks/signer.py --backends "" --issuance     only the CA: keys in SoftHSM2 against local keys
 
@@ -45,6 +46,7 @@ WORKERS: Final = 2  # threads of a synchronous back end that answers at once
 CLOUD_WORKERS: Final = 32  # requests at once to a back end that is far away
 DIGEST: Final = b"\x5a" * 32
 ALGORITHMS: Final = {"pkcs11": ("ecdsa-p256", "rsa-2048")}
+SCHEMES: Final = {"ecdsa-p256": "ES256", "rsa-2048": "RS256"}
 SIGNING: Final = (
     "backend  algorithm  callers  direct/s  service/s  ratio  p50 ms  ours p50 ours p99  ratio  signer CPU us"
 )
@@ -60,6 +62,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=5.0, help="time per level")
     parser.add_argument("--delay-ms", type=float, default=5.0, help="how late the cloud simulators answer")
     parser.add_argument("--batch", type=int, default=1, help="payloads per request; a batch answers for them together")
+    parser.add_argument("--client", action="store_true", help="callers share one client, which gathers their requests")
     parser.add_argument("--processors", type=int, choices=[1, 2], default=1, help="how many the services may use")
     parser.add_argument("--issuance", action="store_true", help="also issue certificates, keys local and in SoftHSM2")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
@@ -303,7 +306,11 @@ def measure_backend(
     for algorithm in ALGORITHMS.get(backend, ("ecdsa-p256",)):
         key = create_key(made, backend, algorithm)
         direct = direct_levels(backend, algorithm, world.direct[backend], options, cpus)
-        config = {"callers": options.callers, "seconds": options.seconds, "unique": False, "bodies": [body]}
+        config: dict[str, Any] = {"callers": options.callers, "seconds": options.seconds}
+        if options.client:
+            config |= {"key": key, "scheme": SCHEMES[algorithm]}
+        else:
+            config |= {"unique": False, "bodies": [body]}
         service = drive(made, load_cpu, "signer_hsm", f"/v1/keys/{key}/sign", **config)
         for alone, ours in zip(direct, service, strict=True):
             ours["per_second"] *= options.batch

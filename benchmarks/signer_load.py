@@ -2,7 +2,8 @@
 
 It is a process of its own, so that it can have a processor of its own: its configuration comes as JSON on standard
 input, one JSON result per level goes to standard output. Every caller has one connection, checked as our services
-check theirs (SPIFFE ID, chain, CRL, staple). Bodies are used in turn; where `unique` is set, each one only once.
+check theirs (SPIFFE ID, chain, CRL, staple). Bodies are used in turn; where `unique` is set, each one only once. With
+`key`, the callers are tasks that share one `SignerClient` instead, as the requests that a CA answers do.
 """
 
 from __future__ import annotations
@@ -26,12 +27,15 @@ from pkicore.mtls import INTERNAL, TlsClient
 from pkicore.mtls.connection import TlsConnection
 from services.ca.cli.connection import service_id
 from services.chassis.cli.deployed import Deployed
+from services.signer_hsm.client import SignerClient
 
 TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
 READ: Final = 64 * 1024
 MAX_ANSWER: Final = 4 << 20
 WARM_UP: Final = 20  # requests per caller before the clock runs, unless the configuration says otherwise
 SUCCESS: Final = range(200, 300)
+DIGEST: Final = b"\x5a" * 32
+CLIENT_WARM_UP: Final = 0.5  # seconds
 
 
 @dataclass
@@ -142,6 +146,33 @@ async def run_level(target: Target, config: Mapping[str, Any], callers: int, req
     return level
 
 
+async def run_client_level(signer: SignerClient, config: Mapping[str, Any], callers: int) -> Level:
+    """As many tasks, each wanting signature after signature by the same key."""
+    level = Level(callers)
+
+    async def call(deadline: float) -> None:
+        begin = time.perf_counter()
+        while begin < deadline:
+            await signer.sign(config["key"], 1, "digest", DIGEST, config["scheme"])
+            now = time.perf_counter()
+            level.latencies.append(now - begin)
+            begin = now
+
+    async def run(seconds: float) -> None:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(callers):
+                group.create_task(call(time.perf_counter() + seconds))
+
+    await run(CLIENT_WARM_UP)
+    level.latencies.clear()
+    before, begin = cpu_seconds(config["pids"]), time.perf_counter()
+    await run(config["seconds"])
+    level.elapsed = time.perf_counter() - begin
+    after = cpu_seconds(config["pids"])
+    level.cpu = {name: after[name] - before[name] for name in after}
+    return level
+
+
 async def main() -> None:
     """Run every level of the configuration."""
     config = orjson.loads(sys.stdin.buffer.read())
@@ -150,13 +181,22 @@ async def main() -> None:
     deployed = Deployed.read(Path(config["directory"]))
     shown = deployed.operator_certificate, deployed.operator_key
     tls = await deployed.client(INTERNAL, *shown, require_staple=True)
+    if "key" in config:
+        async with tls.http1(service_id(deployed, config["service"]), deployed.endpoints[config["endpoint"]]) as http:
+            for callers in config["callers"]:
+                report(await run_client_level(SignerClient(http), config, callers))
+        return
     target = Target(tls, deployed.endpoints[config["endpoint"]], service_id(deployed, config["service"]))
     prepared = [target.request(config["path"], body) for body in config["bodies"]]
     requests = iter(prepared) if config["unique"] else itertools.cycle(prepared)
     for callers in config["callers"]:
-        level = await run_level(target, config, callers, requests)
-        sys.stdout.buffer.write(orjson.dumps(level.document()) + b"\n")
-        sys.stdout.flush()
+        report(await run_level(target, config, callers, requests))
+
+
+def report(level: Level) -> None:
+    """One line."""
+    sys.stdout.buffer.write(orjson.dumps(level.document()) + b"\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

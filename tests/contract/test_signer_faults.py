@@ -426,7 +426,8 @@ async def test_a_signature_that_waits_for_its_turn_is_not_made_after_a_disable(t
         await gate.wait()
 
     world.device.before["sign"] = wait
-    under_way = [asyncio.create_task(ca.sign("ca.issuing", 1, "digest", DIGEST, "ES256")) for _ in range(24)]
+    alone = SignRequest("digest", (DIGEST,))
+    under_way = [asyncio.create_task(ca.sign_request("ca.issuing", alone)) for _ in range(24)]
     await until(lambda: world.device.calls.count("sign") == len(under_way))
     late = SignRequest("digest", (OTHER,), idempotency_key="late")
     waiting = asyncio.create_task(ca.sign_request("ca.issuing", late))

@@ -34,6 +34,7 @@ from pkicore.errors import (
 )
 from pkicore.keys.remote import RemotePublicKey
 from services.chassis.http_client import SERVER_ERROR, Failure, Http, ServiceCalls
+from services.signer_hsm.client.coalescing import Coalescing, Place, Signed
 from services.signer_hsm.wire import (
     ApprovalAnswer,
     ApprovalList,
@@ -130,19 +131,35 @@ class SignerClient:
 
     def __init__(self, http: Http) -> None:
         self._signer = ServiceCalls(http, "signer-hsm", _error_of)
+        self._coalescing = Coalescing(self._sign_together, SignerRefusedError)
 
     async def sign(self, key_id: str, version: int, kind: Payload, payload: bytes, scheme: str) -> bytes:
         """One signature: ECDSA as DER, the others raw; the caller verifies it.
+
+        What is wanted of a key at the same time goes in one request (see `services.signer_hsm.client.coalescing`);
+        messages, which may be long, go alone.
 
         Raises:
             SignerRefusedError: signer-hsm said no, and why (see the tree above).
             SignerUnavailableError: no usable answer.
         """
-        answer = await self.sign_request(key_id, SignRequest(kind, (payload,), scheme=scheme, version=version))
-        signature = answer.signatures[0] if answer.signatures else None
-        if not isinstance(signature, bytes):
-            raise SignerUnavailableError("signer-hsm answered without a signature")
-        return signature
+        place = Place(key_id, version, kind, scheme)
+        if kind == "message":
+            (signature,) = await self._sign_together(place, [payload])
+        else:
+            signature = await self._coalescing.sign(place, payload)
+        if isinstance(signature, bytes):
+            return signature
+        raise _error_of_kind(signature.kind, signature.detail)
+
+    async def _sign_together(self, place: Place, payloads: Sequence[bytes]) -> Sequence[Signed]:
+        request = SignRequest(
+            place.kind, tuple(payloads), batch=len(payloads) > 1, scheme=place.scheme, version=place.version
+        )
+        answer = await self.sign_request(place.key_id, request)
+        if len(answer.signatures) != len(payloads):
+            raise SignerUnavailableError("signer-hsm answered another number of signatures than were asked for")
+        return answer.signatures
 
     async def sign_request(self, key_id: str, request: SignRequest) -> SignAnswer:
         """Any request to sign, batches and idempotency keys included.
@@ -305,3 +322,8 @@ def _error_of(failure: Failure) -> SignerClientError:
     default = SignerUnavailableError if failure.status >= SERVER_ERROR else SignerRefusedError
     error: type[SignerClientError] = REFUSALS.get(problem.kind, default)
     return error(problem.detail, kind=problem.kind, status=failure.status, retry_after=problem.retry_after)
+
+
+def _error_of_kind(kind: str, detail: str) -> SignerClientError:
+    """The error of one payload in a batch; what is no refusal may pass."""
+    return REFUSALS.get(kind, SignerUnavailableError)(detail, kind=kind)
