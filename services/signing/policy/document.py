@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
 import cedarpy
+from cedarpy.pst import HasAttr
 
 from services.signing.policy.decision import Decision, Reason
 from services.signing.policy.errors import Fault, PolicySetError
@@ -112,8 +114,8 @@ class PolicySet:
         return decision
 
     def _evaluate(self, asked: AccessRequest) -> Decision:
-        request, entities = cedar_request(asked, self._schema.claims)
         try:
+            request, entities = cedar_request(asked, self._schema.claims)
             answer = cedarpy.is_authorized(request, self._policies, entities, schema=self._schema.handle)
         except Exception as error:  # noqa: BLE001 - whatever the engine raises, the answer is no
             return self._decision("error", errors=(f"{type(error).__name__}: {error}",))
@@ -160,12 +162,32 @@ def _read(file: str, text: str, schema: PolicySchema) -> tuple[list[_Named], lis
         return [], [Fault(file, None, "its policies cannot be told apart")]
     named = []
     for number, policy in enumerate(policies):
-        policy_id = nodes.static_policies[f"policy{number}"].annotations.get("id", "")
+        node = nodes.static_policies[f"policy{number}"]
+        policy_id = node.annotations.get("id", "")
         if _ID.fullmatch(policy_id):
             named.append(_Named(policy_id, policy.line))
         else:
             faults.append(Fault(file, policy.line, 'the policy needs an @id("...") of letters, digits, ., _ and -'))
+        faults += [
+            Fault(file, policy.line, f"has asks for {'.'.join(has.attrs)!r}, which is never there")
+            for has in _tests_in(node.clauses)
+            if schema.asks_in_vain(has)
+        ]
     return named, faults + _validate(file, text, policies, schema)
+
+
+def _tests_in(node: object) -> Iterator[HasAttr]:
+    """Each `has` in a policy's conditions."""
+    if isinstance(node, HasAttr):
+        yield node
+    if isinstance(node, tuple):
+        parts: Iterable[object] = node
+    elif isinstance(node, Mapping):
+        parts = node.values()
+    else:
+        parts = (getattr(node, part.name) for part in fields(node)) if is_dataclass(node) else ()
+    for part in parts:
+        yield from _tests_in(part)
 
 
 def _validate(file: str, text: str, policies: list[PolicyText], schema: PolicySchema) -> list[Fault]:

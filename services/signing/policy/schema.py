@@ -6,10 +6,11 @@ people are no claims here: they can be registered anew by others. Policies have 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import cedarpy
+from cedarpy.pst import GetAttr, HasAttr, Var
 
 from services.signing.callers.claims import RULE_CLAIMS
 from services.signing.callers.scopes import ACTIONS, Action
@@ -28,6 +29,12 @@ type Claims = {{
 {claims}
 }};
 """
+_ATTRIBUTES: Final[Mapping[str, frozenset[str]]] = {
+    "principal": frozenset({"kind"}),
+    "resource": frozenset({"name"}),
+    "context": frozenset({"tenant", "claims", "formats", "algorithms", "predicate_types", "subjects"}),
+}
+_CLAIM_AT: Final = 2  # context.claims.NAME
 _PLAIN: Final = "{ tenant: String, claims: Claims }"
 _SIGNING: Final = """{
     tenant: String,
@@ -44,6 +51,11 @@ class PolicySchema:
 
     Args:
         more_claims: claims of generic issuers, as `SigningIssuerSettings.more_claims` names them.
+
+    Attributes:
+        text: in Cedar's syntax.
+        handle: for the engine.
+        claims: the claims that a policy can ask for.
     """
 
     def __init__(self, more_claims: Iterable[str] = ()) -> None:
@@ -51,6 +63,24 @@ class PolicySchema:
         claims = ",\n".join(f"  {name}?: String" for name in sorted(self.claims))
         self.text = _HEAD.format(claims=claims) + "".join(_action(name) for name in ACTIONS)
         self.handle = cedarpy.Schema.from_str(self.text)
+
+    def asks_in_vain(self, has: HasAttr) -> bool:
+        """Whether a `has` asks for what can never be there.
+
+        To the validator it is merely false: a misspelt claim would go unnoticed, and a policy that forbids would never
+        do so.
+        """
+        path = (*_path_of(has.base), *has.attrs)
+        if path[:2] == ("context", "claims") and len(path) > _CLAIM_AT:
+            return path[_CLAIM_AT] not in self.claims
+        return path[-1] not in _ATTRIBUTES.get(path[0], self.claims)
+
+
+def _path_of(base: object) -> tuple[str, ...]:
+    """The names of a chain of members that begins with a variable; of anything else, no variable's name."""
+    if isinstance(base, Var):
+        return (base.name,)
+    return (*_path_of(base.base), base.attr) if isinstance(base, GetAttr) else ("",)
 
 
 def _action(name: Action) -> str:

@@ -20,6 +20,7 @@ MAX_DEPTH: Final = 32  # brackets within brackets
 _TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*"|//[^\n\r]*|\w+|\s+|.', re.DOTALL)
 _OPEN: Final = frozenset("([{")
 _CLOSE: Final = frozenset(")]}")
+_AT_ONCE: Final = "unexpected token"
 _POLICY: Final = re.compile(r"(?:for policy )?`policy(\d+)`,? ?")
 
 
@@ -96,9 +97,10 @@ def _refusal(text: str) -> str | None:
 
 
 def _wrong_line(text: str, message: str) -> int:
-    """The first line, from 0, with which the text can no longer be the beginning of a policy.
+    """The first line, from 0, with which the text can no longer be the beginning of a policy; 0 where none is known.
 
     Cedar does not say where an error is, but it tells a text that only ends too early from one that is wrong already.
+    What it finds only in a whole policy (an operator or a variable that it does not have) is said of its first line.
     """
     lines = text.splitlines(keepends=True)
     low, high = 0, len(lines) - 1
@@ -108,7 +110,7 @@ def _wrong_line(text: str, message: str) -> int:
             high = middle
         else:
             low = middle + 1
-    return low
+    return low if low < len(lines) - 1 or message.startswith(_AT_ONCE) else 0
 
 
 def without_numbers(message: str) -> str:
