@@ -67,18 +67,24 @@ def _read(handle: int, name: str, most: int) -> bytes:
     try:
         # Without O_NONBLOCK, opening a pipe would wait for whoever writes to it.
         descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=handle)
+        try:
+            _check_mode(name, os.fstat(descriptor).st_mode)
+            with open(descriptor, "rb", closefd=False) as file:
+                content = file.read(most + 1)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise PolicySetError(Fault(name, None, f"cannot be read, or is a symbolic link: {error.strerror}")) from error
-    with os.fdopen(descriptor, "rb") as file:
-        mode = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(mode):
-            raise PolicySetError(Fault(name, None, "is no file"))
-        if mode & stat.S_IWOTH:
-            raise PolicySetError(Fault(name, None, "may be written by anybody: chmod o-w"))
-        content = file.read(most + 1)
     if len(content) > most:
         raise PolicySetError(Fault(name, None, f"the policy files have more than {MAX_OCTETS} octets together"))
     return content
+
+
+def _check_mode(name: str, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        raise PolicySetError(Fault(name, None, "is no file"))
+    if mode & stat.S_IWOTH:
+        raise PolicySetError(Fault(name, None, "may be written by anybody: chmod o-w"))
 
 
 def _decoded(name: str, content: bytes) -> str:
