@@ -13,11 +13,13 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from services.signing.sbom.description import SPDX3_PACKAGE, components
+from services.signing.sbom.errors import bounded
 from services.signing.sbom.record import BsiReport, Finding, Kind
 
 GUIDELINE: Final = "BSI TR-03183-2 v2.1.0"
 _OLDEST: Final = {"cyclonedx": (1, 6), "spdx": (3, 0, 1)}
 _WITH_CONTACT: Final = re.compile(r"[^\s@]+@[^\s@]+|https?://", re.ASCII)
+_MAX_PATH: Final = 160  # characters
 _FLAGS: Final = ("executable", "archive", "structured")
 _UNCHECKED: Final = ("whether dependencies are complete", "whether licence identifiers are SPDX's", "transitive depth")
 _UNCHECKED_SPDX: Final = ("executable, archive and structured flags",)
@@ -42,7 +44,7 @@ class _Tally:
         self._missed: dict[str, list[Any]] = {}
 
     def miss(self, requirement: str, message: str, path: str) -> None:
-        self._missed.setdefault(requirement, [message, 0, path])[1] += 1
+        self._missed.setdefault(requirement, [message, 0, bounded(path, _MAX_PATH)])[1] += 1
 
     def want(self, present: object, requirement: str, message: str, path: str) -> None:
         if not present:
@@ -122,7 +124,9 @@ def _spdx2(document: Mapping[str, Any], tally: _Tally) -> None:
             "component version": package.get("versionInfo"),
             "component file name": package.get("packageFileName"),
             "component dependencies": package["SPDXID"] in related,
-            "component licences": any(one not in {None, "NOASSERTION", "NONE"} for one in licences),
+            "component licences": any(
+                isinstance(one, str) and one not in {"", "NOASSERTION", "NONE"} for one in licences
+            ),
             "component hash": any(one.get("algorithm") == "SHA512" for one in package.get("checksums") or ()),
         }
         _component(tally, f"$.packages[{index}]", has)

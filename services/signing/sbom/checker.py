@@ -63,7 +63,8 @@ class SbomChecker:
             raise SbomBusyError(self._retry_after)
         self._waiting += 1
         try:
-            await asyncio.wait_for(self._slots.acquire(), self._limits.wait_seconds)
+            async with asyncio.timeout(self._limits.wait_seconds):
+                await self._slots.acquire()
         except TimeoutError:
             raise SbomBusyError(self._retry_after) from None
         finally:

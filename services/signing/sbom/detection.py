@@ -52,17 +52,14 @@ def detect(document: Mapping[str, Any], declared: str | None) -> Kind:
     _, member, versions, name = marks[0]
     if name == "CycloneDX" and document["bomFormat"] != "CycloneDX":
         raise BadSbomError.of("$.bomFormat", "is not CycloneDX")
-    version = _version(document.get(member))
-    if version not in versions:
+    version = document.get(member)
+    if isinstance(version, list) and len(version) == 1 and versions is _SPDX3:
+        version = version[0]
+    if not isinstance(version, str) or version not in versions:
         raise BadSbomError.of(f"$.{member}", f"is not one of {', '.join(versions)}")
     kind = versions[version]
     _check_declared(kind, declared)
     return kind
-
-
-def _version(value: object) -> str | None:
-    first = value[0] if isinstance(value, list) and value else value  # a context may be a list that begins with SPDX's
-    return first if isinstance(first, str) else None
 
 
 def _check_declared(kind: Kind, declared: str | None) -> None:

@@ -27,17 +27,17 @@ def read_document(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
         BadSbomError: too long, not UTF-8, not JSON with one meaning, or no object.
         OSError: the file cannot be read.
     """
-    with path.open("rb") as file:
-        data = file.read(max_bytes + 1)
-    if len(data) > max_bytes:
-        raise BadSbomError.of("$", f"the SBOM is longer than {max_bytes} bytes")
-    document = _parse(_decode(data))
+    document = _parse(_text(path, max_bytes))
     if not isinstance(document, dict):
         raise BadSbomError.of("$", "is not a JSON object")
     return document
 
 
-def _decode(data: bytes) -> str:
+def _text(path: Path, max_bytes: int) -> str:
+    with path.open("rb") as file:
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise BadSbomError.of("$", f"the SBOM is longer than {max_bytes} bytes")
     if data.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_BE, codecs.BOM_UTF16_LE)):
         raise BadSbomError.of("$", "starts with a byte order mark; JSON is UTF-8 without one (RFC 8259 §8.1)")
     try:

@@ -188,7 +188,7 @@ class _Elements:
                 holder, held = held, holder
             elif relationship.get("relationshipType") != "CONTAINS":
                 continue
-            if held in self._file_ids and isinstance(holder, str):
+            if isinstance(holder, str) and isinstance(held, str) and held in self._file_ids:
                 holders.add(holder)
         return holders
 
@@ -223,22 +223,24 @@ def _misshapen(document: Mapping[str, Any]) -> Iterator[Problem]:
     """Members that everything else takes to be lists of objects with ids."""
     for member in _LISTS:
         items = document.get(member)
-        if items is not None and not (isinstance(items, list) and all(isinstance(item, dict) for item in items)):
+        if not _is_list_of(dict, items):
             yield Problem.at(f"$.{member}", "is not a list of objects")
         elif member in _ELEMENTS:
             for index, item in enumerate(items or ()):
                 if not isinstance(item.get("SPDXID"), str):
                     yield Problem.at(f"$.{member}[{index}]", "lacks the member 'SPDXID'")
+                if not _is_list_of(dict, item.get("annotations")):
+                    yield Problem.at(f"$.{member}[{index}].annotations", "is not a list of objects")
     if not isinstance(document.get("SPDXID"), str):
         yield Problem.at("$", "lacks the member 'SPDXID'")
-    if not _is_list_of_texts(document.get("documentDescribes")):
+    if not _is_list_of(str, document.get("documentDescribes")):
         yield Problem.at("$.documentDescribes", "is not a list of ids")
     if not isinstance(document.get("creationInfo"), dict):
         yield Problem.at("$.creationInfo", "is not an object")
 
 
-def _is_list_of_texts(value: object) -> bool:
-    return value is None or (isinstance(value, list) and all(isinstance(item, str) for item in value))
+def _is_list_of(kind: type, value: object) -> bool:
+    return value is None or (isinstance(value, list) and all(isinstance(item, kind) for item in value))
 
 
 def _list(document: Mapping[str, Any], member: str) -> list[Any]:

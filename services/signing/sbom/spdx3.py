@@ -21,10 +21,7 @@ _FAULTS: Final = (TypeError, ValueError, KeyError, AttributeError, NotImplemente
 
 def problems(document: Mapping[str, Any]) -> Iterator[Problem]:
     """What breaks the model, found one by one; of each element the first problem."""
-    context, graph = document["@context"], document.get("@graph")
-    if isinstance(context, list) and len(context) != 1:
-        yield Problem.at("$.@context", "has more than SPDX's own context")
-        return
+    graph = document.get("@graph")
     if not isinstance(graph, list) or not all(isinstance(element, dict) for element in graph):
         yield Problem.at("$.@graph", "is not a list of objects")
         return
@@ -32,8 +29,13 @@ def problems(document: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem.at(f"$.{name}", "is a member unknown to SPDX")
     if sum(1 for element in graph if element.get("type") == "SpdxDocument") != 1:
         yield Problem.at("$.@graph", "has none or several elements SpdxDocument")
+    ids: set[str] = set()
     for index, element in enumerate(graph):
         yield from _element_problems(f"$.@graph[{index}]", element)
+        name = element.get("spdxId")
+        if isinstance(name, str) and name in ids:
+            yield Problem.at(f"$.@graph[{index}].spdxId", f"is used before: {name}")
+        ids.add(str(name))
 
 
 class _Found(model.SHACLObjectSet):
@@ -48,7 +50,8 @@ class _Found(model.SHACLObjectSet):
 
 
 def _element_problems(path: str, element: Mapping[str, Any]) -> Iterator[Problem]:
-    if element.get("type") not in model.SHACLObject.CLASSES:
+    name = element.get("type")
+    if not isinstance(name, str) or "@type" in element or name not in model.SHACLObject.CLASSES:
         yield Problem.at(f"{path}.type", "is not a class of SPDX")
         return
     objects = _Found()
