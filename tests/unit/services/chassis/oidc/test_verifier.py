@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -374,6 +375,21 @@ async def test_discovery_that_leads_elsewhere(server: JwksServer, document: dict
     async with verifier(discovered(server, **document)) as tokens:
         assert await refusal(tokens, bearer(iss=server.issuer)) == "key"
     assert server.requests == ["GET /.well-known/openid-configuration HTTP/1.1"]
+
+
+async def test_keys_on_another_host_are_not_fetched(server: JwksServer, tmp_path: Path) -> None:
+    """Not even good ones, of a server whose certificate is of the same roots; named as jwks_url they are."""
+    other = JwksServer(server.ca_file, body=server.body)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "jwks-chain.pem", tmp_path / "jwks-key.pem")
+    async with await asyncio.start_server(other.answer, "127.0.0.1", 0, ssl=context) as listener:
+        other.port = listener.sockets[0].getsockname()[1]
+        async with verifier(discovered(server, jwks_uri=other.url)) as tokens:
+            assert await refusal(tokens, bearer(iss=server.issuer)) == "key"
+        assert other.requests == []
+        named = url_settings(server, issuer=server.issuer, jwks_url=other.url)
+        async with verifier(named) as tokens:
+            assert await subject(tokens, bearer(iss=server.issuer)) == (server.issuer, "alice")
 
 
 async def test_discovery_with_control_characters_in_the_address(server: JwksServer) -> None:
