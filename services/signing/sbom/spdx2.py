@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, Final
 
 from spdx_tools.spdx.parser.error import SPDXParsingError
@@ -31,7 +32,7 @@ from spdx_tools.spdx.validation.relationship_validator import validate_relations
 from spdx_tools.spdx.validation.snippet_validator import validate_snippet_within_document
 
 from services.signing.sbom.description import described
-from services.signing.sbom.errors import Problem
+from services.signing.sbom.errors import MAX_PROBLEMS, Problem
 
 Parser = Callable[[Any], Any]
 Rule = Callable[[Any, Any], list[Any]]
@@ -70,7 +71,7 @@ class _Excerpt:
 
 def problems(document: Mapping[str, Any], version: str) -> Iterator[Problem]:
     """What breaks the format, found one by one."""
-    shapes = list(_misshapen(document))
+    shapes = list(islice(_misshapen(document), MAX_PROBLEMS))
     yield from shapes
     if shapes:
         return
@@ -116,6 +117,7 @@ class _Elements:
         )
         yield from self._each("revieweds", lambda one: annotations.parse_review(one, document_id), validate_annotation)
         yield from self._annotations_of_elements(annotations)
+        yield from self._held_files()
         yield from self._described()
 
     def _with_version(self, validate: Callable[..., list[Any]]) -> Rule:
@@ -164,6 +166,14 @@ class _Elements:
                     owned = {"SPDXID": element["SPDXID"], **annotation}
                     yield from self._one(
                         f"$.{member}[{index}].annotations", owned, parser.parse_annotation, validate_annotation
+                    )
+
+    def _held_files(self) -> Iterator[Problem]:
+        for index, package in enumerate(_list(self._document, "packages")):
+            for name in package.get("hasFiles") or ():
+                if name not in self._file_ids:
+                    yield Problem.at(
+                        f"$.packages[{index}].hasFiles", f"did not find the file {name} in the SPDX document"
                     )
 
     def _described(self) -> Iterator[Problem]:
@@ -220,23 +230,29 @@ def _messages(path: str, found: list[Any]) -> Iterator[Problem]:
 
 
 def _misshapen(document: Mapping[str, Any]) -> Iterator[Problem]:
-    """Members that everything else takes to be lists of objects with ids."""
+    """Members that everything else takes to be ids, objects and lists of these."""
     for member in _LISTS:
         items = document.get(member)
         if not _is_list_of(dict, items):
             yield Problem.at(f"$.{member}", "is not a list of objects")
         elif member in _ELEMENTS:
             for index, item in enumerate(items or ()):
-                if not isinstance(item.get("SPDXID"), str):
-                    yield Problem.at(f"$.{member}[{index}]", "lacks the member 'SPDXID'")
-                if not _is_list_of(dict, item.get("annotations")):
-                    yield Problem.at(f"$.{member}[{index}].annotations", "is not a list of objects")
+                yield from _misshapen_element(f"$.{member}[{index}]", item)
     if not isinstance(document.get("SPDXID"), str):
         yield Problem.at("$", "lacks the member 'SPDXID'")
     if not _is_list_of(str, document.get("documentDescribes")):
         yield Problem.at("$.documentDescribes", "is not a list of ids")
     if not isinstance(document.get("creationInfo"), dict):
         yield Problem.at("$.creationInfo", "is not an object")
+
+
+def _misshapen_element(path: str, element: Mapping[str, Any]) -> Iterator[Problem]:
+    if not isinstance(element.get("SPDXID"), str):
+        yield Problem.at(path, "lacks the member 'SPDXID'")
+    if not _is_list_of(str, element.get("hasFiles")):
+        yield Problem.at(f"{path}.hasFiles", "is not a list of ids")
+    if not _is_list_of(dict, element.get("annotations")):
+        yield Problem.at(f"{path}.annotations", "is not a list of objects")
 
 
 def _is_list_of(kind: type, value: object) -> bool:

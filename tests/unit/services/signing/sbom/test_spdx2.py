@@ -72,6 +72,11 @@ _BROKEN: dict[str, tuple[Change, str]] = {
         ),
         "$.packages[0]: package must contain no elements",
     ),
+    "holds what is not there": (
+        lambda d: d["packages"][0].update(hasFiles=["SPDXRef-Gone"], filesAnalyzed=True),
+        "$.packages[0].hasFiles: did not find the file SPDXRef-Gone",
+    ),
+    "holds what is no id": (lambda d: d["packages"][0].update(hasFiles=[{}]), "$.packages[0].hasFiles: is not a list"),
     "packages are no list": (lambda d: d.update(packages="abc"), "$.packages: is not a list of objects"),
     "a package is no object": (lambda d: d["packages"].append(1), "$.packages: is not a list of objects"),
     "annotations are no list": (lambda d: d["files"][0].update(annotations=7), "$.files[0].annotations: is not a list"),
