@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Protocol, Self
 
-from services.acme.challenges.addresses import AddressGuard, IPNetwork
 from services.acme.challenges.dns01 import Dns01
 from services.acme.challenges.fetch import Fetcher
 from services.acme.challenges.http01 import Http01
-from services.acme.challenges.resolver import Resolver
 from services.acme.errors import AcmeError, ValidationError
 from services.acme.identifiers import Identifier
+from services.chassis.outbound.addresses import AddressGuard, IPNetwork
+from services.chassis.outbound.resolver import Resolver
 
 # A validation waits on the network, not on the processor; this many sockets per method are easily held open.
 CONCURRENT_VALIDATIONS = 64

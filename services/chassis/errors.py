@@ -6,6 +6,9 @@ ChassisError
 ├─ DeploymentError          a directory in which nothing runs, or whose files make no sense
 ├─ PolicyError              a caller policy file that makes no sense
 ├─ ForbiddenError           a caller that the policy does not allow
+├─ OutboundError            a request to a host that somebody else has named came to nothing
+│  ├─ NotResolvedError        its name has no address, or DNS did not say
+│  └─ NotReachedError         no address may be dialled, none answers, or the answer is not HTTP
 ├─ RequestError             a request that breaks a rule of HTTP or of this server's frame
 │  ├─ RouteNotFoundError
 │  ├─ MethodNotAllowedError   `.allowed`
@@ -47,6 +50,18 @@ class PolicyError(ChassisError):
 
 class ForbiddenError(ChassisError):
     """The policy does not allow this caller to call this endpoint."""
+
+
+class OutboundError(ChassisError):
+    """A request to a host that somebody else has named came to nothing; the sentence holds nothing that was fetched."""
+
+
+class NotResolvedError(OutboundError):
+    """The host has no address, or DNS did not say."""
+
+
+class NotReachedError(OutboundError):
+    """None of the host's addresses may be dialled, none answers, or the answer is not HTTP."""
 
 
 class RequestError(ChassisError):

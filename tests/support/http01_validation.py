@@ -5,12 +5,12 @@ from ipaddress import ip_network
 
 import pytest
 
-from services.acme.challenges.addresses import AddressGuard
 from services.acme.challenges.fetch import Fetcher
 from services.acme.challenges.http01 import Http01
-from services.acme.challenges.resolver import Resolver
 from services.acme.errors import ValidationError
 from services.acme.identifiers import Identifier
+from services.chassis.outbound.addresses import AddressGuard
+from services.chassis.outbound.resolver import Resolver
 from tests.support.dns_server import DnsSimulator
 from tests.support.http_challenge import CHALLENGE_PATH
 

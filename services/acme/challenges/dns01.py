@@ -7,9 +7,10 @@ import base64
 import hashlib
 import hmac
 
-from services.acme.challenges.resolver import Resolver
 from services.acme.errors import ValidationError
 from services.acme.identifiers import Identifier
+from services.chassis.errors import NotResolvedError
+from services.chassis.outbound.resolver import Resolver
 
 LABEL = "_acme-challenge"
 
@@ -38,6 +39,8 @@ class Dns01:
                 texts = await self._resolver.texts(name)
         except TimeoutError as error:
             raise ValidationError("dns", f"no answer for TXT of {name} within {self._seconds:g} seconds") from error
+        except NotResolvedError as error:
+            raise ValidationError("dns", str(error)) from error
         expected = txt_value(key_authorization).encode()
         matches = [text for text in texts if hmac.compare_digest(text, expected)]
         if not matches:

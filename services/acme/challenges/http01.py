@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from ipaddress import ip_address
 
 import httpx
 
-from services.acme.challenges.addresses import IPAddress
-from services.acme.challenges.fetch import DEFAULT_PORTS, Fetched, Fetcher, host_of, port_of
-from services.acme.challenges.resolver import Resolver
+from pkicore.errors import MalformedError
+from services.acme.challenges.fetch import Fetched, Fetcher
 from services.acme.errors import ValidationError
 from services.acme.identifiers import Identifier
+from services.chassis.errors import NotReachedError, NotResolvedError
+from services.chassis.outbound.exchange import DEFAULT_PORTS, addresses_of, host_of, port_of
+from services.chassis.outbound.resolver import Resolver
 
 WELL_KNOWN = "/.well-known/acme-challenge/"
 MAX_REDIRECTS = 10
@@ -49,6 +50,10 @@ class Http01:
         except TimeoutError as error:
             sentence = f"{identifier.value} gave no complete answer within {self._seconds:g} seconds"
             raise ValidationError("connection", sentence) from error
+        except NotResolvedError as error:
+            raise ValidationError("dns", str(error)) from error
+        except (NotReachedError, MalformedError) as error:
+            raise ValidationError("connection", str(error)) from error
         if not hmac.compare_digest(answer.rstrip(), key_authorization.encode()):
             what = (
                 "for another account's key" if answer.startswith(f"{token}.".encode()) else "not the key authorization"
@@ -62,7 +67,7 @@ class Http01:
 
     async def _follow(self, url: httpx.URL) -> bytes:
         for _ in range(MAX_REDIRECTS + 1):
-            fetched = await self._fetcher.get(url, await self._addresses(host_of(url)))
+            fetched = await self._fetcher.get(url, await addresses_of(url, self._resolver))
             if fetched.status == httpx.codes.OK:
                 return fetched.body
             if fetched.status not in REDIRECTS:
@@ -71,12 +76,6 @@ class Http01:
                 )
             url = self._redirected(url, fetched)
         raise ValidationError("connection", f"more than {MAX_REDIRECTS} redirects")
-
-    async def _addresses(self, host: str) -> tuple[IPAddress, ...]:
-        try:
-            return (ip_address(host),)
-        except ValueError:
-            return await self._resolver.addresses(host)
 
     def _redirected(self, url: httpx.URL, fetched: Fetched) -> httpx.URL:
         """The URL of the next hop.

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from services.acme.challenges.dns01 import Dns01, txt_value
-from services.acme.challenges.resolver import Resolver
 from services.acme.errors import ValidationError
 from services.acme.identifiers import Identifier
+from services.chassis.outbound.resolver import Resolver
 from tests.support.dns_server import DnsSimulator
 
 TOKEN = "evaGxfADs6pSRb2LAv9IZf17Dt3juxGJ-PCt92wr-oA"

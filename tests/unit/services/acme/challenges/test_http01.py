@@ -4,11 +4,11 @@ import httpx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.acme.challenges.addresses import AddressGuard
 from services.acme.challenges.fetch import Fetched, Fetcher
 from services.acme.challenges.http01 import Http01
-from services.acme.challenges.resolver import Resolver
 from services.acme.errors import ValidationError
+from services.chassis.outbound.addresses import AddressGuard
+from services.chassis.outbound.resolver import Resolver
 
 ASKED = httpx.URL("http://site.test/.well-known/acme-challenge/token")
 HTTP01 = Http01(Resolver.build("127.0.0.1:1", 1), Fetcher(AddressGuard(()), 1), 5002, 1)

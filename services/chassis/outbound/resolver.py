@@ -1,4 +1,4 @@
-"""DNS look-ups of the validators: asynchronous, bounded in time, and every failure a sentence."""
+"""DNS look-ups of names from outside: asynchronous, bounded in time, and every failure a sentence."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import dns.rdtypes.IN.A
 import dns.rdtypes.IN.AAAA
 import dns.resolver
 
-from services.acme.challenges.addresses import IPAddress
-from services.acme.errors import ValidationError
+from services.chassis.errors import NotResolvedError
+from services.chassis.outbound.addresses import IPAddress
 
 DNS_PORT = 53
 # Fits every path without fragmentation (DNS flag day 2020); larger answers come by TCP.
@@ -30,7 +30,7 @@ MAX_TEXTS = 64
 class Resolver:
     """A stub resolver that asks one configured server, or the system's servers.
 
-    It trusts the server to follow CNAMEs and keeps no cache: a validation must see what is there now. UDP answers that
+    It trusts the server to follow CNAMEs and keeps no cache: whoever asks must see what is there now. UDP answers that
     are truncated are asked for again over TCP.
     """
 
@@ -65,15 +65,15 @@ class Resolver:
         """Look up AAAA and A together; IPv6 first, at most four of each.
 
         Raises:
-            ValidationError: "dns", when neither look-up gave an address.
+            NotResolvedError: neither look-up gave an address.
         """
         found: list[IPAddress] = []
-        failure = ValidationError("dns", f"{host} has neither an A nor an AAAA record")
+        failure = NotResolvedError(f"{host} has neither an A nor an AAAA record")
         for result in await asyncio.gather(self._query(host, "AAAA"), self._query(host, "A"), return_exceptions=True):
             match result:
                 case list():
                     found += [_address(record) for record in result[:MAX_ADDRESSES_PER_FAMILY]]
-                case ValidationError():
+                case NotResolvedError():
                     failure = result
                 case _:
                     raise result
@@ -85,7 +85,7 @@ class Resolver:
         """Look up the TXT records of `name`, the strings of each joined; at most 64 records.
 
         Raises:
-            ValidationError: "dns", when the look-up failed; no record at an existing name is an empty tuple.
+            NotResolvedError: the look-up failed; no record at an existing name is an empty tuple.
         """
         records = await self._query(name, "TXT")
         return tuple(
@@ -98,7 +98,7 @@ class Resolver:
                 dns.name.from_text(f"{name}."), kind, search=False, raise_on_no_answer=False, lifetime=self._lifetime
             )
         except (dns.exception.DNSException, OSError) as error:
-            raise ValidationError("dns", _sentence(error, name, kind)) from error
+            raise NotResolvedError(_sentence(error, name, kind)) from error
         return list(answer.rrset or ())
 
 
@@ -122,7 +122,7 @@ def _address(record: dns.rdata.Rdata) -> IPAddress:
             return IPv6Address(record.address)
         case dns.rdtypes.IN.A.A():
             return IPv4Address(record.address)
-    raise ValidationError("dns", "the resolver answered with a record of another type")
+    raise NotResolvedError("the resolver answered with a record of another type")
 
 
 def _sentence(error: Exception, name: str, kind: str) -> str:

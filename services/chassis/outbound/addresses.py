@@ -1,4 +1,4 @@
-"""Which addresses a validation may dial: public ones, and those the operator allows.
+"""Which addresses may be dialled: public ones, and those the operator allows.
 
 The table is our own (IANA special-purpose registries, 2026), because `ipaddress.is_global` changed between Python
 releases, and because a metadata service may live on a public address.
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from types import MappingProxyType
 
-from services.acme.errors import ValidationError
+from services.chassis.errors import NotReachedError
 
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
@@ -63,7 +63,7 @@ class AddressGuard:
         """Choose the addresses of `host` that may be dialled, in their order.
 
         Raises:
-            ValidationError: "connection", when there are addresses but none of them is permitted.
+            NotReachedError: there are addresses but none of them is permitted.
         """
         refused: list[str] = []
         chosen: list[IPAddress] = []
@@ -74,7 +74,7 @@ class AddressGuard:
             else:
                 refused.append(f"{address} ({use})")
         if refused and not chosen:
-            raise ValidationError("connection", f"{host} has only addresses that are not dialled: {refused[0]}")
+            raise NotReachedError(f"{host} has only addresses that are not dialled: {refused[0]}")
         return tuple(chosen)
 
     def _reserved_use(self, address: IPAddress) -> str | None:

@@ -1,0 +1,168 @@
+"""One HTTP request to addresses that were checked, and as much of its answer as is needed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from collections.abc import Callable, Iterable, Sequence
+from ipaddress import ip_address
+from typing import Final, cast
+
+import httpx
+
+from pkicore.errors import MalformedError
+from pkicore.http1 import AnswerParser
+from services.chassis.errors import NotReachedError
+from services.chassis.outbound.addresses import AddressGuard, IPAddress
+from services.chassis.outbound.resolver import Resolver
+
+DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+_READ_BYTES: Final = 4096
+
+Enough = Callable[[AnswerParser], bool]
+"""Whether what has been read of an answer is all that is wanted of it."""
+
+
+def port_of(url: httpx.URL) -> int:
+    """The port that a URL names or, for http and https, implies; 0 for other schemes."""
+    return DEFAULT_PORTS.get(url.scheme, 0) if url.port is None else url.port
+
+
+def host_of(url: httpx.URL) -> str:
+    """The host as it stands in the URL: A-labels are not decoded, IPv6 addresses lose their brackets."""
+    return url.raw_host.decode("ascii")
+
+
+async def addresses_of(url: httpx.URL, resolver: Resolver) -> tuple[IPAddress, ...]:
+    """The addresses of a URL's host; one that is written as an address is not looked up.
+
+    Raises:
+        NotResolvedError: it has none.
+    """
+    host = host_of(url)
+    try:
+        return (ip_address(host),)
+    except ValueError:
+        return await resolver.addresses(host)
+
+
+class Exchange:
+    """Sends requests without proxies, cookies, redirects or decompression.
+
+    Args:
+        guard: which addresses may be dialled.
+        tls: for https URLs.
+        seconds: for connecting to all addresses of one host together; the caller bounds the whole.
+        max_bytes: of an answer, its head and framing included.
+    """
+
+    def __init__(self, guard: AddressGuard, tls: ssl.SSLContext, *, seconds: float, max_bytes: int) -> None:
+        self._guard = guard
+        self._tls = tls
+        self._seconds = seconds
+        self._max_bytes = max_bytes
+
+    async def send(
+        self, url: httpx.URL, addresses: Iterable[IPAddress], request: bytes, enough: Enough
+    ) -> AnswerParser:
+        """Send `request` to the first of `addresses` that accepts a connection.
+
+        Returns:
+            What was read when the answer was complete, or `enough`.
+
+        Raises:
+            NotReachedError: no address may be dialled, none accepts a connection, or what answers is not HTTP.
+        """
+        permitted = self._guard.permitted(host_of(url), addresses)
+        try:
+            return await self._exchange(url, permitted, request, enough)
+        except OSError as error:
+            raise NotReachedError(f"{_target(url, permitted)}: {_reason(error)}") from error
+        except MalformedError as error:
+            raise NotReachedError(f"{_target(url, permitted)}: {error}") from error
+
+    async def _exchange(
+        self, url: httpx.URL, addresses: Sequence[IPAddress], request: bytes, enough: Enough
+    ) -> AnswerParser:
+        transport, connection = await self._dial(addresses, port_of(url), enough)
+        try:
+            if url.scheme == "https":
+                loop = asyncio.get_running_loop()
+                upgraded = await loop.start_tls(transport, connection, self._tls, server_hostname=host_of(url))
+                transport = cast("asyncio.Transport", upgraded)  # None only for a transport that is closing
+            transport.write(request)
+            return await connection.answer
+        finally:
+            transport.abort()
+
+    async def _dial(
+        self, addresses: Sequence[IPAddress], port: int, enough: Enough
+    ) -> tuple[asyncio.Transport, _Connection]:
+        """TCP to the first address that accepts it, whatever host the URL names: nothing is looked up a second time.
+
+        Raises:
+            OSError: none did; that of the last.
+        """
+        failure: OSError = ConnectionError("no address")
+        for address in addresses:
+            try:
+                async with asyncio.timeout(self._seconds / (len(addresses) + 1)):
+                    return await asyncio.get_running_loop().create_connection(
+                        lambda: _Connection(self._max_bytes, enough), str(address), port
+                    )
+            except OSError as error:
+                failure = error
+        raise failure
+
+
+class _Connection(asyncio.Protocol):
+    """Reads one answer until it is complete or enough of it is there."""
+
+    def __init__(self, max_bytes: int, enough: Enough) -> None:
+        self.answer: asyncio.Future[AnswerParser] = asyncio.get_running_loop().create_future()
+        self._parser = AnswerParser(max_bytes)
+        self._enough = enough
+
+    def data_received(self, data: bytes) -> None:
+        """Read in small pieces, so that nothing is looked at once enough has come."""
+        try:
+            for start in range(0, len(data), _READ_BYTES):
+                if not self.answer.done():
+                    self._parser.feed(data[start : start + _READ_BYTES])
+                    self._judge()
+        except MalformedError as error:
+            self._fail(error)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """What has come may be a whole answer whose length was not told."""
+        if self.answer.done():
+            return
+        if exc is not None:
+            self._fail(exc)
+            return
+        try:
+            self._parser.end()
+            self.answer.set_result(self._parser)
+        except MalformedError as error:
+            self._fail(error)
+
+    def _judge(self) -> None:
+        if self._parser.is_complete or self._enough(self._parser):
+            self.answer.set_result(self._parser)
+
+    def _fail(self, error: Exception) -> None:
+        self.answer.set_exception(error)
+        self.answer.exception()  # where TLS fails nobody waits for the answer, and no exception is lost
+
+
+def _target(url: httpx.URL, addresses: Sequence[IPAddress]) -> str:
+    return f"{host_of(url)} port {port_of(url)} ({', '.join(map(str, addresses))})"
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, TimeoutError):
+        return "no connection in time"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failed ({error.reason})"
+    return os.strerror(error.errno) if error.errno else str(error) or "the connection was closed before an answer"
