@@ -91,7 +91,7 @@ class UnverifiedJws:
         expected = algorithm_of(public_key).jws
         if self.alg != expected:
             raise UnsupportedError(f"the alg of this key is {expected}, not {self.alg}")
-        verify_signature(public_key, _native_signature(self.alg, self.signature), self.signing_input)
+        verify_signature(public_key, native_signature(self.alg, self.signature), self.signing_input)
         return VerifiedJws(self.alg, self.kid, self.nonce, self.url, self.payload)
 
 
@@ -100,15 +100,25 @@ def sign_jws(private_key: PrivateKey, payload: bytes, protected: Mapping[str, ob
     algorithm = algorithm_of(private_key.public_key()).jws
     header = base64url_encode(orjson.dumps({"alg": algorithm, **protected}))
     body = base64url_encode(payload)
-    signature = sign_with(private_key, f"{header}.{body}".encode())
-    if width := _ECDSA_WIDTH.get(algorithm):
-        r, s = decode_dss_signature(signature)
-        signature = r.to_bytes(width, "big") + s.to_bytes(width, "big")
+    signature = jws_signature(algorithm, sign_with(private_key, f"{header}.{body}".encode()))
     return orjson.dumps({"protected": header, "payload": body, "signature": base64url_encode(signature)})
 
 
-def _native_signature(alg: str, signature: bytes) -> bytes:
-    """The signature as `verify_signature` takes it: DER for ECDSA, unchanged otherwise."""
+def jws_signature(alg: str, signature: bytes) -> bytes:
+    """A signature of `sign_with` as JOSE has it: r and s for ECDSA (RFC 7518 §3.4), unchanged otherwise."""
+    width = _ECDSA_WIDTH.get(alg)
+    if width is None:
+        return signature
+    r, s = decode_dss_signature(signature)
+    return r.to_bytes(width, "big") + s.to_bytes(width, "big")
+
+
+def native_signature(alg: str, signature: bytes) -> bytes:
+    """The signature as `verify_signature` takes it: DER for ECDSA, unchanged otherwise.
+
+    Raises:
+        BadSignatureError: no pair of numbers that an ECDSA signature can be.
+    """
     width = _ECDSA_WIDTH.get(alg)
     if width is None:
         return signature
