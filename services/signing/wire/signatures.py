@@ -59,7 +59,10 @@ class MadeSignature:
         body = Fields.of(members)
         inline = body.members.get("signature")
         return cls(
-            *(body.text(name) for name in ("key", "algorithm", "format", "encoding")),
+            body.text("key"),
+            body.text("algorithm"),
+            body.text("format"),
+            body.text("encoding"),
             body.optional_text("subject"),
             None if inline is None else body.binary("signature"),
             body.text("url"),
@@ -148,9 +151,7 @@ class SignatureRecord:
                     "determining": list(policy.determining),
                 },
                 "context": dict(self.context),
-                "log": None
-                if log is None
-                else {"index": log.index, "tree_size": log.tree_size, "origin": log.origin},
+                "log": None if log is None else {"index": log.index, "tree_size": log.tree_size, "origin": log.origin},
                 "sbom": self.sbom,
                 "provenance": self.provenance,
             }
