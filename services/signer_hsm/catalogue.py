@@ -139,8 +139,8 @@ class Key:
         )
 
     @cached_property
-    def public_keys(self) -> dict[int, bytes]:
-        """The body of the answer to `pubkey`, by version, for those that have a public key."""
+    def public_keys(self) -> dict[int, PublicKeyAnswer]:
+        """The answer to `pubkey` by version, for those that have a public key; what the back end adds is left out."""
         all_schemes = tuple(scheme.name for scheme in schemes_of(self.algorithm))
         return {
             number: PublicKeyAnswer(
@@ -150,7 +150,7 @@ class Key:
                 version.public_key,
                 tuple(sorted(version.kinds)),
                 version.schemes or all_schemes,
-            ).to_json()
+            )
             for number, version in self.versions.items()
             if version.public_key is not None
         }

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -94,10 +95,11 @@ class Operations:
         decision = await self._decisions.decide(caller, "pubkey", tenant, name)
         await self._decisions.record(decision, version)
         key = self._catalogue.key(f"{tenant}.{name}")
-        body = key.public_keys.get(key.version(version).number)
-        if body is None:
+        answer = key.public_keys.get(key.version(version).number)
+        if answer is None:
             raise WrongStateError("this version was never made")
-        return body
+        backend = self._backends.get(key.backend)
+        return (answer if backend is None else replace(answer, at_once=backend.workers)).to_json()
 
     async def sign(self, caller: Caller, tenant: str, name: str, request: SignRequest) -> bytes:
         """The body with the signature, or with as many as there are payloads.

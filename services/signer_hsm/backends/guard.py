@@ -72,6 +72,7 @@ class GuardedBackend:
     Attributes:
         name: of the back end in the settings.
         type: file, pkcs11, vault, aws_kms or gcp_kms.
+        workers: requests that it works on at the same time.
         create_seconds: after so long, a creation that was begun has ended for us.
         breaker: its state is told by health and metrics; `reset` closes it.
     """
@@ -86,6 +87,7 @@ class GuardedBackend:
     ) -> None:
         self.name: str = backend.name
         self.type: str = backend.type
+        self.workers = settings.workers
         self.create_seconds = settings.deadline_seconds * CREATE_DEADLINES
         self.breaker = CircuitBreaker(self.name, monotonic, settings.breaker_failures, settings.breaker_seconds)
         self._backend = backend

@@ -184,7 +184,9 @@ class SignerClient:
         Raises:
             SignerRefusedError, SignerUnavailableError: as `sign`.
         """
-        return await self._signer.ask(PublicKeyAnswer.from_json, "GET", _versioned(key_id, "pubkey", version))
+        answer = await self._signer.ask(PublicKeyAnswer.from_json, "GET", _versioned(key_id, "pubkey", version))
+        self._coalescing.learn(key_id, answer.at_once)
+        return answer
 
     async def create(self, request: NewKeyRequest) -> KeyDescription:
         """Make a key, or bring one in; safe to repeat with the same idempotency key.

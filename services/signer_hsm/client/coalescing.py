@@ -4,14 +4,13 @@ A request costs signer-hsm several times what a further payload in it does: TLS,
 So of each key only a few requests are under way at once, and what is wanted meanwhile leaves in one batch as soon as
 one of them returns. Alone, a signature leaves at once: nothing ever waits for company.
 
-How many are "a few" follows from how far away the key is: one for each millisecond that a request took at the quickest,
-two at least. A key on this host gets large batches, a KMS in another city its many requests at once.
+How many are "a few" is for the back end to say: as many as it works on at the same time, two at least, so that it never
+waits for the next one. A token with two sessions gets large batches, a KMS far away its many requests at once.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context, copy_context
@@ -23,8 +22,6 @@ from services.signer_hsm.wire import MAX_PAYLOADS, SignatureProblem
 Signed: TypeAlias = bytes | SignatureProblem
 
 _LEAST: Final = 2  # one that is being signed, and one behind it
-_MOST: Final = 32
-_PER_SECOND: Final = 1000  # one request under way for each millisecond of the quickest
 _PLACES: Final = 1024  # remembered; those at rest are forgotten first
 
 
@@ -53,12 +50,6 @@ class _Queue:
     def __init__(self) -> None:
         self.waiting: deque[_Waiting] = deque()
         self.under_way = 0
-        self.quickest: float | None = None
-
-    @property
-    def most(self) -> int:
-        """Requests under way at once."""
-        return _LEAST if self.quickest is None else max(_LEAST, min(_MOST, int(self.quickest * _PER_SECOND)))
 
     def next_batch(self) -> list[_Waiting]:
         """Those who still wait, as many as one request takes."""
@@ -76,15 +67,20 @@ class Coalescing:
         send: sends one.
         refused: what `send` raises where nothing was done because of what was asked: then each payload of the batch is
             asked for alone, so that no caller suffers for another's.
-        monotonic: seconds that never go back.
     """
 
-    def __init__(self, send: Send, refused: type[Exception], monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, send: Send, refused: type[Exception]) -> None:
         self._send = send
         self._refused = refused
-        self._monotonic = monotonic
+        self._at_once: dict[str, int] = {}
         self._queues: dict[Place, _Queue] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def learn(self, key_id: str, at_once: int) -> None:
+        """From now on, so many requests of a key may be under way at once."""
+        if len(self._at_once) >= _PLACES:
+            self._at_once.clear()
+        self._at_once[key_id] = at_once
 
     async def sign(self, place: Place, payload: bytes) -> Signed:
         """The signature, or the problem that this payload met alone.
@@ -95,7 +91,7 @@ class Coalescing:
         queue = self._queue(place)
         answer: asyncio.Future[Signed] = asyncio.get_running_loop().create_future()
         queue.waiting.append(_Waiting(payload, answer, copy_context()))
-        if queue.under_way < queue.most:
+        if queue.under_way < max(_LEAST, self._at_once.get(place.key_id, _LEAST)):
             self._start(place, queue)
         return await answer
 
@@ -118,17 +114,13 @@ class Coalescing:
         task.add_done_callback(self._tasks.discard)
 
     async def _run(self, place: Place, queue: _Queue, batch: Sequence[_Waiting]) -> None:
-        started = self._monotonic()
         try:
-            if await self._answer(place, batch):
-                taken = self._monotonic() - started
-                queue.quickest = taken if queue.quickest is None else min(queue.quickest, taken)
+            await self._answer(place, batch)
         finally:
             queue.under_way -= 1
             self._start(place, queue)
 
-    async def _answer(self, place: Place, batch: Sequence[_Waiting]) -> bool:
-        """Answer those who wait; whether they could be sent together and signed."""
+    async def _answer(self, place: Place, batch: Sequence[_Waiting]) -> None:
         try:
             answers = await self._send(place, [item.payload for item in batch])
         except asyncio.CancelledError:
@@ -142,8 +134,7 @@ class Coalescing:
                 for item in batch:
                     if not item.answer.done():
                         item.answer.set_exception(error)
-            return False
-        for item, answer in zip(batch, answers, strict=True):
-            if not item.answer.done():
-                item.answer.set_result(answer)
-        return True
+        else:
+            for item, answer in zip(batch, answers, strict=True):
+                if not item.answer.done():
+                    item.answer.set_result(answer)

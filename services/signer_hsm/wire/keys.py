@@ -25,6 +25,7 @@ from services.signer_hsm.wire.members import (
 )
 
 MAX_KEYS: Final = 500  # in one page of a list
+MAX_AT_ONCE: Final = 64  # workers of a back end
 _STATES: Final = ("creating", "enabled", "disabled", "destroying", "destroyed", "failed")
 
 
@@ -236,7 +237,10 @@ class KeyPage:
 
 @dataclass(frozen=True, slots=True)
 class PublicKeyAnswer:
-    """`GET /v1/keys/{id}/pubkey`: the public key (DER) of a version, and how it can be used."""
+    """`GET /v1/keys/{id}/pubkey`: the public key (DER) of a version, and how it can be used.
+
+    `at_once` is how many requests its back end works on at the same time; more of them wait for their turn.
+    """
 
     key: str
     version: int
@@ -244,6 +248,7 @@ class PublicKeyAnswer:
     public_key: bytes
     kinds: tuple[str, ...]
     schemes: tuple[str, ...]
+    at_once: int = 1
 
     def to_json(self) -> bytes:
         """The answer body."""
@@ -255,6 +260,7 @@ class PublicKeyAnswer:
                 "public_key": base64_text(self.public_key),
                 "kinds": list(self.kinds),
                 "schemes": list(self.schemes),
+                "at_once": self.at_once,
             }
         )
 
@@ -273,7 +279,15 @@ class PublicKeyAnswer:
             public_key=body.binary("public_key"),
             kinds=tuple(body.texts("kinds")),
             schemes=tuple(body.texts("schemes")),
+            at_once=_at_once(body),
         )
+
+
+def _at_once(body: Fields) -> int:
+    found = body.members.get("at_once", 1)
+    if type(found) is not int or not 1 <= found <= MAX_AT_ONCE:
+        raise MalformedError(f"at_once is not a number from 1 to {MAX_AT_ONCE}")
+    return found
 
 
 def _state(body: Fields) -> str:

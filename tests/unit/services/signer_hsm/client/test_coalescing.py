@@ -20,14 +20,11 @@ class Signer:
     Attributes:
         requests: the payloads of each request.
         ids: the request id under which each came.
-        seconds: what its clock shows.
     """
 
-    def __init__(self, taken: float = 0.001) -> None:
+    def __init__(self) -> None:
         self.requests: list[list[bytes]] = []
         self.ids: list[str | None] = []
-        self.seconds = 0.0
-        self._taken = taken
         self._doors: list[asyncio.Future[None]] = []
 
     async def send(self, place: Place, payloads: Sequence[bytes]) -> Sequence[Signed]:
@@ -38,7 +35,6 @@ class Signer:
         door = asyncio.get_running_loop().create_future()
         self._doors.append(door)
         await door
-        self.seconds += self._taken
         if b"lost" in payloads:
             raise SignerUnavailableError("gone")
         if b"bad" in payloads:
@@ -62,7 +58,7 @@ async def settle() -> None:
 
 def coalescing(signer: Signer) -> Coalescing:
     """What is tested, in front of that signer."""
-    return Coalescing(signer.send, BadPayloadError, lambda: signer.seconds)
+    return Coalescing(signer.send, BadPayloadError)
 
 
 def wanted(together: Coalescing, *payloads: bytes) -> list[asyncio.Task[Signed]]:
@@ -98,30 +94,17 @@ async def test_a_batch_is_bounded() -> None:
     assert [len(request) for request in signer.requests] == [1, 1, MAX_PAYLOADS, MAX_PAYLOADS, MAX_PAYLOADS, 6]
 
 
-@pytest.mark.parametrize(("taken", "most"), [(0.0004, 2), (0.003, 3), (0.02, 20), (3.0, 32)])
-async def test_a_key_far_away_has_more_requests_under_way(taken: float, most: int) -> None:
-    """One for each millisecond of the quickest request so far, within bounds."""
-    signer = Signer(taken)
+@pytest.mark.parametrize(("at_once", "most"), [(1, 2), (2, 2), (3, 3), (32, 32)])
+async def test_as_many_requests_as_the_back_end_works_on(at_once: int, most: int) -> None:
+    """More of them would wait there; two are the least."""
+    signer = Signer()
     together = coalescing(signer)
-    wanted(together, b"first")
-    await signer.answer()
-    signer.requests.clear()
+    together.learn(PLACE.key_id, at_once)
     tasks = wanted(together, *[b"%d" % number for number in range(40)])
     await settle()
     assert len(signer.requests) == most
     while not all(task.done() for task in tasks):
         await signer.answer()
-
-
-async def test_a_failure_tells_nothing_of_the_distance() -> None:
-    """A refused connection is quick; that does not make a far key a near one."""
-    signer = Signer(0.0)
-    together = coalescing(signer)
-    (lost,) = wanted(together, b"lost")
-    await signer.answer()
-    with pytest.raises(SignerUnavailableError):
-        await lost
-    assert together._queues[PLACE].quickest is None
 
 
 async def test_a_refused_batch_is_asked_for_one_by_one() -> None:
