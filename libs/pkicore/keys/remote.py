@@ -21,6 +21,7 @@ from pkicore.errors import KeyNotFoundError, KeyUnavailableError, UnsupportedErr
 __all__ = [
     "REMOTE_SCHEME",
     "KeyUri",
+    "Reduction",
     "RemoteKey",
     "RemotePublicKey",
     "RemoteSigner",
@@ -159,7 +160,29 @@ class RemoteKey:
             KeyAccessError: it refuses.
         """
         kind = await self._payload_kind()
-        payload = await self._reduce(kind, message)
+        return await self._sign(kind, await self._reduce(kind, message))
+
+    async def reduction(self) -> Reduction:
+        """A reduction that `sign_reduced` takes, for a message that is not at hand as a whole.
+
+        Raises:
+            UnsupportedError: the key takes whole messages only.
+            KeyAccessError: as `sign`.
+        """
+        return Reduction(self.public_key, await self._payload_kind())
+
+    async def sign_reduced(self, kind: Payload, payload: bytes) -> bytes:
+        """An X.509 signature over a message of which only a digest or mu is at hand.
+
+        Raises:
+            UnsupportedError: the signer takes another kind of payload for this key.
+            KeyNotFoundError, KeyUnavailableError, KeyAccessError: as `sign`.
+        """
+        if kind != await self._payload_kind():
+            raise UnsupportedError(f"{self.uri} takes no payload of the kind {kind}")
+        return await self._sign(kind, payload)
+
+    async def _sign(self, kind: Payload, payload: bytes) -> bytes:
         signature: object = await self.signer.sign(self._key_id, self._version, kind, payload, self.algorithm.jws)
         if not isinstance(signature, bytes) or not signature:
             raise KeyUnavailableError(f"the signer of {self.uri} answered something that is no signature")
@@ -211,20 +234,39 @@ def reduce_message(public_key: PublicKey, kind: Payload, message: bytes) -> byte
     Raises:
         UnsupportedError: keys of this algorithm have no payload of that kind.
     """
-    algorithm = algorithm_of(public_key)
-    if kind == "digest" and algorithm.signature_hash is not None:
-        return hashlib.new(algorithm.signature_hash.name, message).digest()
-    if kind == "mu" and algorithm.family == "mldsa":
-        return _mu(public_key, message)
-    if kind == "message" and algorithm.signature_hash is None:
+    if kind == "message" and algorithm_of(public_key).signature_hash is None:
         return message
-    raise UnsupportedError(f"keys of {algorithm.name} take no payload of the kind {kind}")
+    reduction = Reduction(public_key, kind)
+    reduction.update(message)
+    return reduction.payload()
 
 
-def _mu(public_key: PublicKey, message: bytes) -> bytes:
-    """FIPS 204 algorithms 2 and 7: mu = H(H(pk, 64) || 0 || |ctx| || ctx || M, 64), pure ML-DSA, ctx empty."""
-    raw = public_key.public_bytes(Encoding.Raw, PublicFormat.Raw)
-    tr = hashlib.shake_256(raw).digest(_TR_BYTES)
-    found = hashlib.shake_256(tr + b"\x00\x00")
-    found.update(message)
-    return found.digest(_MU_BYTES)
+class Reduction:
+    """What stands for a message at the signer, from pieces of the message in their order.
+
+    Attributes:
+        kind: digest or mu.
+
+    Raises:
+        UnsupportedError: keys of this algorithm have no payload of that kind.
+    """
+
+    def __init__(self, public_key: PublicKey, kind: Payload) -> None:
+        algorithm = algorithm_of(public_key)
+        self.kind = kind
+        if kind == "digest" and algorithm.signature_hash is not None:
+            self._hash = hashlib.new(algorithm.signature_hash.name)
+        elif kind == "mu" and algorithm.family == "mldsa":
+            # FIPS 204 algorithms 2 and 7: mu = H(H(pk, 64) || 0 || |ctx| || ctx || M, 64), pure ML-DSA, ctx empty.
+            raw = public_key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+            self._shake = hashlib.shake_256(hashlib.shake_256(raw).digest(_TR_BYTES) + b"\x00\x00")
+        else:
+            raise UnsupportedError(f"keys of {algorithm.name} take no payload of the kind {kind}")
+
+    def update(self, piece: bytes) -> None:
+        """Take the next piece."""
+        (self._hash if self.kind == "digest" else self._shake).update(piece)
+
+    def payload(self) -> bytes:
+        """What is sent to the signer, for the pieces so far."""
+        return self._hash.digest() if self.kind == "digest" else self._shake.digest(_MU_BYTES)
