@@ -44,15 +44,14 @@ def verify_chain(
     _check_purpose(leaf, purpose)
     # The verifier for servers insists on a host name, which SPIFFE leaves need not have. Hence the one for clients for
     # both, with the usage of the leaf checked by us.
+    ca_policy, leaf_policy = verification.ExtensionPolicy.webpki_defaults_ca(), _leaf_policy(purpose)
     try:
         verifier = (
             verification.PolicyBuilder()
             .store(verification.Store(list(roots)))
             .time(at)
             .max_chain_depth(_MAX_DEPTH)
-            .extension_policies(
-                ca_policy=verification.ExtensionPolicy.webpki_defaults_ca(), ee_policy=_leaf_policy(purpose)
-            )
+            .extension_policies(ca_policy=ca_policy, ee_policy=leaf_policy)
             .build_client_verifier()
         )
         return tuple(verifier.verify(leaf, list(intermediates)).chain)

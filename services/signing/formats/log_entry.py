@@ -7,9 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+import orjson
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from pkicore.algorithms import Algorithm, PublicKey, algorithm_of
 from pkicore.errors import MalformedError
 from pkicore.tlog.checkpoint import Checkpoint
 from pkicore.tlog.note import Note
+from services.signing.formats.key_details import hash_name, key_details
 
 KIND: Final = "hashedrekord"
 KIND_VERSION: Final = "0.0.2"
@@ -82,3 +88,48 @@ class LogEntry:
 
 def _text(octets: bytes) -> str:
     return base64.b64encode(octets).decode()
+
+
+def hashed_rekord(
+    public_key: PublicKey,
+    signature: bytes,
+    digest_name: str,
+    digest: bytes,
+    certificate: x509.Certificate | None = None,
+) -> bytes:
+    """The entry about a signature (hashedrekord 0.0.2), in its one canonical form (RFC 8785): the leaf.
+
+    Args:
+        public_key: that signed.
+        signature: as it stands in the bundle.
+        digest_name: hash of the key's algorithm, or SHA-256 where it has none of its own.
+        digest: of the artefact, or of the PAE of an envelope.
+        certificate: the leaf, which stands in the entry instead of the key; None in key mode.
+
+    Raises:
+        UnsupportedError: a hash or key that Sigstore has no name for.
+    """
+    if certificate is None:
+        spki = public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        verifier: dict[str, Any] = {"publicKey": {"rawBytes": _text(spki)}}
+    else:
+        verifier = {"x509Certificate": {"rawBytes": _text(certificate.public_bytes(Encoding.DER))}}
+    members = {
+        "apiVersion": KIND_VERSION,
+        "kind": KIND,
+        "spec": {
+            "hashedRekordV002": {
+                "data": {"algorithm": hash_name(digest_name), "digest": _text(digest)},
+                "signature": {
+                    "content": _text(signature),
+                    "verifier": {"keyDetails": key_details(algorithm_of(public_key)), **verifier},
+                },
+            }
+        },
+    }
+    return orjson.dumps(members, option=orjson.OPT_SORT_KEYS)  # ASCII strings alone, so this is RFC 8785
+
+
+def entry_digest_name(algorithm: Algorithm) -> str:
+    """The hash of the digest in an entry about a signature of this algorithm."""
+    return "sha256" if algorithm.signature_hash is None else algorithm.signature_hash.name
