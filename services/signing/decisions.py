@@ -1,0 +1,153 @@
+"""Where the policy is asked, and its answer put on record before anything is done.
+
+One request may need several keys: each is asked for, all must be allowed, and one record has the answers. Refusals
+are recorded one by one, so a caller has only so many of them in a second; those beyond are not even decided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+from services.chassis.database import AuditEvent
+from services.signing.callers import Action, Caller
+from services.signing.errors import RateLimitedError
+from services.signing.metrics import SigningMetrics
+from services.signing.policy import AccessRequest, Decision, PolicySet
+
+REFUSALS_PER_SECOND: Final = 20  # of one caller; each is a durable record
+_CALLERS: Final = 4096  # with a budget of their own in a second; who comes later shares one
+_OTHERS: Final = "others"
+
+
+class Policies(Protocol):
+    """Where the policies in force are: `PolicyDirectory` is one."""
+
+    @property
+    def policies(self) -> PolicySet:
+        """The set in force."""
+        ...
+
+
+class Recorder(Protocol):
+    """Where decisions are put on record: `SigningStore` is one."""
+
+    async def record(self, event: AuditEvent) -> None:
+        """Commit it; DatabaseError where it is not on record."""
+        ...
+
+
+class RefusalBudget:
+    """How many refusals each caller has had in the running second.
+
+    Args:
+        monotonic: seconds that never go back.
+        most: refusals of one caller in a second.
+    """
+
+    def __init__(self, monotonic: Callable[[], float], most: int = REFUSALS_PER_SECOND) -> None:
+        self._monotonic = monotonic
+        self._most = most
+        self._second = 0
+        self._spent: dict[str, int] = {}
+
+    def check(self, caller: str) -> None:
+        """Let the caller ask.
+
+        Raises:
+            RateLimitedError: it has had all its refusals of this second.
+        """
+        if self._spent and self._of_this_second().get(caller, 0) >= self._most:
+            raise RateLimitedError("too many refused requests", 1.0)
+
+    def spend(self, caller: str) -> None:
+        """Count a refusal."""
+        spent = self._of_this_second()
+        if caller not in spent and len(spent) >= _CALLERS:
+            caller = _OTHERS
+        spent[caller] = spent.get(caller, 0) + 1
+
+    def _of_this_second(self) -> dict[str, int]:
+        second = int(self._monotonic())
+        if second != self._second:
+            self._second = second
+            self._spent.clear()
+        return self._spent
+
+
+class Decisions:
+    """The policies in force, and the record of what they say.
+
+    Args:
+        policies: in force.
+        recorder: keeps decisions.
+        metrics: counts them.
+        monotonic: seconds that never go back.
+    """
+
+    def __init__(
+        self, policies: Policies, recorder: Recorder, metrics: SigningMetrics, monotonic: Callable[[], float]
+    ) -> None:
+        self._policies = policies
+        self._recorder = recorder
+        self._metrics = metrics
+        self._refusals = RefusalBudget(monotonic)
+
+    @property
+    def policies(self) -> PolicySet:
+        """The set in force."""
+        return self._policies.policies
+
+    async def allow(self, asked: Sequence[AccessRequest], about: Mapping[str, Any] | None = None) -> Sequence[Decision]:
+        """The decisions, all of which allow, and are on record.
+
+        Args:
+            asked: by one caller, for one action.
+            about: what the record says besides.
+
+        Raises:
+            DeniedError: one of them does not; that is on record.
+            RateLimitedError: the caller has had too many refusals in this second.
+            DatabaseError: they are not on record, so nothing may be done.
+        """
+        first = asked[0]
+        caller = caller_name(first.caller)
+        self._refusals.check(caller)
+        policies = self._policies.policies
+        decisions = [policies.decide(one) for one in asked]
+        allowed = all(decision.allowed for decision in decisions)
+        self._metrics.decision(first.action, "allowed" if allowed else "refused")
+        if not allowed:
+            self._refusals.spend(caller)
+        await self._recorder.record(_event(asked, decisions, about or {}, allowed=allowed))
+        for decision in decisions:
+            decision.require()
+        return decisions
+
+    def refused_credential(self, client: str) -> None:
+        """Count a credential that was no good.
+
+        Raises:
+            RateLimitedError: this client has shown too many in this second.
+        """
+        self._refusals.check(client)
+        self._refusals.spend(client)
+
+
+def access(caller: Caller, action: Action) -> AccessRequest:
+    """May this caller do this with what is its tenant's?"""
+    return AccessRequest(caller, action, caller.tenant)
+
+
+def caller_name(caller: Caller) -> str:
+    """A caller in one text, unlike every other caller's."""
+    return f"{caller.kind} {caller.id}"
+
+
+def _event(
+    asked: Sequence[AccessRequest], decisions: Sequence[Decision], about: Mapping[str, Any], *, allowed: bool
+) -> AuditEvent:
+    first = asked[0]
+    answers = [decision.record() | {"key": one.key} for one, decision in zip(asked, decisions, strict=True)]
+    detail = {"action": first.action, "tenant": first.tenant, "answers": answers, **about}
+    return AuditEvent(f"{first.action}.decision", caller_name(first.caller), detail, logged=not allowed)

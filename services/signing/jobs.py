@@ -1,0 +1,218 @@
+"""What a request comes to: the keys, formats and statements that are wanted, checked against the profile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from cryptography import x509
+
+from pkicore.errors import MalformedError
+from services.signing.callers import Caller
+from services.signing.errors import DigestMissingError, NotOfferedError, UnknownKeyError
+from services.signing.formats import raw
+from services.signing.keys import JobKey
+from services.signing.statements import Subject
+from services.signing.wire import Format, SignatureRequest
+
+LONG: Final = 1024 * 1024
+"""Octets above which a statement is not held in memory."""
+_MAX_ARTEFACT_SIGNATURES: Final = 1024  # of one request
+_OF_STATEMENTS: Final[frozenset[Format]] = frozenset({"dsse", "bundle", "jws", "composite"})
+_OF_ATTESTATIONS: Final[frozenset[Format]] = frozenset({"dsse", "bundle"})
+_KEY_FORMATS: Final[tuple[Format, ...]] = ("raw", "dsse", "bundle")
+_IDENTITY_FORMATS: Final[tuple[Format, ...]] = ("bundle",)
+
+
+class Profile(NamedTuple):
+    """What a caller signs with when it names the profile.
+
+    Attributes:
+        keys: TENANT.NAME.
+        formats: where a request names none.
+        timestamp: whether signatures are time-stamped.
+        log: whether they are entered in the log.
+        chains: certificates of the keys, where they have some, with those above them: for CMS.
+    """
+
+    keys: tuple[str, ...]
+    formats: tuple[Format, ...]
+    timestamp: bool = False
+    log: bool = False
+    chains: Mapping[str, tuple[x509.Certificate, ...]] = {}
+
+
+IDENTITY: Final = Profile((), _IDENTITY_FORMATS, timestamp=True, log=True)
+"""With a short-lived certificate: bundles, with all that foreign verifiers ask for."""
+
+
+class Profiles:
+    """The profiles by tenant and id."""
+
+    def __init__(self, profiles: Mapping[tuple[str, str], Profile]) -> None:
+        self._profiles = profiles
+
+    def wanted(self, caller: Caller, request: SignatureRequest) -> Profile:
+        """What the request is to be signed with; its formats are those that were asked for.
+
+        Raises:
+            UnknownKeyError: a profile or key that the caller's tenant does not have.
+            NotOfferedError: formats that cannot say what was sent along.
+        """
+        profile = self._named(caller.tenant, request)
+        if request.formats is not None:
+            profile = profile._replace(formats=request.formats)
+        return profile
+
+    def _named(self, tenant: str, request: SignatureRequest) -> Profile:
+        if request.identity:
+            return IDENTITY
+        if request.key is not None:
+            if request.key.partition(".")[0] != tenant:
+                raise UnknownKeyError("there is no such key")
+            return Profile((request.key,), _KEY_FORMATS)
+        profile = self._profiles.get((tenant, request.profile or ""))
+        if profile is None:
+            raise UnknownKeyError("there is no such profile")
+        return profile
+
+
+@dataclass(frozen=True, slots=True)
+class StatementToSign:
+    """A statement in pieces, since it may be longer than memory should hold.
+
+    Attributes:
+        kind: vsa, sbom, provenance.
+        predicate_type: URI.
+        length: octets.
+        pieces: its octets, again and again.
+    """
+
+    kind: str
+    predicate_type: str
+    length: int
+    pieces: Callable[[], Iterable[bytes]] = field(repr=False)
+
+    @classmethod
+    def of(cls, kind: str, predicate_type: str, content: bytes) -> StatementToSign:
+        """One that is at hand."""
+        return cls(kind, predicate_type, len(content), lambda: iter((content,)))
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it is not to be held in memory."""
+        return self.length > LONG
+
+    def content(self) -> bytes:
+        """Its octets, if it is not long."""
+        return b"".join(self.pieces())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """One request, ready to be signed.
+
+    Attributes:
+        subjects: the artefacts.
+        keys: each signs all of it.
+        profile: formats and what else is wanted.
+        mu: by key id.
+        statements: the summary first, then what was sent along.
+    """
+
+    subjects: tuple[Subject, ...]
+    keys: tuple[JobKey, ...]
+    profile: Profile
+    mu: Mapping[str, bytes] = field(default_factory=dict)
+    statements: tuple[StatementToSign, ...] = ()
+
+    def artefact_signatures(self) -> Iterator[ArtefactToSign]:
+        """What is signed of the artefacts themselves: by their digests, for raw signatures and message bundles."""
+        for key in self.keys:
+            if not signs_artefacts(key, self.profile.formats, self.mu):
+                continue
+            for number, subject in enumerate(self.subjects, start=1):
+                yield ArtefactToSign(key, number, subject, digest_for(key, subject, self.mu))
+
+
+class ArtefactToSign(NamedTuple):
+    """One artefact under one key; `number` is its place among the subjects, from 1."""
+
+    key: JobKey
+    number: int
+    subject: Subject
+    digest: bytes
+
+
+def needs_statement(formats: Iterable[Format]) -> bool:
+    """Whether any of them is around a statement."""
+    return not _OF_STATEMENTS.isdisjoint(formats)
+
+
+def check_attestable(formats: Iterable[Format]) -> None:
+    """See to it that what was sent along can be attested.
+
+    Raises:
+        NotOfferedError: no format has a place for it.
+    """
+    if _OF_ATTESTATIONS.isdisjoint(formats):
+        raise NotOfferedError("an SBOM or provenance is attested in the formats dsse and bundle: name one of these")
+
+
+def check_job(job: Job) -> None:
+    """See to it that each key signs something, in formats that it can have.
+
+    Raises:
+        DigestMissingError: a raw signature needs a digest or mu that the request does not give.
+        NotOfferedError: formats that do not fit the keys or the subjects.
+        MalformedError: mu for several subjects, or for a key that does not sign; too many signatures.
+    """
+    formats = frozenset(job.profile.formats)
+    if job.mu:
+        if len(job.subjects) > 1:
+            raise MalformedError("mu stands for one artefact: give one subject")
+        if unused := job.mu.keys() - {key.key_id for key in job.keys if key.algorithm.family == "mldsa"}:
+            raise MalformedError(f"mu is given for {min(unused)}, which is no ML-DSA key of this request")
+    if "cms" in formats and len(job.subjects) > 1:
+        raise NotOfferedError("a CMS signature is of one artefact: give one subject")
+    if len(job.subjects) * len(job.keys) > _MAX_ARTEFACT_SIGNATURES and formats & {"raw", "bundle"}:
+        raise MalformedError(f"a request makes at most {_MAX_ARTEFACT_SIGNATURES} signatures of artefacts")
+    for key in job.keys:
+        if not signs_artefacts(key, formats, job.mu) and not (formats & _OF_STATEMENTS or "cms" in formats):
+            raise _uncovered(key)
+        if signs_artefacts(key, formats, job.mu):
+            for subject in job.subjects:
+                digest_for(key, subject, job.mu)
+
+
+def signs_artefacts(key: JobKey, formats: Iterable[Format], mu: Mapping[str, bytes]) -> bool:
+    """Whether a key signs artefacts themselves: by digest where it takes one, by mu where that is given."""
+    if key.algorithm.payload == "digest":
+        return "raw" in formats or "bundle" in formats
+    return "raw" in formats and key.key_id in mu
+
+
+def digest_for(key: JobKey, subject: Subject, mu: Mapping[str, bytes]) -> bytes:
+    """What stands for an artefact under a key.
+
+    Raises:
+        DigestMissingError: it is not given.
+    """
+    name = raw.needed_digest(key.algorithm)
+    if name == raw.MU:
+        return mu[key.key_id]
+    if name not in subject.digest:
+        raise DigestMissingError(
+            f"{key.key_id} ({key.algorithm.name}) signs the {name} digest of an artefact; "
+            f"the subject {subject.name[:100]!a} has none"
+        )
+    return bytes.fromhex(subject.digest[name])
+
+
+def _uncovered(key: JobKey) -> Exception:
+    if key.algorithm.family == "mldsa":
+        return DigestMissingError(
+            f"a raw signature by {key.key_id} ({key.algorithm.name}) needs the artefact's mu; or name the format dsse"
+        )
+    return NotOfferedError(f"{key.key_id} ({key.algorithm.name}) signs in none of the formats that were asked for")

@@ -1,0 +1,58 @@
+"""What the signing service counts and times. Labels come from settings and fixed words, never from requests."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_STEPS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+Step = Literal["sbom", "decide", "sign", "witness", "store"]
+
+
+class SigningMetrics:
+    """All of them, in one registry."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._decisions = Counter(
+            "signing_decisions", "Answers of the policy.", ("action", "result"), registry=registry
+        )
+        self._signatures = Counter(
+            "signing_signatures", "Signatures that were kept.", ("algorithm",), registry=registry
+        )
+        self._steps = Histogram(
+            "signing_step_seconds", "Time of a step of a request to sign.", ("step",), buckets=_STEPS, registry=registry
+        )
+        self._policies = Gauge(
+            "signing_policies_in_force", "1: what the policy directory says is in force.", registry=registry
+        )
+        self._swept = Counter("signing_swept_files", "Files without a record that were removed.", registry=registry)
+        self._kept_of: dict[str, Counter] = {}
+        self._decided: dict[tuple[str, str], Counter] = {}
+
+    def decision(self, action: str, result: Literal["allowed", "refused"]) -> None:
+        """The policy has answered."""
+        place = (action, result)
+        count = self._decided.get(place)
+        if count is None:
+            count = self._decided[place] = self._decisions.labels(*place)
+        count.inc()
+
+    def kept(self, algorithm: str, count: int = 1) -> None:
+        """Signatures are on record."""
+        counter = self._kept_of.get(algorithm)
+        if counter is None:
+            counter = self._kept_of[algorithm] = self._signatures.labels(algorithm)
+        counter.inc(count)
+
+    def step(self, step: Step, seconds: float) -> None:
+        """A step has taken so long."""
+        self._steps.labels(step).observe(seconds)
+
+    def policies_in_force(self, in_force: bool) -> None:  # noqa: FBT001 - as `PolicyDirectory` tells it
+        """Whether what the directory says is in force."""
+        self._policies.set(float(in_force))
+
+    def swept(self, count: int) -> None:
+        """Files were removed."""
+        self._swept.inc(count)
