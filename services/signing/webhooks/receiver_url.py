@@ -22,7 +22,7 @@ from services.chassis.outbound.exchange import host_of, port_of
 
 MAX_URL: Final = 2048
 _HTTPS: Final = 443
-_FIRST_FREE_PORT: Final = 1024
+_FREE_PORTS: Final = range(1024, 65536)
 _PLAIN: Final = re.compile(r"[!-~]+", re.ASCII)
 _LABEL: Final = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _NAME: Final = re.compile(rf"(?:{_LABEL}\.)*{_LABEL}\.?", re.ASCII)
@@ -51,8 +51,8 @@ def receiver_url(text: object, guard: AddressGuard, *, plain_http: bool) -> http
         raise MalformedError("a webhook's url must begin with https://")
     if url.userinfo or "@" in urlsplit(text).netloc or "#" in text:
         raise MalformedError("a webhook's url must have neither user nor fragment")
-    if port != _HTTPS and port < _FIRST_FREE_PORT:
-        raise MalformedError(f"a webhook's url must name port {_HTTPS}, or one from {_FIRST_FREE_PORT} on")
+    if port != _HTTPS and port not in _FREE_PORTS:
+        raise MalformedError(f"a webhook's url must name port {_HTTPS}, or one from {_FREE_PORTS[0]} on")
     _check_host(host_of(url), guard)
     return url
 
