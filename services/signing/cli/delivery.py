@@ -1,0 +1,210 @@
+"""Which files a record becomes, and how they are written: all of them or none, whole, over nothing that is there.
+
+Beside `app.tar.gz` stand `.sigstore.json` (the name that verifiers look for first), `.sig`, `.jws`, `.p7s`, `.tsr`, and
+the attestations, one bundle per line, in `.intoto.jsonl`. Where several keys signed, the further ones' files have the
+algorithm in their names: `app.tar.gz.ml-dsa-65.sig`. What is of all artefacts together is called `multiple`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Final
+
+from pkicore.algorithms import ALGORITHMS
+from pkicore.encoding import sync_directory
+from pkicore.errors import MalformedError
+from services.signing.cli.failures import FILES, CommandError
+from services.signing.cli.service import Service
+from services.signing.wire import MadeBundle, SignatureRecord
+
+SUFFIXES: Final[Mapping[str, str]] = {
+    "raw": ".sig",
+    "bundle": ".sigstore.json",
+    "jws": ".jws",
+    "cms": ".p7s",
+    "composite": ".composite.dsse.json",
+    "dsse": ".intoto.jsonl",
+}
+_ALONGSIDE: Final[Mapping[str, str]] = {"timestamp": ".tsr", "certificate_chain": ".chain.pem"}
+_BUNDLE: Final = re.compile(r"application/vnd\.dev\.sigstore\.bundle[.+].*", re.ASCII)
+_LABEL: Final = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}", re.ASCII)
+_NUMBER: Final = re.compile(r"-([1-9][0-9]{0,3})\.sigstore\.json", re.ASCII)
+_TOGETHER: Final = "multiple"
+_MAX_NAME: Final = 200  # octets, so that suffixes find room
+
+Source = bytes | str
+"""Octets that are at hand, or the path of the service where they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedFile:
+    """A file to be written; several sources become lines of it."""
+
+    path: Path
+    sources: tuple[Source, ...]
+
+
+class Plan:
+    """The files of one record.
+
+    Args:
+        record: what the service made.
+        directory: where they go; None: beside the artefacts.
+        paths: of the artefacts, by name; an artefact without one is called by its name.
+    """
+
+    def __init__(self, record: SignatureRecord, directory: Path | None, paths: Mapping[str, Path]) -> None:
+        self._record = record
+        self._directory = directory
+        self._paths = paths
+        self._planned: dict[Path, list[Source]] = {}
+
+    def files(self) -> list[PlannedFile]:
+        """All of them.
+
+        Raises:
+            MalformedError: a name in the record that no file may have.
+        """
+        self._planned = {}
+        for signature in self._record.signatures:
+            if signature.format in SUFFIXES:
+                content = signature.url if signature.signature is None else signature.signature
+                self._add(signature.subject, signature.algorithm, SUFFIXES[signature.format], content)
+        for bundle in self._record.bundles:
+            self._add_bundle(bundle)
+        for name, suffix in _ALONGSIDE.items():
+            if name in self._record.urls:
+                self._add(None, "", suffix, self._record.urls[name])
+        return [PlannedFile(path, tuple(sources)) for path, sources in self._planned.items()]
+
+    def _add_bundle(self, bundle: MadeBundle) -> None:
+        if not _BUNDLE.fullmatch(bundle.media_type):
+            self._add(None, bundle.algorithm, f".{_label(bundle.kind)}.dsse.json", bundle.url)
+        elif bundle.kind == "message":
+            self._add(self._subject_of(bundle), bundle.algorithm, SUFFIXES["bundle"], bundle.url)
+        else:
+            self._planned.setdefault(self._path(None, SUFFIXES["dsse"]), []).append(bundle.url)
+
+    def _subject_of(self, bundle: MadeBundle) -> str:
+        """Files are numbered like the subjects, from 2: message-ALG.sigstore.json, message-ALG-2.sigstore.json."""
+        row = ALGORITHMS.get(bundle.algorithm)
+        prefix = f"message-{bundle.algorithm if row is None else row.jws.lower()}"
+        found = _NUMBER.fullmatch(PurePosixPath(bundle.url).name.removeprefix(prefix))
+        number = 1 if found is None else int(found[1])
+        if number > len(self._record.subjects):
+            raise MalformedError("the record has a bundle about an artefact that it does not name")
+        return self._record.subjects[number - 1].name
+
+    def _add(self, subject: str | None, algorithm: str, suffix: str, source: Source) -> None:
+        path = self._path(subject, suffix)
+        if path in self._planned:
+            row = ALGORITHMS.get(algorithm)
+            path = self._path(subject, f".{_label(algorithm if row is None else row.jws.lower())}{suffix}")
+        if path in self._planned:
+            raise MalformedError(f"the record has two files that would be called {path.name!a}")
+        self._planned[path] = [source]
+
+    def _path(self, subject: str | None, suffix: str) -> Path:
+        subjects = self._record.subjects
+        name = subject or (subjects[0].name if len(subjects) == 1 else None)
+        if name is None:
+            beside = next(iter(self._paths.values()), Path())
+            return (self._directory or beside.parent) / f"{_TOGETHER}{suffix}"
+        beside = self._paths.get(name, Path(_file_name(name)))
+        return (self._directory or beside.parent) / f"{_file_name(beside.name)}{suffix}"
+
+
+def refuse_taken(paths: Sequence[Path], formats: Sequence[str] | None) -> None:
+    """See before anything is signed that nothing is in the way of what surely comes.
+
+    Raises:
+        CommandError: a file is there.
+    """
+    for path in paths:
+        for suffix in {SUFFIXES[one] for one in formats or ("raw", "bundle") if one != "dsse"}:
+            if (taken := path.with_name(path.name + suffix)).exists():
+                raise _taken(taken)
+
+
+async def deliver(service: Service, planned: Sequence[PlannedFile], *, force: bool) -> list[Path]:
+    """Fetch and write the files.
+
+    Raises:
+        CommandError: a file is there already; or the service does not give one.
+        OSError: one cannot be written. Nothing of what was not there before stays.
+    """
+    ready: list[tuple[Path, Path]] = []
+    try:
+        for file in planned:
+            ready.append((_temporary(file.path), file.path))
+            with ready[-1][0].open("wb") as target:
+                await _fill(service, file, target)
+                target.flush()
+                os.fsync(target.fileno())
+        _put_in_place(ready, _replace if force else _link)
+    finally:
+        for temporary, _ in ready:
+            temporary.unlink(missing_ok=True)
+    return [file.path for file in planned]
+
+
+async def _fill(service: Service, file: PlannedFile, target: IO[bytes]) -> None:
+    for source in file.sources:
+        if isinstance(source, bytes):
+            target.write(source)
+        else:
+            await service.download(source, target)
+        if file.path.name.endswith(".jsonl"):
+            target.write(b"\n")
+
+
+def _temporary(path: Path) -> Path:
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:_MAX_NAME]}.")
+    os.fchmod(descriptor, 0o644)
+    os.close(descriptor)
+    return Path(name)
+
+
+def _put_in_place(ready: Sequence[tuple[Path, Path]], put: Callable[[Path, Path], None]) -> None:
+    placed: list[Path] = []
+    try:
+        for temporary, path in ready:
+            put(temporary, path)
+            placed.append(path)
+    except FileExistsError as error:
+        for path in placed:
+            path.unlink()
+        raise _taken(path) from error
+    for directory in {path.parent for path in placed}:
+        sync_directory(directory)
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    temporary.replace(path)
+
+
+def _link(temporary: Path, path: Path) -> None:
+    os.link(temporary, path)
+
+
+def _taken(path: Path) -> CommandError:
+    return CommandError(f"{path} is there already", FILES, "--force writes over it, --out DIR writes elsewhere")
+
+
+def _file_name(name: str) -> str:
+    """The last part of an artefact's name, if a file may be called that."""
+    last = PurePosixPath(name).name
+    if last in {"", "..", "."} or len(last.encode()) > _MAX_NAME or not last.isprintable() or "\\" in last:
+        raise MalformedError(f"no file may be called {name[:80]!a}")
+    return last
+
+
+def _label(text: str) -> str:
+    if not _LABEL.fullmatch(text):
+        raise MalformedError(f"the record has a word that no file may have in its name: {text[:80]!a}")
+    return text
