@@ -53,6 +53,7 @@ _ROWS: Final[Mapping[type[Exception], Builder]] = {
     errors.NamesError: problem("rejected-names", "Names refused", 400),
     errors.ValidityError: problem("validity-refused", "Validity refused", 400),
     errors.UnknownProfileError: problem("unknown-profile", "No such profile", 400),
+    errors.NoLogError: problem("no-log", "No certificate log", 400),
     errors.BlockedKeyError: problem("bad-public-key", "Key refused", 400),
     errors.ReasonError: problem("bad-revocation-reason", "Revocation reason refused", 400),
     errors.IdempotencyConflictError: problem("idempotency-conflict", "Idempotency key in use", 409),

@@ -19,10 +19,13 @@ from pkicore.clock import Clock, SystemClock, unix
 from pkicore.errors import BadSignatureError, KeyAccessError, KeyNotFoundError
 from pkicore.identity import SpiffeId
 from pkicore.keys.passphrase import read_passphrase
+from pkicore.keys.remote import RemoteKey
 from pkicore.ocsp import build_request
 from pkicore.x509.profiles import Profile, load_profiles
 from services.ca.api import PROBLEMS, CaEndpoints
 from services.ca.authorization import Authorizer
+from services.ca.ct.log import CertificateLog
+from services.ca.ct.opening import opened_certificate_log
 from services.ca.errors import CeremonyError, WrongSignatureError
 from services.ca.feed import RevocationLog
 from services.ca.hierarchy import Hierarchy, KeyRing, load_hierarchy, responders_directory
@@ -71,6 +74,12 @@ class Core:
     responders: DelegatedResponders
     answers: OcspAnswers
     clock: Clock
+    certificate_log: CertificateLog | None = None
+
+    @property
+    def remote_keys(self) -> list[RemoteKey]:
+        """The keys that signer-hsm holds."""
+        return self.hierarchy.remote_keys + ([] if self.certificate_log is None else self.certificate_log.remote_keys)
 
     async def start(self) -> None:
         """Complete what a dead process left behind, then have responders and CRLs ready.
@@ -149,14 +158,26 @@ class CoreRules:
     former_base_url: str = ""
 
 
-def build_core(database: Database, hierarchy: Hierarchy, rules: CoreRules, clock: Clock) -> Core:
-    """Wire the domain."""
+def build_core(
+    database: Database,
+    hierarchy: Hierarchy,
+    rules: CoreRules,
+    clock: Clock,
+    certificate_log: CertificateLog | None = None,
+) -> Core:
+    """Wire the domain; without a CT log, certificates of profiles that want one are refused."""
     cas = hierarchy.cas
     store = CaStore(database)
     issuers = {ca.issuer.family: ca.issuer for ca in cas.values() if not ca.retired}
-    authorizer = Authorizer(trust_domain=rules.trust_domain, profiles=rules.profiles, issuers=issuers, clock=clock)
+    authorizer = Authorizer(
+        trust_domain=rules.trust_domain,
+        profiles=rules.profiles,
+        issuers=issuers,
+        clock=clock,
+        has_log=certificate_log is not None,
+    )
     serials = SerialPool(store, clock)
-    issuance = Issuance(store=store, authorizer=authorizer, serials=serials, cas=cas, clock=clock)
+    issuance = Issuance(store=store, authorizer=authorizer, serials=serials, cas=cas, clock=clock, log=certificate_log)
     log = RevocationLog(store)
     publisher = CrlPublisher(
         store=store,
@@ -185,7 +206,7 @@ def build_core(database: Database, hierarchy: Hierarchy, rules: CoreRules, clock
     log.subscribe(publisher.take)
     log.subscribe(answers.take)
     revoker = Revoker(store=store, log=log, issuers=tuple(cas), clock=clock)
-    return Core(store, hierarchy, issuance, revoker, log, publisher, responders, answers, clock)
+    return Core(store, hierarchy, issuance, revoker, log, publisher, responders, answers, clock, certificate_log)
 
 
 def core_rules(settings: CaSettings, hierarchy: Hierarchy, base_url: str) -> CoreRules:
@@ -234,7 +255,8 @@ def status_application(core: Core, max_age: int, metrics: HttpMetrics, clock: Cl
         max_age=max_age,
         clock=clock,
     )
-    return Application("ca-status", endpoints.routes(), problems=ProblemTable({}), metrics=metrics)
+    routes = endpoints.routes() + ([] if core.certificate_log is None else core.certificate_log.routes())
+    return Application("ca-status", routes, problems=ProblemTable({}), metrics=metrics)
 
 
 async def serve(
@@ -264,9 +286,10 @@ async def serve(
         standing = Standing.of(settings, CaStore(database), clock)
         ring = await _key_ring(settings, standing, stack, pool, registry)
         hierarchy = await load_hierarchy(settings, base_url, ring)
-        core = build_core(database, hierarchy, core_rules(settings, hierarchy, base_url), clock)
+        log = await stack.enter_async_context(opened_certificate_log(settings, database, ring, clock))
+        core = build_core(database, hierarchy, core_rules(settings, hierarchy, base_url), clock, log)
         readiness = Readiness()
-        remote = RemoteKeys(hierarchy.remote_keys, readiness)
+        remote = RemoteKeys(core.remote_keys, readiness)
         await _begin(core, remote, settings.signer_start_seconds)
         identities = Identities(settings, core.store, core.issuance, clock, tls_metrics)
         await _or_later("identities", identities.renew_at_start)

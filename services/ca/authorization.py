@@ -4,9 +4,11 @@ The rules:
 1. The profile exists and names the caller's SPIFFE ID among its `callers`.
 2. The names of the CSR are exactly the names that the caller vouches for.
 3. A URI name is a SPIFFE ID of our trust domain. An operator may vouch for any; a service may have its own, alone.
+   Profiles that certify identities of elsewhere (`fulcio = true`) take any URI but a SPIFFE ID.
 4. The names fit the profile (types, number).
 5. The key's algorithm is offered by the profile, and an issuing CA is configured for it.
-6. The validity is the profile's, cut to the issuer's; a shorter end may be asked for, a longer one is refused.
+6. The profile's certificates are logged only where there is a log; claims are taken by profiles that are for them.
+7. The validity is the profile's, cut to the issuer's; a shorter end may be asked for, a longer one is refused.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +23,7 @@ from pkicore.x509.csr import VerifiedCsr
 from pkicore.x509.names import Names
 from pkicore.x509.profiles import Profile
 from pkicore.x509.tbs import Issuer, validity
-from services.ca.errors import NamesError, NotAuthorisedError, UnknownProfileError, ValidityError
+from services.ca.errors import NamesError, NoLogError, NotAuthorisedError, UnknownProfileError, ValidityError
 from services.ca.wire import CertificateRequest, Identifier
 
 _SEAL: Final = object()
@@ -38,6 +40,7 @@ class IssuanceRequest:
     issuer: Issuer
     common_name: str | None
     names: Names
+    claims: Mapping[str, str]
     not_before: datetime
     not_after: datetime
     asked_not_after: int | None
@@ -54,8 +57,15 @@ class Authorizer:
     """The rules above over a set of profiles and issuers (by family)."""
 
     def __init__(
-        self, *, trust_domain: str, profiles: Mapping[str, Profile], issuers: Mapping[str, Issuer], clock: Clock
+        self,
+        *,
+        trust_domain: str,
+        profiles: Mapping[str, Profile],
+        issuers: Mapping[str, Issuer],
+        clock: Clock,
+        has_log: bool = False,
     ) -> None:
+        self._has_log = has_log
         self._trust_domain = trust_domain
         self._profiles = profiles
         self._issuers = issuers
@@ -70,12 +80,14 @@ class Authorizer:
             UnknownProfileError: no such profile.
             NotAuthorisedError: the caller may not have it.
             NamesError: names that differ, or that are not the caller's to have.
-            ProfileError: a key or a name that the profile does not take.
+            ProfileError: a key, a name or a claim that the profile does not take.
+            NoLogError: the profile wants a log, and there is none.
             ValidityError: an end that cannot be given.
         """
         profile = self._profile_for(caller, request.profile)
         names = self._names(caller, profile, csr, request.identifiers)
         issuer = self._issuer_for(profile, csr, below)
+        profile.check_claims(request.extensions)
         asked = None if request.not_after is None else from_unix(request.not_after)
         try:
             not_before, not_after = validity(profile, issuer, self._clock.now(), asked)
@@ -88,6 +100,7 @@ class Authorizer:
             issuer=issuer,
             common_name=csr.common_name,
             names=names,
+            claims=dict(request.extensions),
             not_before=not_before,
             not_after=not_after,
             asked_not_after=request.not_after,
@@ -104,6 +117,11 @@ class Authorizer:
             profile.check_caller(caller, self._trust_domain)
         except ProfileError as error:
             raise NotAuthorisedError(str(error)) from error
+        if profile.sct and not self._has_log:
+            raise NoLogError(
+                f"certificates of profile {name} are logged, and this CA has no log: "
+                "set ct_log_key and ct_log_public_key"
+            )
         return profile
 
     def _names(self, caller: SpiffeId, profile: Profile, csr: VerifiedCsr, identifiers: Sequence[Identifier]) -> Names:
@@ -112,7 +130,7 @@ class Authorizer:
             raise NamesError(f"the CSR asks for {_spelled(names)}; the request vouches for {_spelled(vouched)}")
         try:
             profile.check_names(names)
-            identities = [SpiffeId.parse(uri) for uri in names.uri]
+            identities = [] if profile.fulcio else [SpiffeId.parse(uri) for uri in names.uri]
         except (ProfileError, IdentityError) as error:
             raise NamesError(str(error)) from error
         for identity in identities:

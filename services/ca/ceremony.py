@@ -18,9 +18,11 @@ from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from pkicore.algorithms import ALGORITHMS, PrivateKey, generate_private_key
 from pkicore.clock import Clock
+from pkicore.ct import log_id
 from pkicore.encoding import write_atomically, write_new
 from pkicore.identity import SpiffeId
 from pkicore.keys import SigningKey
@@ -30,7 +32,7 @@ from pkicore.x509.certificate import self_signed_root, to_pem
 from pkicore.x509.profiles import load_profiles
 from services.ca.app import MIGRATIONS, Core, CoreRules, build_core
 from services.ca.credentials import IDENTITY_KEY, issue_identity, staple_name, write_audit_key
-from services.ca.deployment import OPERATOR, Deployment, packaged_profiles, write_settings
+from services.ca.deployment import CT_LOG, OPERATOR, Deployment, packaged_profiles, write_settings
 from services.ca.errors import CeremonyError
 from services.ca.hierarchy import Hierarchy, make_issuer, make_root_issuer
 from services.ca.issuance import IssuingCa
@@ -49,6 +51,7 @@ from services.chassis.migrations import migrate
 
 ROOT_KEYS: Final = {"ecdsa": "ecdsa-p384", "mldsa": "ml-dsa-87"}
 ISSUING_KEYS: Final = {"ecdsa": "ecdsa-p256", "mldsa": "ml-dsa-65"}
+CT_LOG_KEY: Final = "ecdsa-p256"
 RESPONDER_KEYS: Final = {"ecdsa": "ecdsa-p256", "mldsa": "ml-dsa-65"}
 _CRL_LIFETIME: Final = timedelta(days=1)
 _OCSP_LIFETIME: Final = timedelta(hours=12)
@@ -108,6 +111,7 @@ async def hold_ceremony(
         deployment = ceremony.deployment
         left += deployment.issuing_keys.values()
         left += deployment.responder_keys.values()
+        left += [deployment.ct_log_key] if deployment.ct_log_key else []
     fingerprints = {f"root-{family}": _fingerprint(root.certificate) for family, root in roots.items()}
     return CeremonyResult(layout.root, fingerprints, deployment)
 
@@ -186,6 +190,7 @@ class _Ceremony:
             roots = {family: await self._make_root(family) for family in FAMILIES}
             await self._record_roots(database, roots)
             core = await self._make_issuing_cas(database, roots)
+            await self._make_log_key()
             await core.start()
             self._progress("OCSP responders are certified, the first CRLs are signed")
             await self._make_identities(core)
@@ -266,6 +271,19 @@ class _Ceremony:
         certificates = {f"root-{family}": root.certificate for family, root in roots.items()}
         hierarchy = Hierarchy(cas, responder_keys, certificates)
         return build_core(database, hierarchy, self._rules(), self._clock)
+
+    async def _make_log_key(self) -> None:
+        """The key alone: the log begins with the CA's first start."""
+        key: SigningKey
+        if self._remote is None:
+            key = self._new_key("ca", CT_LOG, CT_LOG_KEY)
+        else:
+            key = await self._remote.make(CT_LOG, CT_LOG_KEY)
+            kinds = frozenset(self._remote.kinds)
+            self.deployment = replace(self.deployment, ct_log_key=key.uri, payload_kinds=kinds)
+        pem = key.public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        write_atomically(self._layout.ct_log_public_key, pem, 0o644)
+        self._progress(f"CT log: {CT_LOG_KEY}, log id {log_id(key.public_key).hex()}")
 
     def _rules(self) -> CoreRules:
         return CoreRules(

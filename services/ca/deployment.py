@@ -17,6 +17,8 @@ from services.ca.toml_text import lines, table
 from services.chassis.paths import plain_path
 
 OPERATOR: Final = "admin"
+CT_LOG: Final = "ct-log"
+"""Name of the CT log's key."""
 _MAX_NAME: Final = 48  # characters; with " issuing ecdsa" behind it a common name has 64 at most
 _OPERATOR_ENDPOINTS: Final = (
     "POST /v1/certificates",
@@ -62,6 +64,7 @@ class Deployment:
         public_status_url: where verifiers reach the status listener, if not at its own address.
         issuing_keys: URIs by issuer, where they are not files below the state directory.
         responder_keys: likewise, of the OCSP responders.
+        ct_log_key: likewise, of the CT log.
         backends: those of signer-hsm; none where there is no signer-hsm.
         remote_responders: whether the responders' keys are made by signer-hsm, too.
         payload_kinds: what the keys in signer-hsm take; the key policy allows nothing else.
@@ -75,6 +78,7 @@ class Deployment:
     public_status_url: str = ""
     issuing_keys: Mapping[str, str] = field(default_factory=dict)
     responder_keys: Mapping[str, str] = field(default_factory=dict)
+    ct_log_key: str = ""
     backends: tuple[Mapping[str, Any], ...] = ()
     remote_responders: bool = False
     payload_kinds: frozenset[str] = frozenset({"digest", "mu"})
@@ -254,6 +258,8 @@ def _ca_toml(final: Layout, deployment: Deployment, passphrase_file: Path) -> st
         "tls_certificate": tls / "cert.pem",
         "tls_key": tls / "key.pem",
         "audit_key": f"file:{final.key('ca', 'audit')}",
+        "ct_log_key": deployment.ct_log_key or f"file:{final.key('ca', CT_LOG)}",
+        "ct_log_public_key": final.ct_log_public_key,
     }
     if deployment.backends:
         settings["signer_url"] = f"https://localhost:{ports.signer}"

@@ -6,6 +6,7 @@ CaServiceError
 │  ├─ NamesError                   names of CSR and request differ, or the profile does not allow them
 │  ├─ ValidityError                an end that the profile or the issuer cannot give
 │  ├─ UnknownProfileError          no such profile
+│  ├─ NoLogError                   the profile has its certificates logged, and this CA has no log
 │  ├─ BlockedKeyError              the key was reported compromised
 │  └─ ReasonError                  a revocation reason that does not exist or does not apply
 ├─ StateError                   the request does not fit what is recorded
@@ -41,6 +42,10 @@ class ValidityError(RefusedError):
 
 class UnknownProfileError(RefusedError):
     """No profile has that name."""
+
+
+class NoLogError(RefusedError):
+    """The profile has its certificates logged, and this CA has no CT log."""
 
 
 class BlockedKeyError(RefusedError):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from pkicore.algorithms import known_public_key
+from pkicore.algorithms import PublicKey, known_public_key
 from pkicore.encoding import write_atomically
 from pkicore.errors import KeyNotFoundError, MalformedError, UnsupportedError
 from pkicore.keys import RemoteSigner, SecretSource, SigningKey, open_key
@@ -53,15 +53,25 @@ class KeyRing:
             KeyAccessError: the key is missing, locked, or not the one of its certificate.
             UnsupportedError: a URI that is not offered, or a remote key without a signer.
         """
-        if certificate is None or not is_remote(uri):
+        if certificate is None:
+            return await open_key(uri, secrets=self.secrets, pool=self.pool, signer=self.signer)
+        whose = f"the key of {certificate.subject.rfc4514_string()}"
+        return await self.open_for(uri, known_public_key(certificate.public_key()), whose)
+
+    async def open_for(self, uri: str, public_key: PublicKey, whose: str) -> SigningKey:
+        """The key whose public half is known; a remote one is not asked for here. `whose` is for the error's sentence.
+
+        Raises:
+            KeyAccessError, UnsupportedError: as `open`.
+        """
+        if not is_remote(uri):
             key = await open_key(uri, secrets=self.secrets, pool=self.pool, signer=self.signer)
-        elif self.signer is None:
+            if key.public_key != public_key:
+                raise KeyNotFoundError(f"{uri} is not {whose}")
+            return key
+        if self.signer is None:
             raise UnsupportedError(f"{uri} needs signer-hsm, and signer_url does not say where that is")
-        else:
-            key = RemoteKey(uri, known_public_key(certificate.public_key()), self.signer, self.pool)
-        if certificate is not None and certificate.public_key() != key.public_key:
-            raise KeyNotFoundError(f"{uri} is not the key of {certificate.subject.rfc4514_string()}")
-        return key
+        return RemoteKey(uri, public_key, self.signer, self.pool)
 
 
 def make_issuer(name: str, family: str, certificate: x509.Certificate, root: x509.Certificate, base_url: str) -> Issuer:

@@ -1,5 +1,8 @@
 """Issuing a certificate, in nine steps; `docs/architecture.md` numbers them alike.
 
+Where the profile says `sct = true`, step 5 has the CT log enter the linted bytes, embeds its timestamp and lints again;
+step 8 verifies that timestamp in the certificate.
+
 1. Verify the CSR.                4. Build the to-be-signed bytes.   7. Sign through the key interface.
 2. Authorise the caller.          5. Lint them.                      8. Verify the signature and the bytes.
 3. Reserve the serial (commit).   6. Record the intent (commit).     9. Store (commit) and answer.
@@ -13,14 +16,16 @@ import hashlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import structlog
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from pkicore.clock import Clock, unix
-from pkicore.encoding import pem_join
-from pkicore.errors import BadCertificateError, BadSignatureError, MalformedError
+from pkicore.ct.precertificate import sct_list_of
+from pkicore.encoding import canonical_json, pem_join
+from pkicore.errors import BadCertificateError, BadSignatureError, MalformedError, ProofError
 from pkicore.identity import SpiffeId
 from pkicore.keys import SigningKey
 from pkicore.x509.certificate import sign_certificate
@@ -28,13 +33,21 @@ from pkicore.x509.csr import UnverifiedCsr, VerifiedCsr
 from pkicore.x509.lint import lint_tbs
 from pkicore.x509.tbs import Issuer, build_tbs, random_serial
 from services.ca.authorization import Authorizer, IssuanceRequest
-from services.ca.errors import BlockedKeyError, IdempotencyConflictError, RevokedIntentError, WrongSignatureError
+from services.ca.ct.log import CertificateLog, Entered
+from services.ca.errors import (
+    BlockedKeyError,
+    IdempotencyConflictError,
+    NoLogError,
+    RevokedIntentError,
+    WrongSignatureError,
+)
 from services.ca.store import CaStore, Intent
 from services.ca.wire import CertificateRequest, IssuedCertificate, format_serial
 from services.chassis.database import AuditEvent
 from services.chassis.errors import ConflictError, DuplicateError
 
 SERIAL_BATCH: Final = 64  # serials reserved by one commit
+_NO_LOG: Final = "this certificate is logged, and this CA has no log: set ct_log_key and ct_log_public_key"
 _BLOCKED: Final = "this key was reported compromised; make a new one"
 
 _log = structlog.get_logger(__name__)
@@ -94,8 +107,16 @@ class Issuance:
     """The nine steps over one store and the issuing CAs of this process."""
 
     def __init__(
-        self, *, store: CaStore, authorizer: Authorizer, serials: SerialPool, cas: Mapping[str, IssuingCa], clock: Clock
+        self,
+        *,
+        store: CaStore,
+        authorizer: Authorizer,
+        serials: SerialPool,
+        cas: Mapping[str, IssuingCa],
+        clock: Clock,
+        log: CertificateLog | None = None,
     ) -> None:
+        self._log = log
         self._store = store
         self._authorizer = authorizer
         self._serials = serials
@@ -114,7 +135,7 @@ class Issuance:
         Raises:
             MalformedError, BadCsrError, BadKeyError, BadSignatureError, UnsupportedError: step 1.
             RefusedError, ProfileError: step 2.
-            LintError: step 5.
+            LintError, TileLogError: step 5.
             BlockedKeyError: the key was reported compromised.
             IdempotencyConflictError: the idempotency key stands for another request.
             RevokedIntentError: the intent of this request was revoked before it was completed.
@@ -124,6 +145,8 @@ class Issuance:
         issuer = None if below is None else self._cas[below].issuer
         authorised = self._authorizer.authorise(caller, csr, request, issuer)  # 2
         async with self._alone(str(caller), request.idempotency_key):
+            if authorised.profile.sct and await self._was_asked(authorised):
+                return await self._earlier(authorised)  # and is not entered in the log again
             try:
                 intent = await self._prepare(authorised)  # 3 to 6
             except DuplicateError:
@@ -151,7 +174,7 @@ class Issuance:
                     if not await self._is_open(intent):
                         continue
                     await self._complete(intent)
-            except WrongSignatureError as error:  # one bad row must not keep the CA from starting
+            except (WrongSignatureError, NoLogError) as error:  # one bad row must not keep the CA from starting
                 _log.error("intent not completed", **facts, error=str(error))
             else:
                 completed += 1
@@ -169,8 +192,10 @@ class Issuance:
             public_key=request.csr.public_key,
             common_name=request.common_name,
             names=request.names,
+            claims=request.claims,
         )
-        lint_tbs(tbs, request.profile, request.issuer)  # 5
+        lint_tbs(tbs, request.profile, request.issuer, claims=request.claims)  # 5
+        entered = await self._entered(request, tbs)
         intent = Intent(
             serial=serial,
             issuer=request.issuer.id,
@@ -182,19 +207,30 @@ class Issuance:
             not_before=unix(request.not_before),
             not_after=unix(request.not_after),
             recorded_at=unix(self._clock.now()),
-            tbs=tbs,
+            tbs=tbs if entered is None else entered.tbs,
         )
         try:
-            await self._store.record_intent(intent, _intent_event(intent, request))  # 6
+            await self._store.record_intent(intent, _intent_event(intent, request, entered))  # 6
         except ConflictError as error:
             raise BlockedKeyError(_BLOCKED) from error
         return intent
+
+    async def _entered(self, request: IssuanceRequest, tbs: bytes) -> Entered | None:
+        """What the log has made of linted bytes, linted anew; None where the profile has nothing logged."""
+        if not request.profile.sct:
+            return None
+        if self._log is None:
+            raise NoLogError(_NO_LOG)
+        entered = await self._log.enter(tbs, request.issuer.certificate)
+        lint_tbs(entered.tbs, request.profile, request.issuer, claims=request.claims, logged=True)
+        return entered
 
     async def _complete(self, intent: Intent) -> IssuedCertificate:
         ca = self._cas[intent.issuer]
         try:
             certificate = await sign_certificate(intent.tbs, ca.key, ca.issuer.certificate)  # 7 and 8
-        except (BadSignatureError, BadCertificateError, MalformedError) as error:
+            self._verify_timestamp(certificate, ca)
+        except (BadSignatureError, BadCertificateError, MalformedError, ProofError) as error:
             _log.error("wrong signature", serial=format_serial(intent.serial), key=ca.key.uri, error=str(error))
             raise WrongSignatureError(f"the key of {intent.issuer} made no valid signature; try again") from error
         der = certificate.public_bytes(Encoding.DER)
@@ -205,6 +241,16 @@ class Issuance:
         except ConflictError:
             return await self._stored(intent)
         return self._answer(intent, der)
+
+    def _verify_timestamp(self, certificate: x509.Certificate, ca: IssuingCa) -> None:
+        if sct_list_of(certificate.tbs_certificate_bytes) is None:
+            return
+        if self._log is None:
+            raise NoLogError(_NO_LOG)
+        self._log.verify(certificate, ca.issuer.certificate)
+
+    async def _was_asked(self, request: IssuanceRequest) -> bool:
+        return await self._store.by_idempotency_key(str(request.caller), request.idempotency_key) is not None
 
     async def _is_open(self, intent: Intent) -> bool:
         """Whether it still waits: the request may have come again meanwhile, or another replica was quicker."""
@@ -253,9 +299,10 @@ class Issuance:
 
 
 def _request_hash(request: IssuanceRequest) -> bytes:
-    """What makes two requests the same: profile, CSR (and so key and names) and the end that was asked for."""
+    """What makes two requests the same: profile, CSR (and so key and names), claims, and the end that was asked for."""
     asked = b"" if request.asked_not_after is None else b"%d" % request.asked_not_after
-    return hashlib.sha256(b"\0".join((request.profile.name.encode(), asked, request.csr.der))).digest()
+    claims = [canonical_json(request.claims)] if request.claims else []
+    return hashlib.sha256(b"\0".join((request.profile.name.encode(), asked, request.csr.der, *claims))).digest()
 
 
 def _key_hash(csr: VerifiedCsr) -> bytes:
@@ -263,9 +310,9 @@ def _key_hash(csr: VerifiedCsr) -> bytes:
     return hashlib.sha256(spki).digest()
 
 
-def _intent_event(intent: Intent, request: IssuanceRequest) -> AuditEvent:
+def _intent_event(intent: Intent, request: IssuanceRequest, entered: Entered | None) -> AuditEvent:
     names = request.names
-    detail = {
+    detail: dict[str, Any] = {
         "serial": format_serial(intent.serial),
         "issuer": intent.issuer,
         "profile": intent.profile,
@@ -274,4 +321,8 @@ def _intent_event(intent: Intent, request: IssuanceRequest) -> AuditEvent:
         "tbs_sha256": hashlib.sha256(intent.tbs).hexdigest(),
         "requester": dict(request.requester),
     }
+    if request.claims:
+        detail["claims"] = dict(request.claims)
+    if entered is not None:
+        detail["ct_log"] = {"id": entered.log_id.hex(), "index": entered.index}
     return AuditEvent("certificate.intent", intent.caller, detail)

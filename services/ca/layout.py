@@ -76,6 +76,11 @@ class Layout:
         return self.trust / "issuers"
 
     @property
+    def ct_log_public_key(self) -> Path:
+        """The public key of the CT log, which verifies its timestamps and checkpoints, PEM."""
+        return self.trust / "ct-log.pem"
+
+    @property
     def database(self) -> Path:
         """The CA's SQLite database."""
         return self.state("ca") / "ca.sqlite3"

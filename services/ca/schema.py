@@ -5,6 +5,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from services.chassis.database import audit_tables
+from services.chassis.tlog import tlog_tables
 
 metadata: Final = sa.MetaData()
 
@@ -72,5 +73,8 @@ crls: Final = sa.Table(
     sa.Column("next_update", sa.BigInteger, nullable=False),
     sa.Column("der", sa.LargeBinary, nullable=False),
 )
+
+# The Certificate Transparency log: what was about to be issued by profiles with `sct`.
+ct_tables: Final = tlog_tables(metadata, "ct")
 
 audit_tables(metadata)

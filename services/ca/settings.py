@@ -117,6 +117,10 @@ class CaSettings(ServiceSettings):
     signer_start_seconds: float = Field(
         15.0, ge=0, le=600, description="How long the start waits for signer-hsm; then the CA starts without it."
     )
+    ct_log_key: KeyReference = Field(
+        "", description="URI of the CT log's key, ecdsa-p256. Empty: there is no log, and no certificate with its mark."
+    )
+    ct_log_public_key: AbsolutePath | None = Field(None, description="The log's public key, PEM; what verifiers trust.")
     passphrase_file: AbsolutePath = Field(description="File with the passphrase of the key files, mode 0600.")
     profiles_file: AbsolutePath = Field(description="The certificate profiles (TOML).")
     tls_certificate: AbsolutePath = Field(description="PEM chain of the mTLS identity.")
@@ -143,6 +147,12 @@ class CaSettings(ServiceSettings):
         return self
 
     @model_validator(mode="after")
+    def _knows_the_log(self) -> "CaSettings":
+        if bool(self.ct_log_key) != (self.ct_log_public_key is not None):
+            raise ValueError("a CT log needs both ct_log_key and ct_log_public_key; without a log, leave out both")
+        return self
+
+    @model_validator(mode="after")
     def _one_issues(self) -> "CaSettings":
         active = [item.family for item in self.issuers if not item.retired]
         twice = sorted({family for family in active if active.count(family) > 1})
@@ -155,7 +165,8 @@ class CaSettings(ServiceSettings):
     @property
     def has_remote_keys(self) -> bool:
         """Whether any key is held by signer-hsm."""
-        return any(is_remote(item.key) or is_remote(item.responder_key) for item in self.issuers)
+        issuing = any(is_remote(item.key) or is_remote(item.responder_key) for item in self.issuers)
+        return issuing or is_remote(self.ct_log_key)
 
     @property
     def crl_lifetime(self) -> timedelta:

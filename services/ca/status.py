@@ -8,6 +8,8 @@
 | /ocsp (POST)         | OCSP (RFC 6960 appendix A)                       | application/ocsp-response |
 | /ocsp/<base64> (GET) | the same; answers without nonce may be cached    |                           |
 
+Below /ct are the checkpoint and the tiles of the CT log, where there is one (`services.ca.ct`, C2SP tlog-tiles).
+
 Cache headers follow RFC 5019 §6: max-age is a setting, well below the life of what is served, so that a cache between
 us and the verifier hides a revocation for no longer than that; it never reaches beyond nextUpdate.
 """

@@ -19,8 +19,13 @@ MAX_IDENTIFIERS: Final = 200
 MAX_KEY: Final = 200  # characters of an idempotency key
 MAX_TEXT: Final = 1024  # characters of any other string
 MAX_REQUESTER: Final = 16  # members
+MAX_EXTENSIONS: Final = 16  # members
+MAX_EXTENSION: Final = 2048  # characters of an extension's value
 
 IdentifierType = Literal["dns", "ip", "uri", "email"]
+_REQUEST: Final = frozenset(
+    {"csr", "profile", "identifiers", "idempotency_key", "not_after", "requester", "extensions"}
+)
 _IDENTIFIER_TYPES: Final = ("dns", "ip", "uri", "email")  # a tuple: what is looked up may be unhashable
 
 
@@ -36,8 +41,9 @@ class Identifier:
 class CertificateRequest:
     """`POST /v1/certificates`: a CSR (DER), the names the caller has validated and who stands behind the request.
 
-    `requester` goes to the audit log as it is. The same `idempotency_key` with the same CSR, profile and
-    `not_after` yields the same certificate; with others it is refused.
+    `requester` goes to the audit log as it is. `extensions` are what an OIDC token says, OID to value, for profiles
+    that take them (`pkicore.x509.fulcio`). The same `idempotency_key` with the same CSR, profile, `not_after` and
+    `extensions` yields the same certificate; with others it is refused.
     """
 
     csr: bytes
@@ -46,6 +52,7 @@ class CertificateRequest:
     idempotency_key: str
     not_after: int | None = None
     requester: Mapping[str, str] = field(default_factory=dict)
+    extensions: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
         """The request body."""
@@ -58,6 +65,8 @@ class CertificateRequest:
         }
         if self.not_after is not None:
             body["not_after"] = self.not_after
+        if self.extensions:
+            body["extensions"] = dict(self.extensions)
         return orjson.dumps(body)
 
     @classmethod
@@ -67,7 +76,7 @@ class CertificateRequest:
         Raises:
             MalformedError: not the JSON of such a request; the sentence names the field.
         """
-        body = Fields.parse(data, {"csr", "profile", "identifiers", "idempotency_key", "not_after", "requester"})
+        body = Fields.parse(data, _REQUEST)
         return cls(
             csr=body.binary("csr"),
             profile=body.text("profile", MAX_KEY),
@@ -75,6 +84,7 @@ class CertificateRequest:
             idempotency_key=body.text("idempotency_key", MAX_KEY),
             not_after=body.optional_time("not_after"),
             requester=_requester(body.members.get("requester", {})),
+            extensions=_extensions(body.members.get("extensions", {})),
         )
 
 
@@ -291,4 +301,13 @@ def _requester(value: object) -> dict[str, str]:
     return {
         checked_text(name, "requester", MAX_KEY): checked_text(content, "requester value", MAX_TEXT)
         for name, content in value.items()
+    }
+
+
+def _extensions(value: object) -> dict[str, str]:
+    if not isinstance(value, dict) or len(value) > MAX_EXTENSIONS:
+        raise MalformedError(f"extensions must be an object of at most {MAX_EXTENSIONS} members")
+    return {
+        checked_text(oid, "extensions", MAX_KEY): checked_text(content, "extensions value", MAX_EXTENSION)
+        for oid, content in value.items()
     }

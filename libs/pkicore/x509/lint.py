@@ -5,9 +5,10 @@ Refuses, never warns. It shares no code with `tbs` beyond the tables, so that a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from types import MappingProxyType
 from typing import TypeAlias
 
 from cryptography import x509
@@ -29,6 +30,7 @@ from pkicore.encoding import (
 from pkicore.errors import LintError, PkiError
 from pkicore.identity import SpiffeId
 from pkicore.x509 import PARSE_ERRORS
+from pkicore.x509.fulcio import CLAIMS
 from pkicore.x509.key_rules import check_certificate_key
 from pkicore.x509.names import names_of
 from pkicore.x509.profiles import EXTENDED_KEY_USAGES, Profile
@@ -41,11 +43,13 @@ _FIRST_GENERALIZED_YEAR = 2050
 _ONE_SECOND = timedelta(seconds=1)
 _CRITICAL = frozenset({ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE})
 _MAY_BE_CRITICAL = ExtensionOID.SUBJECT_ALTERNATIVE_NAME
+_UTF8_STRING = 0x0C
+_NO_CLAIMS: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class _Subject:
-    """What a rule looks at; `issuer` is None for a root."""
+    """What a rule looks at; `issuer` is None for a root, `claims` and `logged` are as for `lint_tbs`."""
 
     tbs: bytes
     certificate: x509.Certificate
@@ -53,6 +57,8 @@ class _Subject:
     algorithm: Algorithm
     profile: Profile
     issuer: Issuer | None
+    claims: Mapping[str, str]
+    logged: bool
 
     @property
     def issuer_certificate(self) -> x509.Certificate:
@@ -62,8 +68,22 @@ class _Subject:
 _Rule: TypeAlias = Callable[[_Subject], Iterator[str]]
 
 
-def lint_tbs(tbs: bytes, profile: Profile, issuer: Issuer | None) -> None:
-    """Refuse to-be-signed bytes that break a rule; `issuer` is None for a root.
+def lint_tbs(
+    tbs: bytes,
+    profile: Profile,
+    issuer: Issuer | None,
+    *,
+    claims: Mapping[str, str] = _NO_CLAIMS,
+    logged: bool = False,
+) -> None:
+    """Refuse to-be-signed bytes that break a rule.
+
+    Args:
+        tbs: the bytes.
+        profile: what they must be.
+        issuer: whose key will sign them; None for a root.
+        claims: Fulcio's extensions that were asked for, OID to value; these must be there, and no others.
+        logged: whether the timestamps of a log must be there already; else they must not.
 
     Raises:
         LintError: with every finding, each named after its source.
@@ -73,7 +93,10 @@ def lint_tbs(tbs: bytes, profile: Profile, issuer: Issuer | None) -> None:
         # cryptography refuses, or warns of, what these two are about; so they come before its parser.
         findings = tuple(_version_and_serial(tbs))
         if not findings:
-            subject = _parse(tbs, profile, issuer)
+            certificate, algorithm = _parse(tbs)
+            subject = _Subject(
+                tbs, certificate, certificate.extensions, algorithm, profile, issuer, claims=claims, logged=logged
+            )
             findings = tuple(finding for rule in _RULES for finding in _apply(rule, subject))
     except (PkiError, *PARSE_ERRORS) as error:
         raise LintError((f"RFC 5280 §4.1: the to-be-signed bytes do not parse: {error}",)) from error
@@ -88,15 +111,14 @@ def _apply(rule: _Rule, subject: _Subject) -> Iterator[str]:
         yield f"RFC 5280 §4.2: the extension {error.oid.dotted_string} is missing"
 
 
-def _parse(tbs: bytes, profile: Profile, issuer: Issuer | None) -> _Subject:
+def _parse(tbs: bytes) -> tuple[x509.Certificate, Algorithm]:
     reader = DerReader(tbs)
     fields = reader.enter()
     reader.finish()
     for _ in range(2):
         fields.read_element()
     certificate = x509.load_der_x509_certificate(sequence(tbs, fields.read_element(), bit_string(b"")))
-    algorithm = check_certificate_key(certificate.public_key())
-    return _Subject(tbs, certificate, certificate.extensions, algorithm, profile, issuer)
+    return certificate, check_certificate_key(certificate.public_key())
 
 
 def _version_and_serial(tbs: bytes) -> Iterator[str]:
@@ -194,8 +216,11 @@ def _extension_set(subject: _Subject) -> Iterator[str]:
     for oid in sorted(found ^ expected, key=lambda oid: oid.dotted_string):
         word = "is missing" if oid in expected else "has no place in this profile"
         yield f"profile: the extension {oid.dotted_string} {word}"
+    critical = set(_CRITICAL)
+    if "timeStamping" in subject.profile.extended_key_usage:
+        critical.add(ExtensionOID.EXTENDED_KEY_USAGE)  # RFC 3161 §2.3
     for extension in subject.extensions:
-        if extension.oid != _MAY_BE_CRITICAL and extension.critical != (extension.oid in _CRITICAL):
+        if extension.oid != _MAY_BE_CRITICAL and extension.critical != (extension.oid in critical):
             yield f"RFC 5280 §4.2: the criticality of {extension.oid.dotted_string} is wrong"
 
 
@@ -211,8 +236,20 @@ def _expected_extensions(subject: _Subject) -> set[x509.ObjectIdentifier]:
         ExtensionOID.CRL_DISTRIBUTION_POINTS: profile.crl,
         ExtensionOID.SUBJECT_ALTERNATIVE_NAME: set(profile.names.values()) != {"forbidden"},
         ExtensionOID.OCSP_NO_CHECK: profile.ocsp_no_check,
+        ExtensionOID.PRECERT_SIGNED_CERTIFICATE_TIMESTAMPS: profile.sct and subject.logged,
     }
-    return {oid for oid, present in wanted.items() if present}
+    claims = {x509.ObjectIdentifier(oid) for oid in subject.claims if profile.fulcio and oid in CLAIMS}
+    return claims | {oid for oid, present in wanted.items() if present}
+
+
+def _claims(subject: _Subject) -> Iterator[str]:
+    for oid, value in subject.claims.items():
+        if oid not in CLAIMS or not subject.profile.fulcio:
+            yield f"profile: the extension {oid} has no place in this profile"
+            continue
+        found = subject.extensions.get_extension_for_oid(x509.ObjectIdentifier(oid)).value
+        if not isinstance(found, x509.UnrecognizedExtension) or found.value != tlv(_UTF8_STRING, value.encode()):
+            yield f"Fulcio: the extension {oid} does not hold the claim as a UTF8String"
 
 
 def _constraints(subject: _Subject) -> Iterator[str]:
@@ -271,7 +308,7 @@ def _alternative_names(subject: _Subject) -> Iterator[str]:
         yield f"profile: {error}"
     if len(names.uri) > 1:
         yield "X509-SVID §2: exactly one URI name"
-    for uri in names.uri:
+    for uri in names.uri if not subject.profile.fulcio else ():
         SpiffeId.parse(uri)
 
 
@@ -309,5 +346,6 @@ _RULES: tuple[_Rule, ...] = (
     _constraints,
     _usages,
     _alternative_names,
+    _claims,
     _authority,
 )

@@ -8,14 +8,16 @@
     subject = "first-name"                  # empty | first-name | required
     max_names = 100
     key_usage = ["digitalSignature"]        # names of RFC 5280 §4.2.1.3
-    extended_key_usage = ["serverAuth"]     # serverAuth | clientAuth | OCSPSigning
+    extended_key_usage = ["serverAuth"]     # serverAuth | clientAuth | codeSigning | timeStamping | OCSPSigning
     crl = true                              # carries the URL of the issuer's CRL
     ocsp = true                             # carries the URL of the issuer's OCSP responder
     callers = ["/service/acme"]             # SPIFFE paths that may ask for it; a last segment "*" stands for any one
     names = { dns = "allowed", ip = "allowed" }   # forbidden | allowed | required | one
     families = { ecdsa = "ecdsa" }          # family of the key -> family of the issuing CA
 
-Optional: `ocsp_no_check = true`, `ca = true`, `path_length = 0`.
+Optional: `ocsp_no_check = true`, `ca = true`, `path_length = 0`; `sct = true` has each certificate logged, and the
+log's timestamp in it; `fulcio = true` has it say what an OIDC token said (`pkicore.x509.fulcio`), so that its URI name
+is that of a build or person elsewhere, and no SPIFFE ID.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from pkicore.algorithms import ALGORITHMS, Algorithm
 from pkicore.errors import ProfileError
 from pkicore.identity import SpiffeId
+from pkicore.x509.fulcio import ISSUER_CLAIM, claim_extensions
 from pkicore.x509.names import Names
 
 NameRule: TypeAlias = Literal["forbidden", "allowed", "required", "one"]
@@ -42,7 +45,16 @@ EXTENDED_KEY_USAGES: Mapping[str, str] = MappingProxyType(
     {
         "serverAuth": "1.3.6.1.5.5.7.3.1",
         "clientAuth": "1.3.6.1.5.5.7.3.2",
+        "codeSigning": "1.3.6.1.5.5.7.3.3",
+        "timeStamping": "1.3.6.1.5.5.7.3.8",
         "OCSPSigning": "1.3.6.1.5.5.7.3.9",
+    }
+)
+_ALONE: Mapping[str, str] = MappingProxyType(
+    {
+        "OCSPSigning": "so that a responder's key serves nothing else",
+        "timeStamping": "and critical (RFC 3161 §2.3)",
+        "codeSigning": "so that who signs code is nobody's client or server",
     }
 )
 _FAMILIES = ("ecdsa", "rsa", "eddsa", "mldsa")
@@ -72,6 +84,8 @@ class Profile:
     ocsp_no_check: bool
     ca: bool
     path_length: int | None
+    sct: bool
+    fulcio: bool
     callers: tuple[str, ...]
     families: Mapping[str, str]
 
@@ -90,16 +104,35 @@ class Profile:
         """The names of a request fit the profile.
 
         Raises:
-            ProfileError: too many, too few, of a forbidden type, or a URI that is no SPIFFE ID.
+            ProfileError: too many, too few, of a forbidden type, or a SPIFFE ID where there must be none.
+            IdentityError: a URI that is no SPIFFE ID where it must be one.
         """
         if names.count > self.max_names:
             raise ProfileError(f"profile {self.name} allows at most {self.max_names} names, not {names.count}")
         for kind in NAME_TYPES:
             self._check_count(kind, len(getattr(names, kind)))
         for uri in names.uri:
-            SpiffeId.parse(uri)
+            self._check_uri(uri)
         if names.is_empty and set(self.names.values()) != {"forbidden"}:
             raise ProfileError(f"profile {self.name} needs at least one name")
+
+    def _check_uri(self, uri: str) -> None:
+        if not self.fulcio:
+            SpiffeId.parse(uri)
+        elif uri.partition(":")[0].lower() == "spiffe":
+            raise ProfileError(f"profile {self.name} is for identities of elsewhere, which have no SPIFFE ID of ours")
+
+    def check_claims(self, claims: Mapping[str, str]) -> None:
+        """The claims of a request (OID to value) fit the profile.
+
+        Raises:
+            ProfileError: the profile has none, one of them cannot be had, or the token's issuer is not said.
+        """
+        if claims and not self.fulcio:
+            raise ProfileError(f"profile {self.name} takes no extensions from its callers")
+        claim_extensions(claims)
+        if self.fulcio and ISSUER_CLAIM not in claims:
+            raise ProfileError(f"profile {self.name} needs the extension {ISSUER_CLAIM}, the issuer of the OIDC token")
 
     def _check_count(self, kind: str, count: int) -> None:
         rule = self.names[kind]
@@ -151,6 +184,8 @@ def _profile(table: _Table) -> Profile:
         ocsp_no_check=table.flag("ocsp_no_check", default=False),
         ca=table.flag("ca", default=False),
         path_length=table.number("path_length", 0, 10) if "path_length" in table else None,
+        sct=table.flag("sct", default=False),
+        fulcio=table.flag("fulcio", default=False),
         callers=table.texts("callers"),
         families=table.families(),
     )
@@ -164,16 +199,25 @@ def _check_sense(profile: Profile, table: _Table) -> None:
         raise table.error("keys", "and key_usage must not be empty")
     if profile.ca != ("keyCertSign" in profile.key_usage):
         raise table.error("key_usage", "has keyCertSign exactly where ca = true (RFC 5280 §4.2.1.9)")
-    if profile.ca == bool(profile.extended_key_usage):
-        raise table.error("extended_key_usage", "is for end entities, which need it, and not for CAs")
     if profile.path_length is not None and not profile.ca:
         raise table.error("path_length", "is for CAs only (RFC 5280 §4.2.1.9)")
-    if "OCSPSigning" in profile.extended_key_usage and profile.extended_key_usage != ("OCSPSigning",):
-        raise table.error("extended_key_usage", "has OCSPSigning alone, so that a responder's key serves nothing else")
-    if profile.ocsp_no_check and "OCSPSigning" not in profile.extended_key_usage:
-        raise table.error("ocsp_no_check", "is for OCSP responders only (RFC 6960 §4.2.2.2.1)")
+    if profile.sct and profile.ca:
+        raise table.error("sct", "is for end entities only (RFC 6962 §3.1)")
     if missing := {ALGORITHMS[name].family for name in profile.keys} - set(profile.families):
         raise table.error("families", f"does not say which issuing CA takes keys of {', '.join(sorted(missing))}")
+    _check_extended_usage(profile, table)
+
+
+def _check_extended_usage(profile: Profile, table: _Table) -> None:
+    if profile.ca == bool(profile.extended_key_usage):
+        raise table.error("extended_key_usage", "is for end entities, which need it, and not for CAs")
+    for usage, reason in _ALONE.items():
+        if usage in profile.extended_key_usage and profile.extended_key_usage != (usage,):
+            raise table.error("extended_key_usage", f"has {usage} alone, {reason}")
+    if profile.ocsp_no_check and "OCSPSigning" not in profile.extended_key_usage:
+        raise table.error("ocsp_no_check", "is for OCSP responders only (RFC 6960 §4.2.2.2.1)")
+    if profile.fulcio and profile.extended_key_usage != ("codeSigning",):
+        raise table.error("fulcio", "is for code signing only: such a name is nobody's at a TLS server")
 
 
 class _Table:

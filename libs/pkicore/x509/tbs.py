@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
+from types import MappingProxyType
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -14,12 +16,14 @@ from cryptography.x509.oid import AuthorityInformationAccessOID, NameOID
 from pkicore.algorithms import Algorithm, PublicKey, algorithm_of
 from pkicore.errors import ProfileError
 from pkicore.x509.capture import CAPTURING_KEYS
+from pkicore.x509.fulcio import claim_extensions
 from pkicore.x509.names import Names
 from pkicore.x509.profiles import EXTENDED_KEY_USAGES, Profile
 
 SERIAL_BITS = 159
 MAX_COMMON_NAME = 64
 _ONE_SECOND = timedelta(seconds=1)
+_NO_CLAIMS: Mapping[str, str] = MappingProxyType({})
 
 
 def random_serial() -> int:
@@ -90,7 +94,7 @@ def validity(
     return start, end
 
 
-def build_tbs(
+def build_tbs(  # noqa: PLR0913 - the fields of a certificate, each by its name
     profile: Profile,
     issuer: Issuer,
     *,
@@ -100,14 +104,18 @@ def build_tbs(
     public_key: PublicKey,
     common_name: str | None,
     names: Names,
+    claims: Mapping[str, str] = _NO_CLAIMS,
 ) -> bytes:
-    """The TBSCertificate in DER, as the profile wants it.
+    """The TBSCertificate in DER, as the profile wants it, without the timestamps of a log.
+
+    `claims` are Fulcio's extensions, OID to value, where the profile takes them.
 
     Raises:
-        ProfileError: names, common name or key do not fit the profile.
+        ProfileError: names, common name, claims or key do not fit the profile.
         IdentityError: a URI name that is no SPIFFE ID.
     """
     profile.check_names(names)
+    profile.check_claims(claims)
     subject = _subject(profile, common_name, names)
     builder = _builder(profile, subject, public_key, serial, (not_before, not_after))
     builder = builder.issuer_name(issuer.certificate.subject)
@@ -122,6 +130,8 @@ def build_tbs(
         builder = builder.add_extension(alternatives, critical=not list(subject))
     if profile.ocsp_no_check:
         builder = builder.add_extension(x509.OCSPNoCheck(), critical=False)
+    for claim in claim_extensions(claims):
+        builder = builder.add_extension(claim, critical=False)
     return _capture(builder, issuer.algorithm)
 
 
@@ -160,7 +170,8 @@ def _builder(
     )
     if profile.extended_key_usage:
         usages = [x509.ObjectIdentifier(EXTENDED_KEY_USAGES[name]) for name in profile.extended_key_usage]
-        builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+        only_time = profile.extended_key_usage == ("timeStamping",)  # which is critical then: RFC 3161 §2.3
+        builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=only_time)
     return builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
 
 

@@ -39,7 +39,8 @@ def toml(**changes: str | None) -> str:
 
 def test_the_packaged_profiles() -> None:
     """The defaults are what the documentation promises."""
-    assert set(PROFILES) == {"server", "service", "client", "ocsp-responder", "root", "issuing-ca"}
+    signing = {"code-signing", "timestamping"}
+    assert set(PROFILES) == {"server", "service", "client", "ocsp-responder", "root", "issuing-ca"} | signing
     server, service, responder = PROFILES["server"], PROFILES["service"], PROFILES["ocsp-responder"]
     assert (server.validity, server.max_names) == (timedelta(days=90), 100)
     assert server.extended_key_usage == ("serverAuth",)
@@ -136,7 +137,11 @@ def test_the_good_example_loads() -> None:
         ({"max_names": "100000"}, "max_names"),
         ({"key_usage": '["keyAgreement"]'}, "key_usage"),
         ({"key_usage": '["keyCertSign"]'}, "key_usage"),
-        ({"extended_key_usage": '["codeSigning"]'}, "extended_key_usage"),
+        ({"extended_key_usage": '["emailProtection"]'}, "extended_key_usage"),
+        ({"extended_key_usage": '["codeSigning", "clientAuth"]'}, "extended_key_usage"),
+        ({"extended_key_usage": '["timeStamping", "clientAuth"]'}, "extended_key_usage"),
+        ({"fulcio": "true"}, "fulcio"),
+        ({"sct": "1"}, "sct"),
         ({"extended_key_usage": "[]"}, "extended_key_usage"),
         ({"extended_key_usage": '["serverAuth", "OCSPSigning"]'}, "extended_key_usage"),
         ({"crl": None}, "crl"),
