@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[5]
 
 @pytest.mark.parametrize(("when", "times"), [("before", 2), ("after", 1)])
 async def test_courier_killed_around_the_mark_loses_nothing(tmp_path: Path, when: str, times: int) -> None:
-    """Killed before it is kept that a receiver took it, a delivery comes again with its id; killed after, it does not."""
+    """Killed before it keeps that a receiver took it, the courier sends it again with its id; killed after, not."""
     async with WebhookReceiver() as receiver, webhook_world(tmp_path) as world:
         await world.receiver(f"http://hook.test:{receiver.port}/")
         await world.happens("evt_1")
