@@ -130,6 +130,35 @@ sealing: Final = sa.Table(
     sa.Column("salt", sa.LargeBinary, nullable=False),
 )
 
+# What keeps a signature beyond its tenant's rule: the date that evidence has promised (0: none), and a legal hold.
+retention: Final = sa.Table(
+    "retention",
+    metadata,
+    sa.Column("signature", sa.Text, primary_key=True),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("promised_until", sa.BigInteger, nullable=False),
+    sa.Column("held_at", sa.BigInteger),
+    sa.Column("held_by", sa.Text),
+    sa.Column("hold_reason", sa.Text),
+)
+
+# Archives of evidence: files that can be made again while their signatures are there.
+evidence: Final = sa.Table(
+    "evidence",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("sha256", sa.Text, nullable=False),
+    sa.Column("manifest_signature", sa.Text, nullable=False),
+    sa.Column("retained_until", sa.BigInteger),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("created_by", sa.Text, nullable=False),
+)
+sa.Index("ix_evidence_tenant", evidence.c.tenant, evidence.c.id)
+sa.Index("ix_evidence_created", evidence.c.created_at)
+
 # Numbers that never repeat, handed out in blocks: `value` is the first that was not.
 counters: Final = sa.Table(
     "counters",

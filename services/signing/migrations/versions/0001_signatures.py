@@ -11,6 +11,7 @@ def upgrade() -> None:
     _signatures()
     _callers()
     _webhooks()
+    _evidence()
     _audit()
 
 
@@ -122,6 +123,32 @@ def _webhooks() -> None:
     )
 
 
+def _evidence() -> None:
+    op.create_table(
+        "retention",
+        sa.Column("signature", sa.Text, primary_key=True),
+        sa.Column("tenant", sa.Text, nullable=False),
+        sa.Column("promised_until", sa.BigInteger, nullable=False),
+        sa.Column("held_at", sa.BigInteger),
+        sa.Column("held_by", sa.Text),
+        sa.Column("hold_reason", sa.Text),
+    )
+    op.create_table(
+        "evidence",
+        sa.Column("id", sa.Text, primary_key=True),
+        sa.Column("tenant", sa.Text, nullable=False),
+        sa.Column("name", sa.Text, nullable=False),
+        sa.Column("size", sa.BigInteger, nullable=False),
+        sa.Column("sha256", sa.Text, nullable=False),
+        sa.Column("manifest_signature", sa.Text, nullable=False),
+        sa.Column("retained_until", sa.BigInteger),
+        sa.Column("created_at", sa.BigInteger, nullable=False),
+        sa.Column("created_by", sa.Text, nullable=False),
+    )
+    op.create_index("ix_evidence_tenant", "evidence", ["tenant", "id"])
+    op.create_index("ix_evidence_created", "evidence", ["created_at"])
+
+
 def _audit() -> None:
     op.create_table(
         "audit_log",
@@ -144,6 +171,8 @@ def downgrade() -> None:
     for table in (
         "audit_head",
         "audit_log",
+        "evidence",
+        "retention",
         "sealing",
         "deliveries",
         "webhooks",
