@@ -32,6 +32,7 @@ from services.signing.trust import TrustedRoot
 from services.signing.verification import Identity, check_identity, verify_leaf
 
 LONGEST_LIFE: Final = timedelta(hours=1)
+_OLD_ISSUER: Final = f"{FULCIO_ARC}.1"  # deprecated and a raw string; sigstore-python's CLI knows no other
 _ALGORITHM: Final = ALGORITHMS["ecdsa-p256"]
 _HASH: Final = hashes.SHA256()
 
@@ -110,9 +111,7 @@ class EphemeralKey:
 
     def _held(self) -> ec.EllipticCurvePrivateKey:
         if self._private_key is None:
-            raise UnsupportedError(
-                "the key of a short-lived certificate was dropped with the request that it was made for"
-            )
+            raise UnsupportedError("this key was dropped with the request that it was made for")
         return self._private_key
 
 
@@ -165,7 +164,8 @@ def check_certificate(
     leaf = chain[0]
     verify_leaf(leaf, root, now)
     check_identity(leaf, Identity(identity.san_uri or identity.san_email or "", identity.issuer))
-    if _said(leaf) != {oid: tlv(UTF8_STRING, text.encode()) for oid, text in identity.extensions.items()}:
+    claims = {oid: tlv(UTF8_STRING, text.encode()) for oid, text in identity.extensions.items()}
+    if {_OLD_ISSUER: identity.issuer.encode(), **_said(leaf)} != {_OLD_ISSUER: identity.issuer.encode(), **claims}:
         raise BadCertificateError("the CA answered a certificate that says something else of the identity")
     if leaf.not_valid_after_utc - leaf.not_valid_before_utc > LONGEST_LIFE:
         raise BadCertificateError(f"a certificate of a key that is dropped at once lives {LONGEST_LIFE} at most")

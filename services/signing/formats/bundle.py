@@ -1,7 +1,8 @@
 """Sigstore bundles v0.3 in protobuf JSON: one signature with what an offline verifier needs to believe it.
 
 In certificate mode the leaf is in the bundle, in key mode a hint which key it is (base64 of the SHA-256 of its
-SubjectPublicKeyInfo, and the same as `keyid` of an envelope). A bundle has one signature only: hybrids are two bundles.
+SubjectPublicKeyInfo). `keyid` of an envelope stays empty: cosign passes over a signature whose `keyid` is not the SSH
+fingerprint of the key. A bundle has one signature only: hybrids are two bundles.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def dsse_output(kind: str, signed: SignedWith, payload: bytes, payload_type: str
 def dsse_chunks(signed: SignedWith, payload: Iterable[bytes], payload_type: str = IN_TOTO_PAYLOAD) -> Iterator[bytes]:
     """A bundle around an envelope in pieces, for payloads that come in pieces."""
     yield orjson.dumps(_head(signed))[:-1] + b',"dsseEnvelope":'
-    yield from envelope_chunks([signed], payload, payload_type, hints=True)
+    yield from envelope_chunks([signed], payload, payload_type, named=False)
     yield b"}"
 
 

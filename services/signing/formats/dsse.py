@@ -15,7 +15,6 @@ from pkicore.dsse import (
     encode_chunks,
     envelope_head,
     envelope_tail,
-    key_hint,
     key_id,
     pae,
 )
@@ -52,7 +51,7 @@ def envelope(signed: Sequence[SignedWith], payload: bytes, payload_type: str = I
 
 
 def envelope_chunks(
-    signed: Sequence[SignedWith], payload: Iterable[bytes], payload_type: str = IN_TOTO_PAYLOAD, *, hints: bool = False
+    signed: Sequence[SignedWith], payload: Iterable[bytes], payload_type: str = IN_TOTO_PAYLOAD, *, named: bool = True
 ) -> Iterator[bytes]:
     """One envelope in pieces, around a payload that comes in pieces.
 
@@ -60,9 +59,9 @@ def envelope_chunks(
         signed: at least one, over the PAE of the whole payload.
         payload: pieces of any size.
         payload_type: of the payload.
-        hints: `keyid` is the hint of Sigstore bundles, in base64 instead of hexadecimal.
+        named: whether `keyid` says which keys these are; else it is empty.
     """
-    name = key_hint if hints else key_id
+    signatures = [Signature(key_id(one.public_key) if named else "", one.signature) for one in signed]
     yield envelope_head()
     yield from encode_chunks(payload)
-    yield envelope_tail(payload_type, [Signature(name(one.public_key), one.signature) for one in signed])
+    yield envelope_tail(payload_type, signatures)
