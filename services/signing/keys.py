@@ -48,7 +48,7 @@ class JobKey(Protocol):
         ...
 
     @property
-    def certificate_chain(self) -> tuple[x509.Certificate, ...]:
+    def chain(self) -> tuple[x509.Certificate, ...]:
         """Its short-lived certificate and those above it; empty where the key is known by itself."""
         ...
 
@@ -78,7 +78,7 @@ class TenantKey:
     name: str
     remote: RemoteKey = field(repr=False)
     forget: Callable[[], None] = field(repr=False)
-    certificate_chain: tuple[x509.Certificate, ...] = ()
+    chain: tuple[x509.Certificate, ...] = ()
 
     @property
     def algorithm(self) -> Algorithm:
