@@ -5,6 +5,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from services.chassis.database import audit_tables
+from services.chassis.tlog import tlog_tables
 
 metadata: Final = sa.MetaData()
 
@@ -166,5 +167,8 @@ counters: Final = sa.Table(
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("value", sa.BigInteger, nullable=False),
 )
+
+# The transparency log: what was signed, for everybody to see.
+log_tables: Final = tlog_tables(metadata, "log")
 
 audit_log, audit_head = audit_tables(metadata)

@@ -1,7 +1,8 @@
 """What Fulcio's certificates say of an OIDC identity: one extension for each claim, a UTF8String in DER.
 
 The arc is 1.3.6.1.4.1.57264.1 (https://github.com/sigstore/fulcio/blob/main/docs/oid-info.md). Numbers .1 to .6 are
-raw strings and deprecated, .7 is a name; neither is offered.
+raw strings and deprecated; of these the issuer alone is written, since verifiers look for it there, and nobody may ask
+for it: it is that of .8.
 """
 
 from __future__ import annotations
@@ -42,11 +43,13 @@ CLAIMS: Final[Mapping[str, str]] = MappingProxyType(
 )
 """OID to what the claim is, in the order of their numbers."""
 ISSUER_CLAIM: Final = f"{_ARC}.8"
+OLD_ISSUER_OID: Final = f"{_ARC}.1"
+"""The issuer again, its octets alone: sigstore-python compares no other."""
 _ORDER: Final = {oid: place for place, oid in enumerate(CLAIMS)}
 
 
 def claim_extensions(claims: Mapping[str, str]) -> list[x509.UnrecognizedExtension]:
-    """The extensions of a certificate, not critical, in the order of their numbers.
+    """The extensions of a certificate, not critical, in the order of their numbers; first the issuer's old form.
 
     Args:
         claims: OID to value.
@@ -59,10 +62,9 @@ def claim_extensions(claims: Mapping[str, str]) -> list[x509.UnrecognizedExtensi
             raise ProfileError(f"the extension {oid[:64]!a} is not offered; there are {_ARC}.8 to {_ARC}.23")
         if not 0 < len(_octets(oid, value)) <= MAX_CLAIM:
             raise ProfileError(f"the value of the extension {oid} has 1 to {MAX_CLAIM} octets")
-    return [
-        x509.UnrecognizedExtension(x509.ObjectIdentifier(oid), tlv(_UTF8_STRING, _octets(oid, claims[oid])))
-        for oid in sorted(claims, key=_ORDER.__getitem__)
-    ]
+    old = [(OLD_ISSUER_OID, claims[ISSUER_CLAIM].encode())] if ISSUER_CLAIM in claims else []
+    new = [(oid, tlv(_UTF8_STRING, claims[oid].encode())) for oid in sorted(claims, key=_ORDER.__getitem__)]
+    return [x509.UnrecognizedExtension(x509.ObjectIdentifier(oid), value) for oid, value in (*old, *new)]
 
 
 def _octets(oid: str, value: str) -> bytes:

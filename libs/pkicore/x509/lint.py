@@ -30,7 +30,7 @@ from pkicore.encoding import (
 from pkicore.errors import LintError, PkiError
 from pkicore.identity import SpiffeId
 from pkicore.x509 import PARSE_ERRORS
-from pkicore.x509.fulcio import CLAIMS
+from pkicore.x509.fulcio import CLAIMS, ISSUER_CLAIM, OLD_ISSUER_OID
 from pkicore.x509.key_rules import check_certificate_key
 from pkicore.x509.names import names_of
 from pkicore.x509.profiles import EXTENDED_KEY_USAGES, Profile
@@ -44,6 +44,7 @@ _ONE_SECOND = timedelta(seconds=1)
 _CRITICAL = frozenset({ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE})
 _MAY_BE_CRITICAL = ExtensionOID.SUBJECT_ALTERNATIVE_NAME
 _UTF8_STRING = 0x0C
+_OLD_ISSUER = x509.ObjectIdentifier(OLD_ISSUER_OID)
 _NO_CLAIMS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -239,6 +240,8 @@ def _expected_extensions(subject: _Subject) -> set[x509.ObjectIdentifier]:
         ExtensionOID.PRECERT_SIGNED_CERTIFICATE_TIMESTAMPS: profile.sct and subject.logged,
     }
     claims = {x509.ObjectIdentifier(oid) for oid in subject.claims if profile.fulcio and oid in CLAIMS}
+    if profile.fulcio:
+        claims.add(_OLD_ISSUER)
     return claims | {oid for oid, present in wanted.items() if present}
 
 
@@ -250,6 +253,15 @@ def _claims(subject: _Subject) -> Iterator[str]:
         found = subject.extensions.get_extension_for_oid(x509.ObjectIdentifier(oid)).value
         if not isinstance(found, x509.UnrecognizedExtension) or found.value != tlv(_UTF8_STRING, value.encode()):
             yield f"Fulcio: the extension {oid} does not hold the claim as a UTF8String"
+
+
+def _old_issuer(subject: _Subject) -> Iterator[str]:
+    if not subject.profile.fulcio:
+        return
+    found = subject.extensions.get_extension_for_oid(_OLD_ISSUER).value
+    expected = subject.claims.get(ISSUER_CLAIM, "").encode()
+    if not isinstance(found, x509.UnrecognizedExtension) or not expected or found.value != expected:
+        yield "Fulcio: the issuer is not said twice, in the old form and the new"
 
 
 def _constraints(subject: _Subject) -> Iterator[str]:
@@ -347,5 +359,6 @@ _RULES: tuple[_Rule, ...] = (
     _usages,
     _alternative_names,
     _claims,
+    _old_issuer,
     _authority,
 )

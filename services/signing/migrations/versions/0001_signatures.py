@@ -1,4 +1,4 @@
-"""The first schema: signatures and what is served of them, idempotency, API keys, policies, webhooks, the audit log."""
+"""The first schema: signatures and what is served of them, idempotency, API keys, policies, webhooks, logs."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -12,6 +12,7 @@ def upgrade() -> None:
     _callers()
     _webhooks()
     _evidence()
+    _log()
     _audit()
 
 
@@ -149,6 +150,27 @@ def _evidence() -> None:
     op.create_index("ix_evidence_created", "evidence", ["created_at"])
 
 
+def _log() -> None:
+    op.create_table(
+        "log_head",
+        sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("size", sa.BigInteger, nullable=False),
+        sa.Column("signed_size", sa.BigInteger, nullable=False),
+        sa.Column("checkpoint", sa.LargeBinary, nullable=False),
+    )
+    op.create_table(
+        "log_tiles",
+        sa.Column("level", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("hashes", sa.LargeBinary, nullable=False),
+    )
+    op.create_table(
+        "log_entries",
+        sa.Column("position", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("entry", sa.LargeBinary, nullable=False),
+    )
+
+
 def _audit() -> None:
     op.create_table(
         "audit_log",
@@ -171,6 +193,9 @@ def downgrade() -> None:
     for table in (
         "audit_head",
         "audit_log",
+        "log_entries",
+        "log_tiles",
+        "log_head",
         "evidence",
         "retention",
         "sealing",
