@@ -36,10 +36,12 @@ from services.ca.deployment import CT_LOG, OPERATOR, Deployment, packaged_profil
 from services.ca.errors import CeremonyError
 from services.ca.hierarchy import Hierarchy, make_issuer, make_root_issuer
 from services.ca.issuance import IssuingCa
-from services.ca.layout import FAMILIES, SIGNER, Layout
+from services.ca.layout import FAMILIES, SIGNER, SIGNING, Layout
 from services.ca.remote_keys import RemoteKeyMaker
 from services.ca.roots import CEREMONY, RootOffice, sign_root_crl
-from services.ca.signer_settings import backend_names, ceremony_key_policy, relocated
+from services.ca.signer_settings import TENANT, backend_names, ceremony_key_policy, relocated
+from services.ca.signing_ceremony import certify_timestamps, make_signing_keys
+from services.ca.signing_settings import TENANTS, TIMESTAMP_KEY
 from services.ca.staging import remove_unfinished, staged
 from services.ca.store import CaStore
 from services.ca.temporary_signer import SignerState, remove_leftovers, temporary_signer
@@ -112,6 +114,7 @@ async def hold_ceremony(
         left += deployment.issuing_keys.values()
         left += deployment.responder_keys.values()
         left += [deployment.ct_log_key] if deployment.ct_log_key else []
+        left += deployment.signing_kinds
     fingerprints = {f"root-{family}": _fingerprint(root.certificate) for family, root in roots.items()}
     return CeremonyResult(layout.root, fingerprints, deployment)
 
@@ -168,7 +171,7 @@ class _Ceremony:
             database_url=self.deployment.database_urls.get(SIGNER, default_url),
             backends=backends,
             passphrase_file=passphrase_file or self._layout.passphrase,
-            key_policy=ceremony_key_policy(caller, names),
+            key_policy=ceremony_key_policy(caller, names, (TENANT, *(TENANTS if self.deployment.signing else ()))),
         )
         async with temporary_signer(
             final.root.parent, state, caller, environment=environment, pool=self._pool
@@ -194,6 +197,7 @@ class _Ceremony:
             await core.start()
             self._progress("OCSP responders are certified, the first CRLs are signed")
             await self._make_identities(core)
+            await self._make_signing_keys(core)
             await self._make_staples(core)
             await self._lay_out_crls(core)
         finally:
@@ -215,6 +219,8 @@ class _Ceremony:
         private = [layout.root / name for name in ("config", "secrets", "operator", "logs")]
         for service in self.deployment.services:
             private += [layout.state(service) / name for name in ("keys", "tls", "status")]
+        if self.deployment.signing:
+            private += [layout.signing_policies, layout.signing_trust]
         for directory in (*private, layout.issuers, layout.trust / "audit"):
             directory.mkdir(parents=True, mode=0o700)
 
@@ -305,6 +311,20 @@ class _Ceremony:
         operator = self._spiffe(f"/operator/{OPERATOR}")
         issued = await issue_identity(core.issuance, operator, "client", self._layout.operator, self._pool)
         self._progress(f"identity {operator}: {IDENTITY_KEY}, serial {issued.serial}")
+
+    async def _make_signing_keys(self, core: Core) -> None:
+        if self._remote is None or not self.deployment.signing:
+            return
+        keys = await make_signing_keys(self._remote, self._layout)
+        kinds = {key_id: key.payload_kind for key_id, key in keys.items()}
+        self.deployment = replace(self.deployment, signing_kinds=kinds)
+        for key in keys.values():
+            self._progress(f"key {key.uri}: {key.algorithm.name}, in the back end {self._remote.backend_of[key.uri]}")
+        service = self._spiffe(f"/service/{SIGNING}")
+        issued = await certify_timestamps(
+            core.issuance, service, self.deployment.name, keys[TIMESTAMP_KEY], self._layout
+        )
+        self._progress(f"time-stamping authority: serial {issued.serial}")
 
     async def _make_staples(self, core: Core) -> None:
         """Each service's first staple lies ready, so that none waits for another's listener."""

@@ -20,7 +20,7 @@ from pkicore.errors import MalformedError
 from pkicore.http1 import Answer, AnswerParser, request_head
 from services.ca.deployment import is_free, recorded_settings
 from services.ca.errors import CeremonyError
-from services.ca.layout import SIGNER, Layout
+from services.ca.layout import SIGNER, SIGNING, Layout
 
 START_SECONDS: Final = 120.0  # for a service to become ready: two of processor time, which a busy machine stretches
 STOP_SECONDS: Final = 15.0  # for a service to stop by itself
@@ -38,6 +38,7 @@ _PORT_VARIABLES: Final[Mapping[str, Mapping[str, str]]] = {
     SIGNER: {"internal": "PQCPKI_SIGNER_HSM_PORT", "ops": "PQCPKI_SIGNER_HSM_OPS_PORT"},
     "ca": {"internal": "PQCPKI_CA_PORT", "status": "PQCPKI_CA_HTTP_PORT", "ops": "PQCPKI_CA_OPS_PORT"},
     "acme": {"public": "PQCPKI_ACME_PORT", "ops": "PQCPKI_ACME_OPS_PORT"},
+    SIGNING: {"public": "PQCPKI_SIGNING_PORT", "ops": "PQCPKI_SIGNING_OPS_PORT"},
 }
 PORT_FIELDS: Final = {
     "PQCPKI_SIGNER_HSM_PORT": "port",
@@ -47,6 +48,8 @@ PORT_FIELDS: Final = {
     "PQCPKI_CA_OPS_PORT": "ops_port",
     "PQCPKI_ACME_PORT": "port",
     "PQCPKI_ACME_OPS_PORT": "ops_port",
+    "PQCPKI_SIGNING_PORT": "port",
+    "PQCPKI_SIGNING_OPS_PORT": "ops_port",
 }
 
 

@@ -11,8 +11,15 @@ from typing import Any, Final
 
 from pkicore.encoding import write_atomically
 from services.ca.errors import CeremonyError
-from services.ca.layout import FAMILIES, SIGNER, Layout
+from services.ca.layout import FAMILIES, SIGNER, SIGNING, Layout
 from services.ca.signer_settings import backend_names, callers, key_policy, signer_callers, signer_toml
+from services.ca.signing_settings import (
+    SigningFacts,
+    signing_callers,
+    signing_key_rules,
+    signing_policies,
+    signing_toml,
+)
 from services.ca.toml_text import lines, table
 from services.chassis.paths import plain_path
 
@@ -49,6 +56,8 @@ class Ports:
     acme_ops: int
     signer: int = 6000
     signer_ops: int = 6090
+    signing: int = 7000
+    signing_ops: int = 7090
 
 
 @dataclass(frozen=True)
@@ -67,7 +76,9 @@ class Deployment:
         ct_log_key: likewise, of the CT log.
         backends: those of signer-hsm; none where there is no signer-hsm.
         remote_responders: whether the responders' keys are made by signer-hsm, too.
-        payload_kinds: what the keys in signer-hsm take; the key policy allows nothing else.
+        payload_kinds: what the CA's keys in signer-hsm take; the key policy allows nothing else.
+        signing: whether there is a signing service; it needs signer-hsm.
+        signing_kinds: what its keys take, by their ids.
     """
 
     name: str
@@ -82,12 +93,16 @@ class Deployment:
     backends: tuple[Mapping[str, Any], ...] = ()
     remote_responders: bool = False
     payload_kinds: frozenset[str] = frozenset({"digest", "mu"})
+    signing: bool = False
+    signing_kinds: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         from services.chassis.database import parse_url  # slow to load, and `ztca up` has no use for it
 
         if not self.name.isprintable() or self.name != self.name.strip() or not 0 < len(self.name) <= _MAX_NAME:
             raise CeremonyError(f"--name must be 1 to {_MAX_NAME} printable characters, without spaces around them")
+        if self.signing and not self.backends:
+            raise CeremonyError("the signing service has its keys at signer-hsm: --signing goes with --keys signer-hsm")
         for service, url in self.database_urls.items():
             if parse_url(url).password:
                 raise CeremonyError(
@@ -98,7 +113,8 @@ class Deployment:
     @property
     def services(self) -> tuple[str, ...]:
         """The services of this deployment, in the order of their start."""
-        return (SIGNER, "ca", "acme") if self.backends else ("ca", "acme")
+        first = (SIGNER,) if self.backends else ()
+        return (*first, "ca", "acme", *((SIGNING,) if self.signing else ()))
 
     @property
     def status_listener(self) -> str:
@@ -161,13 +177,32 @@ def write_settings(staging: Layout, final: Layout, deployment: Deployment, passp
     }
     if deployment.backends:
         files |= signer_files(staging, final, deployment, passphrase_file or final.passphrase)
+    if deployment.signing:
+        files |= _signing_files(staging, final, deployment, passphrase_file or final.passphrase)
     for path, text in files.items():
         write_atomically(path, text.encode(), 0o600)
 
 
+def _signing_files(staging: Layout, final: Layout, deployment: Deployment, passphrase_file: Path) -> dict[Path, str]:
+    ports = deployment.ports
+    facts = SigningFacts(
+        ca_url=f"https://localhost:{ports.ca}",
+        ca_status_url=deployment.status_listener,
+        signer_url=f"https://localhost:{ports.signer}",
+        host=deployment.host,
+        port=ports.signing,
+        ops_port=ports.signing_ops,
+        database_url=deployment.database_urls.get(SIGNING, f"sqlite:///{final.signing_database}"),
+        passphrase_file=passphrase_file,
+    )
+    policies = {staging.signing_policies / name: text for name, text in signing_policies().items()}
+    return policies | {staging.settings(SIGNING): signing_toml(final, deployment.trust_domain, facts)}
+
+
 def signer_files(staging: Layout, final: Layout, deployment: Deployment, passphrase_file: Path) -> dict[Path, str]:
     """The settings of signer-hsm and its key policy, by the file that each belongs in."""
-    policy = key_policy(deployment.trust_domain, backend_names(deployment.backends), deployment.payload_kinds)
+    more = signing_key_rules(deployment.trust_domain, deployment.signing_kinds) if deployment.signing else ()
+    policy = key_policy(deployment.trust_domain, backend_names(deployment.backends), deployment.payload_kinds, more)
     return {staging.key_policy: policy, staging.settings(SIGNER): _signer_toml(final, deployment, passphrase_file)}
 
 
@@ -341,4 +376,6 @@ def _policy_toml(deployment: Deployment) -> str:
     text = heading + callers(
         deployment.trust_domain, "ca", {"/service/acme": _ACME_ENDPOINTS, "/operator/*": _OPERATOR_ENDPOINTS}
     )
-    return text + signer_callers(deployment.trust_domain) if deployment.backends else text
+    if deployment.backends:
+        text += signer_callers(deployment.trust_domain)
+    return text + signing_callers(deployment.trust_domain) if deployment.signing else text

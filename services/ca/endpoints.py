@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 
 from pkicore.encoding import write_atomically
-from services.ca.layout import SIGNER, Layout
+from services.ca.layout import SIGNER, SIGNING, Layout
 
 
 def describe(layout: Layout, listeners: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -28,6 +28,8 @@ def describe(layout: Layout, listeners: Mapping[str, Mapping[str, Any]]) -> dict
         found |= {"crl_base": f"{status}/crl", "ocsp": f"{status}/ocsp", "aia_base": f"{status}/aia"}
     if "acme" in listeners:
         found["acme_directory"] = f"{listeners['acme']['public']}/acme/directory"
+    if SIGNING in listeners:
+        found["signing"] = listeners[SIGNING]["public"]
     return found
 
 

@@ -6,7 +6,8 @@ from typing import Final
 
 FAMILIES: Final = ("ecdsa", "mldsa")
 SIGNER: Final = "signer-hsm"
-SERVICES: Final = (SIGNER, "ca", "acme")  # in the order of their start; those without settings are left out
+SIGNING: Final = "signing"
+SERVICES: Final = (SIGNER, "ca", "acme", SIGNING)  # in the order of their start; those without settings are left out
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,26 @@ class Layout:
         return self.state(SIGNER) / "keys" / "backend"
 
     @property
+    def signing_database(self) -> Path:
+        """The signing service's SQLite database."""
+        return self.state(SIGNING) / "signing.sqlite3"
+
+    @property
+    def signing_policies(self) -> Path:
+        """The signing service's Cedar policies, and their cases."""
+        return self.config / "signing-policies"
+
+    @property
+    def signing_trust(self) -> Path:
+        """What verifiers of signatures need: public keys and the time-stamping chain."""
+        return self.trust / SIGNING
+
+    @property
+    def timestamp_chain(self) -> Path:
+        """The time-stamping authority's certificate and those above it, the root included."""
+        return self.signing_trust / "timestamping.pem"
+
+    @property
     def operator(self) -> Path:
         """The operator's identity."""
         return self.root / "operator"
@@ -119,6 +140,10 @@ class Layout:
     def endpoints(self) -> Path:
         """What is reachable where, while `ztca up` runs."""
         return self.root / "endpoints.json"
+
+    def signing_public_key(self, key_id: str) -> Path:
+        """The public half of a key that the signing service signs with."""
+        return self.signing_trust / f"{key_id}.pem"
 
     def state(self, service: str) -> Path:
         """The state directory of a service."""

@@ -23,7 +23,7 @@ _PROBE: Final = b"pqcpki: a key is moved; this is no certificate, no list and no
 
 
 class RemoteKeyMaker:
-    """Makes keys of the CA's tenant and remembers them.
+    """Makes keys, of the CA's tenant where no other is named, and remembers them.
 
     Args:
         client: calls signer-hsm as somebody who may.
@@ -40,7 +40,9 @@ class RemoteKeyMaker:
         self.backend_of: dict[str, str] = {}
         self.kinds: set[str] = set()
 
-    async def make(self, name: str, algorithm: str, private_key: PrivateKey | None = None) -> RemoteKey:
+    async def make(
+        self, name: str, algorithm: str, private_key: PrivateKey | None = None, *, tenant: str = TENANT
+    ) -> RemoteKey:
         """A new key, or the given one brought in; its URI has its version.
 
         Raises:
@@ -51,7 +53,7 @@ class RemoteKeyMaker:
         refusal = NotOfferedError("there is no back end")
         for backend in self._backends:
             try:
-                return await self._make(name, algorithm, backend, private_key)
+                return await self._make(f"{tenant}.{name}", algorithm, backend, private_key)
             except NotOfferedError as error:
                 refusal = error
         what = "brings in" if private_key is not None else "makes"
@@ -60,13 +62,13 @@ class RemoteKeyMaker:
             f"{_remedy(algorithm, brings_in=private_key is not None)}"
         ) from refusal
 
-    async def _make(self, name: str, algorithm: str, backend: str, private_key: PrivateKey | None) -> RemoteKey:
-        key_id = f"{TENANT}.{name}"
+    async def _make(self, key_id: str, algorithm: str, backend: str, private_key: PrivateKey | None) -> RemoteKey:
+        tenant, _, name = key_id.partition(".")
         self.made.append(key_id)  # before the answer: a lost one may have made it
         pkcs8 = None if private_key is None else plain_der(private_key)
         try:
             made = await self._client.create(
-                NewKeyRequest(TENANT, name, algorithm, f"{self._run}-{name}-{backend}", backend, pkcs8)
+                NewKeyRequest(tenant, name, algorithm, f"{self._run}-{key_id}-{backend}", backend, pkcs8)
             )
         except (NotOfferedError, ApprovalsMissingError) as error:
             self.made.remove(key_id)

@@ -142,44 +142,65 @@ def signer_toml(values: Mapping[str, object], backends: Iterable[Mapping[str, An
     return heading + lines(values) + "".join(table("backends", item) for item in backends)
 
 
-def key_policy(trust_domain: str, backends: Sequence[str], kinds: Iterable[str]) -> str:
-    """The key policy of a new deployment: the CA signs with its keys, operators look after them."""
+def key_policy(
+    trust_domain: str, backends: Sequence[str], kinds: Iterable[str], more: Iterable[Mapping[str, object]] = ()
+) -> str:
+    """The key policy of a new deployment: the CA signs with its keys, operators look after them.
+
+    `more` are rules beside those, of other tenants too.
+    """
     heading = (
         "# Who may do what with which key of signer-hsm. What no rule allows is refused. Count `version` up with each\n"
         "# change. To have life-cycle acts approved by others, add `approvals = 1` (or more) to their rule.\n"
     )
     ca = str(SpiffeId.service(trust_domain, "ca"))
+    signs = rule("ca-signs", [ca], ["sign", "show", "pubkey"], kinds=sorted(kinds))
+    return heading + policy_text(2, backends, (signs, *operator_rules(trust_domain), *more))
+
+
+def operator_rules(trust_domain: str, tenant: str = TENANT) -> tuple[dict[str, object], ...]:
+    """Operators look after every key of a tenant; they sign with none."""
     operators = f"spiffe://{trust_domain}/operator/*"
-    rules = (
-        rule("ca-signs", [ca], ["sign", "show", "pubkey"], kinds=sorted(kinds)),
-        rule("operators-look", [operators], [*_LOOK, "approve"]),
-        rule("operators-life-cycle", [operators], LIFE_CYCLE),
+    end = "" if tenant == TENANT else f"-{tenant}"
+    return (
+        rule(f"operators-look{end}", [operators], [*_LOOK, "approve"], tenant=tenant),
+        rule(f"operators-life-cycle{end}", [operators], LIFE_CYCLE, tenant=tenant),
     )
-    return heading + policy_text(2, backends, rules)
 
 
-def ceremony_key_policy(caller: SpiffeId, backends: Sequence[str]) -> str:
-    """The key policy while a ceremony lasts: one caller, who may do everything with the keys of the CA."""
+def ceremony_key_policy(caller: SpiffeId, backends: Sequence[str], tenants: Sequence[str] = (TENANT,)) -> str:
+    """The key policy while a ceremony lasts: one caller, who may do everything with the keys that it makes."""
     acts = (*LIFE_CYCLE, *_LOOK, "sign")
-    everything = rule("ceremony", [str(caller)], acts, kinds=("digest", "mu", "message"))
-    return policy_text(1, backends, (everything,))
+    rules = [
+        rule(f"ceremony-{tenant}", [str(caller)], acts, kinds=("digest", "mu", "message"), tenant=tenant)
+        for tenant in tenants
+    ]
+    return policy_text(1, backends, rules)
 
 
-def rule(name: str, who: Sequence[str], acts: Sequence[str], kinds: Sequence[str] = ()) -> dict[str, object]:
-    """One rule about every key of the CA's tenant."""
-    found: dict[str, object] = {"id": name, "tenant": TENANT, "callers": who, "acts": list(acts), "keys": ["*"]}
+def rule(
+    name: str,
+    who: Sequence[str],
+    acts: Sequence[str],
+    *,
+    kinds: Sequence[str] = (),
+    tenant: str = TENANT,
+    keys: Sequence[str] = ("*",),
+) -> dict[str, object]:
+    """One rule about keys of one tenant: every key of the CA's where nothing else is said."""
+    found: dict[str, object] = {"id": name, "tenant": tenant, "callers": who, "acts": list(acts), "keys": list(keys)}
     return found | {"kinds": list(kinds)} if kinds else found
 
 
-def policy_text(version: int, backends: Sequence[str], rules: Iterable[Mapping[str, object]]) -> str:
-    """A key policy with one tenant, the CA's."""
-    tenant = {
-        "id": TENANT,
+def policy_text(version: int, backends: Sequence[str], rules: Sequence[Mapping[str, object]]) -> str:
+    """A key policy with the tenants that the rules are about."""
+    limits = {
         "backends": list(backends)[:16],
         "max_keys": 100,
         "rate_per_second": 5000.0,
         "burst": 10_000,
         "max_in_flight": 512,
     }
-    head = lines({"version": version}) + table("tenants", tenant)
+    tenants = dict.fromkeys(item["tenant"] for item in rules)
+    head = lines({"version": version}) + "".join(table("tenants", {"id": tenant, **limits}) for tenant in tenants)
     return head + "".join(table("rules", item) for item in rules)

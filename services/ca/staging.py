@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Final
 
 from services.ca.errors import CeremonyError
-from services.ca.layout import FAMILIES, SIGNER, Layout
+from services.ca.layout import FAMILIES, SIGNER, SIGNING, Layout
 from services.ca.signer_settings import TENANT
+from services.ca.signing_settings import KEYS
 
 _KEYS: Final = tuple(f"{TENANT}.{name}-{family}" for name in ("issuing", "ocsp-issuing") for family in FAMILIES)
 
@@ -59,9 +60,10 @@ def remove_unfinished(layout: Layout) -> list[str]:
     """
     told = []
     for left in abandoned(partial_prefix(layout), layout.root.parent):
-        had_signer = Layout(left).state(SIGNER).is_dir()
+        had_signer, had_signing = (Layout(left).state(service).is_dir() for service in (SIGNER, SIGNING))
+        names = (*_KEYS, *(KEYS if had_signing else ()))
         shutil.rmtree(left, ignore_errors=True)
-        also = f"; keys of these names may be left in its back ends: {', '.join(_KEYS)}" if had_signer else ""
+        also = f"; keys of these names may be left in its back ends: {', '.join(names)}" if had_signer else ""
         told.append(f"removed {left}, which a ceremony that was cut short had left{also}")
     return told
 

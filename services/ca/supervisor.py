@@ -20,7 +20,7 @@ from services.ca.child import PORT_FIELDS, Child, start_child
 from services.ca.deployment import free_port, recorded_settings
 from services.ca.endpoints import describe, write_endpoints
 from services.ca.errors import CeremonyError
-from services.ca.layout import SIGNER, Layout
+from services.ca.layout import SIGNER, SIGNING, Layout
 
 _POLL: Final = 0.1
 
@@ -111,6 +111,10 @@ class Supervisor:
         if child.service == "acme" and known.get("ca"):
             child.environment.setdefault("PQCPKI_ACME_CA_URL", known["ca"]["internal"])
             child.environment.setdefault("PQCPKI_ACME_CA_STATUS_URL", known["ca"]["status"])
+        if child.service == SIGNING and known.get("ca") and known.get(SIGNER):
+            child.environment.setdefault("PQCPKI_SIGNING_CA_URL", known["ca"]["internal"])
+            child.environment.setdefault("PQCPKI_SIGNING_CA_STATUS_URL", known["ca"]["status"])
+            child.environment.setdefault("PQCPKI_SIGNING_SIGNER_URL", known[SIGNER]["internal"])
 
     def _say_where_the_ca_will_be(self, signer: Child) -> None:
         """signer-hsm starts before the CA, whose status it follows; so the CA's ports are settled now."""

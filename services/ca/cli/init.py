@@ -10,11 +10,11 @@ import click
 
 from pkicore.clock import SystemClock
 from pkicore.identity import SpiffeId
-from services.ca.ceremony import hold_ceremony
+from services.ca.ceremony import CeremonyResult, hold_ceremony
 from services.ca.cli.output import PlainPath, directory_option, failing_cleanly, json_option, tell
 from services.ca.deployment import Deployment, choose_ports
 from services.ca.errors import CeremonyError
-from services.ca.layout import SIGNER, Layout
+from services.ca.layout import SIGNER, SIGNING, Layout
 from services.ca.settings import base_url
 from services.ca.signer_settings import file_backend, read_backends, require_files
 
@@ -42,12 +42,21 @@ _PORT = click.IntRange(0, 65535)
 @click.option(
     "--signer-ops-port", "signer_ops", type=_PORT, default=6090, show_default=True, envvar="PQCPKI_SIGNER_HSM_OPS_PORT"
 )
+@click.option("--signing-port", "signing", type=_PORT, default=7000, show_default=True, envvar="PQCPKI_SIGNING_PORT")
+@click.option(
+    "--signing-ops-port", "signing_ops", type=_PORT, default=7090, show_default=True, envvar="PQCPKI_SIGNING_OPS_PORT"
+)
 @click.option(
     "--keys",
     type=click.Choice(["file", "signer-hsm"]),
-    default="file",
-    show_default=True,
-    help="Who holds the issuing CAs' keys: the CA itself, in sealed files, or signer-hsm.",
+    help="Who holds the issuing CAs' keys: the CA itself, in sealed files, or signer-hsm. "
+    "[default: file; with --signing signer-hsm]",
+)
+@click.option(
+    "--signing",
+    "with_signing",
+    is_flag=True,
+    help="With a signing service, and a first tenant with keys for artefacts; its keys are at signer-hsm.",
 )
 @click.option(
     "--signer-backends",
@@ -76,6 +85,7 @@ _PORT = click.IntRange(0, 65535)
     "[default: SQLite below DIR]",
 )
 @click.option("--acme-database-url", envvar="PQCPKI_ACME_DATABASE_URL", show_envvar=True, help="Likewise.")
+@click.option("--signing-database-url", envvar="PQCPKI_SIGNING_DATABASE_URL", show_envvar=True, help="Likewise.")
 @click.option(
     "--status-url",
     envvar="PQCPKI_CA_STATUS_URL",
@@ -94,7 +104,9 @@ def init(  # noqa: PLR0913, PLR0917 - one argument for each option
     ca_database_url: str | None,
     acme_database_url: str | None,
     signer_database_url: str | None,
-    keys: str,
+    signing_database_url: str | None,
+    keys: str | None,
+    with_signing: bool,  # noqa: FBT001 - a command-line flag
     signer_backends: Path | None,
     responder_keys: str,
     status_url: str,
@@ -109,6 +121,8 @@ def init(  # noqa: PLR0913, PLR0917 - one argument for each option
         SpiffeId(trust_domain, "/service/ca")  # refuses a trust domain that no identity can have
         layout = Layout(directory, offline)
         urls = {"ca": ca_database_url, "acme": acme_database_url, SIGNER: signer_database_url}
+        urls[SIGNING] = signing_database_url
+        holder = keys or (SIGNER if with_signing else "file")
         deployment = Deployment(
             name,
             trust_domain,
@@ -116,8 +130,9 @@ def init(  # noqa: PLR0913, PLR0917 - one argument for each option
             choose_ports(_HOST, ports),
             {service: url for service, url in urls.items() if url},
             _checked(status_url),
-            backends=_backends(keys, signer_backends, responder_keys, layout, passphrase_file),
+            backends=_backends(holder, signer_backends, responder_keys, layout, passphrase_file),
             remote_responders=responder_keys == SIGNER,
+            signing=with_signing,
         )
         made = asyncio.run(
             hold_ceremony(
@@ -129,15 +144,20 @@ def init(  # noqa: PLR0913, PLR0917 - one argument for each option
                 environment=os.environ,  # only passed on, to the signer-hsm of the ceremony
             )
         )
-        value = {
-            "state_dir": str(layout.root),
-            "trust_domain": trust_domain,
-            "roots": dict(made.roots),
-            "offline": str(layout.offline),
-            "keys": dict(made.deployment.issuing_keys),
-            "trust_bundle": str(layout.trust_bundle),
-        }
-        tell(as_json, value, f"The PKI is in {layout.root}. Start it with: ztca up --dir {directory}")
+        tell(
+            as_json, _described(made, layout), f"The PKI is in {layout.root}. Start it with: ztca up --dir {directory}"
+        )
+
+
+def _described(made: CeremonyResult, layout: Layout) -> dict[str, Any]:
+    return {
+        "state_dir": str(layout.root),
+        "trust_domain": made.deployment.trust_domain,
+        "roots": dict(made.roots),
+        "offline": str(layout.offline),
+        "keys": dict(made.deployment.issuing_keys),
+        "trust_bundle": str(layout.trust_bundle),
+    }
 
 
 def _backends(

@@ -99,7 +99,7 @@ def test_callers_by_exact_path_or_one_star() -> None:
     server.check_caller(SpiffeId.service(TRUST_DOMAIN, "acme"), TRUST_DOMAIN)
     server.check_caller(SpiffeId.operator(TRUST_DOMAIN, "alice"), TRUST_DOMAIN)
     for caller in (
-        SpiffeId.service(TRUST_DOMAIN, "signing"),
+        SpiffeId.service(TRUST_DOMAIN, "signer-hsm"),
         SpiffeId.workload(TRUST_DOMAIN, "acme"),
         SpiffeId(TRUST_DOMAIN, "/operator/a/b"),
         SpiffeId(TRUST_DOMAIN, "/operator"),
