@@ -80,7 +80,12 @@ class Search:
             CommandError: there is none, there are two, or one cannot be read.
             CiError: what CI gives is no token.
         """
-        found = self._from_options(self._options()) or self._from_options(self._variables())
+        options, variables = self._options(), self._variables()
+        if self.oidc_only:
+            if wrong := {name for name, value in options.items() if value is not None and _KINDS[name] != "token"}:
+                raise CommandError(f"{min(wrong)} is no token of an OIDC issuer, which --oidc needs", USAGE)
+            variables = {TOKEN_FILE: variables[TOKEN_FILE]}
+        found = self._from_options(options) or self._from_options(variables)
         if found is not None:
             return found
         async with outbound(self.given.oidc_ca) as out:
@@ -112,9 +117,6 @@ class Search:
     def _from_options(self, values: Mapping[str, Path | str | None]) -> Credential | None:
         present = {name: value for name, value in values.items() if value is not None}
         kinds = {_KINDS[name] for name in present}
-        if self.oidc_only:
-            present = {name: value for name, value in present.items() if _KINDS[name] == "token"}
-            kinds &= {"token"}
         if len(kinds) > 1 or {API_KEY, API_KEY_FILE} <= present.keys():
             raise CommandError(f"{' and '.join(present)} are two credentials: give one", USAGE)
         if not kinds:

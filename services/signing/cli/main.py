@@ -24,30 +24,40 @@ _COMMANDS: Final[Mapping[str, tuple[str, str, str]]] = MappingProxyType(
 )
 
 
+_HELP: Final = """\
+Have artefacts signed, and verify what was signed. A file never leaves the machine; its digests do.
+
+The service is that of the deployment in DIR, or --url with the roots in --ca. The first of these credentials that is
+there is shown, and named on standard error:
+
+\b
+  1  an option: --api-key-file, --cert with --key-file, --token-file
+  2  the variables PQCSIGN_API_KEY_FILE or PQCSIGN_API_KEY,
+     PQCSIGN_CERT with PQCSIGN_KEY_FILE, PQCSIGN_TOKEN_FILE
+  3  the OIDC token of a GitHub Actions job (permissions: id-token: write)
+  4  that of a GitLab job (id_tokens: PQCSIGN_ID_TOKEN or SIGSTORE_ID_TOKEN)
+  5  what `pqcsign login` has stored for this service
+  6  the operator's certificate, where DIR is the deployment itself
+
+\b
+Exit status:
+  0  done; verified
+  1  refused: by the service or its policy; or it does not verify
+  2  wrong usage, or no credential
+  3  the service, signer or issuer is away or busy: try again,
+     with the same --idempotency-key
+  4  a file cannot be read or written
+"""
+
+
 @click.group(
-    cls=LazyGroup, package=__package__, table=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]}
+    cls=LazyGroup,
+    package=__package__,
+    table=_COMMANDS,
+    help=_HELP,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(package_name="pqcpki", message="pqcpki %(version)s")
 def main() -> None:
-    r"""Have artefacts signed, and verify what was signed. A file never leaves the machine; its digests do.
-
-    The service is that of the deployment in DIR, or --url with the roots in --ca. The first of these credentials that
-    is there is shown, and named on standard error:
-
-    \b
-      1  an option: --api-key-file, --cert with --key-file, --token-file
-      2  PQCSIGN_API_KEY_FILE or PQCSIGN_API_KEY, PQCSIGN_CERT with PQCSIGN_KEY_FILE, PQCSIGN_TOKEN_FILE
-      3  the OIDC token of a GitHub Actions job (permissions: id-token: write)
-      4  that of a GitLab job (id_tokens: PQCSIGN_ID_TOKEN or SIGSTORE_ID_TOKEN)
-      5  what `pqcsign login` has stored for this service
-      6  the operator's certificate, where DIR is the deployment itself
-
-    \b
-    Exit status:
-      0  done; verified
-      1  refused: by the service or its policy, or the signature does not verify
-      2  wrong usage, or no credential
-      3  the service, signer or issuer cannot be reached or is busy: try again, with the same --idempotency-key
-      4  a file cannot be read or written
-    """
+    """Begin; what the program is for is said above."""
     log_errors_only()

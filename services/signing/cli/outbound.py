@@ -21,9 +21,15 @@ _SECONDS: Final = 15.0  # one request
 
 @dataclass(frozen=True, slots=True)
 class Outbound:
-    """Asks others than the signing service."""
+    """Asks others than the signing service.
+
+    Attributes:
+        http: carries the requests.
+        seconds: that one of them may take.
+    """
 
     http: httpx.AsyncClient
+    seconds: float = _SECONDS
 
     async def get(self, url: str, headers: Mapping[str, str]) -> bytes:
         """The body of a 200.
@@ -63,7 +69,7 @@ class Outbound:
         body = bytearray()
         try:
             async with (
-                asyncio.timeout(_SECONDS),
+                asyncio.timeout(self.seconds),
                 self.http.stream(method, url, headers=headers, data=fields) as response,
             ):
                 async for part in response.aiter_raw():
@@ -73,7 +79,7 @@ class Outbound:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise ConnectionError(f"{_host(url)} does not answer: {str(error) or type(error).__name__}") from error
         except TimeoutError as error:
-            raise TimeoutError(f"{_host(url)} gave no whole answer within {_SECONDS:g} seconds") from error
+            raise TimeoutError(f"{_host(url)} gave no whole answer within {self.seconds:g} seconds") from error
         return response.status_code, bytes(body)
 
 
