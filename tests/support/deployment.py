@@ -30,6 +30,8 @@ FREE_PORTS = (
     "CA_OPS_PORT",
     "ACME_PORT",
     "ACME_OPS_PORT",
+    "SIGNING_PORT",
+    "SIGNING_OPS_PORT",
 )
 
 

@@ -81,7 +81,16 @@ def test_endpoints_name_what_runs(layout: Layout) -> None:
     )
     assert found["pids"] == {"ca": 4}
     assert "acme_directory" not in found
+    assert "signing" not in found
     assert Path(found["trust_bundle"]).is_absolute()
+
+
+def test_the_signing_service_is_an_endpoint_where_it_runs(layout: Layout) -> None:
+    """`ztca endpoints signing` prints what to give to `pqcsign --url`."""
+    listeners = {"signing": {"public": "https://localhost:1", "ops": "http://127.0.0.1:2", "pid": 3}}
+    found = describe(layout, listeners)
+    assert found["signing"] == "https://localhost:1"
+    assert found["ops"] == {"signing": "http://127.0.0.1:2"}
 
 
 async def test_a_service_that_cannot_start_shows_the_end_of_its_log(layout: Layout) -> None:
