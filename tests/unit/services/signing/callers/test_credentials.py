@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,6 +131,7 @@ async def test_a_certificate_that_names_nobody_is_nobody(callers: Callers) -> No
         API_KEY.text.encode(),
         b"Bearer a.b.c",
     ],
+    ids=itertools.count(),  # the texts are new in each process
 )
 async def test_headers_that_are_no_credential(callers: Callers, value: bytes) -> None:
     """Bounded and refused before anything is looked up."""
