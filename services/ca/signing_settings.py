@@ -111,10 +111,12 @@ def signing_toml(final: Layout, trust_domain: str, facts: SigningFacts) -> str:
         "tls_key": tls / "key.pem",
         "audit_key": f"file:{final.key(SIGNING, 'audit')}",
         "passphrase_file": facts.passphrase_file,
-        "log_key": LOG_KEY,
-        "timestamp_key": TIMESTAMP_KEY,
+        "log_key": f"{LOG_KEY}/1",
+        "log_public_key": final.signing_public_key(LOG_KEY),
+        "timestamp_key": f"{TIMESTAMP_KEY}/1",
         "timestamp_certificate": final.timestamp_chain,
         "certificate_profile": "code-signing",
+        "ct_log_public_key": final.ct_log_public_key,
     }
     heading = (
         "# The signing service's settings; docs/operations/settings.md explains each. The environment\n"

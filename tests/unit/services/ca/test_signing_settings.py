@@ -65,7 +65,7 @@ def test_the_settings_that_are_written_are_those_that_the_service_reads(
     (profile,) = settings.profiles
     assert (profile.id, profile.tenant, profile.timestamp, profile.log) == ("default", "default", True, True)
     assert [KEYS[key_id] for key_id in profile.keys] == ["ecdsa-p256", "ml-dsa-65"]
-    assert (settings.log_key, settings.timestamp_key) == ("signing.log", "signing.tsa")
+    assert (settings.log_key, settings.timestamp_key) == ("signing.log/1", "signing.tsa/1")
     assert [binding.tenant for binding in settings.mtls_callers] == ["default"]
     assert {path.name for path in layout.signing_policies.iterdir()} == {"default.cedar", "default.test.toml"}
     assert layout.services == (SIGNER, "ca", "acme", SIGNING)
