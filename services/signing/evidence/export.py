@@ -1,0 +1,347 @@
+"""Makes an archive of evidence, by the steps numbered in the package's docstring, and keeps it for a month."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import structlog
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from pkicore.algorithms import PublicKey
+from pkicore.audit import StoredRecord
+from pkicore.clock import Clock, unix
+from pkicore.errors import KeyAccessError, MalformedError
+from services.chassis.database import AuditEvent
+from services.chassis.errors import ConflictError, DatabaseError
+from services.signing.callers import Caller
+from services.signing.decisions import caller_name
+from services.signing.errors import NotFoundError
+from services.signing.evidence.archive import ArchiveFile, EvidenceError, write_archive
+from services.signing.evidence.audit_extract import extract
+from services.signing.evidence.how_to_verify import SIGNATURE_DIRECTORY, SignedPlace, key_path, verify_text
+from services.signing.evidence.manifest import CHECKSUMS, MANIFEST, checksums, manifest
+from services.signing.evidence.report import Kept, Report, retention_json
+from services.signing.objects import Objects, Scratch
+from services.signing.retention import Retention, kept_until
+from services.signing.signatures import Incoming, first_id
+from services.signing.statements import Subject
+from services.signing.store import SigningStore, StoredSignature
+from services.signing.store.evidence import EvidenceStore, StoredEvidence
+from services.signing.store.outbox import OutboxStore
+from services.signing.webhooks.events import event
+from services.signing.wire import SignatureRecord, SignatureRequest
+
+MAX_SIGNATURES: Final = 100  # of one archive
+MAX_OCTETS: Final = 4 << 30
+KEPT_DAYS: Final = 30
+"""How long the file is there to be fetched; it can be made again as long as its signatures are kept."""
+_DAY: Final = 86_400
+_DECIDED_BEFORE: Final = 120  # seconds between a decision and the record of what came of it, at most
+_RECORDED_AFTER: Final = 600
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
+_FILE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", re.ASCII)
+_ID: Final = re.compile(r"[0-9a-f]{10,64}", re.ASCII)
+_DIGEST: Final = re.compile(r"sha(256:[0-9a-f]{64}|384:[0-9a-f]{96}|512:[0-9a-f]{128})", re.ASCII)
+_CLEAN_UP_SECONDS: Final = 3600.0
+_log = structlog.get_logger("evidence")
+
+
+class SignsManifests(Protocol):
+    """Signs like any other request: `Signatures` is one."""
+
+    async def sign(self, incoming: Incoming, scratch: Scratch) -> StoredSignature:
+        """What was signed, on record."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ExportRequest:
+    """What an archive is to be about.
+
+    Attributes:
+        name: of the release.
+        signatures: ids.
+        subjects: digests, as sha256:HEX, of which all signatures are taken.
+        profile: that signs the manifest.
+    """
+
+    name: str
+    signatures: tuple[str, ...]
+    subjects: tuple[str, ...]
+    profile: str
+
+    @classmethod
+    def of(cls, members: Any) -> ExportRequest:  # noqa: ANN401 -- parsed JSON
+        """Read one.
+
+        Raises:
+            MalformedError: it is none; the sentence names the field.
+        """
+        if not isinstance(members, dict) or members.keys() - set(cls.__slots__):
+            raise MalformedError(f"the request must be an object of {', '.join(cls.__slots__)}")
+        name, profile = members.get("name"), members.get("profile")
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise MalformedError("name must be of letters, digits and ._- and at most 100 characters long")
+        if not isinstance(profile, str) or not profile:
+            raise MalformedError("profile must say whose keys sign the manifest")
+        signatures = _texts(members.get("signatures", []), "signatures", _ID)
+        subjects = _texts(members.get("subjects", []), "subjects", _DIGEST)
+        if not signatures and not subjects:
+            raise MalformedError("give signatures, or subjects by digest")
+        return cls(name, signatures, subjects, profile)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Equipment:
+    """What archives are made with.
+
+    Attributes:
+        public_key: of a key as records name it, TENANT.NAME/VERSION; KeyAccessError where there is none.
+        trusted_root: as it is served; None where there is none.
+        directory: where archives are; it is there.
+    """
+
+    store: SigningStore
+    archives: EvidenceStore
+    outbox: OutboxStore
+    retention: Retention
+    objects: Objects
+    signer: SignsManifests
+    public_key: Callable[[str], Awaitable[PublicKey]]
+    trusted_root: Callable[[], bytes | None]
+    directory: Path
+    clock: Clock
+
+
+class Evidence:
+    """Archives of evidence; whoever calls has seen to it that the policy lets the caller export."""
+
+    def __init__(self, equipment: Equipment) -> None:
+        self._with = equipment
+
+    async def export(self, caller: Caller, wanted: ExportRequest) -> StoredEvidence:
+        """Make an archive, sign its manifest, and commit what it promises.
+
+        Raises:
+            NotFoundError: the tenant has no such signatures.
+            EvidenceError: a file is not what its record says, or all together are too long.
+            SigningError, SigningPolicyError: the manifest may not, or cannot, be signed.
+            DatabaseError, OSError: nothing was kept.
+        """
+        records = await self._records(caller.tenant, wanted)
+        kept = [await self._kept(caller.tenant, record) for record in records]
+        files = await self._files(wanted.name, records, kept)
+        if sum(file.size for file in files) > MAX_OCTETS:
+            raise EvidenceError(f"an archive has at most {MAX_OCTETS} octets: name fewer signatures")
+        body = manifest(wanted.name, caller.tenant, files)
+        signed = await self._sign(caller, wanted.profile, body)
+        place = SignedPlace(SIGNATURE_DIRECTORY, SignatureRecord.from_json(signed.record))
+        files += [ArchiveFile.of(MANIFEST, body), ArchiveFile.of(CHECKSUMS, checksums(files))]
+        files += await self._served(place)
+        files += await self._keys([place.record], {file.path for file in files})
+        places = [SignedPlace(_directory(record), record) for record in records]
+        policies = sorted({record.policy.sha256 for record in records})
+        files.append(ArchiveFile.of("VERIFY.md", verify_text(place, places, policies)))
+        return await self._keep(caller, wanted.name, records, kept, files, signed.id)
+
+    def path(self, evidence_id: str) -> Path:
+        """Where an archive is."""
+        return self._with.directory / f"{evidence_id}.tar"
+
+    async def find(self, tenant: str, evidence_id: str) -> StoredEvidence:
+        """An archive that can be fetched.
+
+        Raises:
+            NotFoundError: the tenant has none of that id, or its file has had its time.
+        """
+        found = await self._with.archives.find(tenant, evidence_id)
+        if found is None:
+            raise NotFoundError("there is no such archive of evidence")
+        return found
+
+    async def clean_up(self) -> None:
+        """Remove archives that have had their time, and what crashes left, for ever."""
+        while True:
+            try:
+                await self.clean_up_once()
+            except DatabaseError as error:
+                _log.warning("archives not cleaned up", error=str(error))
+            await asyncio.sleep(_CLEAN_UP_SECONDS)
+
+    async def clean_up_once(self) -> None:
+        """Remove archives that are older than a month: first the row, then the file."""
+        before = unix(self._with.clock.now()) - KEPT_DAYS * _DAY
+        for evidence_id in await self._with.archives.made_before(before):
+            removed = AuditEvent("evidence.removed", "signing", {"id": evidence_id, "rule": f"keep {KEPT_DAYS}d"})
+            try:
+                await self._with.archives.forget(evidence_id, removed)
+            except ConflictError:  # another process was quicker
+                continue
+            await asyncio.to_thread(self.path(evidence_id).unlink, missing_ok=True)
+
+    # what goes in
+
+    async def _records(self, tenant: str, wanted: ExportRequest) -> list[SignatureRecord]:
+        found: dict[str, StoredSignature] = {}
+        for signature in wanted.signatures:
+            stored = await self._with.store.signature(tenant, signature)
+            if stored is None:
+                raise NotFoundError(f"there is no signature {signature}")
+            found[stored.id] = stored
+        for digest in wanted.subjects:
+            page = await self._with.store.page(tenant, [digest], most=MAX_SIGNATURES)
+            if not page:
+                raise NotFoundError(f"nothing was signed that has the digest {digest}")
+            found |= {stored.id: stored for stored in page}
+        if len(found) > MAX_SIGNATURES:
+            raise MalformedError(f"an archive is about at most {MAX_SIGNATURES} signatures: name them by id")
+        return [SignatureRecord.from_json(found[signature].record) for signature in sorted(found)]
+
+    async def _kept(self, tenant: str, record: SignatureRecord) -> Kept:
+        rule = self._with.retention.rule(tenant)
+        keeping = await self._with.retention.keeping(tenant, record.id)
+        by_rule = 0 if rule is None else kept_until(record.created, rule.keep)
+        until = max(by_rule, keeping.promised_until)
+        name = f"keep {rule.keep}" if rule is not None and by_rule == until else None
+        return Kept(record.id, name, until or None, keeping.held_at is not None)
+
+    async def _files(self, name: str, records: Sequence[SignatureRecord], kept: Sequence[Kept]) -> list[ArchiveFile]:
+        report = Report(name, records, kept)
+        files = [
+            ArchiveFile.of("report.json", report.to_json()),
+            ArchiveFile.of("report.md", report.to_markdown()),
+            ArchiveFile.of("retention.json", retention_json(kept)),
+            ArchiveFile.of("audit.jsonl", extract(await self._audit(records))),
+        ]
+        root = self._with.trusted_root()
+        if root is not None:
+            files.append(ArchiveFile.of("trusted_root.json", root))
+        for record in records:
+            files.append(ArchiveFile.of(f"{_directory(record)}/record.json", record.to_json()))
+            files += await self._served(SignedPlace(_directory(record), record))
+        for sha256 in sorted({record.policy.sha256 for record in records}):
+            files += await self._policies(sha256)
+        return files + await self._keys(records, set())
+
+    async def _served(self, place: SignedPlace) -> list[ArchiveFile]:
+        files = []
+        for one in await self._with.store.artefacts(place.record.id):
+            if not _FILE_NAME.fullmatch(one.name):
+                raise EvidenceError(f"a file of {place.record.id} has a name that no archive can hold")
+            content = self._with.objects.path(one.sha256) if one.content is None else one.content
+            files.append(ArchiveFile(f"{place.directory}/{one.name}", one.size, one.sha256, content))
+        return files
+
+    async def _keys(self, records: Sequence[SignatureRecord], there: set[str]) -> list[ArchiveFile]:
+        """The public keys; one that signer-hsm no longer tells is left out: the archive is wanted all the same."""
+        files = []
+        names = {name for record in records for one in record.signatures for name in one.key.split("+") if "/" in name}
+        for name in sorted(names):
+            if key_path(name) in there:
+                continue
+            try:
+                key = await self._with.public_key(name)
+            except KeyAccessError as error:
+                _log.warning("public key not in the evidence", key=name, error=str(error))
+                continue
+            pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+            files.append(ArchiveFile.of(key_path(name), pem))
+        return files
+
+    async def _policies(self, sha256: str) -> list[ArchiveFile]:
+        found = await self._with.store.policies(sha256)
+        texts = {} if found is None else found.files
+        return [
+            ArchiveFile.of(f"policies/{sha256}/{name}", text.encode())
+            for name, text in texts.items()
+            if _FILE_NAME.fullmatch(name)
+        ]
+
+    async def _audit(self, records: Sequence[SignatureRecord]) -> list[StoredRecord]:
+        found: list[StoredRecord] = []
+        for record in records:
+            since, until = record.created - _DECIDED_BEFORE, record.created + _RECORDED_AFTER
+            about = await self._with.archives.audit_records(f'"{record.id}"', since, until)
+            found += about
+            hashes = {
+                str(one.record.detail["request_sha256"]) for one in about if "request_sha256" in one.record.detail
+            }
+            for request in hashes:
+                found += await self._with.archives.audit_records(f'"{request}"', since, until)
+        return found
+
+    # signing and keeping
+
+    async def _sign(self, caller: Caller, profile: str, body: bytes) -> StoredSignature:
+        digest = {"sha256": hashlib.sha256(body).hexdigest(), "sha384": hashlib.sha384(body).hexdigest()}
+        digest["sha512"] = hashlib.sha512(body).hexdigest()
+        request = SignatureRequest((Subject(MANIFEST, digest),), profile=profile, context={"purpose": "evidence"})
+        request_hash = hashlib.sha256(request.to_json()).digest()
+        async with self._with.objects.scratch() as scratch:
+            return await self._with.signer.sign(Incoming(caller, request, request_hash, None), scratch)
+
+    async def _keep(
+        self,
+        caller: Caller,
+        name: str,
+        records: Sequence[SignatureRecord],
+        kept: Sequence[Kept],
+        files: Sequence[ArchiveFile],
+        manifest_signature: str,
+    ) -> StoredEvidence:
+        now = unix(self._with.clock.now())
+        evidence_id = f"{first_id(now)}{secrets.token_hex(8)}"
+        path = self.path(evidence_id)
+        newest = max(record.created for record in records)
+        file = await asyncio.to_thread(write_archive, path, name, files, newest)
+        dates = [one.until for one in kept]
+        earliest = None if None in dates else min(date for date in dates if date is not None)
+        archive = StoredEvidence(
+            evidence_id,
+            caller.tenant,
+            name,
+            file.size,
+            file.sha256,
+            manifest_signature,
+            earliest,
+            now,
+            caller_name(caller),
+        )
+        try:
+            await self._commit(archive, kept)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        return archive
+
+    async def _commit(self, archive: StoredEvidence, kept: Sequence[Kept]) -> None:
+        writes = [
+            write
+            for one in kept
+            if one.until is not None
+            for write in self._with.retention.promising(archive.tenant, one.signature, one.until)
+        ]
+        data = {"id": archive.id, "name": archive.name, "sha256": archive.sha256}
+        told = event("evidence.exported", archive.id, archive.tenant, archive.created_at, data)
+        promised = {one.signature: one.until for one in kept}
+        detail = {**data, "tenant": archive.tenant, "promised": promised, "manifest": archive.manifest_signature}
+        record = AuditEvent("evidence.exported", archive.created_by, detail)
+        await self._with.archives.keep(archive, [*writes, self._with.outbox.announcing(told)], record)
+
+
+def _directory(record: SignatureRecord) -> str:
+    return f"signatures/{record.id}"
+
+
+def _texts(values: Any, name: str, form: re.Pattern[str]) -> tuple[str, ...]:  # noqa: ANN401 -- parsed JSON
+    fits = isinstance(values, list) and len(values) <= MAX_SIGNATURES
+    if not fits or not all(isinstance(value, str) and form.fullmatch(value) for value in values):
+        raise MalformedError(f"{name} must be a list of at most {MAX_SIGNATURES} {name}")
+    return tuple(dict.fromkeys(values))
