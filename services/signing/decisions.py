@@ -110,18 +110,31 @@ class Decisions:
             RateLimitedError: the caller has had too many refusals in this second.
             DatabaseError: they are not on record, so nothing may be done.
         """
+        decisions = await self._decided(asked, about)
+        await self._recorder.record(_event(asked, decisions, about, allowed=True))
+        return decisions
+
+    async def permit(self, asked: AccessRequest, about: Mapping[str, Any] | None = None) -> Decision:
+        """Likewise for what changes nothing: only a refusal is put on record.
+
+        Raises:
+            DeniedError, RateLimitedError: as `allow`.
+            DatabaseError: a refusal is not on record.
+        """
+        return (await self._decided([asked], about))[0]
+
+    async def _decided(self, asked: Sequence[AccessRequest], about: Mapping[str, Any] | None) -> Sequence[Decision]:
         first = asked[0]
         caller = caller_name(first.caller)
         self._refusals.check(caller)
         policies = self._policies.policies
         decisions = [policies.decide(one) for one in asked]
-        allowed = all(decision.allowed for decision in decisions)
-        self._metrics.decision(first.action, "allowed" if allowed else "refused")
-        if not allowed:
+        refused = next((decision for decision in decisions if not decision.allowed), None)
+        self._metrics.decision(first.action, "allowed" if refused is None else "refused")
+        if refused is not None:
             self._refusals.spend(caller)
-        await self._recorder.record(_event(asked, decisions, about or {}, allowed=allowed))
-        for decision in decisions:
-            decision.require()
+            await self._recorder.record(_event(asked, decisions, about, allowed=False))
+            refused.require()
         return decisions
 
     def refused_credential(self, client: str) -> None:
@@ -145,9 +158,9 @@ def caller_name(caller: Caller) -> str:
 
 
 def _event(
-    asked: Sequence[AccessRequest], decisions: Sequence[Decision], about: Mapping[str, Any], *, allowed: bool
+    asked: Sequence[AccessRequest], decisions: Sequence[Decision], about: Mapping[str, Any] | None, *, allowed: bool
 ) -> AuditEvent:
     first = asked[0]
     answers = [decision.record() | {"key": one.key} for one, decision in zip(asked, decisions, strict=True)]
-    detail = {"action": first.action, "tenant": first.tenant, "answers": answers, **about}
+    detail = {"action": first.action, "tenant": first.tenant, "answers": answers, **(about or {})}
     return AuditEvent(f"{first.action}.decision", caller_name(first.caller), detail, logged=not allowed)

@@ -11,9 +11,11 @@ from services.chassis.settings import AbsolutePath, BaseUrl, Port, Texts, base_u
 from services.signing.callers import MtlsBinding, SigningIssuerSettings
 from services.signing.callers.tenants import TenantName
 from services.signing.domain import OWN_TENANT
+from services.signing.timestamps import DEFAULT_POLICY
 from services.signing.wire import FORMATS, Format
 
 _MIB = 1024 * 1024
+_PinnedKey = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}\.[a-z0-9][a-z0-9-]{0,62}(/[1-9][0-9]{0,6})?$")]
 _KeyId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}\.[a-z0-9][a-z0-9-]{0,62}$")]
 
 
@@ -29,6 +31,9 @@ class ProfileSettings(BaseModel):
     )
     formats: tuple[Format, ...] = Field(
         ("raw", "dsse", "bundle"), min_length=1, description=f"formats where a request names none: {', '.join(FORMATS)}"
+    )
+    certificates: dict[_KeyId, AbsolutePath] = Field(
+        {}, description="PEM files of keys that have a certificate, with those above it; CMS needs one"
     )
     timestamp: bool = Field(False, description="whether signatures are time-stamped by our own authority")
     log: bool = Field(False, description="whether signatures are entered in our own transparency log")
@@ -95,15 +100,28 @@ class SigningSettings(BesideCaSettings):
         (), max_length=1000, description="tenants that may take something else"
     )
 
-    log_key: _KeyId | None = Field(None, description="signer-hsm's key of the transparency log; none: there is no log")
-    log_origin: str = Field(
-        "", max_length=255, description="origin line of the log's checkpoints; empty: the host of external_url + /log"
+    log_key: _PinnedKey | None = Field(
+        None,
+        description="signer-hsm's key of the transparency log, TENANT.NAME/VERSION, version 1 if none is named; "
+        "none: there is no log",
     )
-    timestamp_key: _KeyId | None = Field(
-        None, description="signer-hsm's key of the time-stamp authority; none: there is no authority"
+    log_public_key: AbsolutePath | None = Field(
+        None, description="PEM file with its public half; none: the start waits until signer-hsm tells it"
+    )
+    log_origin: str = Field(
+        "", max_length=255, description="origin line of the log's checkpoints; empty: the host of external_url"
+    )
+    timestamp_key: _PinnedKey | None = Field(
+        None, description="signer-hsm's key of the time-stamp authority, likewise; none: there is no authority"
     )
     timestamp_certificate: AbsolutePath | None = Field(
-        None, description="the authority's certificate with its chain, PEM"
+        None, description="PEM file with the authority's certificate, those above it, and the root"
+    )
+    timestamp_policy: str = Field(
+        DEFAULT_POLICY, pattern=r"^[0-2](\.(0|[1-9][0-9]{0,17})){1,20}$", description="OID of its policy"
+    )
+    ct_log_public_key: AbsolutePath | None = Field(
+        None, description="PEM file with the public half of the CA's certificate log, for short-lived certificates"
     )
     certificate_profile: str = Field(
         "", max_length=64, description="the CA's profile of short-lived certificates; empty: none are made"
@@ -140,6 +158,8 @@ class SigningSettings(BesideCaSettings):
             base_url(self.external_url)
         if (self.timestamp_key is None) != (self.timestamp_certificate is None):
             raise ValueError("timestamp_key and timestamp_certificate go together")
+        if self.certificate_profile and self.ct_log_public_key is None:
+            raise ValueError("certificate_profile goes with ct_log_public_key: verifiers ask for that log's word")
         if self.timestamp_key is None and any(profile.timestamp for profile in self.profiles):
             raise ValueError("a profile wants time-stamps, and timestamp_key does not say who makes them")
         if self.log_key is None and any(profile.log for profile in self.profiles):

@@ -36,6 +36,7 @@ __all__ = [
     "Artefact",
     "Claim",
     "NewSignature",
+    "Numbers",
     "SigningStore",
     "StoredPolicies",
     "StoredSignature",
@@ -220,6 +221,18 @@ class SigningStore:
             except (ConflictError, DuplicateError):  # another process took some meanwhile
                 continue
             return range(found, found + count)
+
+
+class Numbers:
+    """Numbers of one counter; a `services.signing.timestamps.SerialStore`."""
+
+    def __init__(self, store: SigningStore, counter: str) -> None:
+        self._store = store
+        self._counter = counter
+
+    async def reserve(self, count: int) -> int:
+        """The first of so many numbers in a row that are the caller's alone."""
+        return (await self._store.take_numbers(self._counter, count)).start
 
 
 def _members(record: Any) -> dict[str, Any]:  # noqa: ANN401 -- any of the frozen records

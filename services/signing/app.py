@@ -1,0 +1,456 @@
+"""The one place where the signing service is put together: settings in, a running service out.
+
+It starts without signer-hsm and the CA where it can: what is on record is served, and requests to sign are answered 503
+until signer-hsm is there. Its public certificate and its CRLs come from the CA, or from disk while they are good.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from prometheus_client import CollectorRegistry
+
+from pkicore.algorithms import known_public_key
+from pkicore.clock import Clock, SystemClock
+from pkicore.keys.remote import RemoteKey, RemoteSigner, open_remote_key
+from pkicore.mtls import PUBLIC, CredentialsSource, TlsListener
+from services.ca.client.identity import internal_renewer, issue_from
+from services.ca.client.way import CREDENTIALS_CHECK_SECONDS, WayToCa, credentials_source, patiently
+from services.chassis.asgi import Application, AsgiApp, Route
+from services.chassis.audit import audit_checkpoints
+from services.chassis.database import CommitObserver, Database
+from services.chassis.first_use import OnFirstUse
+from services.chassis.identity import IdentityRenewer
+from services.chassis.migrations import migrate
+from services.chassis.observability import HttpMetrics, TlsMetrics
+from services.chassis.ops import Readiness, ops_application
+from services.chassis.runner import BackgroundTask, Listener, bind, run_service
+from services.signing.access import Access
+from services.signing.api import SignatureEndpoints
+from services.signing.api_keys import ManagedApiKeys
+from services.signing.callers import ApiKeys, Callers, MtlsCallers, OidcCallers
+from services.signing.certification import CaIssuer, OidcCertifier
+from services.signing.decisions import Decisions, Policies
+from services.signing.domain import SERVICE
+from services.signing.jobs import Profile, Profiles
+from services.signing.keys import SigningKeys
+from services.signing.log import SigningLog, signing_log_routes
+from services.signing.metrics import SigningMetrics
+from services.signing.objects import Objects
+from services.signing.policy import PolicyDirectory, PolicySchema
+from services.signing.problems import PROBLEMS
+from services.signing.public_certificate import PUBLIC_PROFILE, PublicCertificate, public_names
+from services.signing.quotas import Quota, Quotas
+from services.signing.sbom import SbomChecker
+from services.signing.settings import QuotaSettings, SigningSettings
+from services.signing.signatures import Certifier, Checker, Equipment, Signatures, first_id
+from services.signing.signer import http_to_signer, signer_over
+from services.signing.store import Numbers, SigningStore
+from services.signing.store.outbox import OutboxStore
+from services.signing.streams import Streams
+from services.signing.timestamps import Serials, TimestampAuthority, TimestampPolicy
+from services.signing.timestamps import routes as timestamp_routes
+from services.signing.trust import TrustedRoot
+from services.signing.trusted import (
+    authorities,
+    read_chain,
+    read_public_key,
+    timestamp_authority,
+    trust_routes,
+    trusted_log,
+)
+from services.signing.upkeep import Upkeep
+from services.signing.webhooks.events import announcing_signatures
+from services.signing.witnesses import Witnesses
+
+MIGRATIONS: Final = Path(__file__).parent / "migrations"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoreRules:
+    """What the domain is told.
+
+    Attributes:
+        verifier: URL of this service, as summaries name it.
+        profiles: by tenant and id.
+        quota: of whoever has none of its own.
+        quotas: by tenant.
+        fresh_seconds: how long a key's current version is believed.
+        upload_seconds: what a whole upload may take.
+        remembered: how long an idempotency key is.
+        published: keys whose public halves anybody may have, besides those of profiles.
+    """
+
+    verifier: str
+    profiles: Mapping[tuple[str, str], Profile]
+    quota: Quota
+    quotas: Mapping[str, Quota] = field(default_factory=dict)
+    fresh_seconds: float = 10.0
+    upload_seconds: float = 300.0
+    remembered: timedelta = timedelta(days=7)
+    published: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outside:
+    """What the domain asks, and does not make.
+
+    Attributes:
+        signer: holds the keys.
+        policies: in force.
+        peers: mTLS callers.
+        tokens: OIDC callers.
+        sboms: checks them.
+        witnesses: time-stamps and the log.
+        certifier: short-lived certificates; None where there are none.
+        pool: for long hashes.
+    """
+
+    signer: RemoteSigner
+    policies: Policies
+    peers: MtlsCallers
+    tokens: OidcCallers
+    sboms: Checker
+    witnesses: Witnesses
+    certifier: Certifier | None
+    pool: Executor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Core:
+    """The domain over one database and one directory; no listener, no settings."""
+
+    store: SigningStore
+    outbox: OutboxStore
+    objects: Objects
+    keys: SigningKeys
+    decisions: Decisions
+    signatures: Signatures
+    callers: Callers
+    entrance: Access
+    endpoints: SignatureEndpoints
+    api_keys: ManagedApiKeys
+    upkeep: Upkeep
+
+
+def build_core(
+    database: Database,
+    directory: Path,
+    outside: Outside,
+    rules: CoreRules,
+    *,
+    clock: Clock,
+    metrics: SigningMetrics,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> Core:
+    """Wire the domain."""
+    store, outbox, objects = SigningStore(database, clock), OutboxStore(database), Objects(directory)
+    keys = SigningKeys(outside.signer, outside.pool, monotonic, rules.fresh_seconds)
+    decisions = Decisions(outside.policies, store, metrics, monotonic)
+    quotas = Quotas(
+        rules.quota,
+        rules.quotas,
+        lambda tenant, since: store.octets_since(tenant, first_id(since)),
+        clock=clock,
+        monotonic=monotonic,
+    )
+    equipment = Equipment(
+        store=store,
+        objects=objects,
+        keys=keys,
+        profiles=Profiles(rules.profiles),
+        quotas=quotas,
+        decisions=decisions,
+        sboms=outside.sboms,
+        witnesses=outside.witnesses,
+        certifier=outside.certifier,
+        announce=announcing_signatures(outbox),
+        metrics=metrics,
+        clock=clock,
+        verifier=rules.verifier,
+    )
+    signatures = Signatures(equipment)
+    callers = Callers(ApiKeys(store, clock), outside.tokens, outside.peers)
+    entrance = Access(callers, decisions)
+    endpoints = SignatureEndpoints(
+        entrance=entrance,
+        decisions=decisions,
+        quotas=quotas,
+        signatures=signatures,
+        keys=keys,
+        store=store,
+        objects=objects,
+        published=rules.published | {key for profile in rules.profiles.values() for key in profile.keys},
+        upload_seconds=rules.upload_seconds,
+    )
+    return Core(
+        store=store,
+        outbox=outbox,
+        objects=objects,
+        keys=keys,
+        decisions=decisions,
+        signatures=signatures,
+        callers=callers,
+        entrance=entrance,
+        endpoints=endpoints,
+        api_keys=ManagedApiKeys(store, decisions, clock),
+        upkeep=Upkeep(store, objects, metrics, clock, rules.remembered),
+    )
+
+
+def public_application(core: Core, metrics: HttpMetrics, more: Sequence[Route] = ()) -> AsgiApp:
+    """What answers on the TLS listener; `more` are public endpoints: log, time-stamps, trusted root."""
+
+    def admin() -> AsgiApp:
+        from services.signing.admin import signing_admin  # FastAPI, a third of the start-up time
+
+        return signing_admin(core.entrance.caller_of, core.api_keys)
+
+    routes = [*core.endpoints.routes(), *more]
+    return Streams(Application(SERVICE, routes, problems=PROBLEMS, metrics=metrics, admin=OnFirstUse(admin)))
+
+
+async def serve(
+    settings: SigningSettings, *, clock: Clock | None = None, commit_observer: CommitObserver | None = None
+) -> None:
+    """Run the signing service until a signal says stop.
+
+    Args:
+        settings: everything it may be told.
+        clock: the time; the machine's if not given.
+        commit_observer: called around each durable commit, for crash tests.
+
+    Raises:
+        BindError, SettingsError, SigningPolicyError, PkiError, DatabaseError: it cannot start, and why.
+    """
+    clock = clock or SystemClock()
+    sockets = {
+        "public": bind(settings.host, settings.port, "PQCPKI_SIGNING_PORT"),
+        "ops": bind(settings.ops_host, settings.ops_port, "PQCPKI_SIGNING_OPS_PORT"),
+    }
+    base_url = settings.external_url or f"https://localhost:{sockets['public'].getsockname()[1]}"
+    registry, readiness = CollectorRegistry(), Readiness()
+    metrics, tls_metrics = HttpMetrics(registry), TlsMetrics(registry, clock)
+    signing_metrics = SigningMetrics(registry)
+    await migrate(settings.database_url, MIGRATIONS)
+    async with AsyncExitStack() as stack:
+        database = await Database.open(settings.database_url, clock=clock, commit_observer=commit_observer)
+        stack.push_async_callback(database.close)
+        checkpointer = await stack.enter_async_context(audit_checkpoints(settings, database, clock))
+        ca = await stack.enter_async_context(
+            WayToCa.open(settings, clock, timedelta(seconds=settings.crl_max_staleness_seconds))
+        )
+        parts = await _parts(settings, base_url, ca, database, stack, signing_metrics, clock)
+        public = await _public_side(settings, base_url, ca, tls_metrics, clock)
+        stack.push_async_callback(public.listener.aclose)
+        application = public_application(parts.core, metrics, parts.routes)
+        certificate, key = settings.tls_certificate, settings.tls_key
+        renewer = internal_renewer(
+            ca.client, SERVICE, certificate=certificate, key=key, clock=clock, observer=tls_metrics
+        )
+        await run_service(
+            SERVICE,
+            [
+                Listener("public", application, sockets["public"], public.listener),
+                Listener("ops", ops_application(SERVICE, registry, readiness, metrics), sockets["ops"]),
+            ],
+            state_dir=settings.state_dir,
+            readiness=readiness,
+            background=[
+                BackgroundTask("audit-checkpoints", checkpointer.run),
+                BackgroundTask("policies", parts.policies.run),
+                BackgroundTask("clean-up", parts.core.upkeep.run),
+                BackgroundTask("internal-certificate", renewer.run),
+                *public.background(),
+                *ca.background(),
+            ],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ground:
+    """What the parts of one process stand on."""
+
+    settings: SigningSettings
+    base_url: str
+    ca: WayToCa
+    signer: RemoteSigner
+    database: Database
+    store: SigningStore
+    stack: AsyncExitStack
+    pool: Executor
+    clock: Clock
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The domain, its public endpoints, and the policies that it follows."""
+
+    core: Core
+    routes: Sequence[Route]
+    policies: PolicyDirectory
+
+
+async def _parts(
+    settings: SigningSettings,
+    base_url: str,
+    ca: WayToCa,
+    database: Database,
+    stack: AsyncExitStack,
+    metrics: SigningMetrics,
+    clock: Clock,
+) -> _Parts:
+    http = await stack.enter_async_context(http_to_signer(settings, ca, clock))
+    ground = _Ground(
+        settings=settings,
+        base_url=base_url,
+        ca=ca,
+        signer=signer_over(http, settings.signer_timeout_seconds),
+        database=database,
+        store=SigningStore(database, clock),
+        stack=stack,
+        pool=stack.enter_context(ThreadPoolExecutor(os.cpu_count() or 1, "signing")),
+        clock=clock,
+    )
+    schema = PolicySchema(claim for issuer in settings.oidc_issuers for claim in issuer.more_claims)
+    policies = PolicyDirectory(settings.policies_directory, schema, ground.store, metrics.policies_in_force)
+    await policies.load()
+    tokens = OidcCallers(settings.oidc_issuers, clock=clock, monotonic=time.monotonic)
+    stack.push_async_callback(tokens.aclose)
+    trust = await _trust(ground)
+    certifier = None
+    if settings.certificate_profile:
+        certifier = OidcCertifier(CaIssuer(ca.client, settings.certificate_profile), trust.root, clock)
+    outside = Outside(
+        signer=ground.signer,
+        policies=policies,
+        peers=MtlsCallers(settings.mtls_callers),
+        tokens=tokens,
+        sboms=SbomChecker(),
+        witnesses=trust.witnesses,
+        certifier=certifier,
+        pool=ground.pool,
+    )
+    core = build_core(
+        database, settings.state_dir, outside, core_rules(settings, base_url), clock=clock, metrics=metrics
+    )
+    return _Parts(core, trust.routes, policies)
+
+
+@dataclass(frozen=True)
+class _Trusted:
+    """Who witnesses, and what verifiers are told of it."""
+
+    witnesses: Witnesses
+    root: TrustedRoot
+    routes: Sequence[Route]
+
+
+async def _trust(ground: _Ground) -> _Trusted:
+    settings, base_url, ca = ground.settings, ground.base_url, ground.ca
+    since = min(issuer.not_valid_before_utc for issuer in ca.trust.crl_paths)
+    log = authority = None
+    root, routes = TrustedRoot(authorities=authorities(ca.trust, settings.ca_url)), []
+    if settings.ct_log_public_key is not None:
+        public_key = read_public_key(settings.ct_log_public_key, "ct_log_public_key")
+        root = replace(root, ct_logs=(trusted_log(f"{settings.ca_status_url}/ct", public_key, since),))
+    if settings.log_key is not None:
+        key = await _log_key(settings.log_key, settings.log_public_key, ground.signer, ground.pool)
+        origin = settings.log_origin or urlsplit(base_url).hostname or ""
+        log = await SigningLog.open(ground.database, key=key, origin=origin)
+        ground.stack.push_async_callback(log.close)
+        routes += signing_log_routes(log)
+        root = replace(root, logs=(trusted_log(base_url, key.public_key, since),))
+    if settings.timestamp_key is not None and settings.timestamp_certificate is not None:
+        chain = read_chain(settings.timestamp_certificate, "timestamp_certificate")
+        leaf_key = known_public_key(chain[0].public_key())
+        authority = TimestampAuthority(
+            RemoteKey(_pinned(settings.timestamp_key), leaf_key, ground.signer, ground.pool),
+            chain,
+            policy=TimestampPolicy(settings.timestamp_policy),
+            serials=Serials(Numbers(ground.store, "timestamps")),
+            clock=ground.clock,
+        )
+        routes += timestamp_routes(authority)
+        root = replace(root, timestamp_authorities=(timestamp_authority(chain, base_url),))
+    issuers = [issuer.issuer for issuer in settings.oidc_issuers]
+    routes += trust_routes(root, settings.trust_domain, base_url, issuers)
+    return _Trusted(Witnesses(authority, log), root, routes)
+
+
+async def _log_key(name: str, public_key: Path | None, signer: RemoteSigner, pool: Executor) -> RemoteKey:
+    if public_key is not None:
+        return RemoteKey(_pinned(name), read_public_key(public_key, "log_public_key"), signer, pool)
+    return await patiently("key of the log", lambda: open_remote_key(_pinned(name), signer, pool))
+
+
+def _pinned(name: str) -> str:
+    return f"signer-hsm:{name}" if "/" in name else f"signer-hsm:{name}/1"
+
+
+def core_rules(settings: SigningSettings, base_url: str) -> CoreRules:
+    """The domain's rules as the settings have them."""
+    profiles = {
+        (one.tenant, one.id): Profile(
+            one.keys,
+            one.formats,
+            one.timestamp,
+            one.log,
+            {key: read_chain(path, f"profiles.certificates of {key}") for key, path in one.certificates.items()},
+        )
+        for one in settings.profiles
+    }
+    own = {key.partition("/")[0] for key in (settings.log_key, settings.timestamp_key) if key is not None}
+    return CoreRules(
+        verifier=base_url,
+        profiles=profiles,
+        quota=_quota(settings.quota),
+        quotas={one.tenant: _quota(one) for one in settings.tenant_quotas},
+        fresh_seconds=settings.keys_fresh_seconds,
+        upload_seconds=settings.upload_seconds,
+        remembered=timedelta(days=settings.idempotency_days),
+        published=frozenset(own),
+    )
+
+
+def _quota(settings: QuotaSettings) -> Quota:
+    return Quota(settings.per_second, settings.burst, settings.in_flight, settings.bytes_per_day)
+
+
+@dataclass(frozen=True)
+class _PublicSide:
+    """The public listener, and what keeps its certificate fresh."""
+
+    listener: TlsListener
+    credentials: CredentialsSource
+    renewer: IdentityRenewer
+
+    def background(self) -> list[BackgroundTask]:
+        """Renewal, and the look at what renewal has written."""
+        return [
+            BackgroundTask("public-certificate", self.renewer.run),
+            BackgroundTask("public-credentials", lambda: self.credentials.run(CREDENTIALS_CHECK_SECONDS)),
+        ]
+
+
+async def _public_side(
+    settings: SigningSettings, base_url: str, ca: WayToCa, metrics: TlsMetrics, clock: Clock
+) -> _PublicSide:
+    """The listener with its certificate and staple at hand, from disk or from the CA."""
+    issue = issue_from(ca.client, SERVICE, PUBLIC_PROFILE)
+    names = public_names(settings.tls_names, base_url)
+    certificate = PublicCertificate(settings.state_dir / "tls" / "public", names, issue, clock)
+    await patiently("public certificate", certificate.ensure)
+    credentials = credentials_source(certificate.files)
+    listener = ca.listener("public", PUBLIC, credentials, metrics, clock)
+    await patiently("staple", listener.open)
+    return _PublicSide(listener, credentials, IdentityRenewer(certificate.files, issue, clock, metrics))
