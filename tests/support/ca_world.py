@@ -16,8 +16,10 @@ from prometheus_client import CollectorRegistry
 
 from pkicore.algorithms import PrivateKey
 from pkicore.identity import SpiffeId
+from pkicore.keys import SigningKey
 from pkicore.x509.names import Names
 from services.ca.app import MIGRATIONS, Core, CoreRules, build_core, internal_application, status_application
+from services.ca.ct.log import CertificateLog
 from services.ca.hierarchy import Hierarchy
 from services.ca.issuance import IssuingCa
 from services.ca.wire import CertificateRequest, Identifier, IssuedCertificate
@@ -67,6 +69,7 @@ class CaWorld:
     database: Database
     families: dict[str, FamilyOfKeys]
     core: Core
+    log: CertificateLog | None = None
 
     @classmethod
     async def open(
@@ -78,10 +81,12 @@ class CaWorld:
         observer: CommitObserver | None = None,
         keys: dict[str, Any] | None = None,
         retired: Collection[str] = (),
+        log_key: SigningKey | None = None,
     ) -> CaWorld:
         """Open (again, with the same clock and families) the CA whose database is in this directory.
 
-        `keys` replaces issuing keys by family; `retired` are the families that issue nothing any more.
+        `keys` replaces issuing keys by family; `retired` are the families that issue nothing any more; with `log_key`
+        there is a CT log.
         """
         clock = clock or ManualClock()
         families = families or {family: await make_hierarchy(family, clock) for family in ("ecdsa", "mldsa")}
@@ -107,8 +112,9 @@ class CaWorld:
             ocsp_lifetime=timedelta(hours=12),
             ocsp_cache_entries=8,
         )
-        core = build_core(database, hierarchy, rules, clock)
-        return cls(directory, clock, database, families, core)
+        log = None if log_key is None else await CertificateLog.open(database, log_key, TRUST_DOMAIN, clock)
+        core = build_core(database, hierarchy, rules, clock, log)
+        return cls(directory, clock, database, families, core, log)
 
     async def start(self) -> CaWorld:
         """As the service does before its listeners open."""
@@ -118,7 +124,9 @@ class CaWorld:
         return self
 
     async def close(self) -> None:
-        """Close the database."""
+        """Close the log and the database."""
+        if self.log is not None:
+            await self.log.close()
         await self.database.close()
 
     async def issue(
