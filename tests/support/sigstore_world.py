@@ -180,18 +180,23 @@ class SigstoreWorld:
     async def issue(self, csr: bytes, identity: CertificateIdentity) -> bytes:
         """The CA: a certificate with the key and the name of the request, logged and with its timestamp in it."""
         request = x509.load_der_x509_csr(csr)
-        names = request.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        (name,) = request.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        return self.certify_as(cast("ec.EllipticCurvePublicKey", request.public_key()), name, identity)
+
+    def certify_as(
+        self, public_key: ec.EllipticCurvePublicKey, name: x509.GeneralName, identity: CertificateIdentity
+    ) -> bytes:
+        """A short-lived certificate for this key and name, with the identity's claims; the chain in PEM."""
         claims = {oid: tlv(UTF8_STRING, text.encode()) for oid, text in identity.extensions.items()}
         extensions: list[tuple[x509.ExtensionType, bool]] = [
             (key_usage(digital_signature=True), True),
             (CODE_SIGNING, False),
-            (names.value, True),
+            (x509.SubjectAlternativeName([name]), True),
         ]
         for oid, value in {OLD_ISSUER: identity.issuer.encode(), **claims, **self.alter}.items():
             if value is not None:
                 extensions.append((x509.UnrecognizedExtension(x509.ObjectIdentifier(oid), value), False))
-        key = cast("ec.EllipticCurvePublicKey", request.public_key())
-        leaf = self._leaf(key, None, self.issuing, extensions, self.lifetime)
+        leaf = self._leaf(public_key, None, self.issuing, extensions, self.lifetime)
         return to_pem([self._logged(leaf) if self.with_sct else leaf, self.issuing.certificate])
 
     def _logged(self, leaf: x509.Certificate) -> x509.Certificate:
@@ -234,6 +239,10 @@ class SigstoreWorld:
         extensions: Extensions = [(key_usage(digital_signature=True), True), (CODE_SIGNING, False)]
         leaf = self._leaf(key, "Acme Releases", self.issuing, extensions, timedelta(days=30))
         return leaf, self.issuing.certificate, self.root.certificate
+
+    def leaf(self, key: PrivateKey, extensions: Extensions) -> x509.Certificate:
+        """A certificate of the root with these extensions and no others of note."""
+        return self._leaf(key, "Leaf", self.root, extensions, timedelta(days=30))
 
     def _authority(self, name: str, algorithm: str, issuer: Holder | None, path_length: int) -> Holder:
         key = generate_private_key(ALGORITHMS[algorithm])
