@@ -1,0 +1,244 @@
+"""A deployment with the signing service: sign once, and have strangers' tools verify everything that came of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import ssl
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from http.client import HTTPResponse
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from sigstore.errors import VerificationError as SigstoreError
+from sigstore.models import Bundle
+from sigstore.models import TrustedRoot as SigstoreRoot
+from sigstore.verify import Verifier
+from sigstore.verify.policy import Identity
+
+from pkicore.algorithms import PublicKey, known_public_key
+from pkicore.errors import BadSignatureError, PkiError
+from services.ca.layout import Layout
+from services.ca.signing_settings import KEYS
+from services.signing.verification import VerificationError, verify_hybrid
+from tests.support.ci_tokens import AUDIENCE, GITHUB, KEY, ci_token, write_keys
+from tests.support.deployment import Deployment, DnsProcess, is_running
+from tests.support.openssl import openssl
+
+PQCSIGN = Path(sys.executable).with_name("pqcsign")
+PATIENCE_SECONDS = 120.0
+ES256, MLDSA = "default.artefact-es256", "default.artefact-mldsa65"
+WORKFLOW = "https://github.com/acme/app/.github/workflows/release.yml@refs/tags/v1.2.3"
+RELEASES = """
+@id("release-builds")
+permit (
+    principal in Tenant::"default",
+    action in [Action::"sign_certificate", Action::"read"],
+    resource == Tenant::"default"
+)
+when { principal.kind == "oidc" }
+when { context.claims has repository_id && context.claims.repository_id == "74" };
+"""
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory, dns: DnsProcess) -> Iterator[Deployment]:
+    """A deployment that is up, and that takes the tokens of a simulated CI provider from one repository."""
+    directory = tmp_path_factory.mktemp("signing")
+    deployment = Deployment(directory / "state", dns).init("--signing")
+    layout = Layout(deployment.directory)
+    keys = write_keys(directory / "issuer.json", KEY)
+    with layout.settings("signing").open("a") as settings:
+        settings.write(
+            f'\n[[oidc_issuers]]\nissuer = "{GITHUB}"\naudience = "{AUDIENCE}"\nprovider = "github"\n'
+            f'jwks_file = "{keys}"\nalgorithms = ["RS256"]\n\n[[oidc_issuers.github]]\ntenant = "default"\n'
+            'repository_owner_id = "65"\nrepository_id = "74"\n'
+        )
+    (layout.signing_policies / "releases.cedar").write_text(RELEASES)
+    deployment.up()
+    yield deployment
+    assert deployment.stop() == []
+
+
+@pytest.fixture
+def artefact(tmp_path: Path) -> Path:
+    """Something to sign."""
+    path = tmp_path / "app.tar.gz"
+    path.write_bytes(os.urandom(4096))
+    return path
+
+
+def pqcsign(deployment: Deployment, *arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run `pqcsign` to its end."""
+    result = subprocess.run(
+        [PQCSIGN, *map(str, arguments)],
+        env=deployment.environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert result.returncode == 0 or not check, result.stdout + result.stderr
+    return result
+
+
+def signed(deployment: Deployment, artefact: Path, *options: str | Path) -> dict[str, Any]:
+    """The record of an artefact that was signed by the operator, or as the options say."""
+    output = pqcsign(deployment, "sign", artefact, "--dir", deployment.directory, "--json", *options).stdout
+    record: dict[str, Any] = json.loads(output)["record"]
+    return record
+
+
+def public_key(deployment: Deployment, key_id: str) -> Path:
+    """Where the ceremony laid a key's public half."""
+    return Layout(deployment.directory).signing_public_key(key_id)
+
+
+def loaded(deployment: Deployment, key_id: str) -> PublicKey:
+    """That public half."""
+    return known_public_key(load_pem_public_key(public_key(deployment, key_id).read_bytes()))
+
+
+def ask(deployment: Deployment, path: str, body: bytes | None = None, **headers: str) -> bytes:
+    """A request without credentials, over TLS as everybody speaks it."""
+    context = ssl.create_default_context(cafile=deployment.endpoints["tls_ca_bundle"])
+    url = deployment.endpoints["signing"] + path
+    request = urllib.request.Request(url, body, {name.replace("_", "-"): value for name, value in headers.items()})  # noqa: S310 - the deployment's own https URL
+    answer: HTTPResponse
+    with urllib.request.urlopen(request, timeout=30, context=context) as answer:  # noqa: S310 - likewise
+        return answer.read()
+
+
+def trusted_root(deployment: Deployment, directory: Path) -> Path:
+    """What the service tells verifiers to trust, in a file."""
+    path = directory / "trusted_root.json"
+    path.write_bytes(ask(deployment, "/v1/trusted-root"))
+    return path
+
+
+def token(directory: Path) -> Path:
+    """A fresh token of a release build."""
+    now = int(time.time())
+    path = directory / "token"
+    path.touch(mode=0o600)
+    path.write_text(ci_token(GITHUB, KEY, None, iat=now, nbf=now, exp=now + 300))
+    return path
+
+
+def test_openssl_verifies_what_an_operator_had_signed(running: Deployment, artefact: Path) -> None:
+    """The raw signature verifies with the public key that the ceremony laid out, and of nothing else."""
+    record = signed(running, artefact)
+    assert record["tenant"] == "default"
+    assert record["policy"]["determining"] == ["default-signing"]
+    signature = artefact.with_name(f"{artefact.name}.sig")
+    key = public_key(running, ES256)
+    said = openssl("dgst", "-sha256", "-verify", key, "-signature", signature, artefact)
+    assert "Verified OK" in said
+    artefact.write_bytes(b"something else")
+    said = openssl("dgst", "-sha256", "-verify", key, "-signature", signature, artefact, check=False)
+    assert "Verified OK" not in said
+
+
+def test_openssl_verifies_the_time(running: Deployment, artefact: Path, tmp_path: Path) -> None:
+    """A time-stamp that openssl asked for, and the one of a signature, verify with the chain of the ceremony."""
+    chain, root = Layout(running.directory).timestamp_chain, running.endpoints["tls_ca_bundle"]
+    trust = ("-CAfile", root, "-untrusted", chain)
+    query, reply = tmp_path / "query.tsq", tmp_path / "reply.tsr"
+    openssl("ts", "-query", "-data", artefact, "-sha256", "-cert", "-out", query)
+    answer = ask(running, "/v1/timestamp", query.read_bytes(), content_type="application/timestamp-query")
+    reply.write_bytes(answer)
+    assert "Verification: OK" in openssl("ts", "-verify", "-queryfile", query, "-in", reply, *trust)
+    signed(running, artefact)
+    signature, stamp = (artefact.with_name(artefact.name + suffix) for suffix in (".sig", ".tsr"))
+    assert "Verification: OK" in openssl("ts", "-verify", "-data", signature, "-in", stamp, *trust)
+
+
+def test_both_keys_of_a_hybrid_are_demanded(running: Deployment, artefact: Path) -> None:
+    """Our verifier wants both keys of the envelope, and takes no other in place of either; nor does the CLI."""
+    signed(running, artefact)
+    envelope = artefact.with_name(f"{artefact.name}.intoto.jsonl")
+    keys = [loaded(running, key_id) for key_id in (ES256, MLDSA)]
+    digests = {"sha256": bytes.fromhex(openssl("dgst", "-sha256", "-r", artefact).split()[0])}
+    (document,) = envelope.read_bytes().splitlines()
+    verify_hybrid(document, keys, digests)
+    stranger = loaded(running, "signing.log")
+    for wrong in ([stranger, keys[1]], [keys[0], stranger]):
+        with pytest.raises((VerificationError, BadSignatureError, PkiError)):
+            verify_hybrid(document, wrong, digests)
+    options = [option for key_id in (ES256, MLDSA) for option in ("--key", public_key(running, key_id))]
+    assert "verified" in pqcsign(running, "verify", artefact, "--bundle", envelope, *options).stdout
+    artefact.write_bytes(b"something else")
+    assert pqcsign(running, "verify", artefact, "--bundle", envelope, *options, check=False).returncode == 1
+
+
+def test_sigstore_verifies_what_a_build_had_signed(running: Deployment, artefact: Path, tmp_path: Path) -> None:
+    """By its OIDC token it gets a certificate of our CA: sigstore-python needs our trusted root and nothing else."""
+    record = signed(running, artefact, "--oidc", "--token-file", token(tmp_path))
+    assert record["policy"]["determining"] == ["release-builds"]
+    assert {one["key"] for one in record["signatures"]} <= {"certificate"}
+    verifier = Verifier(trusted_root=SigstoreRoot.from_file(str(trusted_root(running, tmp_path))))
+    bundle = Bundle.from_json(artefact.with_name(f"{artefact.name}.sigstore.json").read_bytes())
+    verifier.verify_artifact(artefact.read_bytes(), bundle, Identity(identity=WORKFLOW, issuer=GITHUB))
+    other = Identity(identity=WORKFLOW.replace("acme/app", "mallory/app"), issuer=GITHUB)
+    with pytest.raises(SigstoreError):
+        verifier.verify_artifact(artefact.read_bytes(), bundle, other)
+
+
+def test_a_build_of_another_repository_is_refused(running: Deployment, artefact: Path, tmp_path: Path) -> None:
+    """A good token of the same provider opens nothing where no binding and no policy is for it."""
+    now = int(time.time())
+    path = tmp_path / "token"
+    path.touch(mode=0o600)
+    path.write_text(ci_token(GITHUB, KEY, None, iat=now, nbf=now, exp=now + 300, repository_id="75"))
+    options = ("--dir", running.directory, "--oidc", "--token-file", path)
+    refused = pqcsign(running, "sign", artefact, *options, check=False)
+    assert refused.returncode == 1
+    assert not list(tmp_path.glob("app.tar.gz.*"))
+
+
+def test_what_was_signed_outlives_a_killed_service(running: Deployment, artefact: Path, tmp_path: Path) -> None:
+    """After kill -9 the supervisor starts it again at the same URL; record, log and time-stamps go on without a gap."""
+    before = signed(running, artefact, "--format", "bundle")
+    url = running.endpoints["signing"]
+    killed = running.pids["signing"]
+    os.kill(killed, signal.SIGKILL)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    again = tmp_path / "again"
+    again.mkdir()
+    where = ("--dir", running.directory)
+    while pqcsign(running, "sign", artefact, *where, "--out", again, "--format", "bundle", check=False).returncode:
+        assert time.monotonic() < deadline, "the service does not come back"
+        time.sleep(0.2)
+    running.endpoints = json.loads((running.directory / "endpoints.json").read_text())
+    assert running.endpoints["signing"] == url
+    assert running.pids["signing"] != killed
+    assert is_running(running.pids["signing"])
+    shown = json.loads(pqcsign(running, "show", before["id"], *where, "--json").stdout)
+    assert before["id"] in json.dumps(shown)
+    after = signed(running, artefact, "--format", "bundle", "--out", tmp_path / "third")
+    assert after["log"]["index"] > before["log"]["index"]
+    assert after["log"]["tree_size"] == after["log"]["index"] + 1
+    assert after["log"]["origin"] == before["log"]["origin"]
+
+
+def test_the_audit_logs_of_all_services_verify(running: Deployment) -> None:
+    """The signing service's log is one of the deployment's, with decisions in it."""
+    said = running.ztca("audit", "verify", str(running.directory)).stdout
+    assert "signing" in said
+
+
+def test_the_keys_stay_at_signer_hsm(running: Deployment) -> None:
+    """No file of the signing service holds a key that it signs with; the public halves are the ones it answers with."""
+    layout = Layout(running.directory)
+    assert [path.name for path in (layout.state("signing") / "keys").iterdir()] == ["audit.key"]
+    for key_id in KEYS:
+        if key_id.startswith("default."):
+            answered = ask(running, f"/v1/keys/{key_id}/public-key")
+            assert load_pem_public_key(answered) == load_pem_public_key(public_key(running, key_id).read_bytes())
