@@ -29,6 +29,7 @@ from services.signing.evidence.how_to_verify import SIGNATURE_DIRECTORY, SignedP
 from services.signing.evidence.manifest import CHECKSUMS, MANIFEST, checksums, manifest
 from services.signing.evidence.report import Kept, Report, retention_json
 from services.signing.objects import Objects, Scratch
+from services.signing.quotas import Quotas
 from services.signing.retention import Retention, kept_until
 from services.signing.signatures import Incoming, first_id
 from services.signing.statements import Subject
@@ -45,6 +46,7 @@ KEPT_DAYS: Final = 30
 _DAY: Final = 86_400
 _DECIDED_BEFORE: Final = 120  # seconds between a decision and the record of what came of it, at most
 _RECORDED_AFTER: Final = 600
+_EXPORTED: Final = "evidence.exported"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 _FILE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", re.ASCII)
 _ID: Final = re.compile(r"[0-9a-f]{10,64}", re.ASCII)
@@ -114,6 +116,7 @@ class Equipment:
     retention: Retention
     objects: Objects
     signer: SignsManifests
+    quotas: Quotas
     public_key: Callable[[str], Awaitable[PublicKey]]
     trusted_root: Callable[[], bytes | None]
     directory: Path
@@ -127,7 +130,7 @@ class Evidence:
         self._with = equipment
 
     async def export(self, caller: Caller, wanted: ExportRequest) -> StoredEvidence:
-        """Make an archive, sign its manifest, and commit what it promises.
+        """Make an archive, sign its manifest, and commit what it promises; counts as one of the tenant's requests.
 
         Raises:
             NotFoundError: the tenant has no such signatures.
@@ -135,6 +138,10 @@ class Evidence:
             SigningError, SigningPolicyError: the manifest may not, or cannot, be signed.
             DatabaseError, OSError: nothing was kept.
         """
+        with self._with.quotas.place(caller.tenant):
+            return await self._export(caller, wanted)
+
+    async def _export(self, caller: Caller, wanted: ExportRequest) -> StoredEvidence:
         records = await self._records(caller.tenant, wanted)
         kept = [await self._kept(caller.tenant, record) for record in records]
         files = await self._files(wanted.name, records, kept)
@@ -265,17 +272,22 @@ class Evidence:
         ]
 
     async def _audit(self, records: Sequence[SignatureRecord]) -> list[StoredRecord]:
+        """What is on record of them: by their ids, and the decisions before them by the hashes of their requests."""
         found: list[StoredRecord] = []
         for record in records:
-            since, until = record.created - _DECIDED_BEFORE, record.created + _RECORDED_AFTER
-            about = await self._with.archives.audit_records(f'"{record.id}"', since, until)
+            about = await self._recorded(record, record.id)
             found += about
-            hashes = {
-                str(one.record.detail["request_sha256"]) for one in about if "request_sha256" in one.record.detail
-            }
-            for request in hashes:
-                found += await self._with.archives.audit_records(f'"{request}"', since, until)
+            hashes = {one.record.detail.get("request_sha256") for one in about}
+            for request in hashes - {None}:
+                found += await self._recorded(record, str(request))
         return found
+
+    async def _recorded(self, record: SignatureRecord, word: str) -> list[StoredRecord]:
+        """Lines about a tenant's own: another tenant's request may have the same hash. Exports tell of themselves."""
+        since, until = record.created - _DECIDED_BEFORE, record.created + _RECORDED_AFTER
+        found = await self._with.archives.audit_records(f'"{word}"', since, until)
+        own = [one for one in found if one.record.detail.get("tenant") == record.tenant]
+        return [one for one in own if one.record.event != _EXPORTED]
 
     # signing and keeping
 
@@ -329,10 +341,10 @@ class Evidence:
             for write in self._with.retention.promising(archive.tenant, one.signature, one.until)
         ]
         data = {"id": archive.id, "name": archive.name, "sha256": archive.sha256}
-        told = event("evidence.exported", archive.id, archive.tenant, archive.created_at, data)
+        told = event(_EXPORTED, archive.id, archive.tenant, archive.created_at, data)
         promised = {one.signature: one.until for one in kept}
         detail = {**data, "tenant": archive.tenant, "promised": promised, "manifest": archive.manifest_signature}
-        record = AuditEvent("evidence.exported", archive.created_by, detail)
+        record = AuditEvent(_EXPORTED, archive.created_by, detail)
         await self._with.archives.keep(archive, [*writes, self._with.outbox.announcing(told)], record)
 
 

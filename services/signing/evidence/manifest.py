@@ -14,7 +14,7 @@ FORMAT: Final = "pqcpki evidence 1"
 
 
 def manifest(name: str, tenant: str, files: Iterable[ArchiveFile]) -> bytes:
-    """The manifest, in canonical JSON (RFC 8785); it covers everything but itself, the signatures over it and how to verify them."""
+    """The manifest, in canonical JSON: it covers everything but itself, the signatures over it and VERIFY.md."""
     listed = [
         {"path": file.path, "size": file.size, "sha256": file.sha256}
         for file in sorted(files, key=lambda file: file.path)
