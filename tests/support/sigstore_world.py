@@ -150,14 +150,14 @@ class SigstoreWorld:
         """The time-stamping authority's key and certificate."""
         key = generate_private_key(P256)
         extensions: Extensions = [(key_usage(digital_signature=True), True), (TIME_STAMPING, True)]
-        return Holder(key, self._leaf(key, "Acme Time", self.root, extensions, timedelta(days=365)))
+        return Holder(key, self._leaf(key, "Acme Time", self.issuing, extensions, timedelta(days=365)))
 
     @cached_property
     def timestamps(self) -> TimestampAuthority:
         """The authority itself."""
         return TimestampAuthority(
             MemoryKey(self.tsa.private_key),
-            (self.tsa.certificate, self.root.certificate),
+            (self.tsa.certificate, self.issuing.certificate, self.root.certificate),
             policy=TimestampPolicy(DEFAULT_POLICY),
             serials=Serials(Counter()),
             clock=self.clock,

@@ -59,7 +59,7 @@ def authority(world: SigstoreWorld, key: MemoryKey | None = None) -> TimestampAu
     """The world's, with a policy of its own and an accuracy of two and a half seconds."""
     return TimestampAuthority(
         key or MemoryKey(world.tsa.private_key),
-        (world.tsa.certificate, world.root.certificate),
+        (world.tsa.certificate, world.issuing.certificate, world.root.certificate),
         policy=TimestampPolicy("1.2.3.4", timedelta(seconds=2, milliseconds=500)),
         serials=Serials(Counter()),
         clock=world.clock,
@@ -78,7 +78,7 @@ async def test_a_request_is_answered_by_its_own_terms() -> None:
     assert (found.imprint, found.nonce, found.policy) == (IMPRINT, 2**64 + 1, "1.2.3.4")
     assert found.gen_time == world.clock.now()
     assert found.accuracy == timedelta(seconds=2, milliseconds=500)
-    assert found.certificates == (world.tsa.certificate,)
+    assert set(found.certificates) == {world.tsa.certificate, world.issuing.certificate}
 
 
 async def test_certificates_come_only_where_they_are_wanted() -> None:
@@ -159,21 +159,25 @@ async def test_what_the_signer_answers_is_verified_before_it_leaves() -> None:
         await tsa.timestamp(DATA)
 
 
-@pytest.mark.parametrize("wrong", ["purpose", "not critical", "another key", "lone", "another root", "expired"])
+@pytest.mark.parametrize(
+    "wrong", ["purpose", "not critical", "another key", "lone", "no root", "another root", "expired"]
+)
 def test_an_authority_that_nobody_would_believe_does_not_start(wrong: str) -> None:
     """Certificate, key and chain are checked at start, by what verifiers demand."""
     world = SigstoreWorld()
-    key, chain = MemoryKey(world.tsa.private_key), [world.tsa.certificate, world.root.certificate]
+    key, chain = MemoryKey(world.tsa.private_key), list(world.timestamps.chain)
     if wrong == "purpose":
         chain[0] = world.certify(key.private_key)[0]
     elif wrong == "not critical":
-        chain[0] = world.leaf(key.private_key, [(TIME_STAMPING, False)])
+        chain = [world.leaf(key.private_key, [(TIME_STAMPING, False)]), world.root.certificate]
     elif wrong == "another key":
         key = MemoryKey(generate_private_key(ALGORITHMS["ecdsa-p256"]))
     elif wrong == "lone":
         chain = chain[:1]
+    elif wrong == "no root":
+        chain = chain[:2]
     elif wrong == "another root":
-        chain[1] = SigstoreWorld().root.certificate
+        chain[2] = SigstoreWorld().root.certificate
     else:
         world.clock.advance(timedelta(days=400))
     with pytest.raises(BadCertificateError):
@@ -218,6 +222,7 @@ async def test_rfc3161_client_believes_the_default_policy() -> None:
         rfc3161_client.VerifierBuilder.from_request(theirs)
         .policy_id(x509.ObjectIdentifier(DEFAULT_POLICY))
         .tsa_certificate(world.tsa.certificate)
+        .add_intermediate_certificate(world.issuing.certificate)
         .add_root_certificate(world.root.certificate)
         .build()
     )
