@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import re
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,7 @@ _FILE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", re.ASCII)
 _ID: Final = re.compile(r"[0-9a-f]{10,64}", re.ASCII)
 _DIGEST: Final = re.compile(r"sha(256:[0-9a-f]{64}|384:[0-9a-f]{96}|512:[0-9a-f]{128})", re.ASCII)
 _CLEAN_UP_SECONDS: Final = 3600.0
+_UNNAMED_SECONDS: Final = 3600.0
 _log = structlog.get_logger("evidence")
 
 
@@ -183,7 +185,7 @@ class Evidence:
             await asyncio.sleep(_CLEAN_UP_SECONDS)
 
     async def clean_up_once(self) -> None:
-        """Remove archives that are older than a month: first the row, then the file."""
+        """Remove archives that are older than a month, first the row, then the file; and old files without a row."""
         before = unix(self._with.clock.now()) - KEPT_DAYS * _DAY
         for evidence_id in await self._with.archives.made_before(before):
             removed = AuditEvent("evidence.removed", "signing", {"id": evidence_id, "rule": f"keep {KEPT_DAYS}d"})
@@ -192,6 +194,9 @@ class Evidence:
             except ConflictError:  # another process was quicker
                 continue
             await asyncio.to_thread(self.path(evidence_id).unlink, missing_ok=True)
+        for path in await asyncio.to_thread(_old_archives, self._with.directory):
+            if not await self._with.archives.is_kept(path.stem):  # a crash came between the file and its row
+                await asyncio.to_thread(path.unlink, missing_ok=True)
 
     # what goes in
 
@@ -346,6 +351,12 @@ class Evidence:
         detail = {**data, "tenant": archive.tenant, "promised": promised, "manifest": archive.manifest_signature}
         record = AuditEvent(_EXPORTED, archive.created_by, detail)
         await self._with.archives.keep(archive, [*writes, self._with.outbox.announcing(told)], record)
+
+
+def _old_archives(directory: Path) -> list[Path]:
+    """Files that no export under way is about to name; both times are the file system's own."""
+    youngest = time.time() - _UNNAMED_SECONDS
+    return [path for path in directory.glob("*.tar") if path.stat().st_ctime < youngest]
 
 
 def _directory(record: SignatureRecord) -> str:

@@ -62,6 +62,7 @@ class EvidenceStore:
             .limit(sa.bindparam("most"))
         )
         self._old = prepare(sa.select(evidence.c.id).where(evidence.c.created_at < sa.bindparam("before")))
+        self._there = prepare(sa.select(evidence.c.id).where(evidence.c.id == of))
         self._delete = prepare(sa.delete(evidence).where(evidence.c.id == of))
         self._head = prepare(sa.select(audit_head.c.sequence))
         self._record = prepare(sa.select(audit_log).where(audit_log.c.sequence == sa.bindparam("sequence")))
@@ -90,6 +91,10 @@ class EvidenceStore:
         """Archives of a tenant with ids below `before`, the newest first."""
         rows = await self._database.fetch_all(self._page, of_tenant=tenant, before=before, most=most)
         return [_archive(row) for row in rows]
+
+    async def is_kept(self, evidence_id: str) -> bool:
+        """Whether an archive has its row."""
+        return await self._database.fetch_one(self._there, of=evidence_id) is not None
 
     async def made_before(self, at: int) -> list[str]:
         """The ids of archives that were made before that moment."""
