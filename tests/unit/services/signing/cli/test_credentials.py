@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -179,7 +180,9 @@ async def test_where_there_is_none_it_says_how_to_get_one(
     assert advice in str(raised.value.advice)
 
 
-@pytest.mark.parametrize("text", ["", "pqcsign_short", "a b", API_KEY[:-1], API_KEY[:-1] + "!", "x" * 40_000])
+@pytest.mark.parametrize(
+    "text", ["", "pqcsign_short", "a b", API_KEY[:-1], API_KEY[:-1] + "!", "x" * 40_000], ids=itertools.count()
+)
 async def test_what_is_no_api_key_is_not_sent(tmp_path: Path, text: str) -> None:
     """A cut key is noticed here; it is not shown in the sentence."""
     with pytest.raises(CommandError, match="no API key") as raised:
