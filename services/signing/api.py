@@ -30,11 +30,13 @@ from services.signing.access import Access
 from services.signing.callers import Caller
 from services.signing.decisions import Decisions, access
 from services.signing.errors import NotFoundError, UnknownKeyError
+from services.signing.incoming import DocumentFile, Incoming
 from services.signing.keys import SigningKeys
 from services.signing.objects import Objects, Scratch
 from services.signing.provenance import MAX_PROVENANCE_BYTES
 from services.signing.quotas import Quotas
-from services.signing.signatures import BASE, DocumentFile, Incoming, Signatures
+from services.signing.records import BASE, POLICY_BASE
+from services.signing.signatures import Signatures
 from services.signing.statements import checked_uri
 from services.signing.store import MAX_PAGE, Artefact, SigningStore, StoredPolicies, StoredSignature
 from services.signing.streams import body_of, file_response
@@ -81,8 +83,8 @@ class SignatureEndpoints:
             Route("GET", f"{BASE}/{{id}}", self.show),
             Route("GET", f"{BASE}/{{id}}/{{artefact}}", self.artefact),
             Route("GET", "/v1/keys/{id}/public-key", self.public_key),
-            Route("GET", "/v1/policy", self.policy),
-            Route("GET", "/v1/policy/{sha256}", self.policy),
+            Route("GET", POLICY_BASE, self.policy),
+            Route("GET", f"{POLICY_BASE}/{{sha256}}", self.policy),
         ]
 
     async def sign(self, request: Request) -> Response:

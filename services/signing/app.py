@@ -50,9 +50,10 @@ from services.signing.policy import PolicyDirectory, PolicySchema
 from services.signing.problems import PROBLEMS
 from services.signing.public_certificate import PUBLIC_PROFILE, PublicCertificate, public_names
 from services.signing.quotas import Quota, Quotas
+from services.signing.records import first_id
 from services.signing.sbom import SbomChecker
 from services.signing.settings import QuotaSettings, SigningSettings
-from services.signing.signatures import Certifier, Checker, Equipment, Signatures, first_id
+from services.signing.signatures import Certifier, Checker, Equipment, Signatures
 from services.signing.signer import http_to_signer, signer_over
 from services.signing.store import Numbers, SigningStore
 from services.signing.store.outbox import OutboxStore

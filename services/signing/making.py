@@ -138,8 +138,6 @@ class Making:
         Raises:
             SignerDownError: a witness cannot do it now.
         """
-        if not (self._job.profile.timestamp or self._job.profile.log):
-            return signed
         artefacts = await _together([partial(self._witnessed, one, found.digest) for found, one in signed.artefacts])
         statements = []
         for statement, group in signed.statements:

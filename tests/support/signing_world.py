@@ -41,7 +41,7 @@ from services.signing.metrics import SigningMetrics
 from services.signing.policy import PolicySchema, PolicySet
 from services.signing.quotas import Quota
 from services.signing.sbom import Limits, SbomChecker
-from services.signing.signatures import Certifier
+from services.signing.signatures import Certifier, Checker
 from services.signing.store import Numbers, SigningStore
 from services.signing.timestamps import DEFAULT_POLICY, Serials, TimestampAuthority, TimestampPolicy
 from services.signing.timestamps import routes as timestamp_routes
@@ -183,6 +183,7 @@ class SigningWorld:
         quota: Quota = QUOTA,
         witnesses: bool = False,
         certifier: Certifier | None = None,
+        sboms: Checker | None = None,
         issuers: Sequence[SigningIssuerSettings] = (),
         observer: CommitObserver | None = None,
         more_profiles: Mapping[tuple[str, str], Profile] | None = None,
@@ -198,6 +199,7 @@ class SigningWorld:
             quota: of every tenant.
             witnesses: whether there are a log and a time-stamping authority, with keys at signer-hsm.
             certifier: short-lived certificates.
+            sboms: checks SBOMs; the real checker if not given.
             issuers: OIDC issuers.
             observer: called around each commit of the service.
             more_profiles: by tenant and id, beside the usual ones.
@@ -248,7 +250,7 @@ class SigningWorld:
                 policies=world.policies,
                 peers=MtlsCallers(_BINDINGS),
                 tokens=tokens,
-                sboms=SbomChecker(Limits(children=1)),
+                sboms=sboms or SbomChecker(Limits(children=1)),
                 witnesses=Witnesses(world.timestamps, world.log),
                 certifier=certifier,
                 pool=pool,
