@@ -5,13 +5,15 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from cryptography import x509
 
 from pkicore.algorithms import ALGORITHMS, generate_private_key
 from pkicore.errors import BadCertificateError
 from pkicore.x509.certificate import assemble
-from pkicore.x509.chain import verify_chain
+from pkicore.x509.chain import Purpose, verify_chain
 from pkicore.x509.names import Names
 from tests.support.pki import Hierarchy
+from tests.support.sigstore_world import SigstoreWorld
 
 
 async def test_leaves_of_every_profile(hierarchy: Hierarchy) -> None:
@@ -73,3 +75,22 @@ async def test_a_leaf_cannot_issue(ecdsa: Hierarchy) -> None:
     leaf, evil = await ecdsa.server("a.example"), await ecdsa.server("evil.example")
     with pytest.raises(BadCertificateError):
         verify_chain(leaf.certificate, [evil.certificate], [ecdsa.root.certificate], ecdsa.clock.now(), "server")
+
+
+async def test_leaves_that_sign_code_or_times() -> None:
+    """Each is for its purpose alone; a time-stamping authority needs no name but its subject, and says so critically."""
+    world = SigstoreWorld()
+    signed = await world.sign_message(b"artefact")
+    code, times = signed.certificate_chain[0], world.tsa.certificate
+    intermediates, roots, now = [world.issuing.certificate], [world.root.certificate], world.clock.now()
+    assert verify_chain(code, intermediates, roots, now, "code-signing")[1:] == (*intermediates, *roots)
+    assert verify_chain(times, intermediates, roots, now, "time-stamping")[1:] == (*intermediates, *roots)
+    refused: list[tuple[x509.Certificate, Purpose]] = [
+        (code, "time-stamping"),
+        (code, "client"),
+        (times, "code-signing"),
+        (times, "server"),
+    ]
+    for leaf, purpose in refused:
+        with pytest.raises(BadCertificateError, match="not for a"):
+            verify_chain(leaf, intermediates, roots, now, purpose)
