@@ -78,7 +78,7 @@ async def test_a_leaf_cannot_issue(ecdsa: Hierarchy) -> None:
 
 
 async def test_leaves_that_sign_code_or_times() -> None:
-    """Each is for its purpose alone; a time-stamping authority needs no name but its subject, and says so critically."""
+    """Each is for its purpose alone; a time-stamping authority needs no name but its subject."""
     world = SigstoreWorld()
     signed = await world.sign_message(b"artefact")
     code, times = signed.certificate_chain[0], world.tsa.certificate
