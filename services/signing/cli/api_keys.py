@@ -70,9 +70,8 @@ def list_keys(route: Route, as_json: bool) -> None:  # noqa: FBT001 - a command-
 @json_option
 def revoke(key_id: str, route: Route, as_json: bool) -> None:  # noqa: FBT001 - a command-line flag
     """Have the API key ID be good for nothing, at once and for ever."""
-    path = f"{_PATH}/{quote(key_id, safe='')}/revoke"
-    key = route.run(lambda service: service.ask(ApiKeyAnswer.from_json, "POST", path, b"{}"))
-    tell(as_json, key.members(), _line(key))
+    route.run(lambda service: service.ask(bytes, "DELETE", f"{_PATH}/{quote(key_id, safe='')}"))
+    tell(as_json, {"id": key_id, "revoked": True}, f"{plain(key_id)}: revoked")
 
 
 def _line(key: ApiKeyAnswer) -> str:

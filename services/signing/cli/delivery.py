@@ -1,8 +1,9 @@
 """Which files a record becomes, and how they are written: all of them or none, whole, over nothing that is there.
 
 Beside `app.tar.gz` stand `.sigstore.json` (the name that verifiers look for first), `.sig`, `.jws`, `.p7s`, `.tsr`, and
-the attestations, one bundle per line, in `.intoto.jsonl`. Where several keys signed, the further ones' files have the
-algorithm in their names: `app.tar.gz.ml-dsa-65.sig`. What is of all artefacts together is called `multiple`.
+the attestations: `.intoto.jsonl` has an envelope per line with the signatures of all keys, `.sigstore.jsonl` a bundle
+per line with one each. Where several keys signed the artefact, the further ones' files have the algorithm in their
+names: `app.tar.gz.ml-dsa-65.sig`. What is of all artefacts together is called `multiple`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Final
@@ -30,7 +31,12 @@ SUFFIXES: Final[Mapping[str, str]] = {
     "composite": ".composite.dsse.json",
     "dsse": ".intoto.jsonl",
 }
-_ALONGSIDE: Final[Mapping[str, str]] = {"timestamp": ".tsr", "certificate_chain": ".chain.pem"}
+_ALONGSIDE: Final[Mapping[str, str]] = {
+    "timestamp": ".tsr",
+    "certificate_chain": ".chain.pem",
+    "statement": ".intoto.json",
+}
+_BUNDLES: Final = ".sigstore.jsonl"
 _BUNDLE: Final = re.compile(r"application/vnd\.dev\.sigstore\.bundle[.+].*", re.ASCII)
 _LABEL: Final = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}", re.ASCII)
 _NUMBER: Final = re.compile(r"-([1-9][0-9]{0,3})\.sigstore\.json", re.ASCII)
@@ -83,18 +89,22 @@ class Plan:
         return [PlannedFile(path, tuple(sources)) for path, sources in self._planned.items()]
 
     def _add_bundle(self, bundle: MadeBundle) -> None:
-        if not _BUNDLE.fullmatch(bundle.media_type):
-            self._add(None, bundle.algorithm, f".{_label(bundle.kind)}.dsse.json", bundle.url)
-        elif bundle.kind == "message":
+        if bundle.kind == "message":
             self._add(self._subject_of(bundle), bundle.algorithm, SUFFIXES["bundle"], bundle.url)
-        else:
-            self._planned.setdefault(self._path(None, SUFFIXES["dsse"]), []).append(bundle.url)
+        elif _BUNDLE.fullmatch(bundle.media_type):
+            self._add_line(_BUNDLES, bundle)
+        elif PurePosixPath(bundle.url).name == f"{bundle.kind}.dsse.json":
+            self._add_line(SUFFIXES["dsse"], bundle)
+        else:  # the same with one of the signatures, for verifiers that take no more
+            self._add_line(f".{_label(bundle.algorithm)}{SUFFIXES['dsse']}", bundle)
+
+    def _add_line(self, suffix: str, bundle: MadeBundle) -> None:
+        self._planned.setdefault(self._path(None, suffix), []).append(bundle.url)
 
     def _subject_of(self, bundle: MadeBundle) -> str:
         """Files are numbered like the subjects, from 2: message-ALG.sigstore.json, message-ALG-2.sigstore.json."""
-        row = ALGORITHMS.get(bundle.algorithm)
-        prefix = f"message-{bundle.algorithm if row is None else row.jws.lower()}"
-        found = _NUMBER.fullmatch(PurePosixPath(bundle.url).name.removeprefix(prefix))
+        name = PurePosixPath(bundle.url).name
+        found = _NUMBER.fullmatch(name.removeprefix(f"message-{_label(bundle.algorithm)}"))
         number = 1 if found is None else int(found[1])
         if number > len(self._record.subjects):
             raise MalformedError("the record has a bundle about an artefact that it does not name")
@@ -103,8 +113,7 @@ class Plan:
     def _add(self, subject: str | None, algorithm: str, suffix: str, source: Source) -> None:
         path = self._path(subject, suffix)
         if path in self._planned:
-            row = ALGORITHMS.get(algorithm)
-            path = self._path(subject, f".{_label(algorithm if row is None else row.jws.lower())}{suffix}")
+            path = self._path(subject, f".{_label(algorithm)}{suffix}")
         if path in self._planned:
             raise MalformedError(f"the record has two files that would be called {path.name!a}")
         self._planned[path] = [source]
@@ -146,7 +155,7 @@ async def deliver(service: Service, planned: Sequence[PlannedFile], *, force: bo
                 await _fill(service, file, target)
                 target.flush()
                 os.fsync(target.fileno())
-        _put_in_place(ready, _replace if force else _link)
+        _put_in_place(ready, force=force)
     finally:
         for temporary, _ in ready:
             temporary.unlink(missing_ok=True)
@@ -170,26 +179,21 @@ def _temporary(path: Path) -> Path:
     return Path(name)
 
 
-def _put_in_place(ready: Sequence[tuple[Path, Path]], put: Callable[[Path, Path], None]) -> None:
+def _put_in_place(ready: Sequence[tuple[Path, Path]], *, force: bool) -> None:
     placed: list[Path] = []
-    try:
-        for temporary, path in ready:
-            put(temporary, path)
-            placed.append(path)
-    except FileExistsError as error:
-        for path in placed:
-            path.unlink()
-        raise _taken(path) from error
+    for temporary, path in ready:
+        try:
+            if force:
+                temporary.replace(path)
+            else:
+                os.link(temporary, path)
+        except OSError as error:
+            for earlier in () if force else placed:
+                earlier.unlink()
+            raise (_taken(path) if isinstance(error, FileExistsError) else error) from error
+        placed.append(path)
     for directory in {path.parent for path in placed}:
         sync_directory(directory)
-
-
-def _replace(temporary: Path, path: Path) -> None:
-    temporary.replace(path)
-
-
-def _link(temporary: Path, path: Path) -> None:
-    os.link(temporary, path)
 
 
 def _taken(path: Path) -> CommandError:
@@ -204,7 +208,10 @@ def _file_name(name: str) -> str:
     return last
 
 
-def _label(text: str) -> str:
-    if not _LABEL.fullmatch(text):
-        raise MalformedError(f"the record has a word that no file may have in its name: {text[:80]!a}")
-    return text
+def _label(algorithm: str) -> str:
+    """An algorithm in the name of a file, as the service has it there: es256, ml-dsa-65."""
+    row = ALGORITHMS.get(algorithm)
+    label = algorithm if row is None else row.jws.lower()
+    if not _LABEL.fullmatch(label):
+        raise MalformedError(f"the record has an algorithm that no file may have in its name: {label[:80]!a}")
+    return label

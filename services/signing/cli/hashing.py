@@ -54,19 +54,21 @@ def hash_file(
         advance: told how many octets were read.
 
     Raises:
-        CommandError: the file was changed meanwhile.
+        CommandError: the file was changed meanwhile, or is none that has a size.
         OSError: it cannot be read.
     """
     hashes = {name: hashlib.new(name) for name in names}
     mus = {key_id: hashlib.shake_256(_before_message(key)) for key_id, key in mu_keys.items()}
     with path.open("rb", buffering=0) as file:
         before = os.fstat(file.fileno())
-        while chunk := file.read(_CHUNK):
+        octets = 0
+        while octets <= before.st_size and (chunk := file.read(_CHUNK)):  # a file that grows would have no end
             for found in (*hashes.values(), *mus.values()):
                 found.update(chunk)
+            octets += len(chunk)
             advance(len(chunk))
         after = os.fstat(file.fileno())
-    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+    if octets != before.st_size or before.st_mtime_ns != after.st_mtime_ns:
         raise CommandError(f"{path} was changed while it was read", FILES, "sign it when it is finished")
     return Artefact(
         path,
