@@ -29,6 +29,7 @@ from services.ca.layout import Layout
 from services.ca.signing_settings import KEYS
 from services.signing.verification import VerificationError, verify_hybrid
 from tests.support.ci_tokens import AUDIENCE, GITHUB, KEY, ci_token, write_keys
+from tests.support.console import ROOT, blocks
 from tests.support.deployment import Deployment, DnsProcess, is_running
 from tests.support.openssl import openssl
 
@@ -242,3 +243,24 @@ def test_the_keys_stay_at_signer_hsm(running: Deployment) -> None:
         if key_id.startswith("default."):
             answered = ask(running, f"/v1/keys/{key_id}/public-key")
             assert load_pem_public_key(answered) == load_pem_public_key(public_key(running, key_id).read_bytes())
+
+
+def test_the_commands_of_the_page_work(running: Deployment, tmp_path: Path) -> None:
+    """Whoever types the commands of docs/signing/README.md, in order, meets no error."""
+    (tmp_path / ".venv").symlink_to(ROOT / ".venv")
+    (tmp_path / "pki").symlink_to(running.directory)
+    (tmp_path / "config").mkdir()
+    marker = "run by: tests/e2e/test_signing.py"
+    page = ROOT / "docs/signing/README.md"
+    commands = [command for block in blocks(page) if block.marker == marker for command in block.commands]
+    assert commands
+    result = subprocess.run(
+        ["bash", "-x", "-e", "-u", "-o", "pipefail", "-c", "\n".join(commands)],
+        cwd=tmp_path,
+        env=running.environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert result.returncode == 0, f"{result.stdout[-3000:]}\n{result.stderr[-5000:]}"
