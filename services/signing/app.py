@@ -35,6 +35,7 @@ from services.chassis.observability import HttpMetrics, TlsMetrics
 from services.chassis.ops import Readiness, ops_application
 from services.chassis.runner import BackgroundTask, Listener, bind, run_service
 from services.signing.access import Access
+from services.signing.aftercare import Aftercare, AftercareRules, Signed, build_aftercare
 from services.signing.api import SignatureEndpoints
 from services.signing.api_keys import ManagedApiKeys
 from services.signing.callers import ApiKeys, Callers, MtlsCallers, OidcCallers
@@ -141,6 +142,7 @@ class Core:
     endpoints: SignatureEndpoints
     api_keys: ManagedApiKeys
     upkeep: Upkeep
+    quotas: Quotas
 
 
 def build_core(
@@ -205,16 +207,20 @@ def build_core(
         endpoints=endpoints,
         api_keys=ManagedApiKeys(store, decisions, clock),
         upkeep=Upkeep(store, objects, metrics, clock, rules.remembered),
+        quotas=quotas,
     )
 
 
-def public_application(core: Core, metrics: HttpMetrics, more: Sequence[Route] = ()) -> AsgiApp:
+def public_application(
+    core: Core, metrics: HttpMetrics, more: Sequence[Route] = (), aftercare: Aftercare | None = None
+) -> AsgiApp:
     """What answers on the TLS listener; `more` are public endpoints: log, time-stamps, trusted root."""
 
     def admin() -> AsgiApp:
         from services.signing.admin import signing_admin  # FastAPI, a third of the start-up time
 
-        return signing_admin(core.entrance.caller_of, core.api_keys)
+        further = () if aftercare is None else aftercare.admin()
+        return signing_admin(core.entrance.caller_of, core.api_keys, further)
 
     routes = [*core.endpoints.routes(), *more]
     return Streams(Application(SERVICE, routes, problems=PROBLEMS, metrics=metrics, admin=OnFirstUse(admin)))
@@ -253,7 +259,8 @@ async def serve(
         parts = await _parts(settings, base_url, ca, database, stack, signing_metrics, clock)
         public = await _public_side(settings, base_url, ca, tls_metrics, clock)
         stack.push_async_callback(public.listener.aclose)
-        application = public_application(parts.core, metrics, parts.routes)
+        aftercare = await _aftercare(settings, database, parts, clock, registry)
+        application = public_application(parts.core, metrics, parts.routes, aftercare)
         certificate, key = settings.tls_certificate, settings.tls_key
         renewer = internal_renewer(
             ca.client, SERVICE, certificate=certificate, key=key, clock=clock, observer=tls_metrics
@@ -271,6 +278,7 @@ async def serve(
                 BackgroundTask("policies", parts.policies.run),
                 BackgroundTask("clean-up", parts.core.upkeep.run),
                 BackgroundTask("internal-certificate", renewer.run),
+                *aftercare.background(),
                 *public.background(),
                 *ca.background(),
             ],
@@ -299,6 +307,8 @@ class _Parts:
     core: Core
     routes: Sequence[Route]
     policies: PolicyDirectory
+    signer: RemoteSigner
+    root: TrustedRoot
 
 
 async def _parts(
@@ -344,7 +354,30 @@ async def _parts(
     core = build_core(
         database, settings.state_dir, outside, core_rules(settings, base_url), clock=clock, metrics=metrics
     )
-    return _Parts(core, trust.routes, policies)
+    return _Parts(core, trust.routes, policies, ground.signer, trust.root)
+
+
+async def _aftercare(
+    settings: SigningSettings, database: Database, parts: _Parts, clock: Clock, registry: CollectorRegistry
+) -> Aftercare:
+    core = parts.core
+    signed = Signed(
+        store=core.store,
+        outbox=core.outbox,
+        objects=core.objects,
+        quotas=core.quotas,
+        decisions=core.decisions,
+        signatures=core.signatures,
+        signer=parts.signer,
+        trusted_root=parts.root.to_json,
+    )
+    rules = AftercareRules(
+        webhooks=settings.webhooks,
+        retention=settings.retention,
+        passphrase_file=settings.passphrase_file,
+        directory=settings.state_dir,
+    )
+    return await build_aftercare(database, signed, rules, clock=clock, registry=registry)
 
 
 @dataclass(frozen=True)

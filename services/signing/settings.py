@@ -11,7 +11,9 @@ from services.chassis.settings import AbsolutePath, BaseUrl, Port, Texts, base_u
 from services.signing.callers import MtlsBinding, SigningIssuerSettings
 from services.signing.callers.tenants import TenantName
 from services.signing.domain import OWN_TENANT
+from services.signing.retention import RetentionRule
 from services.signing.timestamps import DEFAULT_POLICY
+from services.signing.webhooks.settings import WebhookSettings
 from services.signing.wire import FORMATS, Format
 
 _MIB = 1024 * 1024
@@ -127,6 +129,10 @@ class SigningSettings(BesideCaSettings):
         "", max_length=64, description="the CA's profile of short-lived certificates; empty: none are made"
     )
 
+    webhooks: WebhookSettings = Field(WebhookSettings(), description="where events may be delivered to")
+    retention: tuple[RetentionRule, ...] = Field(
+        (), max_length=1000, description="how long signatures are kept, by tenant; without a rule, for ever"
+    )
     idempotency_days: int = Field(7, ge=1, le=365, description="how long an idempotency key is remembered")
     upload_seconds: float = Field(300.0, gt=0, le=3600, description="time for a whole upload to arrive")
     crl_max_staleness_seconds: int = Field(
@@ -141,6 +147,17 @@ class SigningSettings(BesideCaSettings):
         tenants = [quota.tenant for quota in self.tenant_quotas]
         if len(set(tenants)) < len(tenants):
             raise ValueError("tenant_quotas has a tenant twice")
+        return self
+
+    @model_validator(mode="after")
+    def _retention_fits(self) -> SigningSettings:
+        tenants = [rule.tenant for rule in self.retention]
+        if len(set(tenants)) < len(tenants):
+            raise ValueError("retention has a tenant twice")
+        if any(rule.days < self.idempotency_days for rule in self.retention):
+            raise ValueError(
+                "retention keeps signatures for less than idempotency_days, during which they are asked for"
+            )
         return self
 
     @model_validator(mode="after")

@@ -9,7 +9,16 @@ from typing import Any, Final, Literal, get_args
 
 from pkicore.errors import MalformedError
 
-Action = Literal["sign", "sign_certificate", "read", "search", "export_evidence", "manage_api_keys", "manage_webhooks"]
+Action = Literal[
+    "sign",
+    "sign_certificate",
+    "read",
+    "search",
+    "export_evidence",
+    "hold_signatures",
+    "manage_api_keys",
+    "manage_webhooks",
+]
 """What a caller may be allowed to do; Cedar's `Action::"..."` has the same words."""
 
 ACTIONS: Final[tuple[Action, ...]] = get_args(Action)

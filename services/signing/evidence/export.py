@@ -45,6 +45,8 @@ MAX_OCTETS: Final = 4 << 30
 KEPT_DAYS: Final = 30
 """How long the file is there to be fetched; it can be made again as long as its signatures are kept."""
 _DAY: Final = 86_400
+_PAGE: Final = 100
+_AFTER_ALL: Final = "~"  # greater than every id
 _DECIDED_BEFORE: Final = 120  # seconds between a decision and the record of what came of it, at most
 _RECORDED_AFTER: Final = 600
 _EXPORTED: Final = "evidence.exported"
@@ -136,7 +138,8 @@ class Evidence:
 
         Raises:
             NotFoundError: the tenant has no such signatures.
-            EvidenceError: a file is not what its record says, or all together are too long.
+            EvidenceError: a file is not what its record says.
+            MalformedError: too many signatures, or too long files.
             SigningError, SigningPolicyError: the manifest may not, or cannot, be signed.
             DatabaseError, OSError: nothing was kept.
         """
@@ -148,7 +151,7 @@ class Evidence:
         kept = [await self._kept(caller.tenant, record) for record in records]
         files = await self._files(wanted.name, records, kept)
         if sum(file.size for file in files) > MAX_OCTETS:
-            raise EvidenceError(f"an archive has at most {MAX_OCTETS} octets: name fewer signatures")
+            raise MalformedError(f"an archive has at most {MAX_OCTETS} octets: name fewer signatures")
         body = manifest(wanted.name, caller.tenant, files)
         signed = await self._sign(caller, wanted.profile, body)
         place = SignedPlace(SIGNATURE_DIRECTORY, SignatureRecord.from_json(signed.record))
@@ -174,6 +177,17 @@ class Evidence:
         if found is None:
             raise NotFoundError("there is no such archive of evidence")
         return found
+
+    async def page(self, tenant: str, after: str | None) -> tuple[list[StoredEvidence], str | None]:
+        """Archives of the tenant, the newest first, and the `after` of the next page.
+
+        Raises:
+            MalformedError: `after` is no id.
+        """
+        if after is not None and not _ID.fullmatch(after):
+            raise MalformedError("after must be the id of an archive")
+        found = await self._with.archives.page(tenant, after or _AFTER_ALL, _PAGE)
+        return found, found[-1].id if len(found) == _PAGE else None
 
     async def clean_up(self) -> None:
         """Remove archives that have had their time, and what crashes left, for ever."""

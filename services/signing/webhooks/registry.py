@@ -12,7 +12,7 @@ from pkicore.errors import MalformedError
 from services.chassis.database import AuditEvent
 from services.chassis.errors import ConflictError
 from services.chassis.outbound.addresses import AddressGuard
-from services.signing.errors import NotFoundError
+from services.signing.errors import NotFoundError, NotOfferedError
 from services.signing.store.outbox import Delivery, DeliveryState, OutboxStore, Webhook
 from services.signing.webhooks.message import EVENT_TYPES
 from services.signing.webhooks.receiver_url import receiver_url
@@ -66,7 +66,7 @@ class Webhooks:
 
         Raises:
             MalformedError: a URL or events that are not taken.
-            ConflictError: the tenant has as many as it may.
+            NotOfferedError: the tenant has as many as it may.
         """
         checked = receiver_url(url, self._rules.guard, plain_http=self._rules.plain_http)
         webhook_id, secret = f"wh_{secrets.token_hex(12)}", new_secret()
@@ -83,7 +83,11 @@ class Webhooks:
             created_by=actor,
         )
         detail = {"tenant": tenant, "webhook": webhook_id, "url": webhook.url, "events": list(webhook.events)}
-        await self._store.register(webhook, self._rules.per_tenant, AuditEvent("webhook.registered", actor, detail))
+        most = self._rules.per_tenant
+        try:
+            await self._store.register(webhook, most, AuditEvent("webhook.registered", actor, detail))
+        except ConflictError as error:
+            raise NotOfferedError(f"a tenant has at most {most} webhooks") from error
         return Registered(webhook, shown(secret))
 
     async def of_tenant(self, tenant: str) -> list[Webhook]:

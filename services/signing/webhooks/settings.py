@@ -16,17 +16,20 @@ class WebhookSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     allowed_networks: tuple[IPv4Network | IPv6Network, ...] = Field(
-        (), max_length=64, description="otherwise reserved address ranges (CIDR) that deliveries may dial"
+        default=(), max_length=64, description="otherwise reserved address ranges (CIDR) that deliveries may dial"
     )
     plain_http: bool = Field(
-        False, description="let receivers be http at loopback addresses, which allowed_networks must hold; for tests"
+        default=False,
+        description="let receivers be http at loopback addresses that allowed_networks hold; for tests",
     )
-    resolver: str = Field("", description="host:port of the resolver for receivers' names; empty: the system's")
+    resolver: str = Field(default="", description="host:port of the resolver for receivers' names; empty: the system's")
     ca_file: AbsolutePath | None = Field(
-        None, description="PEM file with the roots of receivers' certificates; left out: the usual public ones"
+        default=None, description="PEM file with the roots of receivers' certificates; left out: the usual public ones"
     )
-    per_tenant: int = Field(16, ge=0, le=256, description="webhooks of one tenant; each may hold four connections open")
-    attempt_seconds: float = Field(15.0, gt=0, le=30, description="one attempt, look-up and TLS included")
+    per_tenant: int = Field(
+        default=16, ge=0, le=256, description="webhooks of a tenant, with four connections each at most"
+    )
+    attempt_seconds: float = Field(default=15.0, gt=0, le=30, description="one attempt, look-up and TLS included")
 
     @field_validator("resolver")
     @classmethod

@@ -185,7 +185,7 @@ def test_nobody_signs_with_the_keys_of_the_service(policies: PolicySet) -> None:
 def test_administration_is_for_operators(policies: PolicySet) -> None:
     """An API key that leaks makes no other keys, sets up no webhook and takes no evidence out."""
     key = Caller("api-key", "k1", "default")
-    for action in ("manage_api_keys", "manage_webhooks", "export_evidence"):
+    for action in ("manage_api_keys", "manage_webhooks", "export_evidence", "hold_signatures"):
         assert policies.decide(AccessRequest(OPERATOR, action, "default")).allowed
         assert not policies.decide(AccessRequest(key, action, "default")).allowed
     for action in ("read", "search"):

@@ -7,7 +7,7 @@ from pkicore.errors import MalformedError
 from services.chassis.audit import audit_records
 from services.chassis.database import AuditEvent
 from services.chassis.errors import ConflictError
-from services.signing.errors import NotFoundError
+from services.signing.errors import NotFoundError, NotOfferedError
 from services.signing.store.outbox import OutboxStore
 from tests.support.webhook_world import BOX, WebhookWorld, webhook_world
 
@@ -58,7 +58,7 @@ async def test_number_of_receivers_is_bounded(world: WebhookWorld) -> None:
     """A tenant has three here, whatever others have."""
     for _ in range(3):
         await world.receiver(URL)
-    with pytest.raises(ConflictError):
+    with pytest.raises(NotOfferedError, match="at most 3"):
         await world.receiver(URL)
     assert await world.receiver(URL, tenant="other")
 
