@@ -174,34 +174,40 @@ class Objects:
         """Where the file with these octets is."""
         return self._objects / sha256[:2] / sha256[2:]
 
-    async def sweep(self, is_used: Callable[[str], Awaitable[bool]]) -> int:
-        """Remove what a crash left behind: old temporary files, and old files that nothing names; answers how many."""
-        count = await asyncio.to_thread(_remove_old, self._uploads)
-        for sha256 in await asyncio.to_thread(lambda: list(self._old_objects())):
+    async def sweep(self, is_used: Callable[[str], Awaitable[bool]], now: float | None = None) -> int:
+        """Remove what a crash left behind: old temporary files, and old files that nothing names; answers how many.
+
+        Args:
+            is_used: whether any record names the file with this SHA-256.
+            now: by the clock of the file system, as `time.time`; the present if not given.
+        """
+        before = (time.time() if now is None else now) - _UNNAMED_SECONDS
+        count = await asyncio.to_thread(_remove_old, self._uploads, before)
+        for sha256 in await asyncio.to_thread(lambda: list(self._old_objects(before))):
             if self._held[sha256] or await is_used(sha256):
                 continue
             path = self.path(sha256)
-            if not self._held[sha256] and _is_old(path):  # nobody has put it there again meanwhile
+            if not self._held[sha256] and _is_old(path, before):  # nobody has put it there again meanwhile
                 path.unlink(missing_ok=True)
                 count += 1
         return count
 
-    def _old_objects(self) -> Iterator[str]:
+    def _old_objects(self, before: float) -> Iterator[str]:
         for path in self._objects.glob("??/*"):
-            if _is_old(path):
+            if _is_old(path, before):
                 yield path.parent.name + path.name
 
 
-def _remove_old(directory: Path) -> int:
-    old = [path for path in directory.iterdir() if _is_old(path)]
+def _remove_old(directory: Path, before: float) -> int:
+    old = [path for path in directory.iterdir() if _is_old(path, before)]
     for path in old:
         path.unlink(missing_ok=True)
     return len(old)
 
 
-def _is_old(path: Path) -> bool:
+def _is_old(path: Path, before: float) -> bool:
     try:
-        return path.stat().st_ctime < time.time() - _UNNAMED_SECONDS  # both of the file system's own clock
+        return path.stat().st_ctime < before
     except FileNotFoundError:
         return False
 
