@@ -48,6 +48,7 @@ class OidcSimulator:
 
     Attributes:
         ca_file: the roots that its certificate is of.
+        tls: its side of TLS.
         port: where it listens.
         now: its time, Unix seconds.
         token_answers: what the token endpoint says, one after the other; then that nobody has logged in yet.
@@ -60,6 +61,7 @@ class OidcSimulator:
     """
 
     ca_file: Path
+    tls: ssl.SSLContext
     port: int = 0
     now: int = 1_893_456_000
     token_answers: list[Answer] = field(default_factory=list)
@@ -180,7 +182,7 @@ async def oidc_simulator(directory: Path) -> AsyncIterator[OidcSimulator]:
     home.mkdir()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*write_credentials(pki.issuing.issue(family="ecdsa"), home))
-    simulator = OidcSimulator(home / "roots.pem")
+    simulator = OidcSimulator(home / "roots.pem", context)
     simulator.ca_file.write_bytes(pki.root.certificate.public_bytes(serialization.Encoding.PEM))
     listener = await asyncio.start_server(simulator.serve, "127.0.0.1", 0, ssl=context)
     simulator.port = listener.sockets[0].getsockname()[1]

@@ -42,7 +42,11 @@ def create(
     route: Route,
     as_json: bool,  # noqa: FBT001 - a command-line flag
 ) -> None:
-    """Make an API key. It is shown this once, and the service keeps its hash alone."""
+    """Make an API key. It is shown this once, and the service keeps its hash alone.
+
+    For `pqcsign sign` it needs the actions sign and read: what was signed is fetched. A key that is narrowed by --key
+    cannot read.
+    """
     narrowed = {"actions": actions, "keys": keys, "formats": formats}
     scopes = {name: list(dict.fromkeys(values)) for name, values in narrowed.items() if values}
     request = NewApiKeyRequest(scopes, days * _DAY)

@@ -144,7 +144,7 @@ async def _sign(service: Service, files: Sequence[Path], wanted: SignOptions, en
     try:
         return Signed(record, await deliver(service, plan.files(), force=wanted.force))
     except CommandError as error:
-        again = f"it is signed: `pqcsign show {record.id} --out DIR` fetches the files"
+        again = f"it is signed; `pqcsign show {record.id} --out DIR` fetches the files, which needs the action read"
         raise CommandError(str(error), error.status, again) from error
 
 

@@ -1,0 +1,324 @@
+"""Each command of `pqcsign` against the whole service in memory; the way there is in test_connection.py."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import orjson
+import pytest
+from click.testing import CliRunner, Result
+
+from services.signing.cli.connection import Surroundings, Way
+from services.signing.cli.credentials import Credential
+from services.signing.cli.failures import FILES, REFUSED, UNAVAILABLE, USAGE
+from services.signing.cli.main import main
+from services.signing.errors import SignerDownError
+from tests.support.openssl import openssl
+from tests.support.sboms import cyclonedx
+from tests.support.signing_world import OPERATOR, SigningWorld
+
+URL: Final = "https://signing.acme.test"
+CONTENT: Final = b"an artefact\n" * 100_000
+GITHUB: Final = {
+    "GITHUB_ACTIONS": "true",
+    "GITHUB_SERVER_URL": "https://github.com",
+    "GITHUB_REPOSITORY": "acme/app",
+    "GITHUB_REPOSITORY_ID": "74",
+    "GITHUB_REPOSITORY_OWNER_ID": "65",
+    "GITHUB_REF": "refs/tags/v1",
+    "GITHUB_SHA": "c" * 40,
+    "GITHUB_WORKFLOW_REF": "acme/app/.github/workflows/release.yml@refs/tags/v1",
+    "GITHUB_RUN_ID": "5001",
+    "GITHUB_RUN_ATTEMPT": "2",
+    "GITHUB_EVENT_NAME": "push",
+}
+
+
+class OtherLoop(httpx.AsyncBaseTransport):
+    """Carries requests from a command's event loop to the one in which the service lives."""
+
+    def __init__(self, http: httpx.AsyncClient, home: asyncio.AbstractEventLoop) -> None:
+        self._http = http
+        self._home = home
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """As httpx has it."""
+        body, headers = await request.aread(), list(request.headers.raw)
+        sent = self._http.request(request.method, request.url, content=body, headers=headers)
+        answer = await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(sent, self._home))
+        return httpx.Response(answer.status_code, headers=answer.headers, stream=httpx.ByteStream(answer.content))
+
+
+@dataclass
+class Cli:
+    """Runs commands as the operator of acme, unless a command finds a bearer's credential.
+
+    Attributes:
+        world: the service.
+        home: of the user, with the artefact app.bin.
+        environment: of the commands.
+    """
+
+    world: SigningWorld
+    home: Path
+    environment: dict[str, str]
+
+    async def run(self, *words: object, as_operator: bool = True) -> Result:
+        """A command as it runs at a terminal, but for its way to the service."""
+        loop = asyncio.get_running_loop()
+
+        @asynccontextmanager
+        async def connect(_way: Way, credential: Credential | None) -> AsyncIterator[httpx.AsyncClient]:
+            shown = OPERATOR if credential is not None and credential.certificate is not None else None
+            transport = OtherLoop(self.world.http(shown), loop)
+            async with httpx.AsyncClient(transport=transport, base_url=URL) as http:
+                yield http
+
+        around = Surroundings({"HOME": str(self.home), **self.environment}, self.world.clock, asyncio.sleep, connect)
+        identity = ["--cert", self.home / "cert.pem", "--key-file", self.home / "key.pem"] if as_operator else []
+        way = [] if words[0] in {"verify", "policy"} else ["--url", URL, "--ca", self.home / "ca.pem", *identity]
+        arguments = [str(word) for word in (*words, *way)]
+        return await asyncio.to_thread(CliRunner().invoke, main, arguments, obj=around)
+
+    async def read(self, *words: object, as_operator: bool = True) -> dict[str, Any]:
+        """What a command that goes well answers with --json."""
+        result = await self.run(*words, "--json", as_operator=as_operator)
+        assert result.exit_code == 0, result.output
+        answer: dict[str, Any] = orjson.loads(result.stdout)
+        return answer
+
+    @property
+    def app(self) -> Path:
+        """The artefact."""
+        return self.home / "app.bin"
+
+    async def key(self, name: str) -> Path:
+        """A key's public half in a file, as anybody gets it."""
+        answer = await self.world.fetch(f"/v1/keys/{name}/public-key")
+        path = self.home / f"{name}.pem"
+        path.write_bytes(answer.content)
+        return path
+
+
+@pytest.fixture
+async def cli(tmp_path: Path) -> AsyncIterator[Cli]:
+    """A service, a user and an artefact."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "app.bin").write_bytes(CONTENT)
+    world = await SigningWorld.open(tmp_path)
+    yield Cli(world, home, {})
+    await world.close()
+
+
+def names(directory: Path) -> set[str]:
+    """The files that stand beside the artefact."""
+    return {path.name for path in directory.iterdir() if path.name.startswith(("app.", "multiple."))}
+
+
+async def test_a_file_is_signed_and_verified_by_openssl_and_by_us(cli: Cli) -> None:
+    """The default profile's files stand beside it; openssl and `pqcsign verify` believe them."""
+    signed = await cli.read("sign", cli.app)
+    key = await cli.key("acme.artefact-es256")
+    assert names(cli.home) == {
+        "app.bin", "app.bin.sig", "app.bin.sigstore.json", "app.bin.sigstore.jsonl", "app.bin.intoto.jsonl",
+    }  # fmt: skip
+    assert {Path(file).name for file in signed["files"]} == names(cli.home) - {"app.bin"}
+    assert "Verified OK" in openssl("dgst", "-sha256", "-verify", key, "-signature", f"{cli.app}.sig", cli.app)
+    policy = signed["record"]["policy"]["sha256"]
+    bundles = [word for name in ("sigstore.json", "intoto.jsonl") for word in ("--bundle", f"{cli.app}.{name}")]
+    assert (await cli.run("verify", cli.app, *bundles, "--key", key, "--policy-sha256", policy)).exit_code == 0
+
+
+async def test_a_hybrid_with_sbom_and_provenance_is_verified_with_both_keys(cli: Cli) -> None:
+    """The SBOM is uploaded, the provenance made of the CI job's environment; each is attested by both keys."""
+    sbom = cli.home / "sbom.json"
+    sbom.write_bytes(orjson.dumps(cyclonedx()))
+    cli.environment = GITHUB
+    words = ("--profile", "hybrid", "--sbom", sbom, "--provenance-from-ci", "--context", "ticket=REL-7")
+    signed = await cli.read("sign", cli.app, *words)
+    assert signed["record"]["sbom"]["format"] == "cyclonedx"
+    assert signed["record"]["context"] == {"ticket": "REL-7"}
+    keys = [word for name in ("es256", "mldsa65") for word in ("--key", await cli.key(f"acme.artefact-{name}"))]
+    for bundle in ("intoto.jsonl", "sigstore.jsonl"):
+        for predicate_type in ("https://cyclonedx.org/bom", "https://slsa.dev/provenance/v1"):
+            demand = ("--bundle", f"{cli.app}.{bundle}", "--predicate-type", predicate_type)
+            result = await cli.run("verify", cli.app, *demand, *keys)
+            assert result.exit_code == 0, result.output
+
+
+async def test_a_raw_signature_by_ml_dsa_is_made_of_the_file_here(cli: Cli) -> None:
+    """With --key by itself, with a profile where --prepare-for names the key; ours verifies it over the file."""
+    key = await cli.key("acme.artefact-mldsa65")
+    await cli.read("sign", cli.app, "--key", "acme.artefact-mldsa65", "--format", "raw")
+    by_key = ("verify", cli.app, "--signature", f"{cli.app}.sig", "--key", key)
+    assert (await cli.run(*by_key)).exit_code == 0
+    out = cli.home / "out"
+    words = ("--profile", "hybrid", "--prepare-for", "acme.artefact-mldsa65", "--format", "raw", "--out", out)
+    await cli.read("sign", cli.app, *words)
+    assert names(out) == {"app.bin.sig", "app.bin.ml-dsa-65.sig"}
+    by_profile = ("verify", cli.app, "--signature", out / "app.bin.ml-dsa-65.sig", "--key", key)
+    assert (await cli.run(*by_profile)).exit_code == 0
+
+
+async def test_several_files_are_signed_together(cli: Cli) -> None:
+    """One record; each has its own bundle, the attestations are of all."""
+    other = cli.home / "app.deb"
+    other.write_bytes(b"another")
+    out = cli.home / "out"
+    signed = await cli.read("sign", cli.app, other, "--out", out)
+    assert len(signed["record"]["subjects"]) == 2
+    assert "multiple.intoto.jsonl" in names(out)
+    key = await cli.key("acme.artefact-es256")
+    for file in (cli.app, other):
+        words = (
+            "--bundle",
+            out / f"{file.name}.sigstore.json",
+            "--bundle",
+            out / "multiple.intoto.jsonl",
+            "--key",
+            key,
+        )
+        assert (await cli.run("verify", file, *words)).exit_code == 0
+    two = await cli.run("sign", cli.app, other, "--key", "acme.artefact-mldsa65", "--format", "raw", "--force")
+    assert (two.exit_code, "one file at a time" in two.stderr) == (USAGE, True)
+
+
+async def test_nothing_is_signed_that_could_not_be_written(cli: Cli) -> None:
+    """What is in the way is seen first; --force writes over it."""
+    (cli.home / "app.bin.sig").write_bytes(b"old")
+    result = await cli.run("sign", cli.app)
+    assert (result.exit_code, "--force" in result.stderr) == (FILES, True)
+    assert cli.world.signer.asked == 0
+    await cli.read("sign", cli.app, "--force")
+    assert (cli.home / "app.bin.sig").read_bytes() != b"old"
+
+
+async def test_a_repetition_with_the_same_key_gets_the_same_record(cli: Cli) -> None:
+    """And with another file it is refused."""
+    words = ("--idempotency-key", "release-7", "--force")
+    first = await cli.read("sign", cli.app, *words)
+    assert (await cli.read("sign", cli.app, *words))["record"] == first["record"]
+    cli.app.write_bytes(b"another")
+    result = await cli.run("sign", cli.app, *words)
+    assert (result.exit_code, "give another --idempotency-key" in result.stderr) == (REFUSED, True)
+
+
+async def test_a_signer_that_is_away_is_a_reason_to_try_again(cli: Cli) -> None:
+    """With the key that makes the repetition safe, also where none was given; nothing is written."""
+    cli.world.signer.fault = SignerDownError("signer-hsm does not answer")
+    result = await cli.run("sign", cli.app)
+    assert (result.exit_code, "--idempotency-key pqcsign-" in result.stderr) == (UNAVAILABLE, True)
+    assert names(cli.home) == {"app.bin"}
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (("--profile", "none"), REFUSED),
+        (("--key", "globex.artefact-es256"), REFUSED),
+        (("--key", "acme.artefact-es256", "--profile", "default"), USAGE),
+        (("--key", "acme.artefact-es256", "--oidc"), USAGE),
+        (("--context", "nothing"), USAGE),
+        (("--context", "resource_uri=no uri"), REFUSED),
+        (("--idempotency-key", "ä"), USAGE),
+        (("--provenance", "/none", "--provenance-from-ci"), USAGE),
+        (("--provenance-from-ci",), USAGE),
+        (("--provenance", "/none"), FILES),
+        (("--sbom", "/none"), FILES),
+        (("--format", "pdf"), USAGE),
+        (("/none",), FILES),
+    ],
+)
+async def test_each_mistake_has_its_exit_status(cli: Cli, words: tuple[str, ...], status: int) -> None:
+    """One sentence on standard error, and no file."""
+    result = await cli.run("sign", cli.app, *words)
+    assert result.exit_code == status, result.output
+    assert result.stdout == ""
+    assert names(cli.home) == {"app.bin"}
+
+
+async def test_documents_that_are_none_are_refused_in_a_sentence(cli: Cli) -> None:
+    """JSON that is no SBOM, and provenance of another artefact."""
+    document = cli.home / "document.json"
+    document.write_bytes(b'{"hello": "world"}')
+    for option in ("--sbom", "--provenance"):
+        result = await cli.run("sign", cli.app, option, document)
+        assert (result.exit_code, len(result.stderr) < 500) == (REFUSED, True), result.output
+
+
+async def test_a_record_is_shown_by_id_and_by_digest(cli: Cli) -> None:
+    """With its files where they are asked for."""
+    record = (await cli.read("sign", cli.app))["record"]
+    shown = await cli.run("show", record["id"])
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    assert digest in shown.stdout
+    assert record["policy"]["sha256"] in shown.stdout
+    out = cli.home / "again"
+    await cli.read("show", record["id"], "--out", out)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == {
+        name: (cli.home / name).read_bytes() for name in names(cli.home) - {"app.bin"}
+    }
+    found = await cli.read("show", "--digest", f"sha256:{digest}")
+    assert [one["id"] for one in found["signatures"]] == [record["id"]]
+    assert (await cli.read("show", "--digest", f"sha256:{'0' * 64}"))["signatures"] == []
+    for words, status in (((), USAGE), (("x", "--digest", "y"), USAGE), (("unknown",), REFUSED)):
+        assert (await cli.run("show", *words)).exit_code == status
+
+
+async def test_every_page_of_a_search_is_shown_up_to_the_limit(cli: Cli) -> None:
+    """The newest first."""
+    made = [(await cli.read("sign", cli.app, "--force", "--format", "raw"))["record"]["id"] for _ in range(3)]
+    digest = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
+    found = await cli.read("show", "--digest", digest, "--limit", "2")
+    assert [one["id"] for one in found["signatures"]] == made[:0:-1]
+
+
+async def test_an_api_key_is_made_used_listed_and_revoked(cli: Cli) -> None:
+    """It goes into a file for its owner alone, and does what its scopes leave."""
+    path = cli.home / "api-key"
+    made = await cli.read("api-keys", "create", "--action", "sign", "--action", "read", "--days", "7", "--out", path)
+    text = path.read_text().strip()
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert made["scopes"] == {"actions": ["read", "sign"]}
+    signed = await cli.run("sign", cli.app, "--api-key-file", path, as_operator=False)
+    assert signed.exit_code == 0, signed.output
+    assert f"credential: --api-key-file {path}" in signed.stderr
+    assert text not in signed.output
+    denied = await cli.run("api-keys", "list", "--api-key-file", path, as_operator=False)
+    assert (denied.exit_code, "403" in denied.stderr) == (REFUSED, True)
+    assert [key["id"] for key in (await cli.read("api-keys", "list"))["keys"]] == [made["id"]]
+    await cli.read("api-keys", "revoke", made["id"])
+    gone = await cli.run("sign", cli.app, "--api-key-file", path, "--force", as_operator=False)
+    assert (gone.exit_code, "revoked" in gone.stderr) == (REFUSED, True)
+    assert "revoked" in (await cli.run("api-keys", "list")).stdout
+
+
+async def test_an_api_key_that_may_sign_but_not_read_says_what_is_missing(cli: Cli) -> None:
+    """It is signed then, and somebody else can fetch the files."""
+    path = cli.home / "api-key"
+    await cli.read("api-keys", "create", "--action", "sign", "--key", "artefact-*", "--out", path)
+    signed = await cli.run("sign", cli.app, "--api-key-file", path, as_operator=False)
+    assert (signed.exit_code, names(cli.home)) == (REFUSED, {"app.bin"})
+    assert "it is signed" in signed.stderr
+    assert "the action read" in signed.stderr
+
+
+async def test_an_api_key_that_is_printed_is_the_only_thing_on_standard_output(cli: Cli) -> None:
+    """So that it can be piped into a secret store."""
+    result = await cli.run("api-keys", "create", "--action", "sign")
+    assert result.stdout.startswith("pqcsign_")
+    assert len(result.stdout.splitlines()) == 1
+
+
+async def test_without_a_credential_it_says_where_one_is_looked_for(cli: Cli) -> None:
+    """And asks the service nothing."""
+    result = await cli.run("sign", cli.app, as_operator=False)
+    assert (result.exit_code, "pqcsign login" in result.stderr) == (USAGE, True)
