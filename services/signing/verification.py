@@ -107,20 +107,27 @@ class Verified:
     payload: bytes | None = field(repr=False)
 
 
-def verify_hybrid(data: bytes, keys: Sequence[PublicKey], digests: Mapping[str, bytes] | None = None) -> Envelope:
+def verify_hybrid(
+    data: bytes,
+    keys: Sequence[PublicKey],
+    digests: Mapping[str, bytes] | None = None,
+    *,
+    max_bytes: int = MAX_ENVELOPE_BYTES,
+) -> Envelope:
     """The envelope that every one of these keys has signed.
 
     Args:
         data: a DSSE envelope.
         keys: the policy; of a hybrid one both.
         digests: of the artefact that its Statement must name, by the name of the hash; None for any.
+        max_bytes: of the envelope.
 
     Raises:
         MalformedError: it does not parse.
         BadSignatureError: a key has not signed it.
         WrongArtefactError: it is about another artefact.
     """
-    envelope = Envelope.parse(data)
+    envelope = Envelope.parse(data, max_bytes=max_bytes)
     verify_all(envelope, keys)
     if digests is not None:
         _check_subject(envelope, digests)

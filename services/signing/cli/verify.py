@@ -185,7 +185,7 @@ def _judge(document: bytes, artefact: Artefact, expected: Expected, proof: Proof
 
 
 def _by_envelope(document: bytes, key: PublicKey, digests: Mapping[str, bytes]) -> Verified:
-    envelope = verify_hybrid(document, [key], digests)
+    envelope = verify_hybrid(document, [key], digests, max_bytes=_MAX_BUNDLE)
     return Verified(key, None, None, envelope.payload_type, envelope.payload)
 
 

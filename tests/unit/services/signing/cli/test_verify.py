@@ -151,6 +151,13 @@ def test_attestations_about_other_files_prove_nothing(files: Files) -> None:
     assert (result.exit_code, "other artefacts" in result.stderr) == (1, True)
 
 
+def test_attestations_of_large_sboms_are_read(files: Files) -> None:
+    """An SBOM of 4 MiB, in an envelope and in a bundle."""
+    large = about(CONTENT, SBOM_TYPE, bomFormat="CycloneDX", components=["x" * 1000] * 4000)
+    both = files.put("large.jsonl", envelope(large, CLASSICAL), bundle(large, CLASSICAL))
+    assert verify(files.app, "--bundle", both, *files.key(CLASSICAL)).exit_code == 0
+
+
 def test_the_same_key_twice_is_no_hybrid(files: Files) -> None:
     """Whoever gives a copy of a key is told."""
     copy = files.put("copy.pem", files.key(CLASSICAL)[1].read_bytes())
