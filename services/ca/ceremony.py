@@ -40,8 +40,13 @@ from services.ca.layout import FAMILIES, SIGNER, SIGNING, Layout
 from services.ca.remote_keys import RemoteKeyMaker
 from services.ca.roots import CEREMONY, RootOffice, sign_root_crl
 from services.ca.signer_settings import TENANT, backend_names, ceremony_key_policy, relocated
-from services.ca.signing_ceremony import certify_timestamps, make_signing_keys
-from services.ca.signing_settings import TENANTS, TIMESTAMP_KEY
+from services.ca.signing_ceremony import (
+    artefact_certificate,
+    certify_key,
+    make_signing_keys,
+    timestamp_certificate,
+)
+from services.ca.signing_settings import ARTEFACT_KEYS, TENANTS, TIMESTAMP_KEY
 from services.ca.staging import remove_unfinished, staged
 from services.ca.store import CaStore
 from services.ca.temporary_signer import SignerState, remove_leftovers, temporary_signer
@@ -320,11 +325,14 @@ class _Ceremony:
         self.deployment = replace(self.deployment, signing_kinds=kinds)
         for key in keys.values():
             self._progress(f"key {key.uri}: {key.algorithm.name}, in the back end {self._remote.backend_of[key.uri]}")
-        service = self._spiffe(f"/service/{SIGNING}")
-        issued = await certify_timestamps(
-            core.issuance, service, self.deployment.name, keys[TIMESTAMP_KEY], self._layout
-        )
+        service, operator = self._spiffe(f"/service/{SIGNING}"), self._spiffe(f"/operator/{OPERATOR}")
+        wanted = timestamp_certificate(self.deployment.name, self._layout)
+        issued = await certify_key(core.issuance, service, wanted, keys[TIMESTAMP_KEY], self._layout)
         self._progress(f"time-stamping authority: serial {issued.serial}")
+        for key_id in ARTEFACT_KEYS:
+            wanted = artefact_certificate(key_id, self._layout)
+            issued = await certify_key(core.issuance, operator, wanted, keys[key_id], self._layout)
+            self._progress(f"certificate of {key_id}: serial {issued.serial}")
 
     async def _make_staples(self, core: Core) -> None:
         """Each service's first staple lies ready, so that none waits for another's listener."""

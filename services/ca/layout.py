@@ -141,6 +141,10 @@ class Layout:
         """What is reachable where, while `ztca up` runs."""
         return self.root / "endpoints.json"
 
+    def signing_chain(self, key_id: str) -> Path:
+        """The certificate of a key that signs artefacts and those above it, the root included."""
+        return self.signing_trust / f"{key_id}.chain.pem"
+
     def signing_public_key(self, key_id: str) -> Path:
         """The public half of a key that the signing service signs with."""
         return self.signing_trust / f"{key_id}.pem"

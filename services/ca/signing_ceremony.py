@@ -1,10 +1,11 @@
-"""What the ceremony makes for the signing service: its keys and the first tenant's, and the time-stamping certificate.
+"""What the ceremony makes for the signing service: its keys and the first tenant's, and their certificates.
 
 Verifiers find the public halves below `trust/signing`, and so need not ask the service for what they trust it with.
 """
 
 import secrets
-from typing import Final
+from pathlib import Path
+from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -18,10 +19,26 @@ from services.ca.csr import make_csr
 from services.ca.issuance import Issuance
 from services.ca.layout import Layout
 from services.ca.remote_keys import RemoteKeyMaker
-from services.ca.signing_settings import KEYS, TIMESTAMP_KEY
+from services.ca.signing_settings import KEYS
 from services.ca.wire import CertificateRequest, IssuedCertificate
 
-_PROFILE: Final = "timestamping"
+
+class KeyCertificate(NamedTuple):
+    """What is asked for: the profile, the name of its subject, and the file that it goes to."""
+
+    profile: str
+    common_name: str
+    path: Path
+
+
+def timestamp_certificate(name: str, layout: Layout) -> KeyCertificate:
+    """That of the time-stamping authority of a deployment of this name."""
+    return KeyCertificate("timestamping", f"{name} time-stamping", layout.timestamp_chain)
+
+
+def artefact_certificate(key_id: str, layout: Layout) -> KeyCertificate:
+    """That of a tenant's key, which names the key."""
+    return KeyCertificate("artefact-signing", f"key {key_id}", layout.signing_chain(key_id))
 
 
 async def make_signing_keys(maker: RemoteKeyMaker, layout: Layout) -> dict[str, RemoteKey]:
@@ -40,24 +57,24 @@ async def make_signing_keys(maker: RemoteKeyMaker, layout: Layout) -> dict[str, 
     return made
 
 
-async def certify_timestamps(
-    issuance: Issuance, service: SpiffeId, name: str, key: SigningKey, layout: Layout
+async def certify_key(
+    issuance: Issuance, caller: SpiffeId, wanted: KeyCertificate, key: SigningKey, layout: Layout
 ) -> IssuedCertificate:
-    """The time-stamping authority's certificate, with its whole chain in `trust/signing/timestamping.pem`.
+    """A certificate for a key, with its whole chain, the root included, in a file.
 
     Raises:
         PkiError, CaServiceError, DatabaseError: it could not be issued.
     """
-    wanted = CertificateRequest(
-        csr=await make_csr(key, common_name=f"{name} time-stamping"),
-        profile=_PROFILE,
+    request = CertificateRequest(
+        csr=await make_csr(key, common_name=wanted.common_name),
+        profile=wanted.profile,
         identifiers=(),
-        idempotency_key=f"ceremony-{TIMESTAMP_KEY}-{secrets.token_hex(8)}",
+        idempotency_key=f"ceremony-{wanted.profile}-{secrets.token_hex(8)}",
         requester={"ceremony": "init"},
     )
-    issued = (await issuance.issue(service, wanted)).answer
+    issued = (await issuance.issue(caller, request)).answer
     chain = load_chain(issued.chain.encode())
-    write_atomically(layout.timestamp_chain, to_pem([*chain, _root_above(chain[-1], layout)]), 0o644)
+    write_atomically(wanted.path, to_pem([*chain, _root_above(chain[-1], layout)]), 0o644)
     return issued
 
 

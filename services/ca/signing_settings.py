@@ -25,6 +25,7 @@ KEYS: Final[Mapping[str, str]] = {
     f"{FIRST_TENANT}.artefact-mldsa65": "ml-dsa-65",
 }
 """The keys that the ceremony makes: id and algorithm."""
+ARTEFACT_KEYS: Final = tuple(key_id for key_id in KEYS if key_id.startswith(f"{FIRST_TENANT}."))
 TENANTS: Final = (SIGNING, FIRST_TENANT)
 _AT_THE_CA: Final = (
     "POST /v1/certificates",
@@ -122,15 +123,17 @@ def signing_toml(final: Layout, trust_domain: str, facts: SigningFacts) -> str:
         "# The signing service's settings; docs/operations/settings.md explains each. The environment\n"
         "# (PQCPKI_SIGNING_<FIELD>) wins.\n"
     )
-    return heading + lines(settings) + table("profiles", _profile()) + table("mtls_callers", _operators(trust_domain))
+    return (
+        heading + lines(settings) + table("profiles", _profile(final)) + table("mtls_callers", _operators(trust_domain))
+    )
 
 
-def _profile() -> dict[str, Any]:
-    keys = [key_id for key_id in KEYS if key_id.startswith(f"{FIRST_TENANT}.")]
+def _profile(final: Layout) -> dict[str, Any]:
     return {
         "id": "default",
         "tenant": FIRST_TENANT,
-        "keys": keys,
+        "keys": ARTEFACT_KEYS,
+        "certificates": {key_id: final.signing_chain(key_id) for key_id in ARTEFACT_KEYS},
         "formats": ["raw", "dsse", "bundle"],
         "timestamp": True,
         "log": True,

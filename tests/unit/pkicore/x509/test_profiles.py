@@ -39,7 +39,7 @@ def toml(**changes: str | None) -> str:
 
 def test_the_packaged_profiles() -> None:
     """The defaults are what the documentation promises."""
-    signing = {"code-signing", "timestamping"}
+    signing = {"code-signing", "artefact-signing", "timestamping"}
     assert set(PROFILES) == {"server", "service", "client", "ocsp-responder", "root", "issuing-ca"} | signing
     server, service, responder = PROFILES["server"], PROFILES["service"], PROFILES["ocsp-responder"]
     assert (server.validity, server.max_names) == (timedelta(days=90), 100)

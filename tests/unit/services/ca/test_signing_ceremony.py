@@ -12,11 +12,17 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from pkicore.identity import SpiffeId
 from pkicore.tsp import check_authority
 from pkicore.x509.certificate import load_chain, to_pem
+from services.ca.errors import NotAuthorisedError
 from services.ca.layout import Layout
 from services.ca.remote_keys import RemoteKeyMaker
 from services.ca.signer_settings import ceremony_key_policy
-from services.ca.signing_ceremony import certify_timestamps, make_signing_keys
-from services.ca.signing_settings import KEYS, TENANTS, TIMESTAMP_KEY
+from services.ca.signing_ceremony import (
+    artefact_certificate,
+    certify_key,
+    make_signing_keys,
+    timestamp_certificate,
+)
+from services.ca.signing_settings import ARTEFACT_KEYS, KEYS, TENANTS, TIMESTAMP_KEY
 from services.signer_hsm.client import ForbiddenError, NotOfferedError
 from services.signing.timestamps import check_chain
 from tests.support.ca_world import CaWorld
@@ -100,7 +106,7 @@ async def test_the_time_stamping_certificate_is_one_that_verifiers_take(
     """For its key, critical and for nothing else, a year long, and with the whole chain up to the root beside it."""
     keys = await make_signing_keys(RemoteKeyMaker(signer.client(ADMIN), [BACKEND], pool), layout)
     key = keys[TIMESTAMP_KEY]
-    await certify_timestamps(world.core.issuance, SERVICE, "Test", key, layout)
+    await certify_key(world.core.issuance, SERVICE, timestamp_certificate("Test", layout), key, layout)
     chain = load_chain(layout.timestamp_chain.read_bytes())
     check_chain(chain, key, world.clock.now())
     check_authority(chain[0], world.clock.now())
@@ -109,3 +115,31 @@ async def test_the_time_stamping_certificate_is_one_that_verifiers_take(
     assert chain[0].subject.rfc4514_string() == "CN=Test time-stamping"
     assert (chain[0].not_valid_after_utc - world.clock.now()).days in {364, 365}
     assert chain[-1] == world.families["ecdsa"].root.certificate
+
+
+async def test_artefact_keys_have_certificates_that_name_them(
+    signer: SignerWorld, layout: Layout, world: CaWorld, pool: Executor
+) -> None:
+    """For code signing, by the family of the key, each with its chain up to the root; CMS names signers by them."""
+    keys = await make_signing_keys(RemoteKeyMaker(signer.client(ADMIN), [BACKEND], pool), layout)
+    for key_id in ARTEFACT_KEYS:
+        await certify_key(world.core.issuance, ADMIN, artefact_certificate(key_id, layout), keys[key_id], layout)
+        leaf, issuing, root = load_chain(layout.signing_chain(key_id).read_bytes())
+        assert leaf.public_key() == keys[key_id].public_key
+        assert leaf.subject.rfc4514_string() == f"CN=key {key_id}"
+        usage = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+        assert list(usage) == [ExtendedKeyUsageOID.CODE_SIGNING]
+        leaf.verify_directly_issued_by(issuing)
+        issuing.verify_directly_issued_by(root)
+        with pytest.raises(x509.ExtensionNotFound):  # in no log: nobody takes it for an identity
+            leaf.extensions.get_extension_for_class(x509.PrecertificateSignedCertificateTimestamps)
+
+
+async def test_the_service_itself_gets_no_such_certificate(
+    signer: SignerWorld, layout: Layout, world: CaWorld, pool: Executor
+) -> None:
+    """Whoever takes over the signing service cannot have a key of its own certified for a year."""
+    keys = await make_signing_keys(RemoteKeyMaker(signer.client(ADMIN), [BACKEND], pool), layout)
+    wanted = artefact_certificate(ARTEFACT_KEYS[0], layout)
+    with pytest.raises(NotAuthorisedError):
+        await certify_key(world.core.issuance, SERVICE, wanted, keys[ARTEFACT_KEYS[0]], layout)
