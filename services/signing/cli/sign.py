@@ -101,7 +101,7 @@ class Signed(NamedTuple):
 @click.option("--progress", is_flag=True, help="Say how far it is, also elsewhere than on a terminal.")
 @service_command
 @json_option
-def sign(files: tuple[Path, ...], route: Route, as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001 - click's
+def sign(files: tuple[Path, ...], route: Route, as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001 - click's way
     """Have FILEs signed together, and write signatures and attestations beside them.
 
     Only digests of the files are sent; the SBOM and the provenance are sent whole, checked, and attested. Beside

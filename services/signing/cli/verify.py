@@ -104,7 +104,7 @@ class Proof:
 @click.option("--predicate-type", help="Demand an attestation of this type, such as https://cyclonedx.org/bom.")
 @click.option("--policy-sha256", help="Demand a verification summary that passed under this policy.")
 @json_option
-def verify(file: Path, bundles: tuple[Path, ...], signatures: tuple[Path, ...], as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001 - click's
+def verify(file: Path, bundles: tuple[Path, ...], signatures: tuple[Path, ...], as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001 - click's way
     """Verify that FILE was signed by whom you expect, without asking anybody.
 
     By keys that you have: --key for each; with more than one, each must have signed, as hybrid signatures are meant.

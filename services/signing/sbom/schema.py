@@ -14,7 +14,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 # The grammar of that Earley parser takes 1.8 s to load, in a process that lives for one document.
 sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # None: "not to be imported" (importlib)
@@ -23,6 +23,7 @@ from jsonschema import Draft7Validator, FormatChecker, ValidationError  # type: 
 from jsonschema.validators import extend  # type: ignore[import-untyped]  # noqa: E402 - likewise
 
 Errors = Iterator[ValidationError]
+_Validator: TypeAlias = Any  # jsonschema makes its classes at run time
 _NOT_IN_AN_IRI: Final = re.compile(r'[\x00-\x20"<>\\^`{|}\x7f-\x9f]|%(?![0-9A-Fa-f]{2})')
 _SAYINGS: Final = {
     "anyOf": "has none of the forms that the schema allows",
@@ -42,7 +43,7 @@ _SAYINGS: Final = {
 }
 
 
-def quick_validator(stock: Any) -> Any:  # noqa: ANN401 - jsonschema makes its classes at run time
+def quick_validator(stock: _Validator) -> _Validator:
     """A validator of the same schema and registry as `stock` (draft 7), with the keywords above."""
     kept = _Kept()
     keywords: dict[str, Callable[..., Errors]] = {
@@ -81,7 +82,7 @@ class _Kept:
         self._targets: dict[int, Any] = {}
         self._enums: dict[int, frozenset[str]] = {}
 
-    def ref(self, validator: Any, target: str, instance: object, schema: object) -> Errors:  # noqa: ANN401 - see above
+    def ref(self, validator: _Validator, target: str, instance: object, schema: object) -> Errors:
         child = self._targets.get(id(schema))
         if child is None:
             found = validator._resolver.lookup(target)  # noqa: SLF001 - as the stock keyword does
@@ -89,13 +90,13 @@ class _Kept:
             self._targets[id(schema)] = child
         yield from child.iter_errors(instance)
 
-    def properties(self, validator: Any, schemas: Mapping[str, Any], instance: object, _: object) -> Errors:  # noqa: ANN401
+    def properties(self, validator: _Validator, schemas: Mapping[str, Any], instance: object, _: object) -> Errors:
         if isinstance(instance, dict):
             for name, value in instance.items():
                 if name in schemas:
                     yield from _placed(self._child(validator, schemas[name]).iter_errors(value), name)
 
-    def items(self, validator: Any, schemas: object, instance: object, schema: object) -> Errors:  # noqa: ANN401
+    def items(self, validator: _Validator, schemas: object, instance: object, schema: object) -> Errors:
         if not isinstance(schemas, dict):  # one schema for each place, or a boolean: rare
             yield from Draft7Validator.VALIDATORS["items"](validator, schemas, instance, schema)
         elif isinstance(instance, list):
@@ -103,7 +104,7 @@ class _Kept:
             for index, value in enumerate(instance):
                 yield from _placed(child.iter_errors(value), index)
 
-    def enum(self, validator: Any, values: list[Any], instance: object, schema: object) -> Errors:  # noqa: ANN401
+    def enum(self, validator: _Validator, values: list[Any], instance: object, schema: object) -> Errors:
         if not isinstance(instance, str):
             yield from Draft7Validator.VALIDATORS["enum"](validator, values, instance, schema)
             return
@@ -113,7 +114,7 @@ class _Kept:
         if instance not in known:
             yield ValidationError("not in the enumeration")
 
-    def _child(self, validator: Any, schema: Any) -> Any:  # noqa: ANN401
+    def _child(self, validator: _Validator, schema: object) -> _Validator:
         child = self._children.get(id(schema))
         if child is None:
             child = self._children[id(schema)] = validator.evolve(schema=schema)
