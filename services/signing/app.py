@@ -11,25 +11,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry
 
-from pkicore.algorithms import known_public_key
 from pkicore.clock import Clock, SystemClock
-from pkicore.keys.remote import RemoteKey, RemoteSigner, open_remote_key
-from pkicore.mtls import PUBLIC, CredentialsSource, TlsListener
-from services.ca.client.identity import internal_renewer, issue_from
-from services.ca.client.way import CREDENTIALS_CHECK_SECONDS, WayToCa, credentials_source, patiently
+from pkicore.keys.remote import RemoteSigner
+from services.ca.client.identity import internal_renewer
+from services.ca.client.way import WayToCa
 from services.chassis.asgi import Application, AsgiApp, Route
 from services.chassis.audit import audit_checkpoints
 from services.chassis.database import CommitObserver, Database
 from services.chassis.first_use import OnFirstUse
-from services.chassis.identity import IdentityRenewer
 from services.chassis.migrations import migrate
 from services.chassis.observability import HttpMetrics, TlsMetrics
 from services.chassis.ops import Readiness, ops_application
@@ -44,31 +40,23 @@ from services.signing.decisions import Decisions, Policies
 from services.signing.domain import SERVICE
 from services.signing.jobs import Profile, Profiles
 from services.signing.keys import SigningKeys
-from services.signing.log import SigningLog, signing_log_routes
 from services.signing.metrics import SigningMetrics
 from services.signing.objects import Objects
+from services.signing.opening import Ground, open_public_side, open_witnesses
 from services.signing.policy import PolicyDirectory, PolicySchema
 from services.signing.problems import PROBLEMS
-from services.signing.public_certificate import PUBLIC_PROFILE, PublicCertificate, public_names
 from services.signing.quotas import Quota, Quotas
 from services.signing.records import first_id
 from services.signing.sbom import SbomChecker
 from services.signing.settings import QuotaSettings, SigningSettings
 from services.signing.signatures import Certifier, Checker, Equipment, Signatures
 from services.signing.signer import http_to_signer, signer_over
-from services.signing.store import Numbers, SigningStore
+from services.signing.store import SigningStore
 from services.signing.store.outbox import OutboxStore
 from services.signing.streams import Streams
-from services.signing.timestamps import Serials, TimestampAuthority, TimestampPolicy
-from services.signing.timestamps import routes as timestamp_routes
 from services.signing.trust import TrustedRoot
 from services.signing.trusted import (
-    authorities,
     read_chain,
-    read_public_key,
-    timestamp_authority,
-    trust_routes,
-    trusted_log,
 )
 from services.signing.upkeep import Upkeep
 from services.signing.webhooks.events import announcing_signatures
@@ -257,7 +245,7 @@ async def serve(
             WayToCa.open(settings, clock, timedelta(seconds=settings.crl_max_staleness_seconds))
         )
         parts = await _parts(settings, base_url, ca, database, stack, signing_metrics, clock)
-        public = await _public_side(settings, base_url, ca, tls_metrics, clock)
+        public = await open_public_side(settings, base_url, ca, tls_metrics, clock)
         stack.push_async_callback(public.listener.aclose)
         aftercare = await _aftercare(settings, database, parts, clock, registry)
         application = public_application(parts.core, metrics, parts.routes, aftercare)
@@ -285,21 +273,6 @@ async def serve(
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Ground:
-    """What the parts of one process stand on."""
-
-    settings: SigningSettings
-    base_url: str
-    ca: WayToCa
-    signer: RemoteSigner
-    database: Database
-    store: SigningStore
-    stack: AsyncExitStack
-    pool: Executor
-    clock: Clock
-
-
 @dataclass(frozen=True)
 class _Parts:
     """The domain, its public endpoints, and the policies that it follows."""
@@ -321,7 +294,7 @@ async def _parts(
     clock: Clock,
 ) -> _Parts:
     http = await stack.enter_async_context(http_to_signer(settings, ca, clock))
-    ground = _Ground(
+    ground = Ground(
         settings=settings,
         base_url=base_url,
         ca=ca,
@@ -331,13 +304,14 @@ async def _parts(
         stack=stack,
         pool=stack.enter_context(ThreadPoolExecutor(os.cpu_count() or 1, "signing")),
         clock=clock,
+        monotonic=time.monotonic,
     )
     schema = PolicySchema(claim for issuer in settings.oidc_issuers for claim in issuer.more_claims)
     policies = PolicyDirectory(settings.policies_directory, schema, ground.store, metrics.policies_in_force)
     await policies.load()
     tokens = OidcCallers(settings.oidc_issuers, clock=clock, monotonic=time.monotonic)
     stack.push_async_callback(tokens.aclose)
-    trust = await _trust(ground)
+    trust = await open_witnesses(ground)
     certifier = None
     if settings.certificate_profile:
         certifier = OidcCertifier(CaIssuer(ca.client, settings.certificate_profile), trust.root, clock)
@@ -380,57 +354,6 @@ async def _aftercare(
     return await build_aftercare(database, signed, rules, clock=clock, registry=registry)
 
 
-@dataclass(frozen=True)
-class _Trusted:
-    """Who witnesses, and what verifiers are told of it."""
-
-    witnesses: Witnesses
-    root: TrustedRoot
-    routes: Sequence[Route]
-
-
-async def _trust(ground: _Ground) -> _Trusted:
-    settings, base_url, ca = ground.settings, ground.base_url, ground.ca
-    since = min(issuer.not_valid_before_utc for issuer in ca.trust.crl_paths)
-    log = authority = None
-    root, routes = TrustedRoot(authorities=authorities(ca.trust, settings.ca_url)), []
-    if settings.ct_log_public_key is not None:
-        public_key = read_public_key(settings.ct_log_public_key, "ct_log_public_key")
-        root = replace(root, ct_logs=(trusted_log(f"{settings.ca_status_url}/ct", public_key, since),))
-    if settings.log_key is not None:
-        key = await _log_key(settings.log_key, settings.log_public_key, ground.signer, ground.pool)
-        origin = settings.log_origin or urlsplit(base_url).hostname or ""
-        log = await SigningLog.open(ground.database, key=key, origin=origin)
-        ground.stack.push_async_callback(log.close)
-        routes += signing_log_routes(log)
-        root = replace(root, logs=(trusted_log(base_url, key.public_key, since),))
-    if settings.timestamp_key is not None and settings.timestamp_certificate is not None:
-        chain = read_chain(settings.timestamp_certificate, "timestamp_certificate")
-        leaf_key = known_public_key(chain[0].public_key())
-        authority = TimestampAuthority(
-            RemoteKey(_pinned(settings.timestamp_key), leaf_key, ground.signer, ground.pool),
-            chain,
-            policy=TimestampPolicy(settings.timestamp_policy),
-            serials=Serials(Numbers(ground.store, "timestamps")),
-            clock=ground.clock,
-        )
-        routes += timestamp_routes(authority)
-        root = replace(root, timestamp_authorities=(timestamp_authority(chain, base_url),))
-    issuers = [issuer.issuer for issuer in settings.oidc_issuers]
-    routes += trust_routes(root, settings.trust_domain, base_url, issuers)
-    return _Trusted(Witnesses(authority, log), root, routes)
-
-
-async def _log_key(name: str, public_key: Path | None, signer: RemoteSigner, pool: Executor) -> RemoteKey:
-    if public_key is not None:
-        return RemoteKey(_pinned(name), read_public_key(public_key, "log_public_key"), signer, pool)
-    return await patiently("key of the log", lambda: open_remote_key(_pinned(name), signer, pool))
-
-
-def _pinned(name: str) -> str:
-    return f"signer-hsm:{name}" if "/" in name else f"signer-hsm:{name}/1"
-
-
 def core_rules(settings: SigningSettings, base_url: str) -> CoreRules:
     """The domain's rules as the settings have them."""
     profiles = {
@@ -458,33 +381,3 @@ def core_rules(settings: SigningSettings, base_url: str) -> CoreRules:
 
 def _quota(settings: QuotaSettings) -> Quota:
     return Quota(settings.per_second, settings.burst, settings.in_flight, settings.bytes_per_day)
-
-
-@dataclass(frozen=True)
-class _PublicSide:
-    """The public listener, and what keeps its certificate fresh."""
-
-    listener: TlsListener
-    credentials: CredentialsSource
-    renewer: IdentityRenewer
-
-    def background(self) -> list[BackgroundTask]:
-        """Renewal, and the look at what renewal has written."""
-        return [
-            BackgroundTask("public-certificate", self.renewer.run),
-            BackgroundTask("public-credentials", lambda: self.credentials.run(CREDENTIALS_CHECK_SECONDS)),
-        ]
-
-
-async def _public_side(
-    settings: SigningSettings, base_url: str, ca: WayToCa, metrics: TlsMetrics, clock: Clock
-) -> _PublicSide:
-    """The listener with its certificate and staple at hand, from disk or from the CA."""
-    issue = issue_from(ca.client, SERVICE, PUBLIC_PROFILE)
-    names = public_names(settings.tls_names, base_url)
-    certificate = PublicCertificate(settings.state_dir / "tls" / "public", names, issue, clock)
-    await patiently("public certificate", certificate.ensure)
-    credentials = credentials_source(certificate.files)
-    listener = ca.listener("public", PUBLIC, credentials, metrics, clock)
-    await patiently("staple", listener.open)
-    return _PublicSide(listener, credentials, IdentityRenewer(certificate.files, issue, clock, metrics))

@@ -46,6 +46,7 @@ KINDS: Final[Mapping[type[Exception], Kind]] = {
     DeniedError: Kind("forbidden", "Forbidden", 403),
     ApiKeyRuleError: Kind("api-key-refused", "API key refused", 422),
     CertificateIdentityError: Kind("identity-unusable", "No certificate for this identity", 422),
+    core.KeyAccessError: Kind("signer-unavailable", "Signatures cannot be made now", 503, retry=True),
     core.UnsupportedError: Kind("unsupported", "Not supported", 422),
 }
 

@@ -48,15 +48,46 @@ class Place:
         self._use.in_flight -= 1
 
 
+class Bucket:
+    """So many requests at once, and so many a second in the long run.
+
+    Args:
+        per_second: in the long run.
+        burst: at once.
+        monotonic: seconds that never go back.
+    """
+
+    __slots__ = ("_at", "_burst", "_monotonic", "_per_second", "_tokens")
+
+    def __init__(self, per_second: float, burst: int, monotonic: Callable[[], float]) -> None:
+        self._per_second = per_second
+        self._burst = float(burst)
+        self._monotonic = monotonic
+        self._tokens = self._burst
+        self._at = monotonic()
+
+    def take(self) -> None:
+        """Take one.
+
+        Raises:
+            RateLimitedError: there is none now.
+        """
+        now = self._monotonic()
+        self._tokens = min(self._burst, self._tokens + max(0.0, now - self._at) * self._per_second)
+        self._at = now
+        if self._tokens < 1.0:
+            raise RateLimitedError("more requests than are granted", (1.0 - self._tokens) / self._per_second)
+        self._tokens -= 1.0
+
+
 class _Use:
     """What one tenant has taken."""
 
-    __slots__ = ("at", "day", "in_flight", "octets", "quota", "tokens")
+    __slots__ = ("bucket", "day", "in_flight", "octets", "quota")
 
-    def __init__(self, quota: Quota, now: float) -> None:
+    def __init__(self, quota: Quota, monotonic: Callable[[], float]) -> None:
         self.quota = quota
-        self.tokens = float(quota.burst)
-        self.at = now
+        self.bucket = Bucket(quota.per_second, quota.burst, monotonic)
         self.in_flight = 0
         self.day = -1
         self.octets = 0
@@ -96,18 +127,12 @@ class Quotas:
             RateLimitedError: too many in a short time.
             BusyError: too many under way.
         """
-        now = self._monotonic()
         use = self._uses.get(tenant)
         if use is None:
-            use = self._uses[tenant] = _Use(self._others.get(tenant, self._usual), now)
-        quota = use.quota
-        if use.in_flight >= quota.in_flight:
+            use = self._uses[tenant] = _Use(self._others.get(tenant, self._usual), self._monotonic)
+        if use.in_flight >= use.quota.in_flight:
             raise BusyError("the tenant has as many requests under way as it may have", _BUSY_SECONDS)
-        use.tokens = min(float(quota.burst), use.tokens + max(0.0, now - use.at) * quota.per_second)
-        use.at = now
-        if use.tokens < 1.0:
-            raise RateLimitedError("the tenant sends more requests than it may", (1.0 - use.tokens) / quota.per_second)
-        use.tokens -= 1.0
+        use.bucket.take()
         use.in_flight += 1
         return Place(use)
 

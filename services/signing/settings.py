@@ -122,6 +122,9 @@ class SigningSettings(BesideCaSettings):
     timestamp_policy: str = Field(
         DEFAULT_POLICY, pattern=r"^[0-2](\.(0|[1-9][0-9]{0,17})){1,20}$", description="OID of its policy"
     )
+    timestamps_per_second: float = Field(
+        50.0, gt=0, le=100_000, description="time-stamps for whoever asks, all together; our own signatures not counted"
+    )
     ct_log_public_key: AbsolutePath | None = Field(
         None, description="PEM file with the public half of the CA's certificate log, for short-lived certificates"
     )

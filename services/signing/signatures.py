@@ -145,7 +145,12 @@ class Signatures:
         if claim is None:
             return None
         _require_same(claim.request_hash, incoming)
-        return await self._with.store.signature(incoming.caller.tenant, claim.signature)
+        stored = await self._with.store.signature(incoming.caller.tenant, claim.signature)
+        if stored is None:
+            raise IdempotencyConflictError(
+                "what was signed under this idempotency key is no longer kept: use another one"
+            )
+        return stored
 
     async def _make(self, incoming: Incoming, scratch: Scratch) -> StoredSignature:
         checked = await self._check(incoming)  # 5
