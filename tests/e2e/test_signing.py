@@ -179,6 +179,17 @@ def test_both_keys_of_a_hybrid_are_demanded(running: Deployment, artefact: Path)
     assert pqcsign(running, "verify", artefact, "--bundle", envelope, *options, check=False).returncode == 1
 
 
+def test_openssl_verifies_the_cms_signature(running: Deployment, artefact: Path, tmp_path: Path) -> None:
+    """The ceremony has certified the artefact keys; the classical file is for every OpenSSL."""
+    signed(running, artefact, "--format", "cms")
+    signature = artefact.with_name(f"{artefact.name}.classical.p7s")
+    how = ("-verify", "-binary", "-inform", "DER", "-purpose", "any", "-in", signature, "-content", artefact)
+    trust = ("-CAfile", running.endpoints["tls_ca_bundle"], "-out", tmp_path / "out")
+    assert "successful" in openssl("cms", *how, *trust)
+    artefact.write_bytes(b"something else")
+    assert "successful" not in openssl("cms", *how, *trust, check=False)
+
+
 def test_sigstore_verifies_what_a_build_had_signed(running: Deployment, artefact: Path, tmp_path: Path) -> None:
     """By its OIDC token it gets a certificate of our CA: sigstore-python needs our trusted root and nothing else."""
     record = signed(running, artefact, "--oidc", "--token-file", token(tmp_path))

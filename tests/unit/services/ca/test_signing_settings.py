@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from pkicore.identity import SpiffeId
+from services.ca.cli import main
 from services.ca.deployment import Deployment, Ports, write_settings
 from services.ca.errors import CeremonyError
 from services.ca.layout import SIGNER, SIGNING, Layout
@@ -85,6 +87,16 @@ def test_it_needs_signer_hsm(layout: Layout) -> None:
     """A signing service without a place for its keys is refused before anything is made."""
     with pytest.raises(CeremonyError, match="--signing goes with --keys signer-hsm"):
         deployment(layout, backends=())
+
+
+def test_the_command_says_what_goes_with_it(tmp_path: Path) -> None:
+    """`ztca init --signing --keys file` is refused in a sentence, and makes nothing."""
+    ports = {f"PQCPKI_{name}_PORT": "0" for name in ("CA", "CA_HTTP", "CA_OPS", "ACME", "ACME_OPS", "SIGNING")}
+    options = ("init", "--dir", str(tmp_path / "pki"), "--signing", "--keys", "file")
+    result = CliRunner().invoke(main, options, env=ports)
+    assert result.exit_code == 1
+    assert "--signing goes with --keys signer-hsm" in result.output
+    assert not (tmp_path / "pki").exists()
 
 
 def test_the_database_url_is_the_one_that_was_given(layout: Layout) -> None:
