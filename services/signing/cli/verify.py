@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ import click
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from pkicore.algorithms import PublicKey, algorithm_of, known_public_key
-from pkicore.dsse import Envelope, key_id
+from pkicore.dsse import Envelope, key_hint, key_id
 from pkicore.errors import MalformedError, PkiError
 from pkicore.jose.strict import strict_object
 from services.chassis.cli.output import json_option, tell
@@ -25,6 +25,7 @@ from services.signing.statements import VSA_TYPE
 from services.signing.trust import MAX_TRUSTED_ROOT, TrustedRoot
 from services.signing.verification import (
     Identity,
+    NoLogEntryError,
     VerificationError,
     Verified,
     verify_hybrid,
@@ -72,12 +73,14 @@ class Proof:
         """The Statement, empty where it is a signature over the artefact."""
         return {} if self.payload is None else strict_object(self.payload, "the Statement")
 
-    def attempt(self, verification: Callable[[], Verified]) -> None:
+    def attempt(self, verification: Callable[[], Verified]) -> Exception | None:
         """Keep its result, or why there is none."""
         try:
             self.results.append(verification())
         except (PkiError, VerificationError) as error:
             self.failures.append(error)
+            return error
+        return None
 
     def require(self, expected: Expected) -> None:
         """Raises VerificationError unless everybody who is expected has signed."""
@@ -89,6 +92,8 @@ class Proof:
         for path, key in expected.keys.items():
             if key_id(key) not in signed:
                 raise VerificationError(f"the key in {path} has not signed {what}{why}")
+        if expected.root is not None and all(result.log_index is None for result in self.results):
+            raise VerificationError(f"no trusted log has an entry about {what}{why}")
 
 
 @click.command()
@@ -108,7 +113,7 @@ def verify(file: Path, bundles: tuple[Path, ...], signatures: tuple[Path, ...], 
     """Verify that FILE was signed by whom you expect, without asking anybody.
 
     By keys that you have: --key for each; with more than one, each must have signed, as hybrid signatures are meant.
-    With --trusted-root, the entry in the transparency log is demanded too.
+    With --trusted-root, an entry in the transparency log is demanded too, by one of them.
 
     By an identity: --certificate-identity, --certificate-oidc-issuer and --trusted-root, all three.
 
@@ -180,8 +185,17 @@ def _judge(document: bytes, artefact: Artefact, expected: Expected, proof: Proof
         for key in expected.keys.values():
             proof.attempt(partial(_by_envelope, document, key, digests))
     else:
-        for key in expected.keys.values():
-            proof.attempt(partial(verify_with_key, document, key, digests, root=root, max_bytes=_MAX_BUNDLE))
+        for key in _likely(document, expected.keys.values()):
+            verification = partial(verify_with_key, document, key, digests, max_bytes=_MAX_BUNDLE)
+            error = proof.attempt(partial(verification, root=root))
+            if isinstance(error, NoLogEntryError):  # of what several have signed, one entry in the log is enough
+                proof.attempt(verification)
+
+
+def _likely(document: bytes, keys: Collection[PublicKey]) -> Collection[PublicKey]:
+    """The key that the bundle's hint names, if it is one of these; else all, since a hint decides nothing."""
+    hint = UnverifiedBundle.parse(document, max_bytes=_MAX_BUNDLE).hint
+    return [key for key in keys if key_hint(key) == hint] or keys
 
 
 def _by_envelope(document: bytes, key: PublicKey, digests: Mapping[str, bytes]) -> Verified:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,16 +44,21 @@ GITHUB: Final = {
 class OtherLoop(httpx.AsyncBaseTransport):
     """Carries requests from a command's event loop to the one in which the service lives."""
 
-    def __init__(self, http: httpx.AsyncClient, home: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, http: httpx.AsyncClient, home: asyncio.AbstractEventLoop, forge: Callable[[bytes], bytes]
+    ) -> None:
         self._http = http
         self._home = home
+        self._forge = forge
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """As httpx has it."""
         body, headers = await request.aread(), list(request.headers.raw)
         sent = self._http.request(request.method, request.url, content=body, headers=headers)
         answer = await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(sent, self._home))
-        return httpx.Response(answer.status_code, headers=answer.headers, stream=httpx.ByteStream(answer.content))
+        return httpx.Response(
+            answer.status_code, headers=answer.headers, stream=httpx.ByteStream(self._forge(answer.content))
+        )
 
 
 @dataclass
@@ -64,11 +69,13 @@ class Cli:
         world: the service.
         home: of the user, with the artefact app.bin.
         environment: of the commands.
+        forge: changes the service's answers on their way.
     """
 
     world: SigningWorld
     home: Path
     environment: dict[str, str]
+    forge: Callable[[bytes], bytes] = bytes
 
     async def run(self, *words: object, as_operator: bool = True) -> Result:
         """A command as it runs at a terminal, but for its way to the service."""
@@ -77,7 +84,7 @@ class Cli:
         @asynccontextmanager
         async def connect(_way: Way, credential: Credential | None) -> AsyncIterator[httpx.AsyncClient]:
             shown = OPERATOR if credential is not None and credential.certificate is not None else None
-            transport = OtherLoop(self.world.http(shown), loop)
+            transport = OtherLoop(self.world.http(shown), loop, self.forge)
             async with httpx.AsyncClient(transport=transport, base_url=URL) as http:
                 yield http
 
@@ -189,6 +196,20 @@ async def test_several_files_are_signed_together(cli: Cli) -> None:
         assert (await cli.run("verify", file, *words)).exit_code == 0
     two = await cli.run("sign", cli.app, other, "--key", "acme.artefact-mldsa65", "--format", "raw", "--force")
     assert (two.exit_code, "one file at a time" in two.stderr) == (USAGE, True)
+
+
+async def test_a_service_that_signs_something_else_is_caught(cli: Cli) -> None:
+    """What it answers must be about the digests that were sent; what makes no sense is said to make none."""
+    digest = hashlib.sha256(CONTENT).hexdigest().encode()
+    for forge, words in (
+        (lambda body: body.replace(digest, b"0" * 64), "other digests than those that were sent"),
+        (lambda _body: b"{}", "makes no sense"),
+        (lambda _body: b"<html>", "makes no sense"),
+    ):
+        cli.forge = forge
+        result = await cli.run("sign", cli.app)
+        assert (result.exit_code, words in result.stderr) == (REFUSED, True), result.output
+        assert names(cli.home) == {"app.bin"}
 
 
 async def test_nothing_is_signed_that_could_not_be_written(cli: Cli) -> None:

@@ -18,6 +18,7 @@ from pkicore.dsse import IN_TOTO_PAYLOAD, Envelope, Signature, key_id, pae
 from services.signing.cli.main import main
 from services.signing.formats import SignedWith
 from services.signing.formats.bundle import dsse_output, message_output
+from services.signing.formats.log_entry import hashed_rekord
 from services.signing.statements import VSA_TYPE, Subject, statement
 from tests.support.sigstore_world import GITHUB, WORKFLOW, SigstoreWorld
 
@@ -193,6 +194,30 @@ async def test_an_identity_is_verified_with_a_trusted_root(files: Files) -> None
         ("--trusted-root", files.put("other.json", other), *by[2:]),
     ):
         assert verify(files.app, *wrong).exit_code == 1
+
+
+async def test_with_a_trusted_root_a_log_entry_is_demanded_of_keys_too(files: Files) -> None:
+    """By one of the keys of a hybrid; what has no entry, or one of another log, is refused."""
+    world = SigstoreWorld()
+    root = files.put("trusted_root.json", world.trusted_root.to_json())
+    public_key = known_public_key(CLASSICAL.public_key())
+    signature = sign_with(CLASSICAL, pae(IN_TOTO_PAYLOAD, VSA))
+    digest = hashlib.sha256(pae(IN_TOTO_PAYLOAD, VSA)).digest()
+    entry = world.log.add(hashed_rekord(public_key, signature, "sha256", digest, None))
+    signed = SignedWith("acme.key", algorithm_of(public_key), public_key, signature, log_entry=entry)
+    logged = dsse_output("vsa", signed, VSA).content
+    hybrid = files.put("hybrid.jsonl", logged, bundle(VSA, QUANTUM_SAFE))
+    words = (files.app, "--bundle", hybrid, *files.both)
+    assert verify(*words, "--trusted-root", root).exit_code == 0
+    other = files.put("other.json", SigstoreWorld().trusted_root.to_json())
+    assert verify(*words, "--trusted-root", other).exit_code == 1
+    for unlogged in (bundle(VSA, CLASSICAL), envelope(VSA, CLASSICAL)):
+        by_one = (files.app, "--bundle", files.put("one.json", unlogged), *files.key(CLASSICAL))
+        assert verify(*by_one).exit_code == 0
+        result = verify(*by_one, "--trusted-root", root)
+        assert (result.exit_code, "no trusted log" in result.stderr) == (1, True), result.output
+    raw = ("--signature", files.put("app.sig", sign_with(CLASSICAL, CONTENT)), *files.key(CLASSICAL))
+    assert verify(files.app, *raw, "--trusted-root", root).exit_code == 1
 
 
 @pytest.mark.parametrize(
