@@ -19,7 +19,7 @@ from services.chassis.peer import CallerPolicy
 from services.chassis.settings import load_settings
 from services.signer_hsm.policy import Caller as SignerCaller
 from services.signer_hsm.policy import Policy
-from services.signing.callers import Caller
+from services.signing.callers import Action, Caller
 from services.signing.domain import OWN_TENANT
 from services.signing.policy import AccessRequest, PolicySchema, PolicySet, checked_policies
 from services.signing.settings import SigningSettings
@@ -200,6 +200,13 @@ def test_administration_is_for_operators(policies: PolicySet) -> None:
     for action in ("manage_api_keys", "manage_webhooks", "export_evidence", "hold_signatures"):
         assert policies.decide(AccessRequest(OPERATOR, action, "default")).allowed
         assert not policies.decide(AccessRequest(key, action, "default")).allowed
-    for action in ("read", "search"):
-        assert policies.decide(AccessRequest(key, action, "default")).allowed  # type: ignore[arg-type]  # a literal
-        assert not policies.decide(AccessRequest(key, action, "other")).allowed  # type: ignore[arg-type]  # a literal
+
+
+@pytest.mark.parametrize("action", ["read", "search"])
+def test_who_looks_up_what_was_signed(policies: PolicySet, action: Action) -> None:
+    """Whoever signs in the tenant by certificate or API key; another tenant does not, nor does a build unnamed yet."""
+    key, build = Caller("api-key", "k1", "default"), Caller("oidc", "https://issuer.example#subject", "default")
+    assert policies.decide(AccessRequest(OPERATOR, action, "default")).allowed
+    assert policies.decide(AccessRequest(key, action, "default")).allowed
+    assert not policies.decide(AccessRequest(key, action, "other")).allowed
+    assert not policies.decide(AccessRequest(build, action, "default")).allowed
