@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -54,7 +54,7 @@ class Expected:
     root: TrustedRoot | None
 
 
-@dataclass(slots=True)
+@dataclass
 class Proof:
     """What speaks for one payload.
 
@@ -68,18 +68,19 @@ class Proof:
     results: list[Verified] = field(default_factory=list)
     failures: list[Exception] = field(default_factory=list)
 
-    @property
+    @cached_property
     def statement(self) -> dict[str, Any]:
         """The Statement, empty where it is a signature over the artefact."""
         return {} if self.payload is None else strict_object(self.payload, "the Statement")
 
-    def attempt(self, verification: Callable[[], Verified]) -> Exception | None:
-        """Keep its result, or why there is none."""
+    def attempt(self, verification: Callable[[], Verified | list[Verified]]) -> Exception | None:
+        """Keep what it proves, or why it does not."""
         try:
-            self.results.append(verification())
+            found = verification()
         except (PkiError, VerificationError) as error:
             self.failures.append(error)
             return error
+        self.results += found if isinstance(found, list) else [found]
         return None
 
     def require(self, expected: Expected) -> None:
@@ -182,8 +183,10 @@ def _judge(document: bytes, artefact: Artefact, expected: Expected, proof: Proof
     if identity is not None and root is not None:
         proof.attempt(lambda: verify_with_certificate(document, identity, root, digests, max_bytes=_MAX_BUNDLE))
     elif _is_envelope(document):
-        for key in expected.keys.values():
-            proof.attempt(partial(_by_envelope, document, key, digests))
+        keys = list(expected.keys.values())
+        for some in [keys, *([key] for key in keys)]:  # all at once; where that fails, one by one, to say which
+            if proof.attempt(partial(_by_envelope, document, some, digests)) is None and len(some) == len(keys):
+                break
     else:
         for key in _likely(document, expected.keys.values()):
             verification = partial(verify_with_key, document, key, digests, max_bytes=_MAX_BUNDLE)
@@ -198,9 +201,9 @@ def _likely(document: bytes, keys: Collection[PublicKey]) -> Collection[PublicKe
     return [key for key in keys if key_hint(key) == hint] or keys
 
 
-def _by_envelope(document: bytes, key: PublicKey, digests: Mapping[str, bytes]) -> Verified:
-    envelope = verify_hybrid(document, [key], digests, max_bytes=_MAX_BUNDLE)
-    return Verified(key, None, None, envelope.payload_type, envelope.payload)
+def _by_envelope(document: bytes, keys: Sequence[PublicKey], digests: Mapping[str, bytes]) -> list[Verified]:
+    envelope = verify_hybrid(document, keys, digests, max_bytes=_MAX_BUNDLE)
+    return [Verified(key, None, None, envelope.payload_type, envelope.payload) for key in keys]
 
 
 def _judge_raw(signature: bytes, artefact: Artefact, expected: Expected, proof: Proof) -> None:
