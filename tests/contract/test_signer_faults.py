@@ -81,7 +81,7 @@ CERTAIN = [name for name, (error, _, _) in FAULTS.items() if not error.uncertain
 @pytest.mark.parametrize("name", FAULTS)
 async def test_each_fault_has_its_problem(tmp_path: Path, name: str) -> None:
     """What the back end did not do reaches the caller as its own type, with the time to come back."""
-    world = await SignerWorld.open(f"sqlite:///{tmp_path}/s.sqlite3", deadline=0.3)
+    world = await SignerWorld.open(f"sqlite:///{tmp_path}/s.sqlite3", deadline=3.0)
     await world.make("ca.issuing")
     error, kind, status = FAULTS[name]
     world.device.fail("sign", error)

@@ -2,7 +2,7 @@
 
 Python's own parser and not orjson: it runs under a memory limit, and CPython survives a failed allocation. Refused:
 a byte order mark, bad UTF-8, a member given twice, NaN and infinities (also by overflow), lone surrogates, integers
-of more than 4300 digits, nesting beyond the interpreter's recursion limit (RFC 8259 §4, §8, §9; RFC 7493).
+of more than 4300 digits, nesting that no validator's recursion would survive (RFC 8259 §4, §8, §9; RFC 7493).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, Final
 from services.signing.sbom.errors import BadSbomError, bounded
 
 MAX_BYTES: Final = 64 * 1024 * 1024
+MAX_DEPTH: Final = 128  # objects and lists within each other; a library recurses some six frames for each
 _SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")  # an escape that may be one half of a pair
 
 
@@ -56,9 +57,22 @@ def _parse(text: str) -> object:
         raise BadSbomError.of("$", "is nested too deeply") from None
     except ValueError:  # int() of more digits than the interpreter converts
         raise BadSbomError.of("$", "has a number that is too long") from None
+    _refuse_depth(document)
     if _SURROGATE.search(text):
         _refuse_surrogates(document)
     return document
+
+
+def _refuse_depth(document: object) -> None:
+    level = [document]
+    for _ in range(MAX_DEPTH):
+        inner = [
+            value.values() if isinstance(value, dict) else value for value in level if isinstance(value, dict | list)
+        ]
+        level = [value for values in inner for value in values if isinstance(value, dict | list)]
+        if not level:
+            return
+    raise BadSbomError.of("$", f"is nested too deeply: more than {MAX_DEPTH} objects and lists within each other")
 
 
 def _one_of_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from services.signing.sbom.errors import BadSbomError
-from services.signing.sbom.reading import read_document
+from services.signing.sbom.reading import MAX_DEPTH, read_document
 from tests.support.sboms import written
 
 
@@ -70,3 +70,14 @@ def test_an_error_quotes_little_and_nothing_that_does_not_print(tmp_path: Path) 
     problem = _problem(tmp_path, b'{"' + name + b'": 1, "' + name + b'": 2}')
     assert len(problem) < 200
     assert problem.isprintable()
+
+
+@pytest.mark.parametrize(("depth", "fits"), [(MAX_DEPTH, True), (MAX_DEPTH + 1, False)])
+def test_nesting_has_a_bound(tmp_path: Path, depth: int, fits: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    """So many objects and lists within each other are read, one more is not."""
+    path = written(tmp_path, b'{"a":' * (depth - 1) + b"{}" + b"}" * (depth - 1))
+    if fits:
+        read_document(path)
+    else:
+        with pytest.raises(BadSbomError, match="nested too deeply"):
+            read_document(path)
