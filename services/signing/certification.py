@@ -13,7 +13,7 @@ from services.ca.client import CaError, CaUnavailableError
 from services.ca.client.identity import Issuer
 from services.ca.wire import CertificateRequest, Identifier
 from services.signing.callers import Caller, CertificateIdentity, certificate_identity
-from services.signing.certificates import certified_key
+from services.signing.certificates import CertificateIssuer, certified_key
 from services.signing.errors import BadSignerAnswerError, SignerDownError, SignerRefusedError
 from services.signing.keys import JobKey
 from services.signing.trust import TrustedRoot
@@ -57,7 +57,7 @@ class CaIssuer:
 class OidcCertifier:
     """Makes keys with certificates; a `services.signing.signatures.Certifier`."""
 
-    issuer: CaIssuer
+    issuer: CertificateIssuer
     root: TrustedRoot
     clock: Clock
 
