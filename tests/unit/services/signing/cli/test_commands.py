@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -296,7 +297,10 @@ async def test_a_record_is_shown_by_id_and_by_digest(cli: Cli) -> None:
 
 async def test_every_page_of_a_search_is_shown_up_to_the_limit(cli: Cli) -> None:
     """The newest first."""
-    made = [(await cli.read("sign", cli.app, "--force", "--format", "raw"))["record"]["id"] for _ in range(3)]
+    made = []
+    for _ in range(3):
+        made.append((await cli.read("sign", cli.app, "--force", "--format", "raw"))["record"]["id"])
+        cli.world.clock.advance(timedelta(seconds=1))
     digest = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
     found = await cli.read("show", "--digest", digest, "--limit", "2")
     assert [one["id"] for one in found["signatures"]] == made[:0:-1]
