@@ -26,6 +26,7 @@ from services.chassis.asgi import Application, AsgiApp, Route
 from services.chassis.audit import audit_checkpoints
 from services.chassis.database import CommitObserver, Database
 from services.chassis.first_use import OnFirstUse
+from services.chassis.identity import IdentityRenewer
 from services.chassis.migrations import migrate
 from services.chassis.observability import HttpMetrics, TlsMetrics
 from services.chassis.ops import Readiness, ops_application
@@ -147,13 +148,7 @@ def build_core(
     store, outbox, objects = SigningStore(database, clock), OutboxStore(database), Objects(directory)
     keys = SigningKeys(outside.signer, outside.pool, monotonic, rules.fresh_seconds)
     decisions = Decisions(outside.policies, store, metrics, monotonic)
-    quotas = Quotas(
-        rules.quota,
-        rules.quotas,
-        lambda tenant, since: store.octets_since(tenant, first_id(since)),
-        clock=clock,
-        monotonic=monotonic,
-    )
+    quotas = _quotas(rules, store, clock, monotonic)
     equipment = Equipment(
         store=store,
         objects=objects,
@@ -196,6 +191,16 @@ def build_core(
         api_keys=ManagedApiKeys(store, decisions, clock),
         upkeep=Upkeep(store, objects, metrics, clock, rules.remembered),
         quotas=quotas,
+    )
+
+
+def _quotas(rules: CoreRules, store: SigningStore, clock: Clock, monotonic: Callable[[], float]) -> Quotas:
+    return Quotas(
+        rules.quota,
+        rules.quotas,
+        lambda tenant, since: store.octets_since(tenant, first_id(since)),
+        clock=clock,
+        monotonic=monotonic,
     )
 
 
@@ -249,10 +254,6 @@ async def serve(
         stack.push_async_callback(public.listener.aclose)
         aftercare = await _aftercare(settings, database, parts, clock, registry)
         application = public_application(parts.core, metrics, parts.routes, aftercare)
-        certificate, key = settings.tls_certificate, settings.tls_key
-        renewer = internal_renewer(
-            ca.client, SERVICE, certificate=certificate, key=key, clock=clock, observer=tls_metrics
-        )
         await run_service(
             SERVICE,
             [
@@ -265,7 +266,7 @@ async def serve(
                 BackgroundTask("audit-checkpoints", checkpointer.run),
                 BackgroundTask("policies", parts.policies.run),
                 BackgroundTask("clean-up", parts.core.upkeep.run),
-                BackgroundTask("internal-certificate", renewer.run),
+                BackgroundTask("internal-certificate", _internal_renewer(settings, ca, tls_metrics, clock).run),
                 *aftercare.background(),
                 *public.background(),
                 *ca.background(),
@@ -329,6 +330,11 @@ async def _parts(
         database, settings.state_dir, outside, core_rules(settings, base_url), clock=clock, metrics=metrics
     )
     return _Parts(core, trust.routes, policies, ground.signer, trust.root)
+
+
+def _internal_renewer(settings: SigningSettings, ca: WayToCa, metrics: TlsMetrics, clock: Clock) -> IdentityRenewer:
+    certificate, key = settings.tls_certificate, settings.tls_key
+    return internal_renewer(ca.client, SERVICE, certificate=certificate, key=key, clock=clock, observer=metrics)
 
 
 async def _aftercare(
