@@ -18,10 +18,13 @@ from pkicore.clock import Clock
 from pkicore.errors import KeyNotFoundError
 from pkicore.keys.passphrase import read_passphrase
 from pkicore.keys.remote import RemoteSigner
+from services.chassis.asgi import Route
 from services.chassis.database import Database
 from services.chassis.outbound.addresses import AddressGuard
 from services.chassis.runner import BackgroundTask
+from services.signing.access import Access
 from services.signing.decisions import Decisions
+from services.signing.evidence.download import archive_routes
 from services.signing.evidence.export import Equipment, Evidence
 from services.signing.objects import Objects
 from services.signing.quotas import Quotas
@@ -90,6 +93,10 @@ class Aftercare:
             BackgroundTask("retention", self.retention.run),
             BackgroundTask("evidence-clean-up", self.evidence.clean_up),
         ]
+
+    def routes(self, entrance: Access) -> list[Route]:
+        """What is not for FastAPI."""
+        return archive_routes(self.evidence, self.decisions, entrance.caller)
 
     def admin(self) -> list[AddRoutes]:
         """The endpoints; FastAPI is loaded here and not before."""

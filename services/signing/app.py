@@ -216,6 +216,8 @@ def public_application(
         return signing_admin(core.entrance.caller_of, core.api_keys, further)
 
     routes = [*core.endpoints.routes(), *more]
+    if aftercare is not None:
+        routes += aftercare.routes(core.entrance)
     return Streams(Application(SERVICE, routes, problems=PROBLEMS, metrics=metrics, admin=OnFirstUse(admin)))
 
 

@@ -25,7 +25,7 @@ from services.chassis.errors import ConflictError, DatabaseError
 from services.chassis.fields import checked_text
 from services.signing.callers.tenants import TenantName
 from services.signing.errors import NotFoundError
-from services.signing.signatures import first_id
+from services.signing.records import first_id
 from services.signing.store.outbox import OutboxStore
 from services.signing.store.retention import Keeping, RetentionStore
 from services.signing.webhooks.events import event

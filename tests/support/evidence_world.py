@@ -24,16 +24,18 @@ from services.signing.callers import Caller
 from services.signing.decisions import Decisions
 from services.signing.evidence import export
 from services.signing.evidence.export import Evidence, ExportRequest
+from services.signing.incoming import DocumentFile, Incoming
 from services.signing.jobs import Profile, Profiles
 from services.signing.keys import SigningKeys
 from services.signing.metrics import SigningMetrics
 from services.signing.objects import Objects
 from services.signing.policy import PolicySchema, PolicySet
 from services.signing.quotas import Quota, Quotas
+from services.signing.records import first_id
 from services.signing.retention import Retention, RetentionRule
 from services.signing.sbom import Sbom
 from services.signing.sbom.record import BsiReport, Description
-from services.signing.signatures import DocumentFile, Equipment, Incoming, Signatures, first_id
+from services.signing.signatures import Equipment, Signatures
 from services.signing.statements import Subject
 from services.signing.store import SigningStore
 from services.signing.store.evidence import EvidenceStore, StoredEvidence

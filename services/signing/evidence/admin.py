@@ -5,7 +5,6 @@
 | POST   /v1/evidence            | make an archive of `{name, signatures, subjects, profile}` (201)                |
 | GET    /v1/evidence            | those of the tenant, the newest first                                           |
 | GET    /v1/evidence/{id}       | one                                                                             |
-| GET    /v1/evidence/{id}/archive | the tar file                                                                  |
 | GET    /v1/holds/{signature}   | what keeps a signature beyond its rule                                          |
 | PUT    /v1/holds/{signature}   | lay a legal hold, `{reason}` (204)                                              |
 | DELETE /v1/holds/{signature}   | lift it (204)                                                                   |
@@ -18,19 +17,16 @@ from typing import Any, Final
 
 import fastapi
 import orjson
-from fastapi.responses import FileResponse
 
 from pkicore.jose.strict import strict_object
 from services.signing.admin import AddRoutes, CallerOf, json_body
 from services.signing.callers import Action, Caller
 from services.signing.decisions import Decisions, access, caller_name
-from services.signing.errors import NotFoundError
 from services.signing.evidence.export import Evidence, ExportRequest
 from services.signing.retention import Retention
 from services.signing.store.evidence import StoredEvidence
 
 _JSON: Final = "application/json"
-_TAR: Final = "application/x-tar"
 _NO_STORE: Final = {"cache-control": "no-store"}
 _CREATED, _NO_CONTENT = 201, 204
 
@@ -65,12 +61,6 @@ def evidence_routes(evidence: Evidence, retention: Retention, decisions: Decisio
             caller = await permitted(request, caller_of, "export_evidence")
             return _answer(_members(await evidence.find(caller.tenant, evidence_id)))
 
-        @router.get("/evidence/{evidence_id}/archive")
-        async def archive(request: fastapi.Request, evidence_id: str) -> fastapi.Response:
-            """An archive, in pieces."""
-            caller = await permitted(request, caller_of, "export_evidence")
-            return _file(evidence, await evidence.find(caller.tenant, evidence_id))
-
         _add_holds(router, caller_of, retention, permitted)
 
     return add
@@ -97,14 +87,6 @@ def _add_holds(router: fastapi.APIRouter, caller_of: CallerOf, retention: Retent
         caller = await permitted(request, caller_of, "hold_signatures")
         await retention.release(caller.tenant, caller_name(caller), signature)
         return fastapi.Response(status_code=_NO_CONTENT)
-
-
-def _file(evidence: Evidence, found: StoredEvidence) -> fastapi.Response:
-    path = evidence.path(found.id)
-    if not path.exists():
-        raise NotFoundError("the file of this archive is gone: make it again")
-    headers = {**_NO_STORE, "etag": f'"{found.sha256}"'}
-    return FileResponse(path, headers=headers, media_type=_TAR, filename=f"{found.name}.tar")
 
 
 def _members(found: StoredEvidence) -> dict[str, Any]:

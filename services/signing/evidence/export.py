@@ -29,10 +29,11 @@ from services.signing.evidence.audit_extract import extract
 from services.signing.evidence.how_to_verify import SIGNATURE_DIRECTORY, SignedPlace, key_path, verify_text
 from services.signing.evidence.manifest import CHECKSUMS, MANIFEST, checksums, manifest
 from services.signing.evidence.report import Kept, Report, retention_json
+from services.signing.incoming import Incoming
 from services.signing.objects import Objects, Scratch
 from services.signing.quotas import Quotas
+from services.signing.records import first_id
 from services.signing.retention import Retention, kept_until
-from services.signing.signatures import Incoming, first_id
 from services.signing.statements import Subject
 from services.signing.store import SigningStore, StoredSignature
 from services.signing.store.evidence import EvidenceStore, StoredEvidence
@@ -46,6 +47,7 @@ KEPT_DAYS: Final = 30
 """How long the file is there to be fetched; it can be made again as long as its signatures are kept."""
 _DAY: Final = 86_400
 _PAGE: Final = 100
+_MAX_VERSIONS: Final = 32  # of one key
 _AFTER_ALL: Final = "~"  # greater than every id
 _DECIDED_BEFORE: Final = 120  # seconds between a decision and the record of what came of it, at most
 _RECORDED_AFTER: Final = 600
@@ -157,7 +159,7 @@ class Evidence:
         place = SignedPlace(SIGNATURE_DIRECTORY, SignatureRecord.from_json(signed.record))
         files += [ArchiveFile.of(MANIFEST, body), ArchiveFile.of(CHECKSUMS, checksums(files))]
         files += await self._served(place)
-        files += await self._keys([place.record], {file.path for file in files})
+        files += await self._keys([place.record], await self._audit([place.record]), {file.path for file in files})
         places = [SignedPlace(_directory(record), record) for record in records]
         policies = sorted({record.policy.sha256 for record in records})
         files.append(ArchiveFile.of("VERIFY.md", verify_text(place, places, policies)))
@@ -239,12 +241,12 @@ class Evidence:
         return Kept(record.id, name, until or None, keeping.held_at is not None)
 
     async def _files(self, name: str, records: Sequence[SignatureRecord], kept: Sequence[Kept]) -> list[ArchiveFile]:
-        report = Report(name, records, kept)
+        report, lines = Report(name, records, kept), await self._audit(records)
         files = [
             ArchiveFile.of("report.json", report.to_json()),
             ArchiveFile.of("report.md", report.to_markdown()),
             ArchiveFile.of("retention.json", retention_json(kept)),
-            ArchiveFile.of("audit.jsonl", extract(await self._audit(records))),
+            ArchiveFile.of("audit.jsonl", extract(lines)),
         ]
         root = self._with.trusted_root()
         if root is not None:
@@ -254,7 +256,7 @@ class Evidence:
             files += await self._served(SignedPlace(_directory(record), record))
         for sha256 in sorted({record.policy.sha256 for record in records}):
             files += await self._policies(sha256)
-        return files + await self._keys(records, set())
+        return files + await self._keys(records, lines, set())
 
     async def _served(self, place: SignedPlace) -> list[ArchiveFile]:
         files = []
@@ -265,21 +267,38 @@ class Evidence:
             files.append(ArchiveFile(f"{place.directory}/{one.name}", one.size, one.sha256, content))
         return files
 
-    async def _keys(self, records: Sequence[SignatureRecord], there: set[str]) -> list[ArchiveFile]:
-        """The public keys; one that signer-hsm no longer tells is left out: the archive is wanted all the same."""
-        files = []
-        names = {name for record in records for one in record.signatures for name in one.key.split("+") if "/" in name}
-        for name in sorted(names):
-            if key_path(name) in there:
-                continue
-            try:
-                key = await self._with.public_key(name)
-            except KeyAccessError as error:
-                _log.warning("public key not in the evidence", key=name, error=str(error))
-                continue
-            pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-            files.append(ArchiveFile.of(key_path(name), pem))
-        return files
+    async def _keys(
+        self, records: Sequence[SignatureRecord], lines: Sequence[StoredRecord], there: set[str]
+    ) -> list[ArchiveFile]:
+        """The public keys that records name, and every version of those that decisions name.
+
+        Bundles do not say which key of a profile signed them. A key that signer-hsm no longer tells is left out: the
+        archive is wanted all the same.
+        """
+        named = {name for record in records for one in record.signatures for name in one.key.split("+") if "/" in name}
+        decided = {
+            f"{line.record.detail['tenant']}.{answer['key']}"
+            for line in lines
+            for answer in line.record.detail.get("answers", ())
+            if answer["key"] is not None
+        }
+        found = {name: await self._key(name) for name in named}
+        for key_id in decided:
+            for version in range(1, _MAX_VERSIONS + 1):
+                key = await self._key(f"{key_id}/{version}")
+                if key is None:
+                    break
+                found[f"{key_id}/{version}"] = key
+        files = [ArchiveFile.of(key_path(name), key) for name, key in sorted(found.items()) if key is not None]
+        return [file for file in files if file.path not in there]
+
+    async def _key(self, name: str) -> bytes | None:
+        try:
+            key = await self._with.public_key(name)
+        except KeyAccessError as error:
+            _log.info("no public key for the evidence", key=name, error=str(error))
+            return None
+        return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
     async def _policies(self, sha256: str) -> list[ArchiveFile]:
         found = await self._with.store.policies(sha256)

@@ -58,7 +58,8 @@ async def test_archive_holds_all_of_a_release(world: EvidenceWorld, tmp_path: Pa
     served = {f"signatures/{record.id}/{one.name}" for one in await world.store.artefacts(record.id)}
     assert served < names
     assert {f"signatures/{record.id}/{name}" for name in ("sbom", "provenance", "record.json")} < names
-    assert {"keys/acme.es256.1.pem", f"policies/{record.policy.sha256}/all.cedar", "trusted_root.json"} < names
+    assert {"keys/acme.es256.1.pem", "keys/acme.mldsa65.1.pem"} < names
+    assert {f"policies/{record.policy.sha256}/all.cedar", "trusted_root.json"} < names
     assert {"manifest.json", "SHA256SUMS", "VERIFY.md", "report.md", "report.json", "retention.json"} < names
     assert (root / f"signatures/{record.id}/sbom").read_bytes() == SBOM
     assert (root / f"signatures/{record.id}/record.json").read_bytes() == record.to_json()

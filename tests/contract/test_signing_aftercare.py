@@ -1,0 +1,237 @@
+"""Webhooks, evidence and holds over the service's own endpoints: real database, signer-hsm, log and time-stamps."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+import subprocess
+import tarfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry
+
+from pkicore.identity import SpiffeId
+from services.chassis.observability import HttpMetrics
+from services.signing.aftercare import Aftercare, AftercareRules, Signed, build_aftercare
+from services.signing.app import public_application
+from services.signing.retention import RetentionRule
+from services.signing.webhooks.settings import WebhookSettings
+from tests.support.signing_world import GLOBEX, OPERATOR, POLICIES, VERIFIER, SigningWorld, request
+from tests.support.webhook_receiver import WebhookReceiver, is_signed
+from tests.support.webhook_world import LOOPBACK
+
+HOLDING = '@id("holds") permit (principal in Tenant::"acme", action == Action::"hold_signatures", resource);'
+ROOT = b'{"mediaType":"application/vnd.dev.sigstore.trustedroot+json;version=0.1"}'
+
+ENDPOINTS = [
+    ("POST", "/v1/webhooks"),
+    ("GET", "/v1/webhooks"),
+    ("POST", "/v1/webhooks/wh_1/rotate"),
+    ("DELETE", "/v1/webhooks/wh_1"),
+    ("GET", "/v1/webhook-deliveries"),
+    ("POST", "/v1/webhook-deliveries/wh_1/evt_1"),
+    ("POST", "/v1/evidence"),
+    ("GET", "/v1/evidence"),
+    ("GET", "/v1/evidence/0"),
+    ("GET", "/v1/evidence/0/archive"),
+    ("GET", "/v1/holds/0"),
+    ("PUT", "/v1/holds/0"),
+    ("DELETE", "/v1/holds/0"),
+]
+REFUSED: list[tuple[str, str, object, int]] = [
+    ("POST", "/v1/webhooks", {"url": "http://169.254.169.254/", "events": ["signature.created"]}, 400),
+    ("POST", "/v1/webhooks", {"url": "https://hook.test/", "events": ["x"]}, 400),
+    ("POST", "/v1/webhooks", {"url": "https://hook.test/"}, 400),
+    ("POST", "/v1/webhooks", [], 400),
+    ("GET", "/v1/webhook-deliveries?state=gone", None, 400),
+    ("GET", "/v1/webhook-deliveries?after=x", None, 400),
+    ("POST", "/v1/webhooks/wh_1/rotate", None, 404),
+    ("POST", "/v1/evidence", {"name": "../x", "signatures": ["0" * 26], "profile": "default"}, 400),
+    ("POST", "/v1/evidence", {"name": "x", "signatures": ["0" * 26], "profile": "default"}, 404),
+    ("GET", "/v1/evidence?after=%27", None, 400),
+    ("GET", "/v1/evidence/..%2f..%2fpassphrase/archive", None, 404),
+    ("PUT", "/v1/holds/0", {"reason": "case 7"}, 404),
+    ("PUT", "/v1/holds/0", {}, 400),
+    ("DELETE", "/v1/holds/0", None, 404),
+]
+
+
+@dataclass
+class Service:
+    """The service with all that comes after signatures."""
+
+    world: SigningWorld
+    aftercare: Aftercare
+
+    def http(self, peer: SpiffeId | None = OPERATOR, api_key: str | None = None) -> httpx.AsyncClient:
+        """A caller of it."""
+        app = public_application(self.world.core, HttpMetrics(CollectorRegistry()), (), self.aftercare)
+        shown = None if peer is None or api_key is not None else SimpleNamespace(spiffe_id=peer, serial=1)
+
+        async def with_peer(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 -- ASGI's own types
+            await app({**scope, "state": {"peer": shown}}, receive, send)
+
+        headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
+        return httpx.AsyncClient(transport=httpx.ASGITransport(with_peer), base_url=VERIFIER, headers=headers)
+
+    async def ask(self, method: str, path: str, json: Any = None, peer: SpiffeId = OPERATOR) -> httpx.Response:  # noqa: ANN401 -- any JSON
+        """One request."""
+        async with self.http(peer) as http:
+            return await http.request(method, path, json=json)
+
+
+@pytest.fixture
+async def service(tmp_path: Path) -> AsyncIterator[Service]:
+    """The service, with a log and a time-stamping authority; signatures of acme are kept ten years."""
+    world = await SigningWorld.open(tmp_path, witnesses=True, policies={**POLICIES, "third.cedar": HOLDING})
+    passphrase = tmp_path / "passphrase"
+    passphrase.write_text("correct horse")
+    passphrase.chmod(0o600)
+    core = world.core
+    signed = Signed(
+        store=core.store,
+        outbox=core.outbox,
+        objects=core.objects,
+        quotas=core.quotas,
+        decisions=core.decisions,
+        signatures=core.signatures,
+        signer=world.signer,
+        trusted_root=lambda: ROOT,
+    )
+    settings = WebhookSettings(allowed_networks=LOOPBACK, plain_http=True, resolver="127.0.0.1:1", per_tenant=2)
+    rules = AftercareRules(
+        webhooks=settings,
+        retention=[RetentionRule(tenant="acme", keep="10y")],
+        passphrase_file=passphrase,
+        directory=tmp_path,
+    )
+    aftercare = await build_aftercare(world.database, signed, rules, clock=world.clock, registry=CollectorRegistry())
+    yield Service(world, aftercare)
+    await world.close()
+
+
+async def test_signature_is_told_to_a_receiver(service: Service) -> None:
+    """A receiver that was registered over the API hears of a signature, signed with the secret it was shown."""
+    async with WebhookReceiver() as receiver:
+        wanted = {"url": f"http://127.0.0.1:{receiver.port}/hook", "events": ["signature.created"]}
+        made = await service.ask("POST", "/v1/webhooks", wanted)
+        assert made.status_code == 201
+        assert made.headers["cache-control"] == "no-store"
+        record = await service.world.sign(request(b"artefact"))
+        await service.aftercare.courier.round()
+        await service.aftercare.courier.settled()
+        (got,) = receiver.received
+        assert is_signed(got, made.json()["secret"])
+        assert record.id in got.body.decode()
+        listed = (await service.ask("GET", "/v1/webhooks")).json()["webhooks"]
+        assert [one["url"] for one in listed] == [wanted["url"]]
+        assert "secret" not in str(listed)
+
+
+async def test_dead_letters_are_seen_and_sent_again(service: Service) -> None:
+    """A delivery to a receiver that is gone is listed as dead, and delivered once that is back."""
+    async with WebhookReceiver() as receiver:
+        receiver.answer(410)
+        url = f"http://127.0.0.1:{receiver.port}/"
+        made = (await service.ask("POST", "/v1/webhooks", {"url": url, "events": ["signature.created"]})).json()
+        await service.world.sign(request(b"artefact"))
+        await service.aftercare.courier.round()
+        await service.aftercare.courier.settled()
+        page = (await service.ask("GET", "/v1/webhook-deliveries")).json()
+        (dead,) = page["deliveries"]
+        assert (dead["last_status"], page["next"]) == (410, None)
+        receiver.answer(200)
+        rotated = await service.ask("POST", f"/v1/webhooks/{made['id']}/rotate")
+        assert rotated.json()["secret"] != made["secret"]
+        again = f"/v1/webhook-deliveries/{made['id']}/{dead['event']}"
+        assert (await service.ask("POST", again, peer=GLOBEX)).status_code == 404
+        assert (await service.ask("POST", again)).status_code == 202
+        await service.aftercare.courier.round()
+        await service.aftercare.courier.settled()
+        delivered = await service.ask("GET", "/v1/webhook-deliveries?state=delivered")
+        assert len(delivered.json()["deliveries"]) == 1
+        assert (await service.ask("DELETE", f"/v1/webhooks/{made['id']}")).status_code == 204
+
+
+async def test_evidence_of_a_witnessed_release(service: Service, tmp_path: Path) -> None:
+    """Time-stamp, log entry and both keys are in the archive, whose own commands verify it."""
+    record = await service.world.sign(request(b"artefact", profile="witnessed"))
+    wanted = {"name": "app-1.0", "signatures": [record.id], "profile": "hybrid"}
+    made = await service.ask("POST", "/v1/evidence", wanted)
+    assert made.status_code == 201, made.text
+    assert (await service.ask("GET", made.headers["location"])).json() == made.json()
+    assert [one["id"] for one in (await service.ask("GET", "/v1/evidence")).json()["evidence"]] == [made.json()["id"]]
+    fetched = await service.ask("GET", made.json()["urls"]["archive"])
+    assert fetched.headers["content-type"] == "application/x-tar"
+    assert hashlib.sha256(fetched.content).hexdigest() == made.json()["sha256"]
+    with tarfile.open(fileobj=io.BytesIO(fetched.content)) as archive:
+        names = set(archive.getnames())
+        archive.extractall(tmp_path / "out", filter="data")
+    place = f"app-1.0/signatures/{record.id}"
+    assert {f"{place}/timestamp.tsr", f"{place}/log-entry.json", "app-1.0/trusted_root.json"} < names
+    assert {"app-1.0/keys/acme.artefact-es256.1.pem", "app-1.0/keys/acme.artefact-mldsa65.1.pem"} < names
+    root = tmp_path / "out/app-1.0"
+    (root / record.subjects[0].name).write_bytes(b"artefact")
+    for block in (root / "VERIFY.md").read_text().split("```sh\n")[1:6]:
+        await asyncio.to_thread(_shell, block.partition("```")[0], root)
+
+
+async def test_other_tenants_have_no_part_in_it(service: Service) -> None:
+    """Another tenant's signature, archive, webhook and hold look like none."""
+    record = await service.world.sign(request(b"artefact"))
+    wanted = {"name": "x", "signatures": [record.id], "profile": "default"}
+    made = (await service.ask("POST", "/v1/evidence", wanted)).json()
+    assert (await service.ask("POST", "/v1/evidence", wanted, GLOBEX)).status_code == 404
+    for path in (made["urls"]["self"], made["urls"]["archive"]):
+        assert (await service.ask("GET", path, peer=GLOBEX)).status_code == 404
+    assert (await service.ask("GET", "/v1/evidence", peer=GLOBEX)).json() == {"evidence": [], "next": None}
+    hold = {"reason": "case 7"}
+    assert (await service.ask("PUT", f"/v1/holds/{record.id}", hold, GLOBEX)).status_code == 403
+
+
+async def test_key_that_may_sign_may_nothing_of_this(service: Service) -> None:
+    """Each endpoint asks the policy and the credential's scopes; without any credential it is closed."""
+    async with service.http(api_key=await service.world.api_key()) as weak, service.http(None) as nobody:
+        for method, path in ENDPOINTS:
+            assert (await weak.request(method, path, json={})).status_code == 403, path
+            assert (await nobody.request(method, path, json={})).status_code == 401, path
+            service.world.monotonic[0] += 1  # refusals of one second are few
+
+
+async def test_refusals_are_precise(service: Service) -> None:
+    """What makes no sense is 400, what is not there 404, each a problem document."""
+    for method, path, body, status in REFUSED:
+        answer = await service.ask(method, path, body)
+        assert answer.status_code == status, f"{path}: {answer.text}"
+        assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_unknown_profile_signs_no_manifest(service: Service) -> None:
+    """An archive whose manifest cannot be signed is not made."""
+    record = await service.world.sign(request(b"artefact"))
+    wanted = {"name": "x", "signatures": [record.id], "profile": "nobodys"}
+    assert (await service.ask("POST", "/v1/evidence", wanted)).status_code == 404
+    assert (await service.ask("GET", "/v1/evidence")).json()["evidence"] == []
+
+
+async def test_hold_is_laid_and_lifted(service: Service) -> None:
+    """A held signature outlasts its rule; the acts are on record with who did them and why."""
+    record = await service.world.sign(request(b"artefact"))
+    path = f"/v1/holds/{record.id}"
+    assert (await service.ask("PUT", path, {"reason": "case 7"})).status_code == 204
+    held = (await service.ask("GET", path)).json()
+    assert (held["hold_reason"], held["held_by"]) == ("case 7", f"mtls {OPERATOR}")
+    assert (await service.ask("DELETE", path)).status_code == 204
+    assert (await service.ask("GET", path)).json()["held_at"] is None
+    assert [one["id"] for one in await service.world.audit("signature.held", "signature.released")] == [record.id] * 2
+
+
+def _shell(block: str, directory: Path) -> None:
+    subprocess.run(["bash", "-eu", "-c", block], cwd=directory, check=True, capture_output=True, timeout=10)
