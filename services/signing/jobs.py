@@ -12,6 +12,7 @@ from pkicore.errors import MalformedError
 from services.signing.callers import Caller
 from services.signing.errors import DigestMissingError, NotOfferedError, UnknownKeyError
 from services.signing.formats import raw
+from services.signing.formats.log_entry import entry_digest_name
 from services.signing.keys import JobKey
 from services.signing.statements import Subject
 from services.signing.wire import Format, SignatureRequest
@@ -143,6 +144,11 @@ class ArtefactToSign(NamedTuple):
     number: int
     subject: Subject
     digest: bytes
+
+    @property
+    def entry_digest(self) -> bytes:
+        """The artefact's digest as a log entry names it; what is signed may be a mu instead."""
+        return bytes.fromhex(self.subject.digest[entry_digest_name(self.key.algorithm)])
 
 
 def needs_statement(formats: Iterable[Format]) -> bool:

@@ -22,6 +22,7 @@ from pkicore.dsse import IN_TOTO_PAYLOAD, pae_head
 from pkicore.encoding import pem_join
 from services.signing.errors import NotOfferedError
 from services.signing.formats import LogEntry, Output, SignedWith, bundle, cms, composite, dsse, jws, raw, short_name
+from services.signing.formats.log_entry import entry_digest_name
 from services.signing.jobs import ArtefactToSign, Job, StatementToSign
 from services.signing.keys import JobKey
 from services.signing.objects import Scratch, WrittenFile
@@ -138,7 +139,9 @@ class Making:
         Raises:
             SignerDownError: a witness cannot do it now.
         """
-        artefacts = await _together([partial(self._witnessed, one, found.digest) for found, one in signed.artefacts])
+        artefacts = await _together(
+            [partial(self._witnessed, one, found.entry_digest) for found, one in signed.artefacts]
+        )
         statements = []
         for statement, group in signed.statements:
             digests = await asyncio.to_thread(_digests, statement, group)
@@ -220,8 +223,7 @@ class Making:
 
     async def _witnessed(self, signed: SignedWith, digest: bytes | None) -> SignedWith:
         profile = self._job.profile
-        hashed = digest if signed.algorithm.payload == "digest" else None
-        return await self._witnesses.witnessed(signed, hashed, timestamp=profile.timestamp, log=profile.log)
+        return await self._witnesses.witnessed(signed, digest, timestamp=profile.timestamp, log=profile.log)
 
     # delivering
 
@@ -368,12 +370,12 @@ def _feed(reductions: Sequence[Any], statement: StatementToSign) -> None:
             one.update(piece)
 
 
-def _digests(statement: StatementToSign, signed: Iterable[SignedWith]) -> list[bytes | None]:
-    """Of the PAE, under the hash of each signature that has one."""
-    names = [None if (own := one.algorithm.signature_hash) is None else own.name for one in signed]
-    hashes = {name: hashlib.new(name) for name in names if name is not None}
+def _digests(statement: StatementToSign, signed: Iterable[SignedWith]) -> list[bytes]:
+    """Of the PAE, under the hash that each signature's log entry names."""
+    names = [entry_digest_name(one.algorithm) for one in signed]
+    hashes = {name: hashlib.new(name) for name in names}
     _feed(list(hashes.values()), statement)
-    return [None if name is None else hashes[name].digest() for name in names]
+    return [hashes[name].digest() for name in names]
 
 
 def _split(values: Sequence[_Answer], lengths: Iterable[int]) -> list[Sequence[_Answer]]:

@@ -120,7 +120,9 @@ class SigningSettings(BesideCaSettings):
         None, description="PEM file with the authority's certificate, those above it, and the root"
     )
     timestamp_policy: str = Field(
-        DEFAULT_POLICY, pattern=r"^[0-2](\.(0|[1-9][0-9]{0,17})){1,20}$", description="OID of its policy"
+        DEFAULT_POLICY,
+        pattern=r"^[0-2](\.(0|[1-9][0-9]{0,8})){1,20}$",
+        description="OID of its policy, small arcs",
     )
     timestamps_per_second: float = Field(
         50.0, gt=0, le=100_000, description="time-stamps for whoever asks, all together; our own signatures not counted"

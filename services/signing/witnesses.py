@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -45,7 +44,7 @@ class Witnesses:
 
         Args:
             signed: a verified signature.
-            digest: of what was signed; None where the algorithm has no hash of its own, and the log takes no entry.
+            digest: of what was signed, as the log entry names it; None: it is not entered.
             timestamp: whether a time-stamp is wanted.
             log: whether a log entry is wanted.
 
@@ -62,8 +61,3 @@ class Witnesses:
         except (KeyAccessError, ChassisError) as error:
             raise SignerDownError("the time-stamp or log entry cannot be made now") from error
         return signed
-
-
-def digest_of(signed_with: str | None, message: bytes) -> bytes | None:
-    """The digest of a message under a signature's hash; None where it has none."""
-    return None if signed_with is None else hashlib.new(signed_with, message).digest()

@@ -285,6 +285,10 @@ async def test_witnessed_signatures_have_a_time_and_a_place_in_the_log(tmp_path:
     assert material["tlogEntries"] == [served]
     stamp = base64.b64decode(material["timestampVerificationData"]["rfc3161Timestamps"][0]["signedTimestamp"])
     assert (await world.fetch(record.urls["timestamp"])).content == stamp
+    assert {one.algorithm for one in record.bundles} == {"ecdsa-p256", "ml-dsa-65"}
+    for one in record.bundles:
+        material = (await world.fetch(one.url)).json()["verificationMaterial"]
+        assert len(material["tlogEntries"]) == 1
     await world.close()
 
 
