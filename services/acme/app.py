@@ -13,13 +13,13 @@ from prometheus_client import CollectorRegistry
 from pkicore.clock import Clock, SystemClock
 from pkicore.mtls import PUBLIC, CredentialsSource, TlsListener
 from services.acme.accounts import AccountRules
-from services.acme.certificates import PUBLIC_PROFILE, PublicCertificate, public_names
 from services.acme.orders import OrderRules
 from services.acme.service import AcmeService, ServiceRules
 from services.acme.settings import AcmeSettings
 from services.acme.urls import Urls
 from services.acme.validation import Validator
 from services.ca.client.identity import internal_renewer, issue_from
+from services.ca.client.public_certificate import PUBLIC_PROFILE, PublicCertificate, public_names
 from services.ca.client.way import CREDENTIALS_CHECK_SECONDS, WayToCa, credentials_source, patiently
 from services.chassis.audit import audit_checkpoints
 from services.chassis.database import CommitObserver, Database

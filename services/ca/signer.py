@@ -8,17 +8,17 @@ goes on as soon as signer-hsm answers. Only a key that is not the certificate's 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
 import structlog
 from cryptography import x509
 from prometheus_client import CollectorRegistry, Counter
 
-from pkicore.algorithms import Payload
 from pkicore.clock import Clock
-from pkicore.errors import KeyAccessError, KeyNotFoundError, KeyUnavailableError
+from pkicore.errors import KeyAccessError, KeyNotFoundError
 from pkicore.identity import SpiffeId
-from pkicore.keys.remote import RemoteKey, RemotePublicKey, RemoteSigner
+from pkicore.keys.remote import RemoteKey, RemoteSigner
+from pkicore.keys.timed import TimedSigner
 from pkicore.mtls import INTERNAL, Credentials, CredentialsSource, CrlCache, Http1Client, TlsClient
 from services.ca.settings import CaSettings
 from services.chassis.ops import Readiness
@@ -27,41 +27,7 @@ SERVICE: Final = "signer-hsm"
 CONDITION: Final = "signer-hsm"
 _RETRY: Final = 1.0  # seconds between two questions to a signer that did not answer
 
-_Answer = TypeVar("_Answer")
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True)
-class TimedSigner:
-    """A signer whose every answer comes within so many seconds, or not at all: the CA's caller has a deadline, too."""
-
-    signer: RemoteSigner
-    seconds: float
-
-    async def public_key(self, key_id: str, version: int | None) -> RemotePublicKey:
-        """As the signer.
-
-        Raises:
-            KeyUnavailableError: no answer in time.
-            KeyAccessError: as the signer.
-        """
-        return await self._in_time(self.signer.public_key(key_id, version))
-
-    async def sign(self, key_id: str, version: int, kind: Payload, payload: bytes, scheme: str) -> bytes:
-        """As the signer.
-
-        Raises:
-            KeyUnavailableError: no answer in time.
-            KeyAccessError: as the signer.
-        """
-        return await self._in_time(self.signer.sign(key_id, version, kind, payload, scheme))
-
-    async def _in_time(self, answer: Awaitable[_Answer]) -> _Answer:
-        try:
-            async with asyncio.timeout(self.seconds):
-                return await answer
-        except TimeoutError as error:
-            raise KeyUnavailableError(f"signer-hsm gave no answer within {self.seconds:g} s") from error
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 from pkicore.algorithms import Payload
 from pkicore.clock import Clock
 from services.chassis.database import AuditEvent
+from services.chassis.refusal_budget import RefusalBudget
 from services.signer_hsm.errors import BusyError, RateLimitedError
 from services.signer_hsm.metrics import SignerMetrics
 from services.signer_hsm.policy import Act, Caller, Decision, Place, Policy, RateLimits
@@ -22,43 +23,6 @@ _EVENT: Final = "key.decision"
 
 Limited = Literal["rate-limited", "busy"]
 """Why what the policy allows was refused all the same."""
-
-
-class RefusalBudget:
-    """How many refusals each caller has had in the running second.
-
-    Args:
-        monotonic: seconds that never go back.
-        most: refusals of one caller in a second.
-    """
-
-    def __init__(self, monotonic: Callable[[], float], most: int = REFUSALS_PER_SECOND) -> None:
-        self._monotonic = monotonic
-        self._most = most
-        self._second = 0
-        self._spent: dict[Caller, int] = {}
-
-    def check(self, caller: Caller) -> None:
-        """Let the caller ask.
-
-        Raises:
-            RateLimitedError: it has had all its refusals of this second.
-        """
-        if self._spent and self._of_this_second().get(caller, 0) >= self._most:
-            raise RateLimitedError("too many refused requests", 1.0)
-
-    def spend(self, caller: Caller) -> int:
-        """Count a refusal; answers how many there were in this second, this one included."""
-        spent = self._of_this_second()
-        spent[caller] = spent.get(caller, 0) + 1
-        return spent[caller]
-
-    def _of_this_second(self) -> dict[Caller, int]:
-        second = int(self._monotonic())
-        if second != self._second:
-            self._second = second
-            self._spent.clear()
-        return self._spent
 
 
 class Decisions:
@@ -88,8 +52,8 @@ class Decisions:
         self._store = store
         self._clock = clock
         self._metrics = metrics
-        self._refusals = RefusalBudget(monotonic)
-        self._limited = RefusalBudget(monotonic)
+        self._refusals = RefusalBudget(monotonic, REFUSALS_PER_SECOND)
+        self._limited = RefusalBudget(monotonic, REFUSALS_PER_SECOND)
 
     async def decide(
         self,
@@ -108,7 +72,7 @@ class Decisions:
             DeniedByPolicyError: the policy refuses; that is on record.
             RateLimitedError: the limits do; the first of a second is on record.
         """
-        self._refusals.check(caller)
+        self.check_budget(caller)
         decision = self.policy.decide(caller, act, tenant, key, at=self._clock.now(), kind=kind, scheme=scheme)
         if not decision.allowed:
             self._refusals.spend(caller)
@@ -151,7 +115,8 @@ class Decisions:
         Raises:
             RateLimitedError: it has had all its refusals of this second.
         """
-        self._refusals.check(caller)
+        if self._refusals.is_spent(caller):
+            raise RateLimitedError("too many refused requests", 1.0)
 
     async def refuse_token(self, caller: Caller, act: Act, tenant: str, key: str | None) -> None:
         """Put on record that a caller showed a bearer token that is not good.

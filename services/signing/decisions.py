@@ -10,14 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from services.chassis.database import AuditEvent
+from services.chassis.refusal_budget import RefusalBudget
 from services.signing.callers import Action, Caller
 from services.signing.errors import RateLimitedError
 from services.signing.metrics import SigningMetrics
 from services.signing.policy import AccessRequest, Decision, PolicySet
 
 REFUSALS_PER_SECOND: Final = 20  # of one caller; each is a durable record
-_CALLERS: Final = 4096  # with a budget of their own in a second; who comes later shares one
-_OTHERS: Final = "others"
 
 
 class Policies(Protocol):
@@ -37,44 +36,6 @@ class Recorder(Protocol):
         ...
 
 
-class RefusalBudget:
-    """How many refusals each caller has had in the running second.
-
-    Args:
-        monotonic: seconds that never go back.
-        most: refusals of one caller in a second.
-    """
-
-    def __init__(self, monotonic: Callable[[], float], most: int = REFUSALS_PER_SECOND) -> None:
-        self._monotonic = monotonic
-        self._most = most
-        self._second = 0
-        self._spent: dict[str, int] = {}
-
-    def check(self, caller: str) -> None:
-        """Let the caller ask.
-
-        Raises:
-            RateLimitedError: it has had all its refusals of this second.
-        """
-        if self._spent and self._of_this_second().get(caller, 0) >= self._most:
-            raise RateLimitedError("too many refused requests", 1.0)
-
-    def spend(self, caller: str) -> None:
-        """Count a refusal."""
-        spent = self._of_this_second()
-        if caller not in spent and len(spent) >= _CALLERS:
-            caller = _OTHERS
-        spent[caller] = spent.get(caller, 0) + 1
-
-    def _of_this_second(self) -> dict[str, int]:
-        second = int(self._monotonic())
-        if second != self._second:
-            self._second = second
-            self._spent.clear()
-        return self._spent
-
-
 class Decisions:
     """The policies in force, and the record of what they say.
 
@@ -91,7 +52,7 @@ class Decisions:
         self._policies = policies
         self._recorder = recorder
         self._metrics = metrics
-        self._refusals = RefusalBudget(monotonic)
+        self._refusals = RefusalBudget(monotonic, REFUSALS_PER_SECOND)
 
     @property
     def policies(self) -> PolicySet:
@@ -126,7 +87,7 @@ class Decisions:
     async def _decided(self, asked: Sequence[AccessRequest], about: Mapping[str, Any] | None) -> Sequence[Decision]:
         first = asked[0]
         caller = caller_name(first.caller)
-        self._refusals.check(caller)
+        self._check_budget(caller)
         policies = self._policies.policies
         decisions = [policies.decide(one) for one in asked]
         refused = next((decision for decision in decisions if not decision.allowed), None)
@@ -143,8 +104,12 @@ class Decisions:
         Raises:
             RateLimitedError: this client has shown too many in this second.
         """
-        self._refusals.check(client)
+        self._check_budget(client)
         self._refusals.spend(client)
+
+    def _check_budget(self, caller: str) -> None:
+        if self._refusals.is_spent(caller):
+            raise RateLimitedError("too many refused requests", 1.0)
 
 
 def access(caller: Caller, action: Action) -> AccessRequest:

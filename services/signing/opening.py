@@ -15,6 +15,7 @@ from pkicore.clock import Clock
 from pkicore.keys.remote import RemoteKey, RemoteSigner, open_remote_key
 from pkicore.mtls import PUBLIC, CredentialsSource, TlsListener
 from services.ca.client.identity import issue_from
+from services.ca.client.public_certificate import PUBLIC_PROFILE, PublicCertificate, public_names
 from services.ca.client.way import CREDENTIALS_CHECK_SECONDS, WayToCa, credentials_source, patiently
 from services.chassis.asgi import Request, Response, Route
 from services.chassis.database import Database
@@ -23,7 +24,6 @@ from services.chassis.observability import TlsMetrics
 from services.chassis.runner import BackgroundTask
 from services.signing.domain import SERVICE
 from services.signing.log import SigningLog, signing_log_routes
-from services.signing.public_certificate import PUBLIC_PROFILE, PublicCertificate, public_names
 from services.signing.quotas import Bucket
 from services.signing.settings import SigningSettings
 from services.signing.store import Numbers, SigningStore

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from pkicore.errors import KeyUnavailableError
+from pkicore.keys.timed import TimedSigner
 from services.signer_hsm.client import SignerUnavailableError, WrongStateError
 from services.signer_hsm.wire import LifeCycleRequest
-from services.signing.signer import TimedSigner
 from tests.contract.test_signing_attacks import post
 from tests.support.sboms import cyclonedx
 from tests.support.signer_world import ADMIN

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from services.acme.app import service_rules
-from services.acme.certificates import public_names
 from services.acme.settings import AcmeSettings
+from services.ca.client.public_certificate import public_names
 from services.chassis.errors import SettingsError
 from services.chassis.settings import load_settings
 

@@ -15,7 +15,7 @@ from pkicore.errors import KeyAccessError, KeyNotFoundError, KeyPermissionError,
 from pkicore.keys.remote import RemoteKey, RemotePublicKey
 from pkicore.ocsp import build_request
 from services.ca.errors import WrongSignatureError
-from services.ca.signer import CONDITION, RemoteKeys, TimedSigner
+from services.ca.signer import CONDITION, RemoteKeys
 from services.ca.wire import CertificateRequest, RevocationRequest
 from services.chassis.ops import Readiness
 from tests.support.ca_world import ACME, OPERATOR, CaWorld, server_request
@@ -185,16 +185,6 @@ async def test_the_last_crl_is_served_while_the_signer_is_away(tmp_path: Path, p
     await core.catch_up()
     assert core.publisher.current["issuing-mldsa"].number == before.number + 1
     await remote_ca.world.close()
-
-
-async def test_a_hanging_signer_costs_its_time_and_no_more() -> None:
-    """The answer is waited for as long as the settings say; the error says so."""
-    signer = FaultySigner({"ca.m": MemoryKey.generate("ed25519")}, hangs=True)
-    timed = TimedSigner(signer, 0.05)
-    with pytest.raises(KeyUnavailableError, match=r"within 0.05 s"):
-        await timed.sign("ca.m", 1, "message", b"", "EdDSA")
-    with pytest.raises(KeyUnavailableError, match=r"within 0.05 s"):
-        await timed.public_key("ca.m", 1)
 
 
 async def test_the_ca_starts_without_its_signer_and_is_ready_with_it(pool: Executor) -> None:

@@ -1,4 +1,4 @@
-"""The server's own certificates: the public one is obtained by CSR at the first start, both are renewed in time."""
+"""A public listener's own certificate: obtained from the CA by CSR at the first start, renewed in time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from services.chassis.identity import IdentityFiles, Issue
 
 PUBLIC_PROFILE: Final = "server"
 
-_log = structlog.get_logger("signing.certificates")
+_log = structlog.get_logger("public-certificate")
 
 
 def public_names(tls_names: Iterable[str], external_url: str) -> Names:

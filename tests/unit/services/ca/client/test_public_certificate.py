@@ -9,9 +9,9 @@ import pytest
 from pkicore.errors import MalformedError
 from pkicore.mtls import load_credentials
 from pkicore.x509.names import Names
-from services.acme.certificates import PublicCertificate, public_names
 from services.ca.client import CaUnavailableError
 from services.ca.client.identity import issue_from
+from services.ca.client.public_certificate import PublicCertificate, public_names
 from tests.support.acme_server import CaSimulator
 from tests.support.clock import ManualClock
 from tests.support.pki import make_hierarchy
