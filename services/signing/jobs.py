@@ -21,6 +21,7 @@ LONG: Final = 1024 * 1024
 """Octets above which a statement is not held in memory."""
 _MAX_ARTEFACT_SIGNATURES: Final = 1024  # of one request
 _OF_STATEMENTS: Final[frozenset[Format]] = frozenset({"dsse", "bundle", "jws", "composite"})
+_WITHOUT_ENTRY: Final[frozenset[Format]] = frozenset({"composite"})  # Sigstore has no name for such keys
 _OF_ATTESTATIONS: Final[frozenset[Format]] = frozenset({"dsse", "bundle"})
 _KEY_FORMATS: Final[tuple[Format, ...]] = ("raw", "dsse", "bundle")
 _IDENTITY_FORMATS: Final[tuple[Format, ...]] = ("bundle",)
@@ -180,8 +181,7 @@ def check_job(job: Job) -> None:
             raise MalformedError("mu stands for one artefact: give one subject")
         if unused := job.mu.keys() - {key.key_id for key in job.keys if key.algorithm.family == "mldsa"}:
             raise MalformedError(f"mu is given for {min(unused)}, which is no ML-DSA key of this request")
-    if "cms" in formats and len(job.subjects) > 1:
-        raise NotOfferedError("a CMS signature is of one artefact: give one subject")
+    _check_formats(job, formats)
     if len(job.subjects) * len(job.keys) > _MAX_ARTEFACT_SIGNATURES and formats & {"raw", "bundle"}:
         raise MalformedError(f"a request makes at most {_MAX_ARTEFACT_SIGNATURES} signatures of artefacts")
     for key in job.keys:
@@ -190,6 +190,15 @@ def check_job(job: Job) -> None:
         if signs_artefacts(key, formats, job.mu):
             for subject in job.subjects:
                 digest_for(key, subject, job.mu)
+
+
+def _check_formats(job: Job, formats: frozenset[Format]) -> None:
+    if job.profile.log and formats <= _WITHOUT_ENTRY:
+        raise NotOfferedError(
+            "this profile's signatures are in the log, and a composite one has no entry there: ask for dsse beside it"
+        )
+    if "cms" in formats and len(job.subjects) > 1:
+        raise NotOfferedError("a CMS signature is of one artefact: give one subject")
 
 
 def signs_artefacts(key: JobKey, formats: Iterable[Format], mu: Mapping[str, bytes]) -> bool:

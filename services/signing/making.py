@@ -108,10 +108,7 @@ class Making:
             return _Signed([(one, _with(one.key, made[n])) for n, one in enumerate(wanted)], [], [], [], None)
         statements = await self._statement_signatures()
         signers = self._cms_signers()
-        detached = [
-            partial(one.sign, jws.to_sign(one.key_id, one.public_key, job.statements[0].content()).message or b"")
-            for one in (job.keys if "jws" in self._formats else ())
-        ]
+        detached = [partial(one.sign, self._jws_input(one)) for one in (job.keys if "jws" in self._formats else ())]
         attributes = [partial(key.sign, signer.to_sign.message or b"") for key, signer in signers]
         asked: list[Sequence[_Work[bytes]]] = [
             artefacts,
@@ -146,10 +143,16 @@ class Making:
         for statement, group in signed.statements:
             digests = await asyncio.to_thread(_digests, statement, group)
             statements.append((statement, await _together(list(map(partial, repeat(self._witnessed), group, digests)))))
-        infos = await _together([partial(self._witnessed, one, None) for _, one in signed.cms])
+        infos = await _together(
+            [partial(self._witnessed, one, _digest(one, signer.to_sign.message or b"")) for signer, one in signed.cms]
+        )
+        detached = await _together(
+            [partial(self._witnessed, one, _digest(one, self._jws_input(one))) for one in signed.jws]
+        )
         return signed._replace(
             artefacts=[(found, one) for (found, _), one in zip(signed.artefacts, artefacts, strict=True)],
             statements=statements,
+            jws=detached,
             cms=[(signer, one) for (signer, _), one in zip(signed.cms, infos, strict=True)],
         )
 
@@ -191,6 +194,9 @@ class Making:
         reductions = [await key.reduction() for key in keys]
         await asyncio.to_thread(_feed, reductions, statement)
         return [partial(key.sign_reduced, one.kind, one.payload()) for key, one in zip(keys, reductions, strict=True)]
+
+    def _jws_input(self, key: JobKey | SignedWith) -> bytes:
+        return jws.to_sign(key.key_id, key.public_key, self._job.statements[0].content()).message or b""
 
     def _cms_signers(self) -> list[tuple[JobKey, cms.PreparedSigner]]:
         if "cms" not in self._formats:
@@ -286,6 +292,7 @@ class Making:
         """What stands beside the formats: the first time-stamp and log entry, and the certificates."""
         urls, made = self._made.urls, [one for _, one in signed.artefacts]
         made += [one for _, group in signed.statements for one in group]
+        made += [*signed.jws, *(one for _, one in signed.cms)]
         if made:
             urls["signature"] = self._made.signatures[0].url if self._made.signatures else self._made.bundles[0].url
         stamped = next((one.timestamp for one in made if one.timestamp is not None), None)
@@ -368,6 +375,11 @@ def _feed(reductions: Sequence[Any], statement: StatementToSign) -> None:
     for piece in statement.pieces():
         for one in reductions:
             one.update(piece)
+
+
+def _digest(signed: SignedWith, message: bytes) -> bytes:
+    """Of what was signed, under the hash that the signature's log entry names."""
+    return hashlib.new(entry_digest_name(signed.algorithm), message).digest()
 
 
 def _digests(statement: StatementToSign, signed: Iterable[SignedWith]) -> list[bytes]:

@@ -292,6 +292,26 @@ async def test_witnessed_signatures_have_a_time_and_a_place_in_the_log(tmp_path:
     await world.close()
 
 
+@pytest.mark.parametrize("formats", [["jws"], ["dsse"], ["bundle"], ["composite", "dsse"]])
+async def test_nobody_keeps_a_signature_out_of_the_log(tmp_path: Path, formats: list[str]) -> None:
+    """Whatever formats a caller asks for, each signature of a profile with a log is entered, and time-stamped."""
+    world = await SigningWorld.open(tmp_path, witnesses=True)
+    record = await world.sign(request(ARTEFACT, profile="witnessed", formats=formats))
+    assert record.log is not None
+    assert "timestamp" in record.urls
+    await world.close()
+
+
+async def test_a_composite_signature_alone_is_refused_where_there_is_a_log(tmp_path: Path) -> None:
+    """Its key has no name in the log's entries, so it comes with an envelope that has one."""
+    world = await SigningWorld.open(tmp_path, witnesses=True)
+    async with world.http() as http:
+        answer = await http.post("/v1/signatures", json=request(ARTEFACT, profile="witnessed", formats=["composite"]))
+    assert (answer.status_code, answer.json()["type"].rpartition(":")[2]) == (422, "not-offered")
+    assert "dsse" in answer.json()["detail"]
+    await world.close()
+
+
 async def test_api_keys_are_made_used_listed_and_revoked(world: SigningWorld) -> None:
     """Shown once; good until revoked; not to be found by another tenant."""
     wanted = {"scopes": {"actions": ["sign"], "formats": ["raw"]}, "life_seconds": 3600}

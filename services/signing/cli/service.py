@@ -31,8 +31,13 @@ _LATER: Final = frozenset(
 )
 _NEXT: Final[Mapping[int, str]] = {
     HTTPStatus.UNAUTHORIZED: "the credential is named above; `pqcsign --help` says which ones are looked for",
-    HTTPStatus.FORBIDDEN: "a Cedar policy of the service must allow it: `pqcsign policy test` tries policies out",
-    HTTPStatus.CONFLICT: "give another --idempotency-key",
+    HTTPStatus.FORBIDDEN: "the scopes of the API key, and a Cedar policy of the service, must allow it: "
+    "`pqcsign policy test` tries policies out",
+}
+_NEXT_BY_KIND: Final[Mapping[str, str]] = {
+    "idempotency-conflict": "give another --idempotency-key",
+    "key-unusable": "is the key's name right? signer-hsm also needs a rule that lets the signing service use it: "
+    "config/keys.toml",
 }
 
 _Read = TypeVar("_Read")
@@ -46,6 +51,7 @@ class Refusal:
 
     status: int
     kind: str
+    title: str
     detail: str
     retry_after: float | None
 
@@ -167,9 +173,10 @@ def _place(request: httpx.Request) -> str:
 
 def _failure(status: int, headers: httpx.Headers, body: bytes) -> CommandError:
     refusal = _refusal(status, headers, body)
-    sentence = f"the signing service answered {status}: {refusal.detail}"
+    said = f"{refusal.title}: {refusal.detail}" if refusal.title else refusal.detail
+    sentence = f"the signing service answered {status}: {said}"
     if status not in _LATER:
-        return CommandError(sentence, REFUSED, _NEXT.get(status))
+        return CommandError(sentence, REFUSED, _NEXT_BY_KIND.get(refusal.kind, _NEXT.get(status)))
     wait = "later" if refusal.retry_after is None else f"in {refusal.retry_after:g} s"
     return CommandError(sentence, UNAVAILABLE, f"try again {wait}")
 
@@ -179,8 +186,9 @@ def _refusal(status: int, headers: httpx.Headers, body: bytes) -> Refusal:
     try:
         problem: Any = orjson.loads(body)
         kind = str(problem["type"]).removeprefix(INTERNAL_PREFIX)
-        detail = str(problem.get("detail") or problem.get("title") or kind)
+        title = str(problem.get("title") or "")
+        detail = str(problem.get("detail") or kind)
     except (orjson.JSONDecodeError, TypeError, KeyError, AttributeError):
-        kind, detail = "", "without a problem document"
+        kind, title, detail = "", "", "without a problem document"
     seconds = headers.get("retry-after", "")
-    return Refusal(status, kind, detail[:2000], float(seconds) if seconds.isdecimal() else None)
+    return Refusal(status, kind, title[:200], detail[:2000], float(seconds) if seconds.isdecimal() else None)

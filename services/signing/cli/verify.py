@@ -94,7 +94,10 @@ class Proof:
             if key_id(key) not in signed:
                 raise VerificationError(f"the key in {path} has not signed {what}{why}")
         if expected.root is not None and all(result.log_index is None for result in self.results):
-            raise VerificationError(f"no trusted log has an entry about {what}{why}")
+            raise VerificationError(
+                f"what was given proves no entry in a trusted log about {what}{why}; envelopes and raw signatures "
+                "carry none: add the bundles (--bundle FILE.sigstore.json or FILE.sigstore.jsonl)"
+            )
 
 
 @click.command()
@@ -114,7 +117,8 @@ def verify(file: Path, bundles: tuple[Path, ...], signatures: tuple[Path, ...], 
     """Verify that FILE was signed by whom you expect, without asking anybody.
 
     By keys that you have: --key for each; with more than one, each must have signed, as hybrid signatures are meant.
-    With --trusted-root, an entry in the transparency log is demanded too, by one of them.
+    With --trusted-root, an entry in the transparency log is demanded too, by one of them; envelopes carry none, so
+    name FILE.sigstore.jsonl beside FILE.intoto.jsonl then.
 
     By an identity: --certificate-identity, --certificate-oidc-issuer and --trusted-root, all three.
 
