@@ -10,12 +10,12 @@ import pytest
 
 from services.chassis.database import AuditEvent, Database
 from services.chassis.errors import ConflictError, DuplicateError
-from services.chassis.migrations import migrate
 from services.signing.app import MIGRATIONS
 from services.signing.callers import Caller, Scopes
 from services.signing.callers.api_keys import new_api_key
 from services.signing.store import Artefact, Claim, NewSignature, Numbers, SigningStore, StoredSignature
 from tests.support.clock import ManualClock
+from tests.support.migrated import migrated
 from tests.support.postgres import PostgresServer
 
 EVENT = AuditEvent("test", "test")
@@ -30,7 +30,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         if server is None:
             pytest.skip("not run: postgresql missing (apt-get install postgresql)")
         url = server.new_database()
-    await migrate(url, MIGRATIONS)
+    await migrated(url, MIGRATIONS)
     clock = ManualClock()
     database = await Database.open(url, clock=clock)
     yield SigningStore(database, clock)

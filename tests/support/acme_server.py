@@ -30,11 +30,11 @@ from services.acme.urls import Urls
 from services.ca.client import AlreadyRevokedError, CaError, CaUnavailableError, UnknownCertificateError
 from services.ca.wire import CertificateRequest, IssuedCertificate, RevocationAnswer, RevocationRequest, format_serial
 from services.chassis.database import Database
-from services.chassis.migrations import migrate
 from services.chassis.observability import HttpMetrics
 from tests.support.acme_client import AcmeClient
 from tests.support.clock import ManualClock
 from tests.support.jose_key import JoseKey
+from tests.support.migrated import migrated
 from tests.support.pki import PROFILES, Hierarchy, make_hierarchy
 
 BASE = "https://acme.test"
@@ -173,7 +173,7 @@ class AcmeServer:
             hold_seconds,
         )
         ca = CaSimulator(await make_hierarchy("ecdsa", clock))
-        await migrate(_url(directory), Path(services.acme.__file__).parent / "migrations")
+        await migrated(_url(directory), Path(services.acme.__file__).parent / "migrations")
         return await cls._run(directory, rules, clock, ca, ValidatorSimulator())
 
     async def restart(self) -> Self:

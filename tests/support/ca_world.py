@@ -24,10 +24,10 @@ from services.ca.hierarchy import Hierarchy
 from services.ca.issuance import IssuingCa
 from services.ca.wire import CertificateRequest, Identifier, IssuedCertificate
 from services.chassis.database import CommitObserver, Database
-from services.chassis.migrations import migrate
 from services.chassis.observability import HttpMetrics
 from services.chassis.peer import CallerPolicy
 from tests.support.clock import ManualClock
+from tests.support.migrated import migrated
 from tests.support.pki import PROFILES, TRUST_DOMAIN, MemoryKey, make_csr, make_hierarchy
 from tests.support.pki import Hierarchy as FamilyOfKeys
 
@@ -91,7 +91,7 @@ class CaWorld:
         clock = clock or ManualClock()
         families = families or {family: await make_hierarchy(family, clock) for family in ("ecdsa", "mldsa")}
         url = f"sqlite:///{directory / 'ca.sqlite3'}"
-        await migrate(url, MIGRATIONS)
+        await migrated(url, MIGRATIONS)
         database = await Database.open(url, clock=clock, commit_observer=observer)
         signing = {family: (keys or {}).get(family, item.issuing_key) for family, item in families.items()}
         hierarchy = Hierarchy(

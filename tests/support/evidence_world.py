@@ -19,7 +19,6 @@ from pkicore.algorithms import Payload, PrivateKey, PublicKey
 from pkicore.errors import KeyNotFoundError
 from pkicore.keys.remote import RemotePublicKey
 from services.chassis.database import Database
-from services.chassis.migrations import migrate
 from services.signing.callers import Caller
 from services.signing.decisions import Decisions
 from services.signing.evidence import export
@@ -45,6 +44,7 @@ from services.signing.webhooks.events import announcing_signatures
 from services.signing.wire import SignatureRecord, SignatureRequest
 from services.signing.witnesses import Witnesses
 from tests.support.clock import ManualClock
+from tests.support.migrated import migrated
 
 MIGRATIONS = Path(__file__).parents[2] / "services/signing/migrations"
 ALICE = Caller("mtls", "spiffe://test/workload/alice", "acme")
@@ -160,7 +160,7 @@ class EvidenceWorld:
 async def evidence_world(directory: Path, *rules: RetentionRule) -> AsyncIterator[EvidenceWorld]:
     """A world whose tenants acme and other each have a hybrid profile."""
     url = f"sqlite:///{directory / 'signing.sqlite3'}"
-    await migrate(url, MIGRATIONS)
+    await migrated(url, MIGRATIONS)
     clock = ManualClock()
     database = await Database.open(url, clock=clock)
     store, outbox, objects = SigningStore(database, clock), OutboxStore(database), Objects(directory / "state")

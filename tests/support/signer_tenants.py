@@ -21,7 +21,6 @@ from prometheus_client import CollectorRegistry
 
 from pkicore.identity import SpiffeId
 from services.chassis.database import Database, Prepared, Row
-from services.chassis.migrations import migrate
 from services.chassis.observability import HttpMetrics
 from services.chassis.oidc import OidcIssuerSettings
 from services.chassis.peer import CallerPolicy
@@ -33,6 +32,7 @@ from services.signer_hsm.metrics import SignerMetrics
 from services.signer_hsm.policy import OidcVerifier, Policy
 from services.signer_hsm.store import SignerStore
 from tests.support.clock import ManualClock
+from tests.support.migrated import migrated
 
 DIGEST = base64.b64encode(hashlib.sha256(b"x").digest()).decode()
 BACKENDS: Mapping[str, str] = {"left": "alpha", "right": "beta"}
@@ -153,7 +153,7 @@ async def tenants_world(
     """Two tenants over the keys that are in the directory; `issuers` vouch for tokens that `more_rules` speak of."""
     clock, registry, commits = ManualClock(), CollectorRegistry(), list[str]()
     url = f"sqlite:///{directory / 'signer.sqlite3'}"
-    await migrate(url, MIGRATIONS)
+    await migrated(url, MIGRATIONS)
     database = await CountingDatabase.open(
         url, clock=clock, commit_observer=lambda when, label: commits.append(label) if when == "after" else None
     )

@@ -22,7 +22,6 @@ from pkicore.algorithms import ALGORITHMS, Algorithm, Payload, PrivateKey, algor
 from pkicore.identity import SpiffeId
 from services.chassis.audit import audit_records
 from services.chassis.database import CommitObserver, Database
-from services.chassis.migrations import migrate
 from services.chassis.observability import HttpMetrics
 from services.chassis.peer import CallerPolicy
 from services.signer_hsm.app import MIGRATIONS, Core, CoreRules, build_core, internal_application
@@ -39,6 +38,7 @@ from services.signer_hsm.schemes import Scheme
 from services.signer_hsm.store import SignerStore
 from services.signer_hsm.wire import NewKeyRequest
 from tests.support.clock import ManualClock
+from tests.support.migrated import migrated
 
 TRUST_DOMAIN = "pqcpki.internal"
 CA = SpiffeId.service(TRUST_DOMAIN, "ca")
@@ -267,7 +267,7 @@ class SignerWorld:
         `backend` takes the device's place, under the name `device`.
         """
         clock, device, other = clock or ManualClock(), device or MemoryDevice(), MemoryDevice()
-        await migrate(url, MIGRATIONS)
+        await migrated(url, MIGRATIONS)
         commits: list[str] = []
 
         def observe(moment: Literal["before", "after"], label: str) -> None:

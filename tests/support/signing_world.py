@@ -29,7 +29,6 @@ from pkicore.identity import SpiffeId
 from pkicore.keys.remote import RemotePublicKey, RemoteSigner, open_remote_key
 from services.chassis.audit import audit_records
 from services.chassis.database import AuditEvent, CommitObserver, Database
-from services.chassis.migrations import migrate
 from services.chassis.observability import HttpMetrics
 from services.signer_hsm.wire import NewKeyRequest
 from services.signing.app import MIGRATIONS, Core, CoreRules, Outside, build_core, public_application
@@ -48,6 +47,7 @@ from services.signing.timestamps import routes as timestamp_routes
 from services.signing.wire import Format, SignatureRecord
 from services.signing.witnesses import Witnesses
 from tests.support.clock import ManualClock
+from tests.support.migrated import migrated
 from tests.support.signer_world import ADMIN, ALL_KINDS, LIFE_CYCLE, LOOK, TRUST_DOMAIN, SignerWorld, rule, tenant
 from tests.support.signing_pki import TIME_STAMPING, SigningPki
 
@@ -210,7 +210,7 @@ class SigningWorld:
             signer_world = await cls._signer_world(directory, clock)
             stack.push_async_callback(signer_world.close)
         url = url or f"sqlite:///{directory}/signing.sqlite3"
-        await migrate(url, MIGRATIONS)
+        await migrated(url, MIGRATIONS)
         commits: list[str] = []
 
         def observe(moment: Literal["before", "after"], label: str) -> None:

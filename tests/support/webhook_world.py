@@ -12,7 +12,6 @@ from typing import Any
 
 from pkicore.clock import unix
 from services.chassis.database import Database, Unit
-from services.chassis.migrations import migrate
 from services.chassis.outbound.addresses import AddressGuard
 from services.signing.store.outbox import Delivery, Event, OutboxStore
 from services.signing.webhooks.courier import Courier, Outcome
@@ -23,6 +22,7 @@ from services.signing.webhooks.sender import Sender
 from services.signing.webhooks.settings import WebhookSettings
 from tests.support.clock import ManualClock
 from tests.support.dns_server import DnsSimulator
+from tests.support.migrated import migrated
 
 MIGRATIONS = Path(__file__).parents[2] / "services/signing/migrations"
 LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
@@ -78,7 +78,7 @@ async def webhook_world(
 ) -> AsyncIterator[WebhookWorld]:
     """A world whose name hook.test is at 127.0.0.1."""
     url = f"sqlite:///{directory / 'signing.sqlite3'}"
-    await migrate(url, MIGRATIONS)
+    await migrated(url, MIGRATIONS)
     clock, outcomes = ManualClock(), list[Outcome]()
     database = await Database.open(url, clock=clock)
     async with DnsSimulator() as dns:

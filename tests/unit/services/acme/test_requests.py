@@ -15,8 +15,8 @@ from services.acme.store import AccountRow, Store
 from services.acme.urls import Urls
 from services.chassis.database import AuditEvent, Database
 from services.chassis.errors import ConflictError, DuplicateError
-from services.chassis.migrations import migrate
 from tests.support.clock import ManualClock
+from tests.support.migrated import migrated
 
 AUDIT = AuditEvent("test", "test")
 
@@ -25,7 +25,7 @@ AUDIT = AuditEvent("test", "test")
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
     """A store on an empty database."""
     url = f"sqlite:///{tmp_path / 'acme.sqlite3'}"
-    await migrate(url, MIGRATIONS)
+    await migrated(url, MIGRATIONS)
     database = await Database.open(url, clock=ManualClock())
     yield Store(database)
     await database.close()

@@ -15,7 +15,7 @@ from services.ca.app import MIGRATIONS
 from services.ca.cli.main import main
 from services.ca.toml_text import lines
 from services.chassis.database import AuditEvent, Database, Unit
-from services.chassis.migrations import migrate
+from tests.support.migrated import migrated
 
 
 def log(file: Path, *events: str) -> str:
@@ -27,7 +27,7 @@ def log(file: Path, *events: str) -> str:
 
 
 async def _fill(url: str, events: tuple[str, ...]) -> None:
-    await migrate(url, MIGRATIONS)
+    await migrated(url, MIGRATIONS)
     database = await Database.open(url, clock=SystemClock())
     await database.commit(Unit("test", [], [AuditEvent(event, "tester", {}) for event in events]))
     await database.close()

@@ -28,12 +28,12 @@ from pkicore.tlog.checkpoint import verify_checkpoint
 from pkicore.tlog.proofs import verify_consistency
 from services.chassis.asgi import Application
 from services.chassis.database import Database
-from services.chassis.migrations import migrate
 from services.chassis.observability import HttpMetrics
 from services.signing.formats import LogEntry, SignedWith
 from services.signing.log import SigningLog, signing_log_routes
 from services.signing.problems import PROBLEMS
 from tests.support.clock import ManualClock
+from tests.support.migrated import migrated
 from tests.support.pki import MemoryKey, make_hierarchy
 
 MIGRATIONS = Path(__file__).parents[5] / "services/signing/migrations"
@@ -51,7 +51,7 @@ def key() -> MemoryKey:
 async def log(tmp_path: Path, key: MemoryKey) -> AsyncIterator[SigningLog]:
     """An empty log in the service's own schema."""
     url = f"sqlite:///{tmp_path / 'signing.sqlite3'}"
-    await migrate(url, MIGRATIONS)
+    await migrated(url, MIGRATIONS)
     database = await Database.open(url, clock=ManualClock())
     log = await SigningLog.open(database, key=key, origin=ORIGIN)
     yield log
