@@ -256,7 +256,8 @@ async def test_a_tenant_has_so_many_requests_under_way(tmp_path: Path) -> None:
     """
     policy = KEY_POLICY.replace(tenant("ca"), tenant("ca", max_in_flight=1))
     seconds = [100.0]
-    world = await SignerWorld.open(f"sqlite:///{tmp_path}/s.sqlite3", policy=policy, monotonic=lambda: seconds[0])
+    url = f"sqlite:///{tmp_path}/s.sqlite3"
+    world = await SignerWorld.open(url, policy=policy, monotonic=lambda: seconds[0], deadline=30.0)
     await world.make("ca.issuing")
     gate, begun = asyncio.Event(), asyncio.Event()
 

@@ -215,7 +215,7 @@ async def test_with_a_trusted_root_a_log_entry_is_demanded_of_keys_too(files: Fi
         by_one = (files.app, "--bundle", files.put("one.json", unlogged), *files.key(CLASSICAL))
         assert verify(*by_one).exit_code == 0
         result = verify(*by_one, "--trusted-root", root)
-        assert (result.exit_code, "no trusted log" in result.stderr) == (1, True), result.output
+        assert (result.exit_code, "no entry in a trusted log" in result.stderr) == (1, True), result.output
     raw = ("--signature", files.put("app.sig", sign_with(CLASSICAL, CONTENT)), *files.key(CLASSICAL))
     assert verify(files.app, *raw, "--trusted-root", root).exit_code == 1
 
