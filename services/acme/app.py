@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
@@ -11,16 +10,16 @@ from typing import Final
 from prometheus_client import CollectorRegistry
 
 from pkicore.clock import Clock, SystemClock
-from pkicore.mtls import PUBLIC, CredentialsSource, TlsListener
 from services.acme.accounts import AccountRules
 from services.acme.orders import OrderRules
 from services.acme.service import AcmeService, ServiceRules
 from services.acme.settings import AcmeSettings
 from services.acme.urls import Urls
 from services.acme.validation import Validator
-from services.ca.client.identity import internal_renewer, issue_from
-from services.ca.client.public_certificate import PUBLIC_PROFILE, PublicCertificate, public_names
-from services.ca.client.way import CREDENTIALS_CHECK_SECONDS, WayToCa, credentials_source, patiently
+from services.ca.client.identity import internal_renewer
+from services.ca.client.public_certificate import public_names
+from services.ca.client.public_side import PublicSide
+from services.ca.client.way import WayToCa
 from services.chassis.audit import audit_checkpoints
 from services.chassis.database import CommitObserver, Database
 from services.chassis.identity import IdentityRenewer
@@ -60,7 +59,8 @@ async def serve(
         stack.push_async_callback(database.close)
         checkpointer = await stack.enter_async_context(audit_checkpoints(settings, database, clock))
         ca = await stack.enter_async_context(WayToCa.open(settings, clock, MAX_STALENESS))
-        public = await _public_side(settings, urls, ca, tls_metrics, clock)
+        names = public_names(settings.tls_names, urls.base)
+        public = await PublicSide.open("acme", names, settings.state_dir, ca, tls_metrics, clock)
         stack.push_async_callback(public.listener.aclose)
         service = AcmeService.assemble(
             database=database,
@@ -85,36 +85,6 @@ async def serve(
             *ca.background(),
         ]
         await run_service("acme", listeners, state_dir=settings.state_dir, readiness=readiness, background=background)
-
-
-@dataclass(frozen=True)
-class PublicSide:
-    """The public listener, and what keeps its certificate fresh."""
-
-    listener: TlsListener
-    credentials: CredentialsSource
-    renewer: IdentityRenewer
-
-    def background(self) -> list[BackgroundTask]:
-        """Renewal, and the look at what renewal has written."""
-        return [
-            BackgroundTask("public-certificate", self.renewer.run),
-            BackgroundTask("public-credentials", lambda: self.credentials.run(CREDENTIALS_CHECK_SECONDS)),
-        ]
-
-
-async def _public_side(
-    settings: AcmeSettings, urls: Urls, ca: WayToCa, metrics: TlsMetrics, clock: Clock
-) -> PublicSide:
-    """The public listener with its certificate and staple at hand, from disk or from the CA."""
-    issue = issue_from(ca.client, "acme", PUBLIC_PROFILE)
-    names = public_names(settings.tls_names, urls.base)
-    certificate = PublicCertificate(settings.state_dir / "tls" / "public", names, issue, clock)
-    await patiently("public certificate", certificate.ensure)
-    credentials = credentials_source(certificate.files)
-    listener = ca.listener("public", PUBLIC, credentials, metrics, clock)
-    await patiently("staple", listener.open)
-    return PublicSide(listener, credentials, IdentityRenewer(certificate.files, issue, clock, metrics))
 
 
 def _internal_renewer(settings: AcmeSettings, ca: WayToCa, metrics: TlsMetrics, clock: Clock) -> IdentityRenewer:

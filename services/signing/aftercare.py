@@ -25,7 +25,7 @@ from services.chassis.runner import BackgroundTask
 from services.signing.access import Access
 from services.signing.decisions import Decisions
 from services.signing.evidence.download import archive_routes
-from services.signing.evidence.export import Equipment, Evidence
+from services.signing.evidence.export import ArchiveEquipment, Evidence
 from services.signing.objects import Objects
 from services.signing.quotas import Quotas
 from services.signing.retention import Retention, RetentionRule
@@ -137,7 +137,7 @@ async def build_aftercare(
     retention = Retention(RetentionStore(database), signed.outbox, rules.retention, clock)
     archives = rules.directory / ARCHIVES
     await asyncio.to_thread(archives.mkdir, mode=0o700, parents=True, exist_ok=True)
-    equipment = Equipment(
+    equipment = ArchiveEquipment(
         store=signed.store,
         archives=EvidenceStore(database),
         outbox=signed.outbox,

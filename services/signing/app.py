@@ -21,6 +21,8 @@ from prometheus_client import CollectorRegistry
 from pkicore.clock import Clock, SystemClock
 from pkicore.keys.remote import RemoteSigner
 from services.ca.client.identity import internal_renewer
+from services.ca.client.public_certificate import public_names
+from services.ca.client.public_side import PublicSide
 from services.ca.client.way import WayToCa
 from services.chassis.asgi import Application, AsgiApp, Route
 from services.chassis.audit import audit_checkpoints
@@ -43,7 +45,7 @@ from services.signing.jobs import Profile, Profiles
 from services.signing.keys import SigningKeys
 from services.signing.metrics import SigningMetrics
 from services.signing.objects import Objects
-from services.signing.opening import Ground, open_public_side, open_witnesses
+from services.signing.opening import Ground, open_witnesses
 from services.signing.policy import PolicyDirectory, PolicySchema
 from services.signing.problems import PROBLEMS
 from services.signing.quotas import Quota, Quotas
@@ -252,7 +254,8 @@ async def serve(
             WayToCa.open(settings, clock, timedelta(seconds=settings.crl_max_staleness_seconds))
         )
         parts = await _parts(settings, base_url, ca, database, stack, signing_metrics, clock)
-        public = await open_public_side(settings, base_url, ca, tls_metrics, clock)
+        names = public_names(settings.tls_names, base_url)
+        public = await PublicSide.open(SERVICE, names, settings.state_dir, ca, tls_metrics, clock)
         stack.push_async_callback(public.listener.aclose)
         aftercare = await _aftercare(settings, database, parts, clock, registry)
         application = public_application(parts.core, metrics, parts.routes, aftercare)

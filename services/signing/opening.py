@@ -1,4 +1,4 @@
-"""The log, the time-stamping authority and the public listener, opened for `services.signing.app`."""
+"""The log and the time-stamping authority, opened for `services.signing.app`."""
 
 from __future__ import annotations
 
@@ -13,16 +13,9 @@ from urllib.parse import urlsplit
 from pkicore.algorithms import known_public_key
 from pkicore.clock import Clock
 from pkicore.keys.remote import RemoteKey, RemoteSigner, open_remote_key
-from pkicore.mtls import PUBLIC, CredentialsSource, TlsListener
-from services.ca.client.identity import issue_from
-from services.ca.client.public_certificate import PUBLIC_PROFILE, PublicCertificate, public_names
-from services.ca.client.way import CREDENTIALS_CHECK_SECONDS, WayToCa, credentials_source, patiently
+from services.ca.client.way import WayToCa, patiently
 from services.chassis.asgi import Request, Response, Route
 from services.chassis.database import Database
-from services.chassis.identity import IdentityRenewer
-from services.chassis.observability import TlsMetrics
-from services.chassis.runner import BackgroundTask
-from services.signing.domain import SERVICE
 from services.signing.log import SigningLog, signing_log_routes
 from services.signing.quotas import Bucket
 from services.signing.settings import SigningSettings
@@ -126,33 +119,3 @@ async def _log_key(name: str, public_key: Path | None, signer: RemoteSigner, poo
 
 def _pinned(name: str) -> str:
     return f"signer-hsm:{name}" if "/" in name else f"signer-hsm:{name}/1"
-
-
-@dataclass(frozen=True)
-class PublicSide:
-    """The public listener, and what keeps its certificate fresh."""
-
-    listener: TlsListener
-    credentials: CredentialsSource
-    renewer: IdentityRenewer
-
-    def background(self) -> list[BackgroundTask]:
-        """Renewal, and the look at what renewal has written."""
-        return [
-            BackgroundTask("public-certificate", self.renewer.run),
-            BackgroundTask("public-credentials", lambda: self.credentials.run(CREDENTIALS_CHECK_SECONDS)),
-        ]
-
-
-async def open_public_side(
-    settings: SigningSettings, base_url: str, ca: WayToCa, metrics: TlsMetrics, clock: Clock
-) -> PublicSide:
-    """The listener with its certificate and staple at hand, from disk or from the CA."""
-    issue = issue_from(ca.client, SERVICE, PUBLIC_PROFILE)
-    names = public_names(settings.tls_names, base_url)
-    certificate = PublicCertificate(settings.state_dir / "tls" / "public", names, issue, clock)
-    await patiently("public certificate", certificate.ensure)
-    credentials = credentials_source(certificate.files)
-    listener = ca.listener("public", PUBLIC, credentials, metrics, clock)
-    await patiently("staple", listener.open)
-    return PublicSide(listener, credentials, IdentityRenewer(certificate.files, issue, clock, metrics))

@@ -209,7 +209,7 @@ async def evidence_world(directory: Path, *rules: RetentionRule) -> AsyncIterato
         signatures = Signatures(equipment)
         retention = Retention(RetentionStore(database), outbox, rules, clock)
         evidence = Evidence(
-            export.Equipment(
+            export.ArchiveEquipment(
                 store=store,
                 archives=EvidenceStore(database),
                 outbox=outbox,

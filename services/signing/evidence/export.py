@@ -107,7 +107,7 @@ class ExportRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Equipment:
+class ArchiveEquipment:
     """What archives are made with.
 
     Attributes:
@@ -132,7 +132,7 @@ class Equipment:
 class Evidence:
     """Archives of evidence; whoever calls has seen to it that the policy lets the caller export."""
 
-    def __init__(self, equipment: Equipment) -> None:
+    def __init__(self, equipment: ArchiveEquipment) -> None:
         self._with = equipment
 
     async def export(self, caller: Caller, wanted: ExportRequest) -> StoredEvidence:
