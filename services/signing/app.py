@@ -48,6 +48,9 @@ from services.signing.objects import Objects
 from services.signing.opening import Ground, open_witnesses
 from services.signing.policy import PolicyDirectory, PolicySchema
 from services.signing.problems import PROBLEMS
+from services.signing.published_trust import (
+    read_chain,
+)
 from services.signing.quotas import Quota, Quotas
 from services.signing.records import first_id
 from services.signing.sbom import SbomChecker
@@ -57,10 +60,7 @@ from services.signing.signer import http_to_signer, signer_over
 from services.signing.store import SigningStore
 from services.signing.store.outbox import OutboxStore
 from services.signing.streams import Streams
-from services.signing.trust import TrustedRoot
-from services.signing.trusted import (
-    read_chain,
-)
+from services.signing.trusted_root import TrustedRoot
 from services.signing.upkeep import Upkeep
 from services.signing.webhooks.events import announcing_signatures
 from services.signing.witnesses import Witnesses

@@ -28,7 +28,7 @@ from pkicore.errors import BadCertificateError, UnsupportedError
 from pkicore.keys.remote import Reduction
 from pkicore.x509.certificate import load_chain
 from services.signing.callers.certificate_identity import FULCIO_ARC, CertificateIdentity
-from services.signing.trust import TrustedRoot
+from services.signing.trusted_root import TrustedRoot
 from services.signing.verification import Identity, check_identity, verify_leaf
 
 LONGEST_LIFE: Final = timedelta(hours=1)

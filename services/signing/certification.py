@@ -16,7 +16,7 @@ from services.signing.callers import Caller, CertificateIdentity, certificate_id
 from services.signing.certificates import CertificateIssuer, certified_key
 from services.signing.errors import BadSignerAnswerError, SignerDownError, SignerRefusedError
 from services.signing.keys import JobKey
-from services.signing.trust import TrustedRoot
+from services.signing.trusted_root import TrustedRoot
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,7 @@ from services.ca.client.way import WayToCa, patiently
 from services.chassis.asgi import Request, Response, Route
 from services.chassis.database import Database
 from services.signing.log import SigningLog, signing_log_routes
-from services.signing.quotas import Bucket
-from services.signing.settings import SigningSettings
-from services.signing.store import Numbers, SigningStore
-from services.signing.timestamps import Serials, TimestampAuthority, TimestampPolicy
-from services.signing.timestamps import routes as timestamp_routes
-from services.signing.trust import TrustedRoot
-from services.signing.trusted import (
+from services.signing.published_trust import (
     authorities,
     read_chain,
     read_public_key,
@@ -31,6 +25,12 @@ from services.signing.trusted import (
     trust_routes,
     trusted_log,
 )
+from services.signing.quotas import Bucket
+from services.signing.settings import SigningSettings
+from services.signing.store import Numbers, SigningStore
+from services.signing.timestamps import Serials, TimestampAuthority, TimestampPolicy
+from services.signing.timestamps import routes as timestamp_routes
+from services.signing.trusted_root import TrustedRoot
 from services.signing.witnesses import Witnesses
 
 _BURST: Final = 2  # seconds' worth of time-stamps at once

@@ -49,7 +49,7 @@ from services.signing.formats import raw
 from services.signing.formats.log_entry import entry_digest_name, hashed_rekord
 from services.signing.formats.unverified_bundle import MessageSignature, UnverifiedBundle, UnverifiedLogEntry
 from services.signing.statements import STATEMENT_TYPE
-from services.signing.trust import TrustedAuthority, TrustedLog, TrustedRoot
+from services.signing.trusted_root import TrustedAuthority, TrustedLog, TrustedRoot
 
 ISSUER_OID: Final = x509.ObjectIdentifier("1.3.6.1.4.1.57264.1.8")
 _SHORT: Final = 128

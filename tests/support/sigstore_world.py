@@ -34,7 +34,7 @@ from services.signing.certificates import EphemeralKey, certified_key
 from services.signing.formats import LogEntry, SignedWith
 from services.signing.formats.log_entry import entry_digest_name, hashed_rekord
 from services.signing.timestamps import DEFAULT_POLICY, Serials, TimestampAuthority, TimestampPolicy
-from services.signing.trust import Period, TrustedAuthority, TrustedLog, TrustedRoot
+from services.signing.trusted_root import Period, TrustedAuthority, TrustedLog, TrustedRoot
 from tests.support.clock import ManualClock
 from tests.support.pki import MemoryKey
 from tests.support.signing_pki import CODE_SIGNING, TIME_STAMPING, Extensions, Holder, key_usage

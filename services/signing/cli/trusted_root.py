@@ -10,7 +10,7 @@ import click
 from pkicore.encoding import write_atomically, write_new
 from services.chassis.cli.output import json_option, tell
 from services.signing.cli.connection import Route, service_command
-from services.signing.trust import TrustedRoot
+from services.signing.trusted_root import TrustedRoot
 
 
 @click.command("trusted-root")

@@ -22,7 +22,7 @@ from services.signing.cli.progress import Progress
 from services.signing.formats import raw
 from services.signing.formats.unverified_bundle import UnverifiedBundle
 from services.signing.statements import VSA_TYPE
-from services.signing.trust import MAX_TRUSTED_ROOT, TrustedRoot
+from services.signing.trusted_root import MAX_TRUSTED_ROOT, TrustedRoot
 from services.signing.verification import (
     Identity,
     NoLogEntryError,

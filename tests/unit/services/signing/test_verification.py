@@ -17,7 +17,7 @@ from pkicore.errors import BadCertificateError, BadSignatureError, MalformedErro
 from services.signing.formats import SignedWith, bundle, dsse
 from services.signing.formats.log_entry import entry_digest_name, hashed_rekord
 from services.signing.statements import Subject, statement
-from services.signing.trust import Period, TrustedRoot
+from services.signing.trusted_root import Period, TrustedRoot
 from services.signing.verification import (
     Identity,
     NoLogEntryError,

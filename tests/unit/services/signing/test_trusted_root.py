@@ -13,7 +13,7 @@ from sigstore_models.trustroot import v1
 from pkicore.algorithms import ALGORITHMS, generate_private_key
 from pkicore.errors import BadCertificateError, MalformedError, PkiError, UnsupportedError
 from pkicore.tlog.keys import NoteKey
-from services.signing.trust import (
+from services.signing.trusted_root import (
     MAX_TRUSTED_ROOT,
     Period,
     Service,

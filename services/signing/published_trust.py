@@ -1,4 +1,4 @@
-"""What verifiers are told of this deployment: its trusted root and signing configuration, for anybody."""
+"""What this deployment publishes for verifiers: its own trusted root and signing configuration, for anybody."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from services.ca.client.way import Trust
 from services.chassis.asgi import Request, Response, Route
 from services.chassis.errors import SettingsError
 from services.signing.timestamps import PATH as TIMESTAMP_PATH
-from services.signing.trust import Period, Service, TrustedAuthority, TrustedLog, TrustedRoot, signing_config
+from services.signing.trusted_root import Period, Service, TrustedAuthority, TrustedLog, TrustedRoot, signing_config
 
 _JSON: Final = (b"content-type", b"application/json")
 _PUBLIC: Final = (b"cache-control", b"public, max-age=300")
