@@ -28,7 +28,7 @@ from services.chassis.asgi import Request, Response, Route, json_response
 from services.signer_hsm.wire import split_key_id
 from services.signing.access import Access
 from services.signing.callers import Caller
-from services.signing.decisions import Decisions, access
+from services.signing.decisions import Decisions, access, access_to_own, caller_name
 from services.signing.errors import NotFoundError, UnknownKeyError
 from services.signing.incoming import DocumentFile, Incoming
 from services.signing.keys import SigningKeys
@@ -149,8 +149,14 @@ class SignatureEndpoints:
     async def _readable(self, request: Request) -> StoredSignature:
         """The signature in the path, for a caller of its tenant who may read it."""
         caller = await self.entrance.caller(request)
-        await self.decisions.permit(access(caller, "read"), {"signature": request.params["id"][:64]})
-        stored = await self.store.signature(caller.tenant, request.params["id"])
+        wanted, stored = request.params["id"], None
+        asked = access(caller, "read")
+        if not caller.scopes.allow("read", None, ()):
+            stored = await self.store.signature(caller.tenant, wanted)
+            if stored is not None and _is_made_by(caller, stored):
+                asked = access_to_own(caller, "read")
+        await self.decisions.permit(asked, {"signature": wanted[:64]})
+        stored = stored or await self.store.signature(caller.tenant, wanted)
         if stored is None:
             raise NotFoundError("there is no such signature")
         return stored
@@ -241,6 +247,11 @@ def query_of(request: Request, allowed: Collection[str]) -> Mapping[str, str]:
     if len(query) < len(pairs) or not query.keys() <= set(allowed):
         raise MalformedError(f"the query may have {', '.join(sorted(allowed))}, each once")
     return query
+
+
+def _is_made_by(caller: Caller, stored: StoredSignature) -> bool:
+    made_by: str = orjson.loads(stored.record)["caller"]
+    return made_by == caller_name(caller)
 
 
 def _found_by(query: Mapping[str, str]) -> list[str]:

@@ -7,11 +7,12 @@ are recorded one by one, so a caller has only so many of them in a second; those
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
 from services.chassis.database import AuditEvent
 from services.chassis.refusal_budget import RefusalBudget
-from services.signing.callers import Action, Caller
+from services.signing.callers import UNNARROWED, Action, Caller
 from services.signing.errors import RateLimitedError
 from services.signing.metrics import SigningMetrics
 from services.signing.policy import AccessRequest, Decision, PolicySet
@@ -115,6 +116,14 @@ class Decisions:
 def access(caller: Caller, action: Action) -> AccessRequest:
     """May this caller do this with what is its tenant's?"""
     return AccessRequest(caller, action, caller.tenant)
+
+
+def access_to_own(caller: Caller, action: Action) -> AccessRequest:
+    """Likewise with what this very caller has made: its credential was made for that, and policies alone decide.
+
+    So a key with the scope `sign` fetches what it signed, and nothing of others; policies may still forbid it.
+    """
+    return access(replace(caller, scopes=UNNARROWED), action)
 
 
 def caller_name(caller: Caller) -> str:

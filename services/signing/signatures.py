@@ -104,6 +104,8 @@ class Signatures:
     async def sign(self, incoming: Incoming, scratch: Scratch) -> StoredSignature:
         """Steps 3 to 9; the caller has a place among its tenant's requests.
 
+        What is answered from the record is not counted among the day's octets once more.
+
         Args:
             incoming: what was read.
             scratch: the request's temporary files.
@@ -112,8 +114,6 @@ class Signatures:
             SigningError, SigningPolicyError, SbomError, MalformedError, UnsupportedError: it is refused, and why.
             DatabaseError: nothing was kept.
         """
-        if incoming.octets:
-            await self._with.quotas.take_octets(incoming.caller.tenant, incoming.octets)  # 3
         place = _place(incoming)
         if place is None:
             return await self._make(incoming, scratch)
@@ -153,6 +153,8 @@ class Signatures:
         return stored
 
     async def _make(self, incoming: Incoming, scratch: Scratch) -> StoredSignature:
+        if incoming.octets:
+            await self._with.quotas.take_octets(incoming.caller.tenant, incoming.octets)  # 3
         checked = await self._check(incoming)  # 5
         if not incoming.request.identity:
             keys = [await self._with.keys.key(key_id) for key_id in checked.profile.keys]

@@ -6,6 +6,7 @@ import base64
 import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -35,7 +36,7 @@ async def world(tmp_path: Path) -> AsyncIterator[SigningWorld]:
     await opened.close()
 
 
-def provenance(*contents: bytes) -> dict[str, object]:
+def provenance(*contents: bytes) -> dict[str, Any]:
     """A Statement about artefacts with these contents."""
     return {
         "_type": "https://in-toto.io/Statement/v1",

@@ -18,7 +18,17 @@ from services.signing.quotas import Quota
 from services.signing.wire import MAX_REQUEST
 from tests.contract.test_signing_api import provenance
 from tests.support.sboms import cyclonedx
-from tests.support.signing_world import GLOBEX, OPERATOR, QUOTA, STRANGER, SigningWorld, make_key, request, subject
+from tests.support.signing_world import (
+    GLOBEX,
+    OPERATOR,
+    POLICIES,
+    QUOTA,
+    STRANGER,
+    SigningWorld,
+    make_key,
+    request,
+    subject,
+)
 
 JSON = {"content-type": "application/json"}
 
@@ -179,6 +189,35 @@ async def test_scopes_narrow_what_the_policy_grants(world: SigningWorld) -> None
             assert (await http.post("/v1/signatures", json=request(formats=["raw"]))).status_code == 403
 
 
+async def test_a_key_for_signing_reads_what_it_signed_and_nothing_else(world: SigningWorld) -> None:
+    """Its own record and artefacts; another caller's, the search and its tenant's list stay closed to it."""
+    scopes = Scopes(frozenset({"sign"}), frozenset({"artefact-*"}), frozenset({"raw"}))
+    others = await world.sign(request(formats=["raw"]))
+    async with world.http(api_key=await world.api_key(scopes=scopes)) as http:
+        record = (await http.post("/v1/signatures", json=request(formats=["raw"]))).json()
+        assert (await http.get(record["urls"]["self"])).json() == record
+        signature = await http.get(record["signatures"][0]["url"])
+        assert base64.b64encode(signature.content).decode() == record["signatures"][0]["signature"]
+        refused = [others.urls["self"], others.signatures[0].url, f"/v1/signatures/{'0' * 26}", "/v1/signatures"]
+        answers = [await http.get(url) for url in refused]
+        assert [answer.status_code for answer in answers] == [403] * len(refused)
+        assert len({answer.content for answer in answers}) == 1
+    async with world.http(api_key=await world.api_key(scopes=scopes)) as another:
+        assert (await another.get(record["urls"]["self"])).status_code == 403
+
+
+async def test_what_the_policy_forbids_is_not_read_by_its_maker_either(tmp_path: Path) -> None:
+    """Scopes leave a maker its own records; policies go before that."""
+    forbids = '@id("no-reading") forbid (principal, action == Action::"read", resource);'
+    world = await SigningWorld.open(tmp_path, policies={**POLICIES, "third.cedar": forbids})
+    async with world.http(api_key=await world.api_key(scopes=Scopes(frozenset({"sign"})))) as http:
+        record = (await http.post("/v1/signatures", json=request(formats=["raw"]))).json()
+        assert (await http.get(record["urls"]["self"])).status_code == 403
+    (refused,) = await world.audit("read.decision")
+    assert refused["answers"][0]["policies"] == ["no-reading"]
+    await world.close()
+
+
 async def test_an_api_key_acts_for_its_tenant_alone(world: SigningWorld) -> None:
     """Records of another one are not there for it, and it cannot make keys beyond its own scopes."""
     record = await world.sign(request(formats=["raw"]))
@@ -273,3 +312,17 @@ async def test_a_tenant_has_so_many_octets_a_day(tmp_path: Path) -> None:
     assert (answer.status_code, answer.json()["type"]) == (429, "urn:pqcpki:problem:volume-exceeded")
     assert int(answer.headers["retry-after"]) <= 86_400
     await again.close()
+
+
+async def test_an_answer_from_the_record_costs_no_octets(tmp_path: Path) -> None:
+    """A job that repeats its upload under its idempotency key does not use up the day; new uploads do."""
+    world = await SigningWorld.open(tmp_path, quota=Quota(1000.0, 1000, 16, 60_000))
+    built = provenance(b"an artefact")
+    built["predicate"]["buildDefinition"]["externalParameters"] = {"notes": "x" * 6000}
+    body = request(b"an artefact", formats=["dsse"], provenance={"content": built})
+    first = await post(world, body, **{"idempotency-key": "k"})
+    answers = [await post(world, body, **{"idempotency-key": "k"}) for _ in range(12)]
+    assert {(answer.status_code, answer.content) for answer in answers} == {(201, first.content)}
+    statuses = [(await post(world, body)).status_code for _ in range(8)]
+    assert (statuses[0], statuses[-1]) == (201, 429)
+    await world.close()
