@@ -52,6 +52,7 @@ from services.signing.published_trust import (
     read_chain,
 )
 from services.signing.quotas import Quota, Quotas
+from services.signing.readiness import DATABASE, SIGNER, ReadinessWatch
 from services.signing.records import first_id
 from services.signing.sbom import SbomChecker
 from services.signing.settings import QuotaSettings, SigningSettings
@@ -59,7 +60,6 @@ from services.signing.signatures import Certifier, Checker, Equipment, Signature
 from services.signing.signer import http_to_signer, signer_over
 from services.signing.store import SigningStore
 from services.signing.store.outbox import OutboxStore
-from services.signing.streams import Streams
 from services.signing.trusted_root import TrustedRoot
 from services.signing.upkeep import Upkeep
 from services.signing.webhooks.events import announcing_signatures
@@ -220,7 +220,7 @@ def public_application(
     routes = [*core.endpoints.routes(), *more]
     if aftercare is not None:
         routes += aftercare.routes(core.entrance)
-    return Streams(Application(SERVICE, routes, problems=PROBLEMS, metrics=metrics, admin=OnFirstUse(admin)))
+    return Application(SERVICE, routes, problems=PROBLEMS, metrics=metrics, admin=OnFirstUse(admin))
 
 
 async def serve(
@@ -242,7 +242,7 @@ async def serve(
         "ops": bind(settings.ops_host, settings.ops_port, "PQCPKI_SIGNING_OPS_PORT"),
     }
     base_url = settings.external_url or f"https://localhost:{sockets['public'].getsockname()[1]}"
-    registry, readiness = CollectorRegistry(), Readiness()
+    registry, readiness = CollectorRegistry(), Readiness(DATABASE, SIGNER)
     metrics, tls_metrics = HttpMetrics(registry), TlsMetrics(registry, clock)
     signing_metrics = SigningMetrics(registry)
     await migrate(settings.database_url, MIGRATIONS)
@@ -270,6 +270,7 @@ async def serve(
             background=[
                 BackgroundTask("audit-checkpoints", checkpointer.run),
                 BackgroundTask("policies", parts.policies.run),
+                BackgroundTask("readiness", _readiness_watch(settings, parts, readiness).run),
                 BackgroundTask("clean-up", parts.core.upkeep.run),
                 BackgroundTask("internal-certificate", _internal_renewer(settings, ca, tls_metrics, clock).run),
                 *aftercare.background(),
@@ -335,6 +336,12 @@ async def _parts(
         database, settings.state_dir, outside, core_rules(settings, base_url), clock=clock, metrics=metrics
     )
     return _Parts(core, trust.routes, policies, ground.signer, trust.root)
+
+
+def _readiness_watch(settings: SigningSettings, parts: _Parts, readiness: Readiness) -> ReadinessWatch:
+    own = [key.partition("/")[0] for key in (settings.log_key, settings.timestamp_key) if key is not None]
+    keys = own + [key for profile in settings.profiles for key in profile.keys]
+    return ReadinessWatch(parts.core.store.probe, parts.signer, keys[0] if keys else None, readiness)
 
 
 def _internal_renewer(settings: SigningSettings, ca: WayToCa, metrics: TlsMetrics, clock: Clock) -> IdentityRenewer:

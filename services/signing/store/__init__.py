@@ -147,6 +147,16 @@ class SigningStore:
         forget = Write(self._signatures.forget_claims, {"before": before}, None)
         await self._database.commit(Unit("clean-up", [forget]))
 
+    async def probe(self) -> None:
+        """Write what leaves nothing behind, durably: to see whether that can be done.
+
+        Raises:
+            DatabaseError: it cannot.
+        """
+        claim = Claim("", "", "probe", b"", "", 0)  # a row that comes and goes: SQLite does not write a value again
+        taken = Write(self._signatures.insert_claim, _members(claim), 1)
+        await self._database.commit(Unit("probe", [taken, Write(self._signatures.forget_claims, {"before": 1}, 1)]))
+
     # API keys (`services.signing.callers.ApiKeyStore`)
 
     async def add_api_key(self, key: ApiKeyRecord, event: AuditEvent) -> None:
