@@ -1,7 +1,8 @@
 """Step 2 of issuance: may this caller have this certificate? What is not allowed here by name is refused.
 
 The rules:
-1. The profile exists and names the caller's SPIFFE ID among its `callers`.
+1. The profile exists and names the caller's SPIFFE ID among its `callers`; or among its `renewers`, where the request
+   names the certificate that it renews, which step 2 of `services.ca.issuance` then looks at.
 2. The names of the CSR are exactly the names that the caller vouches for.
 3. A URI name is a SPIFFE ID of our trust domain. An operator may vouch for any; a service may have its own, alone.
    Profiles that certify identities of elsewhere (`fulcio = true`) take any URI but a SPIFFE ID.
@@ -24,7 +25,7 @@ from pkicore.x509.names import Names
 from pkicore.x509.profiles import Profile
 from pkicore.x509.tbs import Issuer, validity
 from services.ca.errors import NamesError, NoLogError, NotAuthorisedError, UnknownProfileError, ValidityError
-from services.ca.wire import CertificateRequest, Identifier
+from services.ca.wire import CertificateRequest, Identifier, parse_serial
 
 _SEAL: Final = object()
 _SHOWN_NAMES: Final = 10
@@ -46,6 +47,7 @@ class IssuanceRequest:
     asked_not_after: int | None
     idempotency_key: str
     requester: Mapping[str, str]
+    renews: int | None
     seal: InitVar[object]
 
     def __post_init__(self, seal: object) -> None:
@@ -77,6 +79,7 @@ class Authorizer:
         """Apply the rules; `below` stands in for the issuer that rule 5 would choose in its family.
 
         Raises:
+            MalformedError: what is to be renewed is no serial.
             UnknownProfileError: no such profile.
             NotAuthorisedError: the caller may not have it.
             NamesError: names that differ, or that are not the caller's to have.
@@ -84,7 +87,8 @@ class Authorizer:
             NoLogError: the profile wants a log, and there is none.
             ValidityError: an end that cannot be given.
         """
-        profile = self._profile_for(caller, request.profile)
+        renews = None if request.renews is None else parse_serial(request.renews)
+        profile = self._profile_for(caller, request.profile, renews=renews is not None)
         names = self._names(caller, profile, csr, request.identifiers)
         issuer = self._issuer_for(profile, csr, below)
         profile.check_claims(request.extensions)
@@ -106,15 +110,16 @@ class Authorizer:
             asked_not_after=request.not_after,
             idempotency_key=request.idempotency_key,
             requester=dict(request.requester),
+            renews=renews,
             seal=_SEAL,
         )
 
-    def _profile_for(self, caller: SpiffeId, name: str) -> Profile:
+    def _profile_for(self, caller: SpiffeId, name: str, *, renews: bool) -> Profile:
         profile = self._profiles.get(name)
         if profile is None:
             raise UnknownProfileError(f"there is no profile {name!r}; there are {', '.join(sorted(self._profiles))}")
         try:
-            profile.check_caller(caller, self._trust_domain)
+            profile.check_caller(caller, self._trust_domain, renews=renews)
         except ProfileError as error:
             raise NotAuthorisedError(str(error)) from error
         if profile.sct and not self._has_log:

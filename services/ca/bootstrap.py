@@ -27,9 +27,9 @@ from pkicore.x509.certificate import self_signed_root, sign_certificate, to_pem
 from pkicore.x509.names import Names
 from pkicore.x509.profiles import Profile, load_profiles
 from pkicore.x509.tbs import Issuer, build_tbs, random_serial, validity
-from services.ca.csr import plain_pem
 from services.ca.hierarchy import make_issuer, make_root_issuer
 from services.ca.layout import SIGNER, Layout
+from services.ca.plain_keys import plain_pem
 
 LIFE: Final = timedelta(hours=1)
 NOWHERE: Final = "http://127.0.0.1:9"  # nobody serves the status of this PKI; it lies in files

@@ -36,7 +36,7 @@ from services.ca.deployment import CT_LOG, OPERATOR, Deployment, packaged_profil
 from services.ca.errors import CeremonyError
 from services.ca.hierarchy import Hierarchy, make_issuer, make_root_issuer
 from services.ca.issuance import IssuingCa
-from services.ca.layout import FAMILIES, SIGNER, SIGNING, Layout
+from services.ca.layout import FAMILIES, SIGNER, Layout
 from services.ca.remote_keys import RemoteKeyMaker
 from services.ca.roots import CEREMONY, RootOffice, sign_root_crl
 from services.ca.signer_settings import TENANT, backend_names, ceremony_key_policy, relocated
@@ -325,9 +325,9 @@ class _Ceremony:
         self.deployment = replace(self.deployment, signing_kinds=kinds)
         for key in keys.values():
             self._progress(f"key {key.uri}: {key.algorithm.name}, in the back end {self._remote.backend_of[key.uri]}")
-        service, operator = self._spiffe(f"/service/{SIGNING}"), self._spiffe(f"/operator/{OPERATOR}")
+        operator = self._spiffe(f"/operator/{OPERATOR}")
         wanted = timestamp_certificate(self.deployment.name, self._layout)
-        issued = await certify_key(core.issuance, service, wanted, keys[TIMESTAMP_KEY], self._layout)
+        issued = await certify_key(core.issuance, operator, wanted, keys[TIMESTAMP_KEY], self._layout)
         self._progress(f"time-stamping authority: serial {issued.serial}")
         for key_id in ARTEFACT_KEYS:
             wanted = artefact_certificate(key_id, self._layout)

@@ -14,9 +14,10 @@ from pkicore.encoding import write_atomically, write_new
 from pkicore.identity import SpiffeId
 from pkicore.keys.file import FileKey, create_file_key
 from pkicore.x509.names import Names
-from services.ca.csr import make_csr, plain_pem
+from services.ca.client.csr import make_csr
 from services.ca.issuance import Issuance
 from services.ca.layout import Layout
+from services.ca.plain_keys import plain_pem
 from services.ca.wire import CertificateRequest, Identifier, IssuedCertificate
 
 IDENTITY_KEY: Final = "ml-dsa-65"

@@ -21,6 +21,7 @@ from typing import Any, Final
 import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import NameOID
 
 from pkicore.clock import Clock, unix
 from pkicore.ct.precertificate import sct_list_of
@@ -28,9 +29,10 @@ from pkicore.encoding import canonical_json, pem_join
 from pkicore.errors import BadCertificateError, BadSignatureError, MalformedError, ProofError
 from pkicore.identity import SpiffeId
 from pkicore.keys import SigningKey
-from pkicore.x509.certificate import sign_certificate
+from pkicore.x509.certificate import load_der, sign_certificate
 from pkicore.x509.csr import UnverifiedCsr, VerifiedCsr
 from pkicore.x509.lint import lint_tbs
+from pkicore.x509.names import Names, names_of
 from pkicore.x509.tbs import Issuer, build_tbs, random_serial
 from services.ca.authorization import Authorizer, IssuanceRequest
 from services.ca.ct.log import CertificateLog, Entered
@@ -38,6 +40,7 @@ from services.ca.errors import (
     BlockedKeyError,
     IdempotencyConflictError,
     NoLogError,
+    NotAuthorisedError,
     RevokedIntentError,
     WrongSignatureError,
 )
@@ -144,6 +147,7 @@ class Issuance:
         csr = UnverifiedCsr.parse(request.csr).verify()  # 1
         issuer = None if below is None else self._cas[below].issuer
         authorised = self._authorizer.authorise(caller, csr, request, issuer)  # 2
+        await self._check_renewal(authorised)
         async with self._alone(str(caller), request.idempotency_key):
             if authorised.profile.sct and await self._was_asked(authorised):
                 return await self._earlier(authorised)  # and is not entered in the log again
@@ -180,6 +184,28 @@ class Issuance:
                 completed += 1
                 _log.info("intent completed", **facts)
         return completed
+
+    async def _check_renewal(self, request: IssuanceRequest) -> None:
+        """What is renewed is of this CA, not revoked, and of the same profile, key and subject.
+
+        One that has run out is renewed, too: what ends a key is revocation, and then of all its certificates.
+        """
+        if request.renews is None:
+            return
+        row = await self._store.by_serial(request.renews)
+        if (
+            row is None
+            or row.certificate is None
+            or row.revoked_at is not None
+            or row.blocked
+            or row.intent.profile != request.profile.name
+            or row.intent.key_hash != _key_hash(request.csr)
+            or _subject(load_der(row.certificate)) != (request.common_name, request.names)
+        ):
+            raise NotAuthorisedError(
+                f"{format_serial(request.renews)} is no certificate of profile {request.profile.name} for this key and "
+                "subject that could be renewed: it must be of this CA, and not revoked"
+            )
 
     async def _prepare(self, request: IssuanceRequest) -> Intent:
         serial = await self._serials.take()  # 3
@@ -305,6 +331,15 @@ def _request_hash(request: IssuanceRequest) -> bytes:
     return hashlib.sha256(b"\0".join((request.profile.name.encode(), asked, request.csr.der, *claims))).digest()
 
 
+def _subject(certificate: x509.Certificate) -> tuple[str | None, Names]:
+    common_names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    try:
+        names = names_of(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+    except x509.ExtensionNotFound:
+        names = Names()
+    return (str(common_names[0].value) if common_names else None), names
+
+
 def _key_hash(csr: VerifiedCsr) -> bytes:
     spki = csr.public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return hashlib.sha256(spki).digest()
@@ -321,6 +356,8 @@ def _intent_event(intent: Intent, request: IssuanceRequest, entered: Entered | N
         "tbs_sha256": hashlib.sha256(intent.tbs).hexdigest(),
         "requester": dict(request.requester),
     }
+    if request.renews is not None:
+        detail["renews"] = format_serial(request.renews)
     if request.claims:
         detail["claims"] = dict(request.claims)
     if entered is not None:

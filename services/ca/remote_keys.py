@@ -12,9 +12,9 @@ from pkicore.algorithms import Payload, PrivateKey, PublicKey, verify_signature
 from pkicore.errors import BadSignatureError, KeyAccessError, KeyNotFoundError
 from pkicore.keys import SigningKey
 from pkicore.keys.remote import RemoteKey, open_remote_key
-from services.ca.csr import plain_der
 from services.ca.errors import CeremonyError
 from services.ca.own_policy import REHEARSAL
+from services.ca.plain_keys import plain_der
 from services.ca.signer_settings import TENANT
 from services.signer_hsm.client import ApprovalsMissingError, NotOfferedError, SignerClient
 from services.signer_hsm.wire import LifeCycleRequest, NewKeyRequest

@@ -20,7 +20,7 @@ from pkicore.identity import SpiffeId
 from pkicore.keys import SigningKey
 from pkicore.ocsp import Responder
 from pkicore.x509.certificate import load_chain
-from services.ca.csr import make_csr
+from services.ca.client.csr import make_csr
 from services.ca.errors import CaServiceError
 from services.ca.issuance import Issuance, IssuingCa
 from services.ca.wire import CertificateRequest

@@ -14,7 +14,7 @@ from pkicore.identity import SpiffeId
 from pkicore.keys import SigningKey
 from pkicore.x509.profiles import Profile
 from services.ca.authorization import Authorizer
-from services.ca.csr import make_csr
+from services.ca.client.csr import make_csr
 from services.ca.issuance import Issuance, IssuingCa, SerialPool
 from services.ca.store import CaStore, StoredCrl
 from services.ca.wire import CertificateRequest

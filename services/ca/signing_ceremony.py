@@ -15,7 +15,7 @@ from pkicore.identity import SpiffeId
 from pkicore.keys import SigningKey
 from pkicore.keys.remote import RemoteKey
 from pkicore.x509.certificate import load_chain, to_pem
-from services.ca.csr import make_csr
+from services.ca.client.csr import make_csr
 from services.ca.issuance import Issuance
 from services.ca.layout import Layout
 from services.ca.remote_keys import RemoteKeyMaker

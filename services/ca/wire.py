@@ -24,7 +24,7 @@ MAX_EXTENSION: Final = 2048  # characters of an extension's value
 
 IdentifierType = Literal["dns", "ip", "uri", "email"]
 _REQUEST: Final = frozenset(
-    {"csr", "profile", "identifiers", "idempotency_key", "not_after", "requester", "extensions"}
+    {"csr", "profile", "identifiers", "idempotency_key", "not_after", "requester", "extensions", "renews"}
 )
 _IDENTIFIER_TYPES: Final = ("dns", "ip", "uri", "email")  # a tuple: what is looked up may be unhashable
 
@@ -42,8 +42,11 @@ class CertificateRequest:
     """`POST /v1/certificates`: a CSR (DER), the names the caller has validated and who stands behind the request.
 
     `requester` goes to the audit log as it is. `extensions` are what an OIDC token says, OID to value, for profiles
-    that take them (`pkicore.x509.fulcio`). The same `idempotency_key` with the same CSR, profile, `not_after` and
-    `extensions` yields the same certificate; with others it is refused.
+    that take them (`pkicore.x509.fulcio`). `renews` is the serial of a certificate of the same profile, key and subject
+    in whose place this one is asked for; some callers may ask for no other (`renewers` of a profile).
+
+    The same `idempotency_key` with the same CSR, profile, `not_after` and `extensions` yields the same certificate;
+    with others it is refused.
     """
 
     csr: bytes
@@ -53,6 +56,7 @@ class CertificateRequest:
     not_after: int | None = None
     requester: Mapping[str, str] = field(default_factory=dict)
     extensions: Mapping[str, str] = field(default_factory=dict)
+    renews: str | None = None
 
     def to_json(self) -> bytes:
         """The request body."""
@@ -67,6 +71,8 @@ class CertificateRequest:
             body["not_after"] = self.not_after
         if self.extensions:
             body["extensions"] = dict(self.extensions)
+        if self.renews is not None:
+            body["renews"] = self.renews
         return orjson.dumps(body)
 
     @classmethod
@@ -85,6 +91,7 @@ class CertificateRequest:
             not_after=body.optional_time("not_after"),
             requester=_requester(body.members.get("requester", {})),
             extensions=_extensions(body.members.get("extensions", {})),
+            renews=body.optional_text("renews", MAX_KEY),
         )
 
 

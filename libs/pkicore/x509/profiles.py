@@ -15,9 +15,11 @@
     names = { dns = "allowed", ip = "allowed" }   # forbidden | allowed | required | one
     families = { ecdsa = "ecdsa" }          # family of the key -> family of the issuing CA
 
-Optional: `ocsp_no_check = true`, `ca = true`, `path_length = 0`; `sct = true` has each certificate logged, and the
-log's timestamp in it; `fulcio = true` has it say what an OIDC token said (`pkicore.x509.fulcio`), so that its URI name
-is that of a build or person elsewhere, and no SPIFFE ID.
+Optional: `renewers = ["/service/signing"]`, SPIFFE paths that may ask for it only in place of a certificate of the same
+profile, key and subject that this CA has issued and not revoked; `ocsp_no_check = true`, `ca = true`,
+`path_length = 0`; `sct = true` has each certificate logged, and the log's timestamp in it; `fulcio = true` has it say
+what an OIDC token said (`pkicore.x509.fulcio`), so that its URI name is that of a build or person elsewhere, and no
+SPIFFE ID.
 """
 
 from __future__ import annotations
@@ -87,6 +89,7 @@ class Profile:
     sct: bool
     fulcio: bool
     callers: tuple[str, ...]
+    renewers: tuple[str, ...]
     families: Mapping[str, str]
 
     def issuing_family(self, algorithm: Algorithm) -> str:
@@ -143,14 +146,20 @@ class Profile:
         if rule == "one" and count > 1:
             raise ProfileError(f"profile {self.name} allows one {kind} name, not {count}")
 
-    def check_caller(self, caller: SpiffeId, trust_domain: str) -> None:
+    def check_caller(self, caller: SpiffeId, trust_domain: str, *, renews: bool = False) -> None:
         """The caller may ask for certificates of this profile; who is not named may not.
+
+        Args:
+            caller: who asks.
+            trust_domain: ours.
+            renews: whether it asks in place of a certificate that is there, which is to be shown then.
 
         Raises:
             ProfileError: it may not.
         """
         parent = caller.path.rpartition("/")[0]
-        if caller.trust_domain != trust_domain or not {caller.path, f"{parent}/*"} & set(self.callers):
+        named = {*self.callers, *self.renewers} if renews else set(self.callers)
+        if caller.trust_domain != trust_domain or not {caller.path, f"{parent}/*"} & named:
             raise ProfileError(f"{caller} may not ask for certificates of profile {self.name}")
 
 
@@ -187,6 +196,7 @@ def _profile(table: _Table) -> Profile:
         sct=table.flag("sct", default=False),
         fulcio=table.flag("fulcio", default=False),
         callers=table.texts("callers"),
+        renewers=table.texts("renewers") if "renewers" in table else (),
         families=table.families(),
     )
     table.refuse_unknown()

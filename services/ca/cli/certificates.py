@@ -14,8 +14,9 @@ from pkicore.keys.file import FileKey
 from pkicore.x509.names import Names
 from services.ca.cli.connection import connected
 from services.ca.cli.output import directory_option, failing_cleanly, json_option, tell
-from services.ca.csr import make_csr, plain_pem
+from services.ca.client.csr import make_csr
 from services.ca.errors import CeremonyError
+from services.ca.plain_keys import plain_pem
 from services.ca.wire import CertificateRequest, Identifier, IssuedCertificate, RevocationAnswer, RevocationRequest
 from services.chassis.cli.deployed import Deployed, trust_domain_of
 

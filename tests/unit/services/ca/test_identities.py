@@ -9,9 +9,9 @@ from prometheus_client import CollectorRegistry
 from pkicore.identity import SpiffeId, spiffe_id_of
 from pkicore.x509.certificate import load_chain
 from pkicore.x509.names import Names
-from services.ca.csr import plain_pem
 from services.ca.errors import RefusedError
 from services.ca.identities import Identities
+from services.ca.plain_keys import plain_pem
 from services.ca.settings import CaSettings
 from services.ca.wire import CertificateRequest, RevocationRequest
 from services.chassis.observability import TlsMetrics

@@ -106,7 +106,7 @@ async def test_the_time_stamping_certificate_is_one_that_verifiers_take(
     """For its key, critical and for nothing else, a year long, and with the whole chain up to the root beside it."""
     keys = await make_signing_keys(RemoteKeyMaker(signer.client(ADMIN), [BACKEND], pool), layout)
     key = keys[TIMESTAMP_KEY]
-    await certify_key(world.core.issuance, SERVICE, timestamp_certificate("Test", layout), key, layout)
+    await certify_key(world.core.issuance, ADMIN, timestamp_certificate("Test", layout), key, layout)
     chain = load_chain(layout.timestamp_chain.read_bytes())
     check_chain(chain, key, world.clock.now())
     check_authority(chain[0], world.clock.now())
@@ -140,6 +140,6 @@ async def test_the_service_itself_gets_no_such_certificate(
 ) -> None:
     """Whoever takes over the signing service cannot have a key of its own certified for a year."""
     keys = await make_signing_keys(RemoteKeyMaker(signer.client(ADMIN), [BACKEND], pool), layout)
-    wanted = artefact_certificate(ARTEFACT_KEYS[0], layout)
-    with pytest.raises(NotAuthorisedError):
-        await certify_key(world.core.issuance, SERVICE, wanted, keys[ARTEFACT_KEYS[0]], layout)
+    for wanted in (artefact_certificate(ARTEFACT_KEYS[0], layout), timestamp_certificate("Test", layout)):
+        with pytest.raises(NotAuthorisedError):
+            await certify_key(world.core.issuance, SERVICE, wanted, keys[ARTEFACT_KEYS[0]], layout)

@@ -1,10 +1,10 @@
-"""A certificate request for a key that is only reached through `SigningKey` (RFC 2986), and the plain form of a key."""
+"""A certificate request for a key that is only reached through `SigningKey` (RFC 2986)."""
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
-from pkicore.algorithms import PrivateKey, signature_algorithm_der
+from pkicore.algorithms import signature_algorithm_der
 from pkicore.encoding import bit_string, extension, integer, object_identifier, sequence, tlv
 from pkicore.keys import SigningKey
 from pkicore.x509.names import Names
@@ -35,13 +35,3 @@ def _requested(names: Names) -> bytes:
     alternatives = x509.SubjectAlternativeName(names.general_names()).public_bytes()
     extensions = sequence(extension(_SUBJECT_ALTERNATIVE_NAME, alternatives))
     return sequence(object_identifier(_EXTENSION_REQUEST), tlv(_SET, extensions))
-
-
-def plain_der(private_key: PrivateKey) -> bytes:
-    """PKCS#8 without a passphrase, in DER: what a back end takes a key in by."""
-    return private_key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
-
-
-def plain_pem(private_key: PrivateKey) -> bytes:
-    """PKCS#8 without a passphrase: TLS keys and the operator's."""
-    return private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
