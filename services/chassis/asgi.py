@@ -14,25 +14,25 @@ import asyncio
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import orjson
-import structlog
 
+from services.chassis.bodies import FileBody, has_arrived, pieces_of, read_body
 from services.chassis.errors import (
     BodyMalformedError,
     BodyTimeoutError,
     BodyTooLargeError,
-    ClientGoneError,
     MediaTypeError,
     MethodNotAllowedError,
     RouteNotFoundError,
 )
-from services.chassis.log_budget import LogBudget
 from services.chassis.observability import HttpMetrics, begin_request
 from services.chassis.problems import MEDIA_TYPE, Problem, ProblemTable
+from services.chassis.request_log import RequestLog
 from services.chassis.routes import PathTable
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -43,14 +43,10 @@ AsgiApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 _SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
-_OK = range(200, 300)
-_BODILESS = frozenset({204, 304})
+_NOT_MODIFIED = 304
+_BODILESS = frozenset({204, _NOT_MODIFIED})
 """No Content-Length (RFC 9110 §8.6): of a 304 it would be that of the body which is not sent."""
-_SERVER_ERROR = 500
-_NOT_IMPLEMENTED = 501
 _LENGTH_DIGITS = 18
-_DEBUG = 10
 _ADMIN_BODY_LIMIT = 64 * 1024
 _ADMIN_BODY_SECONDS = 20.0
 
@@ -111,18 +107,36 @@ class Request:
             BodyTimeoutError: not there in time.
             ClientGoneError: the caller hung up.
         """
-        declared = self.headers.get(b"content-length", b"0")
-        if not declared.isdigit():
-            raise BodyMalformedError("the Content-Length is not a number")
-        if len(declared) > _LENGTH_DIGITS or int(declared) > self.limit:
-            raise BodyTooLargeError(self.limit)
-        if _has_arrived(self._receive):
+        self._check_length(self.limit)
+        if has_arrived(self._receive):
             return await read_body(self._receive, self.limit)
         try:
             async with asyncio.timeout(self.timeout):
                 return await read_body(self._receive, self.limit)
         except TimeoutError as error:
             raise BodyTimeoutError(f"the body did not arrive within {self.timeout:g} s") from error
+
+    def stream(self, limit: int, seconds: float) -> AsyncIterator[bytes]:
+        """The pieces of the body, once: at most `limit` octets within `seconds`, and no long pause between two.
+
+        Raises:
+            BodyTooLargeError, BodyMalformedError: the Content-Length says so already.
+            BodyTooLargeError, BodyTimeoutError, ClientGoneError: while it is read, as `body`.
+        """
+        self._check_length(limit)
+        return pieces_of(self._receive, limit, seconds)
+
+    def _check_length(self, limit: int) -> None:
+        declared = self.headers.get(b"content-length", b"0")
+        if not declared.isdigit():
+            raise BodyMalformedError("the Content-Length is not a number")
+        if len(declared) > _LENGTH_DIGITS or int(declared) > limit:
+            raise BodyTooLargeError(limit)
+
+    def has(self, etag: bytes) -> bool:
+        """Whether the caller says that it has the entity of this ETag (If-None-Match, RFC 9110 §13.1.2)."""
+        wanted = self.headers.get(b"if-none-match")
+        return wanted is not None and any(one.strip().removeprefix(b"W/") in {etag, b"*"} for one in wanted.split(b","))
 
     async def json(self) -> Any:  # noqa: ANN401 - whatever the JSON is
         """The body as JSON.
@@ -136,38 +150,36 @@ class Request:
             raise BodyMalformedError("the body is not JSON") from error
 
 
-def _has_arrived(receive: Receive) -> bool:
-    """Whether uvicorn holds the whole body already, as it mostly does: then there is nothing to put a timer on."""
-    return getattr(getattr(receive, "__self__", None), "more_body", True) is False
-
-
-async def read_body(receive: Receive, limit: int) -> bytes:
-    """Reads a body of at most `limit` bytes, and stops reading as soon as it is longer.
-
-    Raises:
-        BodyTooLargeError: it is longer.
-        ClientGoneError: the caller hung up.
-    """
-    body = b""
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGoneError("the connection ended within the body")
-        chunk: bytes = message.get("body", b"")
-        body += chunk
-        if len(body) > limit:
-            raise BodyTooLargeError(limit)
-        if not message.get("more_body", False):
-            return body
-
-
 @dataclass(slots=True)
 class Response:
-    """A whole response; the frame adds Content-Length, X-Request-Id and what the service's `finish` hook adds."""
+    """A whole response; the frame adds Content-Length, X-Request-Id and what the service's `finish` hook adds.
+
+    Attributes:
+        status: HTTP status.
+        body: What is sent.
+        headers: Without those that the frame adds.
+        source: A file that is sent instead of the body.
+    """
 
     status: int = 200
     body: bytes = b""
     headers: Headers = field(default_factory=list)
+    source: FileBody | None = None
+
+    @classmethod
+    def tagged(cls, request: Request, body: bytes, tag: str, headers: Headers) -> "Response":
+        """A body under an ETag, such as its hash; 304 without it where the caller has it (RFC 9110 §13.1.2)."""
+        etag = f'"{tag}"'.encode()
+        known = request.has(etag)
+        return cls(_NOT_MODIFIED if known else 200, b"" if known else body, [(b"etag", etag), *headers])
+
+    @classmethod
+    def file(cls, request: Request, path: Path, size: int, tag: str, headers: Headers) -> "Response":
+        """As `tagged` with the octets of a file, sent piece by piece."""
+        response = cls.tagged(request, b"", tag, headers)
+        if response.status != _NOT_MODIFIED:
+            response.source = FileBody(path, size)
+        return response
 
 
 def json_response(value: Any, status: int = 200, headers: Iterable[tuple[bytes, bytes]] = ()) -> Response:  # noqa: ANN401 - any JSON
@@ -236,16 +248,12 @@ class Application:
         finish: Finish | None = None,
         admin: AsgiApp | None = None,
     ) -> None:
-        self._service = service
         self._table = PathTable(_by_path(routes))
         self._problems = problems
-        self._metrics = metrics
+        self._account = RequestLog(service, problems, metrics).account
         self._guard = guard
         self._finish = finish
         self._admin = admin
-        self._log = structlog.get_logger("http")
-        self._log_successes = self._log.is_enabled_for(_DEBUG)
-        self._refusals, self._failures = LogBudget(self._left_out), LogBudget(self._left_out)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one HTTP request; other scopes are refused."""
@@ -257,10 +265,16 @@ class Application:
         fault: Exception | None = None
         try:
             response = await self._answer(request)
+            if response.source is not None and request.method != "HEAD":
+                await response.source.open()
         except Exception as error:  # noqa: BLE001 - the edge: whatever happened becomes a problem document
             fault = error
             response = self._problem(request, error)
-        await self._send(request, response, send)
+        try:
+            await self._send(request, response, send)
+        finally:
+            if response.source is not None:
+                response.source.close()
         self._account(request, response, time.perf_counter() - started, fault)
 
     def _request_id(self, headers: Iterable[tuple[bytes, bytes]]) -> str:
@@ -305,30 +319,15 @@ class Application:
         headers = response.headers
         headers.append((b"x-request-id", request.request_id.encode()))
         if response.status not in _BODILESS:
-            headers.append((b"content-length", b"%d" % len(response.body)))
+            length = len(response.body) if response.source is None else response.source.size
+            headers.append((b"content-length", b"%d" % length))
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
-        body = b"" if request.method == "HEAD" else response.body
-        await send({"type": "http.response.body", "body": body})
-
-    def _account(self, request: Request, response: Response, seconds: float, fault: Exception | None) -> None:
-        method = request.method if request.method in _METHODS else "other"
-        self._metrics.observe(self._service, request.route, method, response.status, seconds)
-        if response.status in _OK:
-            if self._log_successes:
-                self._log.debug("request", **_facts(request, response, seconds))
-            return
-        refused = response.status < _SERVER_ERROR or response.status == _NOT_IMPLEMENTED  # the caller's mistake
-        if not (self._refusals if refused else self._failures).spend(_caller_of(request)):
-            return  # counted: refusals apart from failures, so that a flood of the ones hides none of the others
-        if refused:
-            self._log.info("request refused", **_facts(request, response, seconds), **_reason(fault))
-        elif fault is None or self._problems.knows(fault):
-            self._log.error("request failed", **_facts(request, response, seconds), **_reason(fault))
+        if request.method == "HEAD":
+            await send({"type": "http.response.body", "body": b""})
+        elif response.source is None:
+            await send({"type": "http.response.body", "body": response.body})
         else:
-            self._log.error("request failed", **_facts(request, response, seconds), exc_info=fault)
-
-    def _left_out(self, caller: str, lines: int) -> None:
-        self._log.warning("more requests refused or failed", caller=caller, left_out=lines)
+            await response.source.send(send)
 
 
 async def _relay(request: Request, app: AsgiApp) -> Response:
@@ -368,28 +367,3 @@ def _check_media_type(request: Request, expected: tuple[str, ...]) -> None:
     given = request.headers.get(b"content-type", b"").split(b";", 1)[0].strip().lower()
     if given.decode("latin-1") not in expected:
         raise MediaTypeError(expected)
-
-
-def _facts(request: Request, response: Response, seconds: float) -> dict[str, Any]:
-    client = request.scope.get("client")
-    return {
-        "route": request.route,
-        "method": request.method,
-        "status": response.status,
-        "ms": round(seconds * 1000, 2),
-        "peer": _peer_name(request.peer),
-        "client": client[0] if client else None,
-    }
-
-
-def _caller_of(request: Request) -> str:
-    client = request.scope.get("client")
-    return _peer_name(request.peer) or (client[0] if client else "unknown")
-
-
-def _peer_name(peer: Any) -> str | None:  # noqa: ANN401 - a PeerIdentity, which this module need not know
-    return None if peer is None else str(peer.spiffe_id or f"serial {peer.serial:x}")
-
-
-def _reason(fault: Exception | None) -> dict[str, str]:
-    return {} if fault is None else {"error": type(fault).__name__, "reason": str(fault)}

@@ -39,7 +39,6 @@ from services.signing.records import BASE, POLICY_BASE
 from services.signing.signatures import Signatures
 from services.signing.statements import checked_uri
 from services.signing.store import MAX_PAGE, Artefact, SigningStore, StoredPolicies, StoredSignature
-from services.signing.streams import body_of, file_response
 from services.signing.uploads import MAX_UPLOAD, MULTIPART, Upload, read_upload
 from services.signing.wire import MAX_REQUEST, SignatureRequest, checked_idempotency_key
 
@@ -48,7 +47,6 @@ _PRIVATE: Final = (b"cache-control", b"private, max-age=31536000, immutable")
 _FRESH: Final = (b"cache-control", b"no-store")
 _PUBLIC: Final = (b"cache-control", b"public, max-age=60")
 _CREATED: Final = 201
-_NOT_MODIFIED: Final = 304
 _MAX_QUERY: Final = 8192
 _PAGE_OCTETS: Final = 2 * 1024 * 1024
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128}", re.ASCII)
@@ -95,7 +93,7 @@ class SignatureEndpoints:
             async with self.objects.scratch() as scratch:
                 content_type = request.headers[b"content-type"]
                 if content_type.lower().startswith(MULTIPART.encode()):  # 2
-                    pieces = body_of(request, MAX_UPLOAD, self.upload_seconds)
+                    pieces = request.stream(MAX_UPLOAD, self.upload_seconds)
                     upload = await read_upload(content_type, pieces, scratch)
                 else:
                     upload = Upload(await request.body(), {})
@@ -122,11 +120,7 @@ class SignatureEndpoints:
     async def show(self, request: Request) -> Response:
         """The record."""
         record = (await self._readable(request)).record
-        etag = f'"{hashlib.sha256(record).hexdigest()}"'.encode()
-        headers = [_JSON, (b"etag", etag), _PRIVATE]
-        if _matches(request.headers.get(b"if-none-match", b""), etag):
-            return Response(_NOT_MODIFIED, b"", headers)
-        return Response(200, record, headers)
+        return Response.tagged(request, record, hashlib.sha256(record).hexdigest(), [_JSON, _PRIVATE])
 
     async def artefact(self, request: Request) -> Response:
         """What the record names."""
@@ -137,14 +131,10 @@ class SignatureEndpoints:
         return self._served(request, found)
 
     def _served(self, request: Request, found: Artefact) -> Response:
-        etag = f'"{found.sha256}"'.encode()
-        headers = [(b"content-type", found.media_type.encode()), (b"etag", etag), _PRIVATE]
-        headers.append((b"x-content-type-options", b"nosniff"))
-        if _matches(request.headers.get(b"if-none-match", b""), etag):
-            return Response(_NOT_MODIFIED, b"", headers)
-        if found.content is not None:
-            return Response(200, found.content, headers)
-        return file_response(self.objects.path(found.sha256), found.size, headers)
+        headers = [(b"content-type", found.media_type.encode()), _PRIVATE, (b"x-content-type-options", b"nosniff")]
+        if found.content is None:
+            return Response.file(request, self.objects.path(found.sha256), found.size, found.sha256, headers)
+        return Response.tagged(request, found.content, found.sha256, headers)
 
     async def _readable(self, request: Request) -> StoredSignature:
         """The signature in the path, for a caller of its tenant who may read it."""
@@ -281,11 +271,6 @@ def _fitting(found: list[StoredSignature]) -> list[StoredSignature]:
         if octets > _PAGE_OCTETS and number:
             return found[:number]
     return found
-
-
-def _matches(header: bytes, etag: bytes) -> bool:
-    """Whether If-None-Match names the entity (RFC 9110 §13.1.2, weak comparison)."""
-    return any(one.strip().removeprefix(b"W/") in {etag, b"*"} for one in header.split(b","))
 
 
 def _policies(found: StoredPolicies) -> dict[str, object]:

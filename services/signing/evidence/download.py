@@ -10,13 +10,12 @@ from services.signing.callers import Caller
 from services.signing.decisions import Decisions, access
 from services.signing.errors import NotFoundError
 from services.signing.evidence.export import Evidence
-from services.signing.streams import file_response
 
 CallerOf = Callable[[Request], Awaitable[Caller]]
 
 
 def archive_routes(evidence: Evidence, decisions: Decisions, caller_of: CallerOf) -> list[Route]:
-    """The endpoint; its application stands behind `Streams`."""
+    """The endpoint."""
 
     async def archive(request: Request) -> Response:
         caller = await caller_of(request)
@@ -27,7 +26,7 @@ def archive_routes(evidence: Evidence, decisions: Decisions, caller_of: CallerOf
             raise NotFoundError("the file of this archive is gone: make it again")
         name = f'attachment; filename="{found.name}.tar"'.encode()
         headers = [(b"content-type", b"application/x-tar"), (b"content-disposition", name)]
-        headers += [(b"etag", f'"{found.sha256}"'.encode()), (b"cache-control", b"no-store")]
-        return file_response(path, found.size, headers)
+        headers.append((b"cache-control", b"no-store"))
+        return Response.file(request, path, found.size, found.sha256, headers)
 
     return [Route("GET", "/v1/evidence/{id}/archive", archive)]

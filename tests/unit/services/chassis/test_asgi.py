@@ -8,7 +8,8 @@ import structlog
 from prometheus_client import CollectorRegistry, generate_latest
 from structlog.testing import capture_logs
 
-from services.chassis.asgi import Application, Request, Response, Route, json_response, read_body
+from services.chassis.asgi import Application, Request, Response, Route, json_response
+from services.chassis.bodies import read_body
 from services.chassis.errors import BodyTooLargeError, ClientGoneError, ForbiddenError
 from services.chassis.log_budget import LINES
 from services.chassis.observability import HttpMetrics
