@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from services.chassis.database import AuditEvent
 from services.signing.decisions import caller_name
+from services.signing.delivery import Made
 from services.signing.incoming import Approved, DocumentFile
 from services.signing.jobs import StatementToSign, needs_statement
-from services.signing.making import Made
 from services.signing.provenance import PROVENANCE_TYPE, Provenance
 from services.signing.sbom import Sbom
 from services.signing.statements import (

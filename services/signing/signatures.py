@@ -28,11 +28,12 @@ from services.chassis.database import Write
 from services.chassis.errors import DuplicateError
 from services.signing.callers import Action, Caller
 from services.signing.decisions import Decisions, caller_name
+from services.signing.delivery import Delivery, Made
 from services.signing.errors import IdempotencyConflictError, IdentityNeededError
 from services.signing.incoming import Approved, Checked, Incoming, policy_used
 from services.signing.jobs import Profiles, check_attestable, check_job
 from services.signing.keys import JobKey, SigningKeys
-from services.signing.making import Made, Making
+from services.signing.making import Making
 from services.signing.metrics import SigningMetrics, Step
 from services.signing.objects import Objects, Scratch
 from services.signing.policy import AccessRequest, Decision
@@ -204,26 +205,27 @@ class Signatures:
         """Steps 7 to 9."""
         checked, profile = approved.checked, approved.checked.profile
         job = checked.job(approved.keys, statements_of(approved, self._with.verifier))
-        making = Making(job, f"{BASE}/{approved.id}", self._with.witnesses, scratch, from_unix(approved.at))
+        making = Making(job, self._with.witnesses, from_unix(approved.at))
         with self._timed("sign"):
-            signed = await making.sign()  # 7
+            plan = await making.sign()  # 7
         if profile.timestamp or profile.log:
             with self._timed("witness"):
-                signed = await making.witness(signed)  # 8
+                await making.witness(plan)  # 8
         with self._timed("store"):  # 9
-            made = await making.deliver(signed)
-            await self._keep_documents(making, made, checked, scratch)
+            delivery = Delivery(job, f"{BASE}/{approved.id}", scratch)
+            made = await delivery.deliver(plan)
+            await self._keep_documents(delivery, made, checked, scratch)
             return await self._keep(approved, made)
 
     @staticmethod
-    async def _keep_documents(making: Making, made: Made, checked: Checked, scratch: Scratch) -> None:
+    async def _keep_documents(delivery: Delivery, made: Made, checked: Checked, scratch: Scratch) -> None:
         """What came along is served as it came."""
         incoming = checked.incoming
         if incoming.sbom is not None and checked.sbom is not None:
-            made.urls["sbom"] = making.keep("sbom", checked.sbom.media_type, incoming.sbom.file)
+            made.urls["sbom"] = delivery.keep("sbom", checked.sbom.media_type, incoming.sbom.file)
         if incoming.provenance is not None:
             file = await asyncio.to_thread(scratch.write, [incoming.provenance])
-            made.urls["provenance"] = making.keep("provenance", "application/json", file)
+            made.urls["provenance"] = delivery.keep("provenance", "application/json", file)
 
     async def _keep(self, approved: Approved, made: Made) -> StoredSignature:
         """The one commit that makes the signature be."""

@@ -31,6 +31,8 @@ class MadeSignature:
         subject: name of the artefact it is of; None where it is of all.
         signature: its octets; None where they are longer than 16 KiB.
         url: of the same octets.
+        timestamp: URL of the time-stamp over it, where it is not in it.
+        log_entry: URL of its entry in the log; of a CMS signature by several keys, the first one's.
     """
 
     key: str
@@ -40,6 +42,8 @@ class MadeSignature:
     subject: str | None
     signature: bytes | None
     url: str
+    timestamp: str | None = None
+    log_entry: str | None = None
 
     def members(self) -> dict[str, Any]:
         """Its JSON members."""
@@ -51,6 +55,8 @@ class MadeSignature:
             "subject": self.subject,
             "signature": None if self.signature is None else base64.b64encode(self.signature).decode(),
             "url": self.url,
+            "timestamp": self.timestamp,
+            "log_entry": self.log_entry,
         }
 
     @classmethod
@@ -66,6 +72,8 @@ class MadeSignature:
             body.optional_text("subject"),
             None if inline is None else body.binary("signature"),
             body.text("url"),
+            body.optional_text("timestamp"),
+            body.optional_text("log_entry"),
         )
 
 
@@ -78,22 +86,43 @@ class MadeBundle:
         algorithm: of its signature; `hybrid` where there are several.
         media_type: of the file.
         url: of the file.
+        timestamps: URLs of the time-stamps over its signatures, in their order, where they are not in it.
+        log_entries: URLs of their entries in the log, likewise.
     """
 
     kind: str
     algorithm: str
     media_type: str
     url: str
+    timestamps: tuple[str, ...] = ()
+    log_entries: tuple[str, ...] = ()
 
-    def members(self) -> dict[str, str]:
+    def members(self) -> dict[str, Any]:
         """Its JSON members."""
-        return {name: getattr(self, name) for name in ("kind", "algorithm", "media_type", "url")}
+        return {
+            "kind": self.kind,
+            "algorithm": self.algorithm,
+            "media_type": self.media_type,
+            "url": self.url,
+            "timestamps": list(self.timestamps),
+            "log_entries": list(self.log_entries),
+        }
 
     @classmethod
     def of(cls, members: object) -> MadeBundle:
         """Read one; MalformedError where it is none."""
         body = Fields.of(members)
-        return cls(*(body.text(name) for name in ("kind", "algorithm", "media_type", "url")))
+        timestamps, log_entries = (
+            tuple(body.texts(name)) if name in body.members else () for name in ("timestamps", "log_entries")
+        )
+        return cls(
+            body.text("kind"),
+            body.text("algorithm"),
+            body.text("media_type"),
+            body.text("url"),
+            timestamps,
+            log_entries,
+        )
 
 
 @dataclass(frozen=True, slots=True)
