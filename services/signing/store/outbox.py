@@ -195,10 +195,11 @@ class OutboxStore:
     async def settle(
         self, delivery: Delivery, claim: str, outcome: Settlement, audit: Sequence[AuditEvent] = (), *, gone: bool
     ) -> None:
-        """Keep what became of an attempt; with `gone`, nothing more is sent to the receiver.
+        """Keep what became of an attempt; with `gone`, nothing more is sent to the receiver, and what waits is dead.
 
         Raises:
-            ConflictError: the claim has run out and somebody else has the delivery, or it was removed.
+            ConflictError: the claim has run out and somebody else has the delivery, it was removed, or it has died with
+                its receiver meanwhile and was not delivered either.
         """
         params = {
             **_place(delivery),
@@ -210,7 +211,7 @@ class OutboxStore:
         }
         writes = [Write(self._sql.settle, params, 1)]
         if gone:
-            writes.append(Write(self._sql.gone, {"of": delivery.webhook}, None))
+            writes += [Write(self._sql.gone, {"of": delivery.webhook}, None), self._burying(outcome.due_at)]
         await self._database.commit(Unit("delivery-settled", writes, audit))
 
     async def deliveries(self, tenant: str, state: DeliveryState, after: tuple[int, str], most: int) -> list[Delivery]:
@@ -224,16 +225,22 @@ class OutboxStore:
         """Send a delivery that is dead or was delivered once more, with as many attempts as a new one.
 
         Raises:
-            ConflictError: there is none such, or it is on its way.
+            ConflictError: there is none such, it is on its way, or its receiver is gone.
         """
         params = {"of_event": event_id, "of_webhook": webhook_id, "of_tenant": tenant, "now": now}
         await self._database.commit(Unit("redelivery", [Write(self._sql.redeliver, params, 1)], [event]))
 
-    async def forget(self, delivered_before: int, dead_before: int) -> None:
-        """Delete deliveries that have had their time, by when they were created."""
+    async def forget(self, delivered_before: int, dead_before: int, now: int) -> None:
+        """Delete deliveries that have had their time, by when they were created; bury what waits for nobody.
+
+        A commit that saw a receiver enabled may put an event in the outbox just after that was found gone.
+        """
         ages: tuple[tuple[DeliveryState, int], ...] = (("delivered", delivered_before), ("dead", dead_before))
         writes = [Write(self._sql.forget, {"of_state": state, "before": before}, None) for state, before in ages]
-        await self._database.commit(Unit("outbox-clean-up", writes))
+        await self._database.commit(Unit("outbox-clean-up", [*writes, self._burying(now)]))
+
+    def _burying(self, now: int) -> Write:
+        return Write(self._sql.bury, {"now": now, "reason": "the receiver is gone: it has answered 410"}, None)
 
 
 class _Statements:
@@ -268,6 +275,9 @@ class _Statements:
     def _prepare_work(self, database: Database) -> None:
         prepare = database.prepare
         is_due = (deliveries.c.state == "pending") & (deliveries.c.due_at <= sa.bindparam("now"))
+        to_state = sa.bindparam("to_state", type_=sa.Text)
+        not_buried = (deliveries.c.state == "pending") | (to_state == "delivered")
+        enabled = sa.exists().where(webhooks.c.id == deliveries.c.webhook, webhooks.c.state == "enabled")
         anything_due = sa.exists().where(deliveries.c.webhook == webhooks.c.id, is_due)
         self.receivers_due = prepare(sa.select(webhooks.c.id).where(webhooks.c.state == "enabled", anything_due))
         self.due = prepare(
@@ -287,10 +297,10 @@ class _Statements:
         )
         self.settle = prepare(
             sa.update(deliveries)
-            .where(*_at(), deliveries.c.claim == sa.bindparam("of_claim"))
+            .where(*_at(), deliveries.c.claim == sa.bindparam("of_claim"), not_buried)
             .values(
                 claim=None,
-                state=sa.bindparam("to_state", type_=sa.Text),
+                state=to_state,
                 due_at=sa.bindparam("to_due", type_=sa.BigInteger),
                 last_status=sa.bindparam("status", type_=sa.BigInteger),
                 last_error=sa.bindparam("error", type_=sa.Text),
@@ -299,8 +309,17 @@ class _Statements:
         self.deliveries = prepare(_page())
         self.redeliver = prepare(
             sa.update(deliveries)
-            .where(*_at(), deliveries.c.tenant == sa.bindparam("of_tenant"), deliveries.c.state != "pending")
+            .where(*_at(), deliveries.c.tenant == sa.bindparam("of_tenant"), deliveries.c.state != "pending", enabled)
             .values(state="pending", attempts=0, due_at=sa.bindparam("now", type_=sa.BigInteger), claim=None)
+        )
+        self.bury = prepare(
+            sa.update(deliveries)
+            .where(deliveries.c.state == "pending", ~enabled)
+            .values(
+                state="dead",
+                due_at=sa.bindparam("now", type_=sa.BigInteger),
+                last_error=sa.bindparam("reason", type_=sa.Text),
+            )
         )
         self.forget = prepare(
             sa.delete(deliveries).where(

@@ -130,7 +130,7 @@ class Webhooks:
         """Send a delivery once more that is dead, or was delivered.
 
         Raises:
-            NotFoundError: the tenant has no such delivery, or it is on its way.
+            NotFoundError: the tenant has no such delivery, it is on its way, or its receiver is gone.
         """
         detail = {"tenant": tenant, "webhook": webhook_id, "event": event_id}
         try:
@@ -142,7 +142,9 @@ class Webhooks:
                 AuditEvent("webhook.redelivered", actor, detail),
             )
         except ConflictError as error:
-            raise NotFoundError("there is no such delivery, or it is on its way") from error
+            raise NotFoundError(
+                "there is no such delivery, or it is on its way, or its receiver is gone until its secret is rotated"
+            ) from error
 
     async def _own(self, tenant: str, webhook_id: str) -> Webhook:
         found = await self._store.webhook(webhook_id)

@@ -10,6 +10,9 @@ import pytest
 from pkicore.clock import unix
 from services.chassis.audit import audit_records
 from services.chassis.database import AuditEvent
+from services.chassis.errors import ConflictError
+from services.signing.errors import NotFoundError
+from services.signing.store.outbox import Settlement
 from services.signing.webhooks.courier import LEASE_SECONDS, MAX_ATTEMPTS, PAUSES, PER_RECEIVER
 from services.signing.webhooks.registry import OVERLAP_SECONDS
 from tests.support.webhook_receiver import WebhookReceiver, is_signed
@@ -141,7 +144,7 @@ async def test_receiver_may_ask_for_time(
 
 
 async def test_receiver_that_is_gone_is_left_alone(world: WebhookWorld, receiver: WebhookReceiver) -> None:
-    """410 ends it: the letter is dead, nothing more is sent or kept for it, until its secret is rotated."""
+    """410 ends it: nothing more is sent or kept for it until its secret is rotated, and dead letters stay dead."""
     receiver.answer(410)
     made = await world.receiver(url_of(receiver))
     await world.happens("evt_1")
@@ -152,11 +155,52 @@ async def test_receiver_that_is_gone_is_left_alone(world: WebhookWorld, receiver
     assert len(receiver.received) == 1
     (listed,) = await world.webhooks.of_tenant("acme")
     assert listed.state == "gone"
+    with pytest.raises(NotFoundError, match="rotated"):
+        await world.webhooks.redeliver("acme", "alice", "evt_1", made.webhook.id)
     receiver.answer(200)
     await world.webhooks.rotate("acme", "alice", made.webhook.id)
+    await world.webhooks.redeliver("acme", "alice", "evt_1", made.webhook.id)
     await world.happens("evt_3")
     await world.deliver()
-    assert receiver.received[-1].id == "evt_3"
+    assert {got.id for got in receiver.received[1:]} == {"evt_1", "evt_3"}
+
+
+async def test_what_waits_dies_with_its_receiver(world: WebhookWorld, receiver: WebhookReceiver) -> None:
+    """What waits for one that answers 410 becomes dead letters with the reason; what another waits for does not."""
+    receiver.answer(503)
+    await world.receiver(url_of(receiver))
+    async with WebhookReceiver() as slow:
+        slow.answer(503)
+        await world.receiver(url_of(slow))
+        await world.happens("evt_1")
+        await world.happens("evt_2")
+        await world.deliver()
+        receiver.answer(410)
+        await world.happens("evt_3")
+        await world.deliver()
+    dead = await world.webhooks.deliveries("acme", "dead")
+    assert [one.event for one in dead] == ["evt_1", "evt_2", "evt_3"]
+    assert {one.last_error for one in dead[:2]} == {"the receiver is gone: it has answered 410"}
+    assert len(await world.webhooks.deliveries("acme", "pending")) == 3
+    (gone,) = [one.record async for one in audit_records(world.database) if one.record.event == "webhook.gone"]
+    assert gone.detail["webhook"] == dead[0].webhook
+
+
+async def test_attempt_under_way_while_its_receiver_goes(world: WebhookWorld, receiver: WebhookReceiver) -> None:
+    """A success that ends after the 410 is kept as one; a failure leaves the letter dead and is not tried again."""
+    await world.receiver(url_of(receiver))
+    until = unix(world.clock.now()) + LEASE_SECONDS
+    for event in ("evt_1", "evt_2", "evt_3"):
+        await world.happens(event)
+    first, second, third = await world.webhooks.deliveries("acme", "pending")
+    for one in (first, second, third):
+        assert await world.store.claim(one, one.event, until)
+    await world.store.settle(third, "evt_3", Settlement("dead", until, 410, "gone"), gone=True)
+    await world.store.settle(first, "evt_1", Settlement("delivered", until, 200, None), gone=False)
+    with pytest.raises(ConflictError):
+        await world.store.settle(second, "evt_2", Settlement("pending", until, 503, "no"), gone=False)
+    assert [one.event for one in await world.webhooks.deliveries("acme", "delivered")] == ["evt_1"]
+    assert [one.event for one in await world.webhooks.deliveries("acme", "dead")] == ["evt_2", "evt_3"]
 
 
 async def test_slow_receiver_holds_up_no_other(world: WebhookWorld, receiver: WebhookReceiver) -> None:
@@ -177,8 +221,8 @@ async def test_slow_receiver_holds_up_no_other(world: WebhookWorld, receiver: We
         assert len(await world.webhooks.deliveries("acme", "pending")) == PER_RECEIVER + 4
 
 
-async def test_backlog_drains_and_a_nudge_is_heard(world: WebhookWorld, receiver: WebhookReceiver) -> None:
-    """The running courier delivers more than fit at once, and looks again as soon as it is told to."""
+async def test_backlog_drains(world: WebhookWorld, receiver: WebhookReceiver) -> None:
+    """The running courier delivers more than fit at once without waiting in between, and looks again each second."""
     await world.receiver(url_of(receiver))
     for number in range(3 * PER_RECEIVER):
         await world.happens(f"evt_{number}")
@@ -187,8 +231,7 @@ async def test_backlog_drains_and_a_nudge_is_heard(world: WebhookWorld, receiver
         await receiver.until(3 * PER_RECEIVER)
         await world.courier.settled()
         await world.happens("evt_new")
-        world.courier.nudge()
-        await receiver.until(3 * PER_RECEIVER + 1, seconds=0.9)
+        await receiver.until(3 * PER_RECEIVER + 1, seconds=5)
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
@@ -240,7 +283,7 @@ async def test_clean_up_keeps_what_waits(world: WebhookWorld, receiver: WebhookR
     await world.happens("evt_2")
     world.later(100)
     now = unix(world.clock.now())
-    await world.store.forget(now, now)
+    await world.store.forget(now, now, now)
     assert list(await world.webhooks.deliveries("acme", "delivered")) == []
     assert (await world.one()).event == "evt_2"
 
