@@ -6,6 +6,7 @@ what happened to others would be lost in it. When the second is over, one line s
 
 import asyncio
 import contextvars
+import ipaddress
 from collections.abc import Callable
 from typing import Final
 
@@ -15,6 +16,17 @@ _CALLERS: Final = 1024
 """With a budget of their own; who comes later in the same second shares one."""
 _OTHERS: Final = "others"
 _SECONDS: Final = 1.0
+_OWN_PREFIX: Final = 64
+"""Bits of an IPv6 address that a host cannot choose (RFC 4291 §2.5.4)."""
+
+
+def neighbourhood(address: str) -> str:
+    """Whose budget it is: an IPv4 address has one, an IPv6 address one with all that its host may take."""
+    try:
+        is_chosen = ipaddress.ip_address(address).version == 6  # noqa: PLR2004 - IP version
+    except ValueError:  # a Unix socket's path, or nothing that is known
+        return address
+    return str(ipaddress.ip_network((address, _OWN_PREFIX), strict=False)) if is_chosen else address
 
 
 class LogBudget:

@@ -17,6 +17,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from pkicore.clock import Clock
+from services.chassis.log_budget import LogBudget, neighbourhood
 
 _request: ContextVar[dict[str, Any] | None] = ContextVar("request", default=None)
 """What stands in every log line of the request that the running task, or the task that started it, answers."""
@@ -157,6 +158,7 @@ class TlsMetrics:
         )
         self._age = Gauge("cert_age_seconds", "Seconds since the certificate began.", ("listener",), registry=registry)
         self._rotations = Counter("mtls_rotation_total", "Certificate renewals.", ("result",), registry=registry)
+        self._refusals = LogBudget(self._left_out)
 
     def handshake(
         self,
@@ -166,13 +168,21 @@ class TlsMetrics:
         reason: str,
         peer: str | None,
         group: str | None,
+        client: str | None,
     ) -> None:
-        """Counts a handshake, and logs it when it failed."""
+        """Counts a handshake, and logs it when it failed.
+
+        Of one address's failures the first of a second each have their line, the others one together. It is the
+        address that counts and not the peer: a certificate that is refused may name whomever it likes.
+        """
         self._handshakes.labels(listener, result, reason).inc()
-        if result == "failure":
-            self._log.warning("handshake refused", listener=listener, reason=reason, peer=peer)
-        else:
+        if result == "success":
             self._log.debug("handshake", listener=listener, peer=peer, group=group)
+        elif self._refusals.spend(neighbourhood(client or "unknown")):
+            self._log.warning("handshake refused", listener=listener, reason=reason, peer=peer, client=client)
+
+    def _left_out(self, client: str, lines: int) -> None:
+        self._log.warning("more handshakes refused", client=client, left_out=lines)
 
     def certificate(self, listener: str, not_before: datetime, not_after: datetime) -> None:
         """Makes the certificate's age and remaining life readable from now on."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from services.chassis.log_budget import LogBudget
+from services.chassis.log_budget import LogBudget, neighbourhood
 
 if TYPE_CHECKING:
     from services.chassis.asgi import Request, Response
@@ -78,7 +78,7 @@ def _facts(request: Request, response: Response, seconds: float) -> dict[str, An
 
 def _caller_of(request: Request) -> str:
     client = request.scope.get("client")
-    return _peer_name(request.peer) or (client[0] if client else "unknown")
+    return _peer_name(request.peer) or (neighbourhood(client[0]) if client else "unknown")
 
 
 def _peer_name(peer: Any) -> str | None:  # noqa: ANN401 - a PeerIdentity, which this module need not know

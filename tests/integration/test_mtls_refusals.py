@@ -252,7 +252,8 @@ async def test_a_connection_that_ends_during_the_handshake_is_counted() -> None:
     async with serve(world.listener()) as port:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.close()
-        assert (await world.recorder.last()).reason == "connection closed during the handshake"
+        heard = await world.recorder.last()
+        assert (heard.reason, heard.client) == ("connection closed during the handshake", "127.0.0.1")
     assert len(world.recorder.handshakes) == 1
 
 

@@ -32,6 +32,7 @@ class Handshake:
     reason: str
     peer: str | None
     group: str | None
+    client: str | None
 
 
 @dataclass
@@ -42,10 +43,17 @@ class Recorder:
     heard: asyncio.Event = field(default_factory=asyncio.Event)
 
     def handshake(
-        self, *, listener: str, result: Literal["success", "failure"], reason: str, peer: str | None, group: str | None
+        self,
+        *,
+        listener: str,
+        result: Literal["success", "failure"],
+        reason: str,
+        peer: str | None,
+        group: str | None,
+        client: str | None,
     ) -> None:
         """Remember."""
-        self.handshakes.append(Handshake(listener, result, reason, peer, group))
+        self.handshakes.append(Handshake(listener, result, reason, peer, group, client))
         self.heard.set()
 
     async def last(self) -> Handshake:

@@ -16,6 +16,7 @@ class HandshakeObserver(Protocol):
         reason: str,
         peer: str | None,
         group: str | None,
+        client: str | None,
     ) -> None:
         """A handshake has ended.
 
@@ -25,5 +26,6 @@ class HandshakeObserver(Protocol):
             reason: "" on success, else a short stable text such as "certificate revoked".
             peer: SPIFFE ID or serial number of the certificate that was shown, trusted or not.
             group: key exchange group, where it came that far.
+            client: address that the connection came from, where it is known.
         """
         ...

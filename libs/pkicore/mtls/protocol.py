@@ -40,6 +40,7 @@ class TlsServerProtocol(asyncio.Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self.peer: PeerIdentity | None = None
+        self._client: str | None = None
         self._config = config
         self._server_state = server_state
         self._app_state = app_state
@@ -61,6 +62,7 @@ class TlsServerProtocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the handshake and its timer."""
         self._raw = cast("asyncio.Transport", transport)
+        self._client = (self._raw.get_extra_info("peername") or (None,))[0]
         # asyncio sets it only on sockets whose proto it knows; without it each answer may wait 40 ms for an ACK.
         self._raw.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._server_state.connections.add(cast("HttpToolsProtocol", self))
@@ -215,6 +217,7 @@ class TlsServerProtocol(asyncio.Protocol):
             reason="" if error is None else error.reason,
             peer=known if error is None else error.peer or known,
             group=self._engine.group,
+            client=self._client,
         )
 
     def _watch(self) -> None:

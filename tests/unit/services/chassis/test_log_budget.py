@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 import structlog
 
-from services.chassis.log_budget import LogBudget
+from services.chassis.log_budget import LogBudget, neighbourhood
 
 SECOND = 0.05
 
@@ -50,3 +51,18 @@ async def test_the_report_is_of_no_request() -> None:
         budget.spend("noisy")
     await asyncio.sleep(3 * SECOND)
     assert seen == [{}]
+
+
+@pytest.mark.parametrize(
+    ("address", "whose"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("2001:db8:0:1:2:3:4:5", "2001:db8:0:1::/64"),
+        ("2001:db8:0:1::", "2001:db8:0:1::/64"),
+        ("/run/x.sock", "/run/x.sock"),
+        ("", ""),
+    ],
+)
+def test_whose_budget_it_is(address: str, whose: str) -> None:
+    """A host's own choice of an IPv6 address gives it no second budget."""
+    assert neighbourhood(address) == whose

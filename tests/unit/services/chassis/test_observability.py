@@ -1,3 +1,4 @@
+import asyncio
 import contextvars
 import json
 import logging
@@ -7,7 +8,9 @@ from datetime import timedelta
 import pytest
 import structlog
 from prometheus_client import CollectorRegistry, generate_latest
+from structlog.testing import capture_logs
 
+from services.chassis.log_budget import LINES
 from services.chassis.observability import (
     TlsMetrics,
     begin_request,
@@ -131,13 +134,20 @@ def test_other_values_stay(key: str) -> None:
     assert redact(None, "info", {key: "kept"})[key] == "kept"
 
 
-def test_handshakes_rotations_and_ages_are_metrics() -> None:
+def refuse(metrics: TlsMetrics, client: str | None, peer: str = "serial 0a") -> None:
+    """Tell of a refused handshake."""
+    metrics.handshake(
+        listener="public", result="failure", reason="certificate revoked", peer=peer, group=None, client=client
+    )
+
+
+async def test_handshakes_rotations_and_ages_are_metrics() -> None:
     """Names and labels as the dashboards expect them; ages follow the clock."""
     registry, clock = CollectorRegistry(), ManualClock()
     metrics = TlsMetrics(registry, clock)
     metrics.certificate("public", clock.now(), clock.now() + timedelta(hours=24))
-    metrics.handshake(listener="public", result="success", reason="", peer=None, group="X25519MLKEM768")
-    metrics.handshake(listener="public", result="failure", reason="certificate revoked", peer="serial 0a", group=None)
+    metrics.handshake(listener="public", result="success", reason="", peer=None, group="X25519MLKEM768", client=None)
+    refuse(metrics, "192.0.2.1")
     metrics.rotation("success")
     clock.advance(timedelta(hours=1))
     text = generate_latest(registry).decode()
@@ -149,3 +159,34 @@ def test_handshakes_rotations_and_ages_are_metrics() -> None:
         'mtls_rotation_total{result="success"} 1.0',
     ):
         assert line in text
+
+
+async def test_refused_handshakes_cannot_fill_the_log() -> None:
+    """Of one address's refusals the first have a line, whatever names it shows; all are counted, others are seen."""
+    registry = CollectorRegistry()
+    with capture_logs() as lines:
+        metrics = TlsMetrics(registry, ManualClock())
+        for number in range(10 * LINES):
+            refuse(metrics, "192.0.2.1", peer=f"spiffe://other/{number}")
+        refuse(metrics, "192.0.2.2")
+        assert len(lines) == LINES + 1
+        assert lines[-1]["client"] == "192.0.2.2"
+        await asyncio.sleep(1.5)
+    assert lines[-1] == {
+        "event": "more handshakes refused",
+        "log_level": "warning",
+        "client": "192.0.2.1",
+        "left_out": 9 * LINES,
+    }
+    total = 'mtls_handshakes_total{listener="public",reason="certificate revoked",result="failure"}'
+    assert f"{total} {10 * LINES + 1}.0" in generate_latest(registry).decode()
+
+
+async def test_addresses_of_one_ipv6_host_share_a_budget() -> None:
+    """Whoever can choose among 2^64 addresses has no more lines for it."""
+    with capture_logs() as lines:
+        metrics = TlsMetrics(CollectorRegistry(), ManualClock())
+        for number in range(3 * LINES):
+            refuse(metrics, f"2001:db8::{number:x}")
+        refuse(metrics, None)
+    assert [line["client"] for line in lines] == [f"2001:db8::{number:x}" for number in range(LINES)] + [None]
