@@ -32,6 +32,7 @@ _FIRST_WAIT: Final = 0.5
 _LAST_WAIT: Final = 30.0
 _STEADY_SECONDS: Final = 60.0  # a process that ran this long had recovered
 _LAST_LINES: Final = 15
+_PRIVATE: Final = 0o600
 _PR_SET_PDEATHSIG: Final = 1
 _PORTS: Final = range(1, 65536)
 _PORT_VARIABLES: Final[Mapping[str, Mapping[str, str]]] = {
@@ -102,6 +103,8 @@ class Child:
         self.listeners_file.unlink(missing_ok=True)
         config = self.layout.settings(self.service)
         self.log.parent.mkdir(mode=0o700, exist_ok=True)
+        self.log.touch(mode=_PRIVATE)
+        self.log.chmod(_PRIVATE)  # an earlier version made it readable for all
         with self.log.open("ab") as log:
             self.log_start = log.tell()
             self.process = subprocess.Popen(  # noqa: S603 - our own module, by our own interpreter

@@ -1,6 +1,7 @@
 import asyncio
 import os
 import socket
+import stat
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -133,6 +134,19 @@ async def test_a_service_that_is_not_ready_in_time_says_what_it_waited_for(layou
     assert child.process is not None
     assert f"its process {child.process.pid} runs, and its listeners do not accept yet; its log is empty" in sentence
     assert f"every line it wrote, is in {child.log}" in sentence
+
+
+@pytest.mark.parametrize("before", [None, 0o644], ids=["new", "of an earlier version"])
+async def test_a_log_is_for_its_owner_alone(layout: Layout, before: int | None) -> None:
+    """It names callers and what they asked for; what was written before stays."""
+    child = Child("ca", layout, {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    if before is not None:
+        child.log.write_text("earlier\n")
+        child.log.chmod(before)
+    child.start()
+    await child.stop()
+    assert stat.S_IMODE(child.log.stat().st_mode) == 0o600
+    assert child.log.read_text().startswith("earlier\n" if before is not None else "")
 
 
 @pytest.fixture
