@@ -42,25 +42,24 @@ from services.signing.certification import CaIssuer, OidcCertifier
 from services.signing.decisions import Decisions, Policies
 from services.signing.domain import SERVICE
 from services.signing.jobs import Profile, Profiles
+from services.signing.key_certificates import CertifiedKey, ChainsInUse
 from services.signing.keys import SigningKeys
 from services.signing.metrics import SigningMetrics
 from services.signing.objects import Objects
-from services.signing.opening import Ground, open_witnesses
+from services.signing.opening import Ground, open_renewal, open_witnesses
 from services.signing.policy import PolicyDirectory, PolicySchema
 from services.signing.problems import PROBLEMS
-from services.signing.published_trust import (
-    read_chain,
-)
+from services.signing.published_trust import PublishedTrust
 from services.signing.quotas import Quota, Quotas
 from services.signing.readiness import DATABASE, SIGNER, ReadinessWatch
 from services.signing.records import first_id
+from services.signing.renewal import Renewal
 from services.signing.sbom import SbomChecker
 from services.signing.settings import QuotaSettings, SigningSettings
 from services.signing.signatures import Certifier, Checker, Equipment, Signatures
 from services.signing.signer import http_to_signer, signer_over
 from services.signing.store import SigningStore
 from services.signing.store.outbox import OutboxStore
-from services.signing.trusted_root import TrustedRoot
 from services.signing.upkeep import Upkeep
 from services.signing.webhooks.events import announcing_signatures
 from services.signing.witnesses import Witnesses
@@ -272,6 +271,7 @@ async def serve(
                 BackgroundTask("policies", parts.policies.run),
                 BackgroundTask("readiness", _readiness_watch(settings, parts, readiness).run),
                 BackgroundTask("clean-up", parts.core.upkeep.run),
+                BackgroundTask("key-certificates", parts.renewal.run),
                 BackgroundTask("internal-certificate", _internal_renewer(settings, ca, tls_metrics, clock).run),
                 *aftercare.background(),
                 *public.background(),
@@ -288,7 +288,8 @@ class _Parts:
     routes: Sequence[Route]
     policies: PolicyDirectory
     signer: RemoteSigner
-    root: TrustedRoot
+    published: PublishedTrust
+    renewal: Renewal
 
 
 async def _parts(
@@ -318,10 +319,11 @@ async def _parts(
     await policies.load()
     tokens = OidcCallers(settings.oidc_issuers, clock=clock, monotonic=time.monotonic)
     stack.push_async_callback(tokens.aclose)
-    trust = await open_witnesses(ground)
+    renewal = await open_renewal(ground, metrics)
+    trust = await open_witnesses(ground, renewal)
     certifier = None
     if settings.certificate_profile:
-        certifier = OidcCertifier(CaIssuer(ca.client, settings.certificate_profile), trust.root, clock)
+        certifier = OidcCertifier(CaIssuer(ca.client, settings.certificate_profile), trust.published.root, clock)
     outside = Outside(
         signer=ground.signer,
         policies=policies,
@@ -332,10 +334,9 @@ async def _parts(
         certifier=certifier,
         pool=ground.pool,
     )
-    core = build_core(
-        database, settings.state_dir, outside, core_rules(settings, base_url), clock=clock, metrics=metrics
-    )
-    return _Parts(core, trust.routes, policies, ground.signer, trust.root)
+    rules = core_rules(settings, base_url, {key.key_id: key for key in renewal.keys})
+    core = build_core(database, settings.state_dir, outside, rules, clock=clock, metrics=metrics)
+    return _Parts(core, trust.routes, policies, ground.signer, trust.published, renewal)
 
 
 def _readiness_watch(settings: SigningSettings, parts: _Parts, readiness: Readiness) -> ReadinessWatch:
@@ -361,7 +362,7 @@ async def _aftercare(
         decisions=core.decisions,
         signatures=core.signatures,
         signer=parts.signer,
-        trusted_root=parts.root.to_json,
+        trusted_root=parts.published.to_json,
     )
     rules = AftercareRules(
         webhooks=settings.webhooks,
@@ -372,15 +373,15 @@ async def _aftercare(
     return await build_aftercare(database, signed, rules, clock=clock, registry=registry)
 
 
-def core_rules(settings: SigningSettings, base_url: str) -> CoreRules:
-    """The domain's rules as the settings have them."""
+def core_rules(settings: SigningSettings, base_url: str, certified: Mapping[str, CertifiedKey]) -> CoreRules:
+    """The domain's rules as the settings have them; `certified` are the keys that have certificates."""
     profiles = {
         (one.tenant, one.id): Profile(
             one.keys,
             one.formats,
             one.timestamp,
             one.log,
-            {key: read_chain(path, f"profiles.certificates of {key}") for key, path in one.certificates.items()},
+            ChainsInUse({key: certified[key] for key in one.certificates}),
         )
         for one in settings.profiles
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Final, Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -30,6 +31,18 @@ class SigningMetrics:
         self._policies = Gauge(
             "signing_policies_in_force", "1: what the policy directory says is in force.", registry=registry
         )
+        self._certificates = Gauge(
+            "signing_certificate_not_after_seconds",
+            "When the last certificate at hand of a key that stays ends, Unix time.",
+            ("key",),
+            registry=registry,
+        )
+        self._renewals = Counter(
+            "signing_certificate_renewals",
+            "Attempts to renew a key's certificate.",
+            ("result",),
+            registry=registry,
+        )
         self._swept = Counter("signing_swept_files", "Files without a record that were removed.", registry=registry)
         self._observe = {step: self._steps.labels(step).observe for step in get_args(Step)}
         self._kept_of: dict[str, Counter] = {}
@@ -57,6 +70,14 @@ class SigningMetrics:
     def policies_in_force(self, in_force: bool) -> None:  # noqa: FBT001 - as `PolicyDirectory` tells it
         """Whether what the directory says is in force."""
         self._policies.set(float(in_force))
+
+    def certificate(self, key_id: str, not_after: datetime) -> None:
+        """The last certificate at hand of a key ends then."""
+        self._certificates.labels(key_id).set(not_after.timestamp())
+
+    def renewal(self, result: Literal["success", "failure"]) -> None:
+        """An attempt to renew the certificate of a key has ended."""
+        self._renewals.labels(result).inc()
 
     def swept(self, count: int) -> None:
         """Files were removed."""

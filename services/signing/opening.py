@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -16,23 +17,30 @@ from pkicore.keys.remote import RemoteKey, RemoteSigner, open_remote_key
 from services.ca.client.way import WayToCa, patiently
 from services.chassis.asgi import Request, Response, Route
 from services.chassis.database import Database
+from services.signing.key_certificates import CertifiedKey
 from services.signing.log import SigningLog, signing_log_routes
+from services.signing.metrics import SigningMetrics
 from services.signing.published_trust import (
+    PublishedTrust,
     authorities,
+    log_url,
     read_chain,
     read_public_key,
-    timestamp_authority,
-    trust_routes,
     trusted_log,
 )
 from services.signing.quotas import Bucket
+from services.signing.renewal import Means, Renewal
 from services.signing.settings import SigningSettings
 from services.signing.store import Numbers, SigningStore
+from services.signing.store.certificates import CertificateStore
 from services.signing.timestamps import Serials, TimestampAuthority, TimestampPolicy
 from services.signing.timestamps import routes as timestamp_routes
 from services.signing.trusted_root import TrustedRoot
 from services.signing.witnesses import Witnesses
 
+TIMESTAMP_PROFILE: Final = "timestamping"
+ARTEFACT_PROFILE: Final = "artefact-signing"
+"""The CA's profiles of certificates for keys that stay."""
 _BURST: Final = 2  # seconds' worth of time-stamps at once
 
 
@@ -57,11 +65,11 @@ class Trusted:
     """Who witnesses, and what verifiers are told of it."""
 
     witnesses: Witnesses
-    root: TrustedRoot
+    published: PublishedTrust
     routes: Sequence[Route]
 
 
-async def open_witnesses(ground: Ground) -> Trusted:
+async def open_witnesses(ground: Ground, renewal: Renewal) -> Trusted:
     """Open those that the settings name.
 
     Raises:
@@ -76,29 +84,92 @@ async def open_witnesses(ground: Ground) -> Trusted:
         root = replace(root, ct_logs=(trusted_log(f"{settings.ca_status_url}/ct", public_key, since),))
     if settings.log_key is not None:
         key = await _log_key(settings.log_key, settings.log_public_key, ground.signer, ground.pool)
-        origin = settings.log_origin or urlsplit(base_url).hostname or ""
-        log = await SigningLog.open(ground.database, key=key, origin=origin)
-        ground.stack.push_async_callback(log.close)
+        log = await _open_log(ground, key)
         routes += signing_log_routes(log)
-        root = replace(root, logs=(trusted_log(base_url, key.public_key, since),))
-    if settings.timestamp_key is not None and settings.timestamp_certificate is not None:
-        chain = read_chain(settings.timestamp_certificate, "timestamp_certificate")
-        leaf_key = known_public_key(chain[0].public_key())
-        authority = TimestampAuthority(
-            RemoteKey(_pinned(settings.timestamp_key), leaf_key, ground.signer, ground.pool),
-            chain,
-            policy=TimestampPolicy(settings.timestamp_policy),
-            serials=Serials(Numbers(ground.store, "timestamps")),
-            clock=ground.clock,
-        )
+        root = replace(root, logs=(trusted_log(log_url(base_url, log.origin), key.public_key, since),))
+    published = PublishedTrust(
+        root, base_url, settings.trust_domain, [issuer.issuer for issuer in settings.oidc_issuers]
+    )
+    if (stamping := timestamp_key(renewal)) is not None:
+        authority = _open_authority(ground, stamping)
+        follow_authority(stamping, renewal, authority, published)
         bucket = Bucket(
             settings.timestamps_per_second, int(_BURST * settings.timestamps_per_second) + 1, ground.monotonic
         )
         routes += [limited(route, bucket) for route in timestamp_routes(authority)]
-        root = replace(root, timestamp_authorities=(timestamp_authority(chain, base_url),))
-    issuers = [issuer.issuer for issuer in settings.oidc_issuers]
-    routes += trust_routes(root, settings.trust_domain, base_url, issuers)
-    return Trusted(Witnesses(authority, log), root, routes)
+    return Trusted(Witnesses(authority, log), published, [*routes, *published.routes()])
+
+
+async def _open_log(ground: Ground, key: RemoteKey) -> SigningLog:
+    origin = ground.settings.log_origin or urlsplit(ground.base_url).hostname or ""
+    log = await SigningLog.open(ground.database, key=key, origin=origin)
+    ground.stack.push_async_callback(log.close)
+    return log
+
+
+def _open_authority(ground: Ground, key: CertifiedKey) -> TimestampAuthority:
+    public_key = known_public_key(key.configured[0].public_key())
+    return TimestampAuthority(
+        RemoteKey(key.uri, public_key, ground.signer, ground.pool),
+        key.in_use,
+        policy=TimestampPolicy(ground.settings.timestamp_policy),
+        serials=Serials(Numbers(ground.store, "timestamps")),
+        clock=ground.clock,
+    )
+
+
+async def open_renewal(ground: Ground, metrics: SigningMetrics) -> Renewal:
+    """The keys that the settings give certificates for, each with the one in use; what follows in the background.
+
+    Where that of the time-stamping authority has run out while the service was off, the next one is waited for.
+
+    Raises:
+        SettingsError: a file holds no certificates.
+        PkiError, DatabaseError: what is stored cannot be read or used.
+    """
+    settings = ground.settings
+    early = timedelta(days=settings.certificate_renewal_days)
+    configured = {
+        key_id: (f"signer-hsm:{key_id}", ARTEFACT_PROFILE, read_chain(path, f"profiles.certificates of {key_id}"))
+        for profile in settings.profiles
+        for key_id, path in profile.certificates.items()
+    }
+    if settings.timestamp_key is not None and settings.timestamp_certificate is not None:
+        chain = read_chain(settings.timestamp_certificate, "timestamp_certificate")
+        key_id = settings.timestamp_key.partition("/")[0]
+        configured[key_id] = (_pinned(settings.timestamp_key), TIMESTAMP_PROFILE, chain)
+    keys = [CertifiedKey(key_id, *about, early=early) for key_id, about in configured.items()]
+    means = Means(
+        store=CertificateStore(ground.database),
+        authority=ground.ca.client,
+        signer=ground.signer,
+        pool=ground.pool,
+        roots=ground.ca.trust.roots,
+    )
+    renewal = Renewal(keys, means, metrics, ground.clock)
+    await renewal.open()
+    stamping = timestamp_key(renewal)
+    if stamping is not None and stamping.in_use[0].not_valid_after_utc <= ground.clock.now():
+        await patiently("certificate of the time-stamping authority", lambda: renewal.renew(stamping))
+    return renewal
+
+
+def timestamp_key(renewal: Renewal) -> CertifiedKey | None:
+    """That of the time-stamping authority."""
+    return next((key for key in renewal.keys if key.profile == TIMESTAMP_PROFILE), None)
+
+
+def follow_authority(
+    key: CertifiedKey, renewal: Renewal, authority: TimestampAuthority, published: PublishedTrust
+) -> None:
+    """Have the authority use, and verifiers know, each certificate from now on."""
+
+    def publish() -> None:
+        published.timestamp_chains(key.every)
+
+    key.taken = authority.take
+    renewal.changed = publish
+    publish()
 
 
 def limited(route: Route, bucket: Bucket) -> Route:

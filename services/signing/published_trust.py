@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -60,8 +62,16 @@ def authorities(trust: Trust, url: str) -> tuple[TrustedAuthority, ...]:
 
 
 def timestamp_authority(chain: Sequence[x509.Certificate], base_url: str) -> TrustedAuthority:
-    """Our time-stamping authority."""
+    """Our time-stamping authority, with one of its certificates."""
     return TrustedAuthority(f"{base_url}{TIMESTAMP_PATH}", tuple(chain), _period(chain[0]))
+
+
+def log_url(base_url: str, origin: str) -> str:
+    """Where the log is said to be: at this service, or, where it keeps a former name of it, at that name.
+
+    Verifiers take the host of this URL for the log's origin, and fetch nothing from there.
+    """
+    return base_url if urlsplit(base_url).hostname == origin else f"https://{origin}"
 
 
 def trusted_log(url: str, public_key: PublicKey, since: datetime) -> TrustedLog:
@@ -69,22 +79,60 @@ def trusted_log(url: str, public_key: PublicKey, since: datetime) -> TrustedLog:
     return TrustedLog(url, public_key, Period(since))
 
 
-def trust_routes(root: TrustedRoot, operator: str, base_url: str, issuers: Sequence[str]) -> list[Route]:
-    """`GET /v1/trusted-root` and `GET /v1/signing-config`, the same for the life of the process."""
-    period = [authority.period for authority in root.timestamp_authorities]
-    timestamps = [Service(f"{base_url}{TIMESTAMP_PATH}", one) for one in period]
-    oidc = [Service(issuer, one) for issuer in issuers for one in period[:1]]
-    return [
-        _fixed("/v1/trusted-root", root.to_json()),
-        _fixed("/v1/signing-config", signing_config(operator, timestamps=timestamps, issuers=oidc)),
-    ]
+class PublishedTrust:
+    """The trusted root as it is now: the authority's certificates come and stay, all else is for the process's life.
+
+    Args:
+        root: what verifiers are told; its time-stamping authorities are those of `timestamp_chains`.
+        base_url: of this service.
+        operator: whose services these are.
+        issuers: OIDC issuers.
+    """
+
+    def __init__(self, root: TrustedRoot, base_url: str, operator: str, issuers: Sequence[str] = ()) -> None:
+        self._base_url = base_url
+        self._operator = operator
+        self._issuers = issuers
+        self._publish(root)
+
+    def timestamp_chains(self, chains: Sequence[Sequence[x509.Certificate]]) -> None:
+        """From now on these are the certificates of the authority: former, present, and the next one."""
+        found = tuple(timestamp_authority(chain, self._base_url) for chain in chains)
+        self._publish(replace(self.root, timestamp_authorities=found))
+
+    def to_json(self) -> bytes:
+        """The trusted root."""
+        return self._trusted_root
+
+    def routes(self) -> list[Route]:
+        """`GET /v1/trusted-root` and `GET /v1/signing-config`."""
+        return [
+            _json("/v1/trusted-root", lambda: self._trusted_root),
+            _json("/v1/signing-config", lambda: self._signing_config),
+        ]
+
+    def _publish(self, root: TrustedRoot) -> None:
+        self.root = root
+        self._trusted_root = root.to_json()
+        periods = [authority.period for authority in root.timestamp_authorities]
+        timestamps = [Service(f"{self._base_url}{TIMESTAMP_PATH}", one) for one in _together(periods)]
+        oidc = [Service(issuer, one) for issuer in self._issuers for one in _together(periods)]
+        self._signing_config = signing_config(self._operator, timestamps=timestamps, issuers=oidc)
 
 
-def _fixed(path: str, body: bytes) -> Route:
+def _json(path: str, body: Callable[[], bytes]) -> Route:
     async def answer(_: Request) -> Response:
-        return Response(200, body, [_JSON, _PUBLIC])
+        return Response(200, body(), [_JSON, _PUBLIC])
 
     return Route("GET", path, answer)
+
+
+def _together(periods: Sequence[Period]) -> list[Period]:
+    """One period over all of them; none where there are none."""
+    ends = [period.end for period in periods if period.end is not None]
+    if not periods:
+        return []
+    return [Period(min(period.start for period in periods), max(ends) if len(ends) == len(periods) else None)]
 
 
 def _period(certificate: x509.Certificate) -> Period:

@@ -168,6 +168,27 @@ counters: Final = sa.Table(
     sa.Column("value", sa.BigInteger, nullable=False),
 )
 
+# Every certificate of a key that stays, former ones too; `chain` is PEM, with the root.
+key_certificates: Final = sa.Table(
+    "key_certificates",
+    metadata,
+    sa.Column("key_id", sa.Text, primary_key=True),
+    sa.Column("sha256", sa.Text, primary_key=True),
+    sa.Column("not_after", sa.BigInteger, nullable=False),
+    sa.Column("chain", sa.LargeBinary, nullable=False),
+    sa.Column("recorded_at", sa.BigInteger, nullable=False),
+)
+
+# With what the CA is asked for a certificate in place of the one with the serial `renews`; kept before it is asked.
+certificate_requests: Final = sa.Table(
+    "certificate_requests",
+    metadata,
+    sa.Column("key_id", sa.Text, primary_key=True),
+    sa.Column("renews", sa.Text, primary_key=True),
+    sa.Column("csr", sa.LargeBinary, nullable=False),
+    sa.Column("requested_at", sa.BigInteger, nullable=False),
+)
+
 # The transparency log: what was signed, for everybody to see.
 log_tables: Final = tlog_tables(metadata, "log")
 

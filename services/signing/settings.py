@@ -111,7 +111,10 @@ class SigningSettings(BesideCaSettings):
         None, description="PEM file with its public half; none: the start waits until signer-hsm tells it"
     )
     log_origin: str = Field(
-        "", max_length=255, description="origin line of the log's checkpoints; empty: the host of external_url"
+        "",
+        pattern=r"^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?)?$",
+        description="the log's name in its checkpoints, a host name in lower case without port; empty: the host of "
+        "external_url; a log keeps its first name, whatever external_url becomes",
     )
     timestamp_key: _PinnedKey | None = Field(
         None, description="signer-hsm's key of the time-stamp authority, likewise; none: there is no authority"
@@ -129,6 +132,13 @@ class SigningSettings(BesideCaSettings):
     )
     ct_log_public_key: AbsolutePath | None = Field(
         None, description="PEM file with the public half of the CA's certificate log, for short-lived certificates"
+    )
+    certificate_renewal_days: int = Field(
+        60,
+        ge=1,
+        le=300,
+        description="how long before its end the certificate of a key that stays (time-stamps, artefacts) is renewed; "
+        "the new one is in trusted_root.json at once, and used when half of this time is over",
     )
     certificate_profile: str = Field(
         "", max_length=64, description="the CA's profile of short-lived certificates; empty: none are made"

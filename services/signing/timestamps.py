@@ -15,7 +15,6 @@ from datetime import datetime, timedelta
 from typing import Final, Protocol
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 
 from pkicore.clock import Clock
 from pkicore.errors import BadCertificateError, TimestampRefusedError
@@ -31,6 +30,7 @@ from pkicore.tsp import (
     rejection,
 )
 from services.chassis.asgi import Request, Response, Route
+from services.signing.chains import check_issued
 
 QUERY_TYPE: Final = "application/timestamp-query"
 REPLY_TYPE: Final = b"application/timestamp-reply"
@@ -117,6 +117,15 @@ class TimestampAuthority:
         self._clock = clock
         self._latest = clock.now()
 
+    def take(self, chain: Sequence[x509.Certificate]) -> None:
+        """Go on with another certificate of the same key; requests under way end with the one that they began with.
+
+        Raises:
+            BadCertificateError: as for the first one; that stays in use.
+        """
+        check_chain(chain, self._key, self._clock.now())
+        self.chain = tuple(chain)
+
     async def timestamp(self, imprint_of: bytes) -> bytes:
         """A TimeStampResp in DER about the SHA-256 of these octets, with the authority's certificate in it.
 
@@ -141,27 +150,26 @@ class TimestampAuthority:
     async def _granted(self, request: TimeStampRequest) -> bytes:
         if request.policy not in {None, self._policy.oid}:
             raise TimestampRefusedError("unacceptedPolicy", f"the policy of this authority is {self._policy.oid}")
-        serial = await self._serials.take()
+        serial, chain = await self._serials.take(), self.chain
         info = TstInfo(
             policy=self._policy.oid,
             imprint=request.imprint,
             serial=serial,
-            gen_time=self._present(),
+            gen_time=self._present(chain[0]),
             accuracy=self._policy.accuracy,
             nonce=request.nonce,
         )
-        prepared = prepare_token(info, self.chain[0])
+        prepared = prepare_token(info, chain[0])
         signature = await self._key.sign(prepared.message)
-        certificates = self.chain[:-1] if request.certificates else ()
+        certificates = chain[:-1] if request.certificates else ()
         return granted(prepared.finish(signature, certificates))
 
-    def _present(self) -> datetime:
+    def _present(self, certificate: x509.Certificate) -> datetime:
         """The time, which may not go back further than it may be off; nor outlive the certificate."""
         now = self._clock.now()
         if now < self._latest - self._policy.accuracy:
             raise TimestampRefusedError("timeNotAvailable", "the clock of this authority has gone back")
         self._latest = max(now, self._latest)
-        certificate = self.chain[0]
         if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
             raise TimestampRefusedError("systemFailure", "the certificate of this authority is not in force")
         return now
@@ -179,10 +187,7 @@ def check_chain(chain: Sequence[x509.Certificate], key: SigningKey, at: datetime
     if chain[0].public_key() != key.public_key:
         raise BadCertificateError(f"the time-stamping certificate is not of the key {key.uri}")
     for below, above in zip(chain, (*chain[1:], chain[-1]), strict=True):
-        try:
-            below.verify_directly_issued_by(above)
-        except (ValueError, TypeError, InvalidSignature) as error:
-            raise BadCertificateError("the time-stamping chain does not hang together up to its root") from error
+        check_issued(below, above)
 
 
 def routes(authority: TimestampAuthority) -> list[Route]:

@@ -1,0 +1,30 @@
+"""Certificates of keys that stay, and requests for the next ones."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    op.create_table(
+        "key_certificates",
+        sa.Column("key_id", sa.Text, primary_key=True),
+        sa.Column("sha256", sa.Text, primary_key=True),
+        sa.Column("not_after", sa.BigInteger, nullable=False),
+        sa.Column("chain", sa.LargeBinary, nullable=False),
+        sa.Column("recorded_at", sa.BigInteger, nullable=False),
+    )
+    op.create_table(
+        "certificate_requests",
+        sa.Column("key_id", sa.Text, primary_key=True),
+        sa.Column("renews", sa.Text, primary_key=True),
+        sa.Column("csr", sa.LargeBinary, nullable=False),
+        sa.Column("requested_at", sa.BigInteger, nullable=False),
+    )
+
+
+def downgrade() -> None:
+    op.drop_table("certificate_requests")
+    op.drop_table("key_certificates")
