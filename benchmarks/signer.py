@@ -24,8 +24,9 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -202,17 +203,23 @@ def write_tables(world: World, folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def deployment(folder: Path, cpus: Sequence[int], *options: str, world: World | None = None) -> Iterator[Deployment]:
-    """A running deployment on these processors; with a world, signer-hsm lets its operator sign in a tenant `bench`."""
+def deployment(
+    folder: Path,
+    cpus: Sequence[int],
+    *options: str,
+    environment: Mapping[str, str] | None = None,
+    prepare: Callable[[Path], None] | None = None,
+) -> Iterator[Deployment]:
+    """A running deployment on these processors; `prepare` has its directory between ceremony and start."""
     dns = DnsProcess(folder / "records.json", {})
-    made = Deployment(folder / "state", dns, world.environment if world else None)
+    made = Deployment(folder / "state", dns, environment)
     everything = os.sched_getaffinity(0)
     try:
         if cpus:
             os.sched_setaffinity(0, cpus)  # inherited by the services
         made.ztca("init", "--dir", str(made.directory), *options)
-        if world is not None:
-            _let_operator_sign(made.directory, list(world.tables))
+        if prepare is not None:
+            prepare(made.directory)
         made.up()
         os.sched_setaffinity(0, everything)
         yield made
@@ -222,7 +229,7 @@ def deployment(folder: Path, cpus: Sequence[int], *options: str, world: World | 
         dns.stop()
 
 
-def _let_operator_sign(directory: Path, backends: Sequence[str]) -> None:
+def _let_operator_sign(backends: Sequence[str], directory: Path) -> None:
     operator = "spiffe://pqcpki.internal/operator/*"
     with (directory / "config" / "keys.toml").open("a") as policy:
         policy.write(
@@ -243,14 +250,14 @@ def drive(made: Deployment, cpu: int | None, service: str, path: str, **config: 
     Raises:
         SystemExit: the load failed; its own words are on standard error.
     """
-    endpoint = {"ca": "ca_internal", "signer_hsm": "signer_hsm"}[service]
+    endpoint = {"ca": "ca_internal"}.get(service, service)
     config |= {
         "directory": str(made.directory),
         "endpoint": endpoint,
         "service": service.replace("_", "-"),
         "path": path,
         "cpu": cpu,
-        "pids": {name: pid for name, pid in made.endpoints["pids"].items() if name in {"ca", "signer_hsm"}},
+        "pids": {name: pid for name, pid in made.endpoints["pids"].items() if name in {"ca", "signer_hsm", "signing"}},
     }
     return run_script("signer_load.py", config)
 
@@ -413,7 +420,8 @@ def measure_signing(options: argparse.Namespace, cpus: Sequence[int], load_cpu: 
         add_file(world, folder)  # SoftHSM2 and Transit make no ML-DSA keys for the CA
         backends = write_tables(world, folder)
         remote = ("--keys", "signer-hsm", "--signer-backends", str(backends))
-        made = stack.enter_context(deployment(folder, cpus, *remote, world=world))
+        prepare = partial(_let_operator_sign, list(world.tables))
+        made = stack.enter_context(deployment(folder, cpus, *remote, environment=world.environment, prepare=prepare))
         for backend in options.backends:
             yield from measure_backend(made, backend, world, options, cpus, load_cpu)
 

@@ -1,9 +1,10 @@
-"""The load side of `signer.py`: requests over kept mTLS connections, as little work per request as can be.
+"""The load side of `signer.py` and `signing.py`: requests over kept mTLS connections, as little work as can be.
 
 It is a process of its own, so that it can have a processor of its own: its configuration comes as JSON on standard
 input, one JSON result per level goes to standard output. Every caller has one connection, checked as our services
-check theirs (SPIFFE ID, chain, CRL, staple). Bodies are used in turn; where `unique` is set, each one only once. With
-`key`, the callers are tasks that share one `SignerClient` instead, as the requests that a CA answers do.
+check theirs (SPIFFE ID, chain, CRL, staple), or with `public` as strangers do (host, chain, staple). Bodies are used in
+turn; where `unique` is set, each one only once. With `key`, the callers are tasks that share one `SignerClient`
+instead, as the requests that a CA answers do.
 """
 
 from __future__ import annotations
@@ -14,16 +15,17 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import orjson
 
+from pkicore.clock import SystemClock
 from pkicore.http1 import AnswerParser, request_head
 from pkicore.identity import SpiffeId
-from pkicore.mtls import INTERNAL, TlsClient
+from pkicore.mtls import INTERNAL, PUBLIC, TlsClient, load_credentials
 from pkicore.mtls.connection import TlsConnection
 from services.ca.cli.connection import service_id
 from services.chassis.cli.deployed import Deployed
@@ -44,7 +46,7 @@ class Target:
 
     tls: TlsClient
     url: str
-    identity: SpiffeId
+    identity: SpiffeId | None
 
     async def connect(self) -> TlsConnection:
         """A new checked connection."""
@@ -180,13 +182,33 @@ async def main() -> None:
         os.sched_setaffinity(0, {config["cpu"]})
     deployed = Deployed.read(Path(config["directory"]))
     shown = deployed.operator_certificate, deployed.operator_key
+    if config.get("public"):
+        await run_levels(Target(public_client(deployed), deployed.endpoints[config["endpoint"]], None), config)
+        return
     tls = await deployed.client(INTERNAL, *shown, require_staple=True)
     if "key" in config:
         async with tls.http1(service_id(deployed, config["service"]), deployed.endpoints[config["endpoint"]]) as http:
             for callers in config["callers"]:
                 report(await run_client_level(SignerClient(http), config, callers))
         return
-    target = Target(tls, deployed.endpoints[config["endpoint"]], service_id(deployed, config["service"]))
+    identity = service_id(deployed, config["service"])
+    await run_levels(Target(tls, deployed.endpoints[config["endpoint"]], identity), config)
+
+
+def public_client(deployed: Deployed) -> TlsClient:
+    """A client of a public listener, with the operator's certificate."""
+    return TlsClient(
+        credentials=load_credentials(deployed.operator_certificate, deployed.operator_key),
+        rules=replace(PUBLIC, check_crl=False),
+        trust=tuple(deployed.roots.values()),
+        crls=None,
+        clock=SystemClock(),
+        require_staple=True,
+    )
+
+
+async def run_levels(target: Target, config: Mapping[str, Any]) -> None:
+    """One level after the other."""
     prepared = [target.request(config["path"], body) for body in config["bodies"]]
     requests = iter(prepared) if config["unique"] else itertools.cycle(prepared)
     for callers in config["callers"]:
