@@ -9,7 +9,8 @@ Certificate mode, in this order:
 5. the leaf's key made the signature, over this artefact, or over a Statement that names it.
 
 Key mode is 5 with a key known beforehand, and 1 and 4 where a trusted root is given. A hybrid is an envelope that every
-key of the policy has signed. What is not in the trusted root counts for nothing; revocation is not asked about, since
+key of the policy has signed; a composite is one signature by two keys. Signatures in files of their own are believed in
+`services.signing.detached`. What is not in the trusted root counts for nothing; revocation is not asked about, since
 short-lived certificates have none.
 
 VerificationError
@@ -24,7 +25,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -33,6 +35,7 @@ from cryptography import x509
 
 from pkicore.algorithms import PublicKey, algorithm_of, known_public_key, verify_signature
 from pkicore.cms.der import UTF8_STRING
+from pkicore.composite import CompositePublicKey
 from pkicore.ct.sct import SignedCertificateTimestamp
 from pkicore.ct.verify import verify_embedded_sct
 from pkicore.dsse import IN_TOTO_PAYLOAD, MAX_ENVELOPE_BYTES, Envelope, pae, verify_all
@@ -45,7 +48,7 @@ from pkicore.tlog.proofs import verify_inclusion
 from pkicore.tsp import MessageImprint, token_of, verify_token
 from pkicore.x509 import PARSE_ERRORS
 from pkicore.x509.chain import verify_chain
-from services.signing.formats import raw
+from services.signing.formats import composite, raw
 from services.signing.formats.log_entry import entry_digest_name, hashed_rekord
 from services.signing.formats.unverified_bundle import MessageSignature, UnverifiedBundle, UnverifiedLogEntry
 from services.signing.statements import STATEMENT_TYPE
@@ -130,7 +133,34 @@ def verify_hybrid(
     envelope = Envelope.parse(data, max_bytes=max_bytes)
     verify_all(envelope, keys)
     if digests is not None:
-        _check_subject(envelope, digests)
+        check_statement(envelope.payload_type, envelope.payload, digests)
+    return envelope
+
+
+def verify_composite(
+    data: bytes,
+    keys: CompositePublicKey,
+    digests: Mapping[str, bytes] | None = None,
+    *,
+    max_bytes: int = MAX_ENVELOPE_BYTES,
+) -> Envelope:
+    """The envelope that both halves of a composite key have signed (draft -19).
+
+    Args:
+        data: a DSSE envelope.
+        keys: both halves.
+        digests: as for `verify_hybrid`.
+        max_bytes: of the envelope.
+
+    Raises:
+        MalformedError: it does not parse.
+        BadSignatureError: the key has not signed it.
+        WrongArtefactError: it is about another artefact.
+    """
+    envelope = Envelope.parse(data, max_bytes=max_bytes)
+    composite.verify_envelope(envelope, keys)
+    if digests is not None:
+        check_statement(envelope.payload_type, envelope.payload, digests)
     return envelope
 
 
@@ -161,8 +191,8 @@ def verify_with_key(
     signed_before, log_index = None, None
     if root is not None:
         if bundle.timestamps:
-            signed_before = _verified_time(bundle, root.timestamp_authorities)
-        log_index = _verified_index(bundle, public_key, root.logs, signed_before)
+            signed_before = _time_of(bundle, root.timestamp_authorities)
+        log_index = _index_of(bundle, public_key, root.logs, signed_before)
     return _believe(bundle, public_key, digests, signed_before, log_index)
 
 
@@ -190,11 +220,11 @@ def verify_with_certificate(
     bundle = UnverifiedBundle.parse(data, max_bytes=max_bytes)
     if bundle.certificate is None:
         raise WrongIdentityError("the bundle is of a key, not of a certificate: give the key that is expected")
-    signed_before = _verified_time(bundle, root.timestamp_authorities)
+    signed_before = _time_of(bundle, root.timestamp_authorities)
     verify_leaf(bundle.certificate, root, signed_before)
     check_identity(bundle.certificate, identity)
     public_key = known_public_key(bundle.certificate.public_key())
-    log_index = _verified_index(bundle, public_key, root.logs, signed_before)
+    log_index = _index_of(bundle, public_key, root.logs, signed_before)
     return _believe(bundle, public_key, digests, signed_before, log_index)
 
 
@@ -263,14 +293,23 @@ def _check_usage(certificate: x509.Certificate) -> None:
         raise BadCertificateError("the certificate's key is not for signatures")
 
 
-def _verified_time(bundle: UnverifiedBundle, authorities: Sequence[TrustedAuthority]) -> datetime:
-    """Rule 1; the earliest time of those that are vouched for."""
+def verified_time(tokens: Iterable[bytes], signature: bytes, authorities: Sequence[TrustedAuthority]) -> datetime:
+    """Rule 1: the earliest time of those that are vouched for.
+
+    Args:
+        tokens: of RFC 3161, in DER.
+        signature: whose octets they are about.
+        authorities: that are trusted.
+
+    Raises:
+        NoTimestampError: no trusted authority vouches for a time.
+    """
     times = []
-    reason: Exception = NoTimestampError("the bundle has no time-stamp")
-    for response in bundle.timestamps:
+    reason: Exception = NoTimestampError("there is none, or no authority is trusted")
+    for token in tokens:
         for authority in authorities:
             try:
-                times.append(_time(response, bundle.signature, authority))
+                times.append(_time(token, signature, authority))
             except (PkiError, NoTimestampError) as error:
                 reason = error
     if not times:
@@ -278,30 +317,55 @@ def _verified_time(bundle: UnverifiedBundle, authorities: Sequence[TrustedAuthor
     return min(times)
 
 
-def _time(response: bytes, signature: bytes, authority: TrustedAuthority) -> datetime:
+def _time_of(bundle: UnverifiedBundle, authorities: Sequence[TrustedAuthority]) -> datetime:
+    tokens = []
+    for response in bundle.timestamps:
+        with suppress(PkiError):  # what is no response, or a refusal, vouches for nothing
+            tokens.append(token_of(response))
+    return verified_time(tokens, bundle.signature, authorities)
+
+
+def _time(token: bytes, signature: bytes, authority: TrustedAuthority) -> datetime:
     imprint = MessageImprint.of("sha256", hashlib.sha256(signature).digest())
-    verified = verify_token(token_of(response), imprint, authority=authority.chain[0])
+    verified = verify_token(token, imprint, authority=authority.chain[0])
     if verified.certificate != authority.chain[0] or not authority.period.covers(verified.gen_time):
         raise NoTimestampError("the time-stamping authority is not trusted, or was not at its time")
     verify_chain(verified.certificate, authority.chain[1:-1], authority.chain[-1:], verified.gen_time, "time-stamping")
     return verified.gen_time
 
 
-def _verified_index(
-    bundle: UnverifiedBundle, public_key: PublicKey, logs: Sequence[TrustedLog], at: datetime | None
+def verified_index(
+    entries: Sequence[UnverifiedLogEntry], leaf: bytes, logs: Sequence[TrustedLog], at: datetime | None
 ) -> int:
-    """Rule 4; the entry is made anew from what the bundle carries, so that the log holds this and nothing else."""
-    if not bundle.log_entries:
+    """Rule 4: where in a trusted log the entry is.
+
+    Args:
+        entries: what is said to be it; one.
+        leaf: made anew of what was signed, so that the log holds this and nothing else.
+        logs: that are trusted.
+        at: when; None: no time is known.
+
+    Raises:
+        NoLogEntryError: there is none, it is about another signature, or of another log.
+        PkiError: it is not in the tree of a checkpoint that the log signed.
+    """
+    if not entries:
         raise NoLogEntryError("the bundle has no log entry")
-    (entry,) = bundle.log_entries
+    (entry,) = entries
     log = _log_of(entry, logs, at)
-    name = entry_digest_name(algorithm_of(public_key))
-    leaf = hashed_rekord(public_key, bundle.signature, name, _entry_digest(bundle, name), bundle.certificate)
     if not hmac.compare_digest(leaf, entry.body):
         raise NoLogEntryError("the log entry is about another signature")
     checkpoint = verify_checkpoint(entry.checkpoint, log.origin, [log.note_key])
     verify_inclusion(leaf_hash(leaf), entry.index, checkpoint.size, entry.hashes, checkpoint.root)
     return entry.index
+
+
+def _index_of(bundle: UnverifiedBundle, public_key: PublicKey, logs: Sequence[TrustedLog], at: datetime | None) -> int:
+    if not bundle.log_entries:
+        raise NoLogEntryError("the bundle has no log entry")
+    name = entry_digest_name(algorithm_of(public_key))
+    leaf = hashed_rekord(public_key, bundle.signature, name, _entry_digest(bundle, name), bundle.certificate)
+    return verified_index(bundle.log_entries, leaf, logs, at)
 
 
 def _log_of(entry: UnverifiedLogEntry, logs: Sequence[TrustedLog], at: datetime | None) -> TrustedLog:
@@ -334,7 +398,7 @@ def _believe(
     message = pae(content.payload_type, content.payload)
     verify_signature(public_key, content.signatures[0].signature, message)
     if digests is not None:
-        _check_subject(content, digests)
+        check_statement(content.payload_type, content.payload, digests)
     return Verified(public_key, signed_before, log_index, content.payload_type, content.payload)
 
 
@@ -348,11 +412,17 @@ def _verify_message(content: MessageSignature, public_key: PublicKey, digests: M
     raw.verify(public_key, content.signature, digests)
 
 
-def _check_subject(envelope: Envelope, digests: Mapping[str, bytes]) -> None:
-    """The Statement names the artefact; matched by SHA-256 alone, as in-toto's verifiers do."""
-    if envelope.payload_type != IN_TOTO_PAYLOAD:
-        raise WrongArtefactError(f"the payload is {envelope.payload_type!a}, which names no artefact")
-    statement = strict_object(envelope.payload, "the Statement")
+def check_statement(payload_type: str, payload: bytes, digests: Mapping[str, bytes]) -> None:
+    """The Statement names the artefact; matched by SHA-256 alone, as in-toto's verifiers do.
+
+    Raises:
+        WrongArtefactError: it does not, or is no Statement.
+        UnsupportedError: the artefact's SHA-256 is not given.
+        MalformedError: it does not parse.
+    """
+    if payload_type != IN_TOTO_PAYLOAD:
+        raise WrongArtefactError(f"the payload is {payload_type!a}, which names no artefact")
+    statement = strict_object(payload, "the Statement")
     subjects = statement.get("subject")
     if statement.get("_type") != STATEMENT_TYPE or not isinstance(subjects, list):
         raise WrongArtefactError("the payload is no in-toto Statement of version 1")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote
 
 import click
 
@@ -14,9 +13,8 @@ from services.chassis.cli.output import json_option, tell
 from services.signing.callers.scopes import ACTIONS
 from services.signing.cli.connection import Route, service_command
 from services.signing.cli.failures import plain
-from services.signing.wire import FORMATS, ApiKeyAnswer, ApiKeyList, NewApiKeyAnswer, NewApiKeyRequest
+from services.signing.wire import FORMATS, ApiKeyAnswer, NewApiKeyRequest
 
-_PATH: Final = "/v1/api-keys"
 _DAY: Final = 86_400
 
 
@@ -44,13 +42,12 @@ def create(
 ) -> None:
     """Make an API key. It is shown this once, and the service keeps its hash alone.
 
-    For `pqcsign sign` it needs the actions sign and read: what was signed is fetched. A key that is narrowed by --key
-    cannot read.
+    For `pqcsign sign` the action sign is enough: a key reads what it has signed itself.
     """
     narrowed = {"actions": actions, "keys": keys, "formats": formats}
     scopes = {name: list(dict.fromkeys(values)) for name, values in narrowed.items() if values}
     request = NewApiKeyRequest(scopes, days * _DAY)
-    made = route.run(lambda service: service.ask(NewApiKeyAnswer.from_json, "POST", _PATH, request.to_json()))
+    made = route.run(lambda service: service.create_api_key(request))
     if out is None:
         tell(as_json, {"key": made.key, **made.described.members()}, made.key)
         return
@@ -63,7 +60,7 @@ def create(
 @json_option
 def list_keys(route: Route, as_json: bool) -> None:  # noqa: FBT001 - a command-line flag
     """List the tenant's API keys, without their secrets."""
-    found = route.run(lambda service: service.ask(ApiKeyList.from_json, "GET", _PATH))
+    found = route.run(lambda service: service.api_keys())
     lines = [_line(key) for key in found.keys] or ["There is none."]
     tell(as_json, {"keys": [key.members() for key in found.keys]}, *lines)
 
@@ -74,7 +71,7 @@ def list_keys(route: Route, as_json: bool) -> None:  # noqa: FBT001 - a command-
 @json_option
 def revoke(key_id: str, route: Route, as_json: bool) -> None:  # noqa: FBT001 - a command-line flag
     """Have the API key ID be good for nothing, at once and for ever."""
-    route.run(lambda service: service.ask(bytes, "DELETE", f"{_PATH}/{quote(key_id, safe='')}"))
+    route.run(lambda service: service.revoke_api_key(key_id))
     tell(as_json, {"id": key_id, "revoked": True}, f"{plain(key_id)}: revoked")
 
 

@@ -20,11 +20,12 @@ from pkicore.mtls import PUBLIC, TlsClient, load_credentials
 from services.chassis.cli.deployed import Deployed
 from services.chassis.cli.endpoints_file import read_endpoints
 from services.chassis.cli.output import directory_option
+from services.chassis.errors import DeploymentError
 from services.chassis.settings import base_url
 from services.signing.cli.credentials import Credential, Given, Search
 from services.signing.cli.device_grant import Sleep
 from services.signing.cli.failures import FILES, USAGE, CommandError, failing, plain
-from services.signing.cli.service import Service
+from services.signing.client import SigningClient
 
 _SECONDS: Final = 60.0
 _MAX_ROOTS: Final = 1 << 20
@@ -41,15 +42,17 @@ class Way:
         url: scheme, host and port.
         roots: whom its certificate must be of, PEM; None: the deployment's.
         directory: of the deployment.
+        is_own: whether it is the service of that deployment: by its URL, or by the roots that it must be of.
     """
 
     url: str
     roots: Path | None
     directory: Path
+    is_own: bool
 
 
 Connect: TypeAlias = Callable[[Way, Credential | None], AbstractAsyncContextManager[httpx.AsyncClient]]
-Call: TypeAlias = Callable[[Callable[[Service], Awaitable[Any]]], Any]
+Call: TypeAlias = Callable[[Callable[[SigningClient], Awaitable[Any]]], Any]
 
 
 @asynccontextmanager
@@ -111,16 +114,17 @@ class Route:
     given: Given
     around: Surroundings
 
-    def run(self, act: Callable[[Service], Awaitable[_Answer]], *, oidc_only: bool = False) -> _Answer:
+    def run(self, act: Callable[[SigningClient], Awaitable[_Answer]], *, oidc_only: bool = False) -> _Answer:
         """One act with the service, as whoever the credential says."""
         return asyncio.run(self._run(act, oidc_only=oidc_only))
 
-    async def _run(self, act: Callable[[Service], Awaitable[_Answer]], *, oidc_only: bool) -> _Answer:
+    async def _run(self, act: Callable[[SigningClient], Awaitable[_Answer]], *, oidc_only: bool) -> _Answer:
         search = Search(
             self.given,
             self.around.environment,
             self.way.url,
-            self.way.directory / "operator" if self.way.roots is None else None,
+            self.way.directory / "operator",
+            self.way.is_own,
             self.around.clock,
             oidc_only,
         )
@@ -128,15 +132,15 @@ class Route:
         click.echo(f"credential: {plain(credential.origin)}", err=True)
         return await self._with(credential, act)
 
-    def run_openly(self, act: Callable[[Service], Awaitable[_Answer]]) -> _Answer:
+    def run_openly(self, act: Callable[[SigningClient], Awaitable[_Answer]]) -> _Answer:
         """Likewise, as nobody: for what is public."""
         return asyncio.run(self._with(None, act))
 
-    async def _with(self, credential: Credential | None, act: Callable[[Service], Awaitable[_Answer]]) -> _Answer:
+    async def _with(self, credential: Credential | None, act: Callable[[SigningClient], Awaitable[_Answer]]) -> _Answer:
         async with self.around.connect(self.way, credential) as http:
             if credential is not None and credential.bearer is not None:
                 http.headers["authorization"] = f"Bearer {credential.bearer}"
-            return await act(Service(http))
+            return await act(SigningClient(http))
 
 
 def way_options(command: _Command) -> _Command:
@@ -199,18 +203,30 @@ def service_command(command: _Command) -> _Command:
 
 
 def _way(directory: Path, url: str | None, ca: Path | None) -> Way:
-    endpoint = url or read_endpoints(directory).get("signing")
+    if url is not None:
+        service = _service_url(url)
+        return Way(service, ca, directory, ca is None or _is_own(service, directory))
+    endpoint = read_endpoints(directory).get("signing")
     if not isinstance(endpoint, str):
-        raise CommandError(
-            f"{directory} has no signing service, or it does not run", USAGE, "give --dir, or --url and --ca"
-        )
+        raise CommandError(f"the deployment in {directory} has no signing service", USAGE, "give --url and --ca")
+    return Way(_service_url(endpoint), ca, directory, is_own=True)
+
+
+def _is_own(service: str, directory: Path) -> bool:
     try:
-        service = base_url(endpoint)
+        return read_endpoints(directory).get("signing") == service
+    except DeploymentError:
+        return False
+
+
+def _service_url(url: str) -> str:
+    try:
+        service = base_url(url)
     except ValueError as error:
         raise CommandError(f"the service's URL {error}", USAGE) from error
     if not service.startswith("https://"):
         raise CommandError("the service's URL must be an https URL", USAGE)
-    return Way(service, ca, directory)
+    return service
 
 
 def _read_roots(path: Path) -> tuple[x509.Certificate, ...]:

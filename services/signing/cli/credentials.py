@@ -61,7 +61,8 @@ class Search:
         given: options.
         environment: of the command.
         service: URL of the service.
-        operator: directory of the operator's certificate, None where this is no deployment's own machine.
+        operator: directory of the certificate of a deployment's operator; it need not be there.
+        is_own: whether the service is the one of that deployment.
         clock: for the end of stored tokens.
         oidc_only: whether only a token of an OIDC issuer is good.
     """
@@ -69,7 +70,8 @@ class Search:
     given: Given
     environment: Mapping[str, str]
     service: str
-    operator: Path | None
+    operator: Path
+    is_own: bool
     clock: Clock
     oidc_only: bool = False
 
@@ -95,8 +97,8 @@ class Search:
             if (login := Logins.of(self.environment).find(self.service)) is not None:
                 login = await self._fresh(login, out)
                 return Credential(f"{login.subject} at {login.issuer}, as logged in", login.id_token)
-        if self.operator is not None and not self.oidc_only and (self.operator / "cert.pem").exists():
-            certificate = self.operator / "cert.pem"
+        certificate = self.operator / "cert.pem"
+        if not self.oidc_only and self.is_own and certificate.exists():
             return Credential(f"the operator, {certificate}", None, certificate, self.operator / "key.pem")
         raise CommandError("there is no credential", USAGE, self._advice())
 
@@ -155,9 +157,14 @@ class Search:
         return login.expires_at - unix(self.clock.now()) >= _SPARE
 
     def _advice(self) -> str:
-        return advice(self.environment) or (
-            "log in with `pqcsign login`" + ("" if self.oidc_only else ", or give --api-key-file or --cert")
-        )
+        if (found := advice(self.environment)) is not None:
+            return found
+        if self.oidc_only:
+            return "log in with `pqcsign login`"
+        ways = "log in with `pqcsign login`, or give --api-key-file or --cert"
+        if self.is_own or not (self.operator / "cert.pem").exists():
+            return ways
+        return f"{ways}; {self.operator / 'cert.pem'} is of another deployment than {self.service}, so it is not shown"
 
 
 def _api_key(text: str, where: str) -> str:

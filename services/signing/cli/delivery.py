@@ -1,7 +1,8 @@
 """Which files a record becomes, and how they are written: all of them or none, whole, over nothing that is there.
 
 Beside `app.tar.gz` stand `.sigstore.json` (the name that verifiers look for first), `.sig`, `.jws`, `.p7s`, `.tsr`, and
-the attestations: `.intoto.jsonl` has an envelope per line with the signatures of all keys, `.sigstore.jsonl` a bundle
+a `.tsr` for each signature: `app.tar.gz.tsr` is of `app.tar.gz.sig`, `app.tar.gz.jws.tsr` of the JWS. The attestations:
+`.intoto.jsonl` has an envelope per line with the signatures of all keys, `.sigstore.jsonl` a bundle
 per line with one each. Where several keys signed the artefact, the further ones' files have the algorithm in their
 names: `app.tar.gz.ml-dsa-65.sig`. What is of all artefacts together is called `multiple`.
 """
@@ -12,6 +13,7 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Final
@@ -20,8 +22,8 @@ from pkicore.algorithms import ALGORITHMS
 from pkicore.encoding import sync_directory
 from pkicore.errors import MalformedError
 from services.signing.cli.failures import FILES, CommandError
-from services.signing.cli.service import Service
-from services.signing.wire import MadeBundle, SignatureRecord
+from services.signing.client import SigningClient
+from services.signing.wire import MadeBundle, MadeSignature, SignatureRecord
 
 SUFFIXES: Final[Mapping[str, str]] = {
     "raw": ".sig",
@@ -34,6 +36,7 @@ SUFFIXES: Final[Mapping[str, str]] = {
 _ALONGSIDE: Final[Mapping[str, str]] = {
     "timestamp": ".tsr",
     "certificate_chain": ".chain.pem",
+    "log_entry": ".log-entry.json",
     "statement": ".intoto.json",
 }
 _BUNDLES: Final = ".sigstore.jsonl"
@@ -79,14 +82,22 @@ class Plan:
         self._planned = {}
         for signature in self._record.signatures:
             if signature.format in SUFFIXES:
-                content = signature.url if signature.signature is None else signature.signature
-                self._add(signature.subject, signature.algorithm, SUFFIXES[signature.format], content)
+                self._add_signature(signature)
         for bundle in self._record.bundles:
             self._add_bundle(bundle)
+        each_stamped = any(_timestamp(signature) is not None for signature in self._record.signatures)
         for name, suffix in _ALONGSIDE.items():
-            if name in self._record.urls:
+            if name in self._record.urls and not (name == "timestamp" and each_stamped):
                 self._add(None, "", suffix, self._record.urls[name])
         return [PlannedFile(path, tuple(sources)) for path, sources in self._planned.items()]
+
+    def _add_signature(self, signature: MadeSignature) -> None:
+        suffix = SUFFIXES[signature.format]
+        content = signature.url if signature.signature is None else signature.signature
+        path = self._add(signature.subject, signature.algorithm, suffix, content)
+        timestamp = _timestamp(signature)
+        if timestamp is not None:
+            self._put(path.with_name(path.name.removesuffix(SUFFIXES["raw"]) + _ALONGSIDE["timestamp"]), timestamp)
 
     def _add_bundle(self, bundle: MadeBundle) -> None:
         if bundle.kind == "message":
@@ -110,10 +121,14 @@ class Plan:
             raise MalformedError("the record has a bundle about an artefact that it does not name")
         return self._record.subjects[number - 1].name
 
-    def _add(self, subject: str | None, algorithm: str, suffix: str, source: Source) -> None:
+    def _add(self, subject: str | None, algorithm: str, suffix: str, source: Source) -> Path:
         path = self._path(subject, suffix)
         if path in self._planned:
             path = self._path(subject, f".{_label(algorithm)}{suffix}")
+        self._put(path, source)
+        return path
+
+    def _put(self, path: Path, source: Source) -> None:
         if path in self._planned:
             raise MalformedError(f"the record has two files that would be called {path.name!a}")
         self._planned[path] = [source]
@@ -124,8 +139,8 @@ class Plan:
         if name is None:
             beside = next(iter(self._paths.values()), Path())
             return (self._directory or beside.parent) / f"{_TOGETHER}{suffix}"
-        beside = self._paths.get(name, Path(_file_name(name)))
-        return (self._directory or beside.parent) / f"{_file_name(beside.name)}{suffix}"
+        beside = self._paths.get(name, Path(file_name(name)))
+        return (self._directory or beside.parent) / f"{file_name(beside.name)}{suffix}"
 
 
 def refuse_taken(paths: Sequence[Path], formats: Sequence[str] | None) -> None:
@@ -140,13 +155,25 @@ def refuse_taken(paths: Sequence[Path], formats: Sequence[str] | None) -> None:
                 raise _taken(taken)
 
 
-async def deliver(service: Service, planned: Sequence[PlannedFile], *, force: bool) -> list[Path]:
-    """Fetch and write the files.
+async def deliver(service: SigningClient, planned: Sequence[PlannedFile], *, force: bool) -> list[Path]:
+    """Fetch and write the files, into directories that are made where they are missing.
 
     Raises:
-        CommandError: a file is there already; or the service does not give one.
+        CommandError: a file is there already.
+        SigningClientError: the service does not give one.
         OSError: one cannot be written. Nothing of what was not there before stays.
     """
+    made = [path for parent in dict.fromkeys(file.path.parent for file in planned) for path in _made(parent)]
+    try:
+        return await _deliver(service, planned, force=force)
+    except BaseException:
+        for directory in reversed(made):
+            with suppress(OSError):  # somebody else has put something there
+                directory.rmdir()
+        raise
+
+
+async def _deliver(service: SigningClient, planned: Sequence[PlannedFile], *, force: bool) -> list[Path]:
     ready: list[tuple[Path, Path]] = []
     try:
         for file in planned:
@@ -162,7 +189,14 @@ async def deliver(service: Service, planned: Sequence[PlannedFile], *, force: bo
     return [file.path for file in planned]
 
 
-async def _fill(service: Service, file: PlannedFile, target: IO[bytes]) -> None:
+def _made(directory: Path) -> list[Path]:
+    """Make a directory and what is above it; those that were not there, the outer ones first."""
+    missing = [path for path in (directory, *directory.parents) if not path.exists()]
+    directory.mkdir(parents=True, exist_ok=True)
+    return missing[::-1]
+
+
+async def _fill(service: SigningClient, file: PlannedFile, target: IO[bytes]) -> None:
     for source in file.sources:
         if isinstance(source, bytes):
             target.write(source)
@@ -200,12 +234,22 @@ def _taken(path: Path) -> CommandError:
     return CommandError(f"{path} is there already", FILES, "--force writes over it, --out DIR writes elsewhere")
 
 
-def _file_name(name: str) -> str:
-    """The last part of an artefact's name, if a file may be called that."""
+def file_name(name: str) -> str:
+    """The last part of an artefact's name, if a file may be called that.
+
+    Raises:
+        MalformedError: none may.
+    """
     last = PurePosixPath(name).name
     if last in {"", "..", "."} or len(last.encode()) > _MAX_NAME or not last.isprintable() or "\\" in last:
         raise MalformedError(f"no file may be called {name[:80]!a}")
     return last
+
+
+def _timestamp(signature: MadeSignature) -> str | None:
+    """Where the time-stamp of this very signature is; services before that was added name one per record."""
+    url: str | None = getattr(signature, "timestamp", None)
+    return url
 
 
 def _label(algorithm: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import Final
 
 import click
@@ -14,6 +15,12 @@ from pkicore.errors import KeyAccessError, PkiError
 from services.chassis.errors import ChassisError
 from services.signing.callers.errors import CallerError
 from services.signing.ci import CiError
+from services.signing.client import (
+    SigningClientError,
+    SigningRefusedError,
+    SigningUnavailableError,
+    UntrustedServiceError,
+)
 from services.signing.policy.errors import SigningPolicyError
 
 REFUSED: Final = 1
@@ -36,7 +43,19 @@ class CommandError(Exception):
         self.advice = advice
 
 
+_NEXT: Final[Mapping[int, str]] = {
+    HTTPStatus.UNAUTHORIZED: "the credential is named above; `pqcsign --help` says which ones are looked for",
+    HTTPStatus.FORBIDDEN: "the scopes of the API key, and a Cedar policy of the service, must allow it: "
+    "`pqcsign policy test` tries policies out",
+}
+_NEXT_BY_KIND: Final[Mapping[str, str]] = {
+    "idempotency-conflict": "give another --idempotency-key",
+    "key-unusable": "is the key's name right? signer-hsm also needs a rule that lets the signing service use it: "
+    "config/keys.toml",
+}
 _STATUS: Final[Mapping[type[Exception], int]] = {
+    SigningUnavailableError: UNAVAILABLE,
+    SigningClientError: REFUSED,
     CiError: USAGE,
     httpx.HTTPError: UNAVAILABLE,
     httpx.InvalidURL: USAGE,
@@ -59,8 +78,7 @@ def failing() -> Iterator[None]:
     except CommandError as error:
         end(str(error), error.status, error.advice)
     except tuple(_STATUS) as error:
-        status = next(status for kind, status in _STATUS.items() if isinstance(error, kind))
-        end(_sentence(error), status)
+        end(_sentence(error), status_of(error), advice_of(error))
 
 
 def end(sentence: str, status: int, advice: str | None = None) -> None:
@@ -69,6 +87,24 @@ def end(sentence: str, status: int, advice: str | None = None) -> None:
     if advice:
         click.echo(f"  {plain(advice)}", err=True)
     sys.exit(status)
+
+
+def status_of(error: Exception) -> int:
+    """The exit status of an expected error."""
+    if isinstance(error, CommandError):
+        return error.status
+    return next(status for kind, status in _STATUS.items() if isinstance(error, kind))
+
+
+def advice_of(error: Exception) -> str | None:
+    """What to do next about an error of the service; None where its sentence says it."""
+    if isinstance(error, UntrustedServiceError):
+        return "is --url right, and does --ca hold the roots of its certificate?"
+    if isinstance(error, SigningUnavailableError):
+        return "try again " + ("later" if error.retry_after is None else f"in {error.retry_after:g} s")
+    if isinstance(error, SigningRefusedError):
+        return _NEXT_BY_KIND.get(error.kind, _NEXT.get(error.status))
+    return None
 
 
 def plain(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,26 +13,28 @@ from typing import Final
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from pkicore.algorithms import PublicKey
-from services.signing.cli.failures import FILES, CommandError
+from services.signing.cli.failures import FILES, USAGE, CommandError
 from services.signing.statements import Subject
 
 _CHUNK: Final = 1 << 20  # octets
 _TR_BYTES: Final = 64
 _MU_BYTES: Final = 64
+_DIGITS: Final = {"sha256": 64, "sha384": 96, "sha512": 128}
+_HEX: Final = re.compile(r"[0-9a-fA-F]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Artefact:
-    """A file's digests.
+    """What is known of an artefact: a file's digests, or those that somebody says.
 
     Attributes:
-        path: of the file.
+        path: of the file; None where only digests are known.
         name: what it is called in statements.
         digests: by the name of the hash.
         mu: by key id, 64 octets.
     """
 
-    path: Path
+    path: Path | None
     name: str
     digests: Mapping[str, bytes]
     mu: Mapping[str, bytes] = field(default_factory=dict)
@@ -40,6 +43,25 @@ class Artefact:
     def subject(self) -> Subject:
         """As requests and statements have it."""
         return Subject(self.name, {name: digest.hex() for name, digest in self.digests.items()})
+
+
+def read_digests(text: str) -> dict[str, bytes]:
+    """The digests of one artefact, as `--digest` has them: HASH:HEX, or several with commas between.
+
+    Raises:
+        CommandError: anything else.
+    """
+    found = {}
+    for one in text.split(","):
+        name, _, digits = one.partition(":")
+        if _DIGITS.get(name) != len(digits) or not _HEX.fullmatch(digits) or name in found:
+            raise CommandError(
+                f"--digest {text[:200]} is no digest",
+                USAGE,
+                f"give sha256:HEX with 64 digits; also {', '.join(_DIGITS)}",
+            )
+        found[name] = bytes.fromhex(digits)
+    return found
 
 
 def hash_file(

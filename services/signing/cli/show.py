@@ -12,7 +12,7 @@ from services.chassis.cli.output import json_option, tell
 from services.signing.cli.connection import Route, service_command
 from services.signing.cli.delivery import Plan, deliver
 from services.signing.cli.failures import USAGE, CommandError, plain
-from services.signing.cli.service import Service
+from services.signing.client import SigningClient
 from services.signing.wire import SignatureRecord
 
 
@@ -39,21 +39,19 @@ def show(
     if (signature_id is None) == (digest is None) or (out is not None and signature_id is None):
         raise CommandError("give an ID, or --digest sha256:HEX; --out goes with an ID", USAGE)
     if signature_id is None:
-        found = route.run(lambda service: service.records(str(digest), predicate_type, limit))
+        found = route.run(lambda service: service.signatures(str(digest), predicate_type, limit))
         lines = [line for record in found for line in _lines(record)] or ["There is no record of it."]
         tell(as_json, {"signatures": [orjson.loads(record.to_json()) for record in found]}, *lines)
         return
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
     record, files = route.run(lambda service: _fetched(service, signature_id, out, force=force))
     value = orjson.loads(record.to_json()) | ({} if out is None else {"files": [str(file) for file in files]})
     tell(as_json, value, *_lines(record), *map(str, files))
 
 
 async def _fetched(
-    service: Service, signature_id: str, out: Path | None, *, force: bool
+    service: SigningClient, signature_id: str, out: Path | None, *, force: bool
 ) -> tuple[SignatureRecord, list[Path]]:
-    record = await service.record(signature_id)
+    record = await service.signature(signature_id)
     if out is None:
         return record, []
     return record, await deliver(service, Plan(record, out, {}).files(), force=force)

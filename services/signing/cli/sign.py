@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple, cast
 
@@ -19,62 +18,16 @@ from services.chassis.cli.output import json_option, tell
 from services.signing.ci import ci_provenance
 from services.signing.cli.connection import Route, service_command
 from services.signing.cli.delivery import Plan, deliver, refuse_taken
-from services.signing.cli.failures import FILES, REFUSED, UNAVAILABLE, USAGE, CommandError
+from services.signing.cli.failures import FILES, REFUSED, UNAVAILABLE, USAGE, CommandError, advice_of, status_of
 from services.signing.cli.hashing import Artefact, hash_file
 from services.signing.cli.progress import Progress
-from services.signing.cli.service import Service
+from services.signing.cli.sign_options import DEFAULT_PROFILE, SignOptions
+from services.signing.client import SigningClient, SigningClientError, SigningUnavailableError
 from services.signing.provenance import MAX_PROVENANCE_BYTES
-from services.signing.wire import (
-    FORMATS,
-    MAX_DOCUMENT,
-    Format,
-    SignatureRecord,
-    SignatureRequest,
-    checked_idempotency_key,
-)
+from services.signing.wire import FORMATS, MAX_DOCUMENT, SignatureRecord, SignatureRequest
 
-_DEFAULT_PROFILE: Final = "default"
 _JSON: Final = "application/json"
-_MAX_FILES: Final = 1000
 _HASHES: Final = ("sha256", "sha512")
-
-
-@dataclass(frozen=True, slots=True)
-class SignOptions:
-    """What the command line says; None: not given."""
-
-    sbom: Path | None
-    provenance: Path | None
-    provenance_from_ci: bool
-    key: str | None
-    profile: str | None
-    oidc: bool
-    formats: tuple[str, ...]
-    prepare_for: tuple[str, ...]
-    context: tuple[str, ...]
-    idempotency_key: str | None
-    out: Path | None
-    force: bool
-    progress: bool
-
-    def checked(self, files: Sequence[Path]) -> None:
-        """Raises CommandError where options do not go together."""
-        if sum((self.key is not None, self.profile is not None, self.oidc)) > 1:
-            raise CommandError("give one of --key, --profile and --oidc", USAGE)
-        if self.provenance is not None and self.provenance_from_ci:
-            raise CommandError("give one of --provenance and --provenance-from-ci", USAGE)
-        if len(files) > _MAX_FILES or len({file.name for file in files}) < len(files):
-            raise CommandError(f"at most {_MAX_FILES} files are signed at once, and no two of the same name", USAGE)
-        if self.idempotency_key is not None:
-            try:
-                checked_idempotency_key(self.idempotency_key)
-            except MalformedError as error:
-                raise CommandError(str(error), USAGE) from error
-
-    @property
-    def wanted_formats(self) -> tuple[Format, ...] | None:
-        """None: those of the profile."""
-        return cast("tuple[Format, ...]", tuple(dict.fromkeys(self.formats))) or None
 
 
 class Signed(NamedTuple):
@@ -85,12 +38,14 @@ class Signed(NamedTuple):
 
 
 @click.command()
-@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", metavar="[FILE]...", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--digest", "digests", metavar="sha256:HEX", multiple=True, help="Sign what has this digest, as --name.")
+@click.option("--name", "names", metavar="NAME", multiple=True, help="What the --digest is of, such as an image.")
 @click.option("--sbom", type=click.Path(path_type=Path), help="SBOM of the files: CycloneDX JSON or SPDX JSON.")
 @click.option("--provenance", type=click.Path(path_type=Path), help="SLSA provenance v1: predicate, Statement, DSSE.")
 @click.option("--provenance-from-ci", is_flag=True, help="Make it of the environment of this CI job; it will say so.")
 @click.option("--key", metavar="TENANT.NAME", help="Sign with this key alone.")
-@click.option("--profile", help=f"Sign with the keys of this profile. [default: {_DEFAULT_PROFILE}]")
+@click.option("--profile", help=f"Sign with the keys of this profile. [default: {DEFAULT_PROFILE}]")
 @click.option("--oidc", is_flag=True, help="Sign as the OIDC identity, with a key and certificate of this moment.")
 @click.option("--format", "formats", multiple=True, type=click.Choice(FORMATS), help="[default: those of the profile]")
 @click.option("--prepare-for", metavar="TENANT.NAME", multiple=True, help="Key of the profile that needs more.")
@@ -101,55 +56,46 @@ class Signed(NamedTuple):
 @click.option("--progress", is_flag=True, help="Say how far it is, also elsewhere than on a terminal.")
 @service_command
 @json_option
-def sign(files: tuple[Path, ...], route: Route, as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001 - click's way
+def sign(route: Route, as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001 - click's way
     """Have FILEs signed together, and write signatures and attestations beside them.
 
     Only digests of the files are sent; the SBOM and the provenance are sent whole, checked, and attested. Beside
     app.tar.gz come app.tar.gz.sigstore.json (for cosign and sigstore), .sig (for openssl), .intoto.jsonl (attestations)
     and whatever the formats say.
 
+    What is no file here, such as a container image, is signed by --digest and --name, once for each; the files are
+    called by the last part of NAME. Several hashes of one artefact have commas between: sha256:HEX,sha384:HEX.
+
     SHA-256 and SHA-512 are sent. A raw signature by a key of ECDSA P-384 needs SHA-384, and one by ML-DSA a value that
     is computed from the file with the key, for one FILE at a time: --key sees to both, and for a key of a profile
     --prepare-for does.
     """
     wanted = SignOptions(**options)
-    wanted.checked(files)
-    signed: Signed = route.run(
-        lambda service: _sign(service, files, wanted, route.around.environment), oidc_only=wanted.oidc
-    )
+    wanted.check()
+    signed: Signed = route.run(lambda service: _sign(service, wanted, route.around.environment), oidc_only=wanted.oidc)
     value = {"record": orjson.loads(signed.record.to_json()), "files": [str(file) for file in signed.files]}
     tell(as_json, value, f"Signed: {signed.record.id}", *map(str, signed.files))
 
 
-async def _sign(service: Service, files: Sequence[Path], wanted: SignOptions, environment: Mapping[str, str]) -> Signed:
-    targets = [file if wanted.out is None else wanted.out / file.name for file in files]
-    if wanted.out is not None:
-        wanted.out.mkdir(parents=True, exist_ok=True)
+async def _sign(service: SigningClient, wanted: SignOptions, environment: Mapping[str, str]) -> Signed:
     if not wanted.force:
-        refuse_taken(targets, wanted.wanted_formats)
-    artefacts = _hashed(files, await _needs(service, wanted, len(files)), asked=wanted.progress)
-    request = SignatureRequest(
-        tuple(artefact.subject for artefact in artefacts),
-        profile=wanted.profile or (None if wanted.key or wanted.oidc else _DEFAULT_PROFILE),
-        key=wanted.key,
-        formats=wanted.wanted_formats,
-        identity=wanted.oidc,
-        context=dict(map(_pair, wanted.context)),
-        mu=artefacts[0].mu,
-    )
+        refuse_taken(wanted.targets, wanted.wanted_formats)
+    needs = await _needs(service, wanted)
+    artefacts = [*_hashed(wanted.files, needs, asked=wanted.progress), *wanted.described]
+    request = wanted.request(artefacts)
     record = await _sent(service, request, wanted, environment)
     if record.subjects != request.subjects:
         raise CommandError("the service signed other digests than those that were sent", REFUSED)
-    plan = Plan(record, wanted.out, {artefact.name: artefact.path for artefact in artefacts})
+    paths = {artefact.name: artefact.path for artefact in artefacts if artefact.path is not None}
     try:
-        return Signed(record, await deliver(service, plan.files(), force=wanted.force))
-    except CommandError as error:
-        again = f"it is signed; `pqcsign show {record.id} --out DIR` fetches the files, which needs the action read"
-        raise CommandError(str(error), error.status, again) from error
+        return Signed(record, await deliver(service, Plan(record, wanted.out, paths).files(), force=wanted.force))
+    except (CommandError, SigningClientError) as error:
+        again = f"it is signed; `pqcsign show {record.id} --out DIR` fetches the files"
+        raise CommandError(str(error), status_of(error), again) from error
 
 
 async def _sent(
-    service: Service, request: SignatureRequest, wanted: SignOptions, environment: Mapping[str, str]
+    service: SigningClient, request: SignatureRequest, wanted: SignOptions, environment: Mapping[str, str]
 ) -> SignatureRecord:
     """The request and its documents, which stay open while they are sent."""
     idempotency_key = wanted.idempotency_key or f"pqcsign-{secrets.token_hex(16)}"
@@ -165,10 +111,8 @@ async def _sent(
             documents["provenance"] = ("provenance.json", ci_provenance(environment), _JSON)
         try:
             return await service.sign(request, documents, idempotency_key)
-        except CommandError as error:
-            if error.status != UNAVAILABLE:
-                raise
-            again = f"{error.advice}, with --idempotency-key {idempotency_key}"
+        except SigningUnavailableError as error:
+            again = f"{advice_of(error)}, with --idempotency-key {idempotency_key}"
             raise CommandError(str(error), UNAVAILABLE, again) from error
 
 
@@ -179,14 +123,18 @@ class _Needs(NamedTuple):
     mu_keys: dict[str, PublicKey]
 
 
-async def _needs(service: Service, wanted: SignOptions, files: int) -> _Needs:
+async def _needs(service: SigningClient, wanted: SignOptions) -> _Needs:
     names = {*wanted.prepare_for, *(() if wanted.key is None else (wanted.key,))}
     keys = {name: _public_key(await service.public_key(name)) for name in sorted(names)}
     algorithms = {name: algorithm_of(key) for name, key in keys.items()}
     own = {row.signature_hash.name for row in algorithms.values() if row.signature_hash is not None}
     raw = wanted.formats == () or "raw" in wanted.formats
     mu_keys = {name: key for name, key in keys.items() if raw and algorithms[name].family == "mldsa"}
-    if mu_keys and files > 1:
+    if mu_keys and wanted.digests:
+        raise CommandError(
+            "raw signatures by ML-DSA are made of a FILE, not of a digest", USAGE, "or give other --format"
+        )
+    if mu_keys and len(wanted.files) > 1:
         raise CommandError("raw signatures by ML-DSA are made of one file at a time", USAGE, "or give other --format")
     return _Needs((*_HASHES, *sorted(own - set(_HASHES))), mu_keys)
 
@@ -234,10 +182,3 @@ class _Metered:
         else:
             self._progress.end()
         return content
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals or not name or not value:
-        raise CommandError("--context is NAME=VALUE, as in ticket=REL-7", USAGE)
-    return name, value

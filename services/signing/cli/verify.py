@@ -2,147 +2,128 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import click
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from pkicore.algorithms import PublicKey, algorithm_of, known_public_key
-from pkicore.dsse import Envelope, key_hint, key_id
-from pkicore.errors import MalformedError, PkiError
-from pkicore.jose.strict import strict_object
+from pkicore.algorithms import ALGORITHMS, PublicKey, algorithm_of, known_public_key
+from pkicore.dsse import key_id
+from pkicore.errors import MalformedError
 from services.chassis.cli.output import json_option, tell
+from services.signing.cli.delivery import SUFFIXES
 from services.signing.cli.failures import FILES, REFUSED, USAGE, CommandError, failing, plain
-from services.signing.cli.hashing import Artefact, hash_file
+from services.signing.cli.hashing import Artefact, hash_file, read_digests
 from services.signing.cli.progress import Progress
-from services.signing.formats import raw
-from services.signing.formats.unverified_bundle import UnverifiedBundle
-from services.signing.statements import VSA_TYPE
+from services.signing.cli.proofs import MAX_BUNDLE, Expected, Proof, Proofs, demand
+from services.signing.detached import Beside, is_cms
+from services.signing.formats.unverified_bundle import MAX_LOG_ENTRY, UnverifiedLogEntry
 from services.signing.trusted_root import MAX_TRUSTED_ROOT, TrustedRoot
-from services.signing.verification import (
-    Identity,
-    NoLogEntryError,
-    VerificationError,
-    Verified,
-    verify_hybrid,
-    verify_with_certificate,
-    verify_with_key,
-)
+from services.signing.verification import Identity, VerificationError
 
-_MAX_BUNDLE: Final = 128 << 20  # octets; an SBOM of 64 MiB in base64, with what is around it
-_MAX_SMALL: Final = 64 << 10
+_MAX_SMALL: Final = 256 << 10
 _MAX_DOCUMENTS: Final = 1000
-_BUNDLE_SUFFIX: Final = ".sigstore.json"
+_LABELS: Final = tuple(f".{row.jws.lower()}" for row in ALGORITHMS.values())
+_PATH: Final = click.Path(path_type=Path)
+_EXIT: Final = """\b
+Exit status:
+  0  verified
+  1  not verified: by nobody, by somebody else, of something else
+  2  wrong usage: what is expected is not said, or not whole
+  4  a file cannot be read
+"""
 
 
-@dataclass(frozen=True, slots=True)
-class Expected:
-    """Whose signature is wanted: every one of the keys, or the one identity.
-
-    Attributes:
-        keys: with the files that they are from.
-        identity: None where there are keys.
-        root: what is trusted; needed for an identity.
-    """
-
-    keys: Mapping[Path, PublicKey]
-    identity: Identity | None
-    root: TrustedRoot | None
-
-
-@dataclass
-class Proof:
-    """What speaks for one payload.
-
-    Attributes:
-        payload: a Statement about the artefact; None for a signature over the artefact itself.
-        results: of each verification.
-        failures: why others did not verify.
-    """
-
-    payload: bytes | None
-    results: list[Verified] = field(default_factory=list)
-    failures: list[Exception] = field(default_factory=list)
-
-    @cached_property
-    def statement(self) -> dict[str, Any]:
-        """The Statement, empty where it is a signature over the artefact."""
-        return {} if self.payload is None else strict_object(self.payload, "the Statement")
-
-    def attempt(self, verification: Callable[[], Verified | list[Verified]]) -> Exception | None:
-        """Keep what it proves, or why it does not."""
-        try:
-            found = verification()
-        except (PkiError, VerificationError) as error:
-            self.failures.append(error)
-            return error
-        self.results += found if isinstance(found, list) else [found]
-        return None
-
-    def require(self, expected: Expected) -> None:
-        """Raises VerificationError unless everybody who is expected has signed."""
-        what = "the file" if self.payload is None else "an attestation in the bundle"
-        why = f": {self.failures[0]}" if self.failures else ""
-        if not self.results:
-            raise VerificationError(f"nobody who is expected has signed {what}{why}")
-        signed = {key_id(result.public_key) for result in self.results}
-        for path, key in expected.keys.items():
-            if key_id(key) not in signed:
-                raise VerificationError(f"the key in {path} has not signed {what}{why}")
-        if expected.root is not None and all(result.log_index is None for result in self.results):
-            raise VerificationError(
-                f"what was given proves no entry in a trusted log about {what}{why}; envelopes and raw signatures "
-                "carry none: add the bundles (--bundle FILE.sigstore.json or FILE.sigstore.jsonl)"
-            )
-
-
-@click.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option(
-    "--bundle", "bundles", type=click.Path(path_type=Path), multiple=True, help="[default: FILE.sigstore.json]"
-)
-@click.option("--signature", "signatures", type=click.Path(path_type=Path), multiple=True, help="A raw one, FILE.sig.")
-@click.option("--key", "keys", type=click.Path(path_type=Path), multiple=True, help="PEM public key; all are demanded.")
-@click.option("--trusted-root", type=click.Path(path_type=Path), help="As `pqcsign trusted-root` writes it.")
+@click.command(epilog=_EXIT)
+@click.argument("file", required=False, type=_PATH)
+@click.option("--digest", metavar="sha256:HEX", help="Of what is no file here, such as an image; instead of FILE.")
+@click.option("--bundle", "bundles", type=_PATH, multiple=True, help="[default: FILE.sigstore.json]")
+@click.option("--signature", "signatures", type=_PATH, multiple=True, help="FILE.sig, FILE.jws or FILE.p7s.")
+@click.option("--statement", type=_PATH, help="What a JWS is over. [default: the .intoto.json beside it]")
+@click.option("--timestamp", "timestamps", type=_PATH, multiple=True, help="FILE.tsr, of one of the signatures.")
+@click.option("--log-entry", "entries", type=_PATH, multiple=True, help="FILE.log-entry.json, likewise.")
+@click.option("--certificate-chain", type=_PATH, help="FILE.chain.pem, of raw and JWS signatures by an identity.")
+@click.option("--key", "keys", type=_PATH, multiple=True, help="PEM public key; all are demanded.")
+@click.option("--trusted-root", type=_PATH, help="As `pqcsign trusted-root` writes it.")
 @click.option("--certificate-identity", help="URI or e-mail address in the certificate, to the letter.")
 @click.option("--certificate-oidc-issuer", help="Who vouched for it.")
 @click.option("--predicate-type", help="Demand an attestation of this type, such as https://cyclonedx.org/bom.")
 @click.option("--policy-sha256", help="Demand a verification summary that passed under this policy.")
 @json_option
-def verify(file: Path, bundles: tuple[Path, ...], signatures: tuple[Path, ...], as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001 - click's way
+def verify(file: Path | None, digest: str | None, as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001 - click's way
     """Verify that FILE was signed by whom you expect, without asking anybody.
 
     By keys that you have: --key for each; with more than one, each must have signed, as hybrid signatures are meant.
-    With --trusted-root, an entry in the transparency log is demanded too, by one of them; envelopes carry none, so
-    name FILE.sigstore.jsonl beside FILE.intoto.jsonl then.
+    What several keys have signed together, in one envelope, CMS or composite signature, is verified with all of them.
+    With --trusted-root, an entry in the transparency log is demanded too, by one of them; envelopes and detached
+    signatures carry none, so name FILE.sigstore.json (of the file) or FILE.sigstore.jsonl (of attestations) beside
+    them, or --log-entry.
 
-    By an identity: --certificate-identity, --certificate-oidc-issuer and --trusted-root, all three.
+    By an identity: --certificate-identity, --certificate-oidc-issuer and --trusted-root, all three. Detached
+    signatures then need --timestamp too, and raw ones and JWS --certificate-chain.
 
-    A bundle file may be a Sigstore bundle, several of them with one per line (.intoto.jsonl), or a DSSE envelope.
-    Everything in it must be signed by everyone that is expected.
+    A --bundle may be a Sigstore bundle, several of them with one per line (.sigstore.jsonl), or DSSE envelopes
+    (.intoto.jsonl, .composite.dsse.json). Everything that is given must be signed by everyone that is expected.
     """
     with failing():
+        name = _checked_name(file, digest, options)
         try:
-            proofs = _verified(file, bundles, signatures, _expected(options))
-            _demand(proofs, options["predicate_type"], options["policy_sha256"])
+            proofs = _verified(file, digest, _expected(options), options)
+            demand(proofs, options["predicate_type"], options["policy_sha256"])
         except VerificationError as error:
-            raise CommandError(f"{file}: {error}", REFUSED) from error
-        lines = [line for one in proofs for line in _lines(one)]
-        tell(as_json, {"file": str(file), "verified": [_members(one) for one in proofs]}, f"{file}: verified", *lines)
+            raise CommandError(f"{name}: {error}", REFUSED) from error
+        lines = [line for one in proofs for line in lines_of(one)]
+        subject = {"file": name} if digest is None else {"digest": digest}
+        tell(as_json, {**subject, "verified": [members_of(one) for one in proofs]}, f"{name}: verified", *lines)
+
+
+def _checked_name(file: Path | None, digest: str | None, options: Mapping[str, Any]) -> str:
+    if (file is None) == (digest is None):
+        raise CommandError("give a FILE, or --digest sha256:HEX", USAGE)
+    if digest is not None and not options["bundles"] and not options["signatures"]:
+        raise CommandError("with --digest, say what is to be verified: --bundle or --signature", USAGE)
+    beside = [name for name in ("statement", "timestamps", "entries", "certificate_chain") if options[name]]
+    if beside and not options["signatures"]:
+        raise CommandError("what stands beside a detached signature is given with --signature", USAGE)
+    if (options["timestamps"] or options["entries"]) and options["trusted_root"] is None:
+        raise CommandError("time-stamps and log entries are verified with --trusted-root", USAGE)
+    if options["certificate_chain"] is not None and options["certificate_identity"] is None:
+        raise CommandError("--certificate-chain goes with --certificate-identity", USAGE)
+    return str(file or digest)
+
+
+def expected_keys(paths: Sequence[Path]) -> Mapping[Path, PublicKey]:
+    """The keys in these files, every one another.
+
+    Raises:
+        CommandError: one is none, or there twice.
+        OSError: one cannot be read.
+    """
+    keys = {path: _public_key(path) for path in paths}
+    if len({key_id(key) for key in keys.values()}) < len(paths):
+        raise CommandError("the same key is given twice: a hybrid has one of each kind", USAGE)
+    return keys
+
+
+def read_trusted_root(path: Path) -> TrustedRoot:
+    """The trusted root in a file.
+
+    Raises:
+        PkiError: it is none.
+        CommandError, OSError: it cannot be read.
+    """
+    return TrustedRoot.parse(read_whole(path, MAX_TRUSTED_ROOT))
 
 
 def _expected(options: Mapping[str, Any]) -> Expected:
     name, issuer, root_file = (
         options[option] for option in ("certificate_identity", "certificate_oidc_issuer", "trusted_root")
     )
-    root = None if root_file is None else TrustedRoot.parse(_read(root_file, MAX_TRUSTED_ROOT))
-    keys = {path: _public_key(path) for path in options["keys"]}
-    if len({key_id(key) for key in keys.values()}) < len(options["keys"]):
-        raise CommandError("the same key is given twice: a hybrid has one of each kind", USAGE)
+    root = None if root_file is None else read_trusted_root(root_file)
+    keys = expected_keys(options["keys"])
     if (name is None) != (issuer is None) or bool(keys) == (name is not None):
         raise CommandError("say who must have signed: --key, or both --certificate-…", USAGE)
     if name is None or issuer is None:
@@ -152,97 +133,57 @@ def _expected(options: Mapping[str, Any]) -> Expected:
     return Expected({}, Identity(name, issuer), root)
 
 
-def _verified(file: Path, bundles: Sequence[Path], signatures: Sequence[Path], expected: Expected) -> list[Proof]:
-    if signatures and expected.identity is not None:
-        raise CommandError("a raw signature is verified with --key", USAGE)
-    artefact = _hashed(file, expected)
-    if not bundles and not signatures:
-        bundles = [file.with_name(file.name + _BUNDLE_SUFFIX)]
-    proofs: dict[bytes | None, Proof] = {}
+def _verified(file: Path | None, digest: str | None, expected: Expected, options: Mapping[str, Any]) -> list[Proof]:
+    signatures = {path: read_whole(path, _MAX_SMALL) for path in options["signatures"]}
+    if file is None:
+        artefact = Artefact(None, str(digest), read_digests(str(digest)))
+    else:
+        artefact = hashed(file, expected, all_hashes=any(map(is_cms, signatures.values())))
+    bundles: Sequence[Path] = options["bundles"]
+    if file is not None and not bundles and not signatures:
+        bundles = [file.with_name(file.name + SUFFIXES["bundle"])]
+    proofs = Proofs(artefact, expected, _beside(options))
     for path in bundles:
         for document in _documents(path):
-            payload = _payload_of(document)
-            _judge(document, artefact, expected, proofs.setdefault(payload, Proof(payload)))
-    for path in signatures:
-        _judge_raw(_read(path, _MAX_SMALL), artefact, expected, proofs.setdefault(None, Proof(None)))
-    for proof in proofs.values():
-        proof.require(expected)
-    return list(proofs.values())
+            proofs.add_bundle(document)
+    for path, content in signatures.items():
+        proofs.add_signature(content, _statement_reader(path, options["statement"]))
+    return proofs.require()
 
 
-def _payload_of(document: bytes) -> bytes | None:
-    """What a bundle or envelope carries; not to be believed before everybody's signature was."""
-    if _is_envelope(document):
-        return Envelope.parse(document, max_bytes=_MAX_BUNDLE).payload
-    content = UnverifiedBundle.parse(document, max_bytes=_MAX_BUNDLE).content
-    return content.payload if isinstance(content, Envelope) else None
+def _beside(options: Mapping[str, Any]) -> Beside:
+    timestamps = {str(path): read_whole(path, _MAX_SMALL) for path in options["timestamps"]}
+    entries = {str(path): UnverifiedLogEntry.parse(read_whole(path, MAX_LOG_ENTRY)) for path in options["entries"]}
+    chain = options["certificate_chain"]
+    return Beside(timestamps, entries, None if chain is None else _leaf(chain))
 
 
-def _is_envelope(document: bytes) -> bool:
-    return "payloadType" in strict_object(document, "the bundle")
+def _leaf(path: Path) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificates(read_whole(path, _MAX_SMALL))[0]
+    except ValueError as error:
+        raise CommandError(f"{path} has no certificates in PEM", FILES) from error
 
 
-def _judge(document: bytes, artefact: Artefact, expected: Expected, proof: Proof) -> None:
-    digests, root, identity = artefact.digests, expected.root, expected.identity
-    if identity is not None and root is not None:
-        proof.attempt(lambda: verify_with_certificate(document, identity, root, digests, max_bytes=_MAX_BUNDLE))
-    elif _is_envelope(document):
-        keys = list(expected.keys.values())
-        for some in [keys, *([key] for key in keys)]:  # all at once; where that fails, one by one, to say which
-            if proof.attempt(partial(_by_envelope, document, some, digests)) is None and len(some) == len(keys):
-                break
-    else:
-        for key in _likely(document, expected.keys.values()):
-            verification = partial(verify_with_key, document, key, digests, max_bytes=_MAX_BUNDLE)
-            error = proof.attempt(partial(verification, root=root))
-            if isinstance(error, NoLogEntryError):  # of what several have signed, one entry in the log is enough
-                proof.attempt(verification)
+def _statement_reader(signature: Path, statement: Path | None) -> Callable[[], bytes]:
+    """Reads the Statement that a JWS is over: app.intoto.json, for app.jws and app.ml-dsa-65.jws."""
+
+    def read() -> bytes:
+        if statement is not None:
+            return read_whole(statement, MAX_BUNDLE)
+        name = signature.name.removesuffix(SUFFIXES["jws"])
+        label = next((label for label in _LABELS if name.endswith(label)), "")
+        return read_whole(signature.with_name(f"{name.removesuffix(label)}.intoto.json"), MAX_BUNDLE)
+
+    return read
 
 
-def _likely(document: bytes, keys: Collection[PublicKey]) -> Collection[PublicKey]:
-    """The key that the bundle's hint names, if it is one of these; else all, since a hint decides nothing."""
-    hint = UnverifiedBundle.parse(document, max_bytes=_MAX_BUNDLE).hint
-    return [key for key in keys if key_hint(key) == hint] or keys
-
-
-def _by_envelope(document: bytes, keys: Sequence[PublicKey], digests: Mapping[str, bytes]) -> list[Verified]:
-    envelope = verify_hybrid(document, keys, digests, max_bytes=_MAX_BUNDLE)
-    return [Verified(key, None, None, envelope.payload_type, envelope.payload) for key in keys]
-
-
-def _judge_raw(signature: bytes, artefact: Artefact, expected: Expected, proof: Proof) -> None:
-    for key in expected.keys.values():
-        proof.attempt(partial(_by_signature, signature, key, artefact))
-
-
-def _by_signature(signature: bytes, key: PublicKey, artefact: Artefact) -> Verified:
-    own = artefact.mu.get(key_id(key))
-    raw.verify(key, signature, artefact.digests if own is None else {"mu": own})
-    return Verified(key, None, None, None, None)
-
-
-def _demand(proofs: Sequence[Proof], predicate_type: str | None, policy_sha256: str | None) -> None:
-    """Raises VerificationError where an attestation that is demanded is not among those that were verified."""
-    statements = [proof.statement for proof in proofs]
-    if predicate_type is not None and all(one.get("predicateType") != predicate_type for one in statements):
-        raise VerificationError(f"there is no attestation of the type {predicate_type}")
-    if policy_sha256 is not None and not any(_passed(one, policy_sha256.lower()) for one in statements):
-        raise VerificationError("there is no verification summary that passed under this policy")
-
-
-def _passed(statement: Mapping[str, Any], policy_sha256: str) -> bool:
-    predicate = statement.get("predicate")
-    if statement.get("predicateType") != VSA_TYPE or not isinstance(predicate, dict):
-        return False
-    policy = predicate.get("policy")
-    digest = policy.get("digest") if isinstance(policy, dict) else None
-    return predicate.get("verificationResult") == "PASSED" and digest == {"sha256": policy_sha256}
-
-
-def _hashed(file: Path, expected: Expected) -> Artefact:
-    """The digests that these keys need; short-lived certificates have ECDSA keys on P-256."""
+def hashed(file: Path, expected: Expected, *, all_hashes: bool = False) -> Artefact:
+    """The digests that these keys need; short-lived certificates have ECDSA keys on P-256, CMS has its own choice."""
     algorithms = {key_id(key): algorithm_of(key) for key in expected.keys.values()}
     names = {row.signature_hash.name for row in algorithms.values() if row.signature_hash is not None} | {"sha256"}
+    if all_hashes:
+        names |= {"sha384", "sha512"}
     mu_keys = {key_id(key): key for key in expected.keys.values() if algorithm_of(key).family == "mldsa"}
     progress = Progress(f"reading {file.name}", file.stat().st_size, asked=False)
     artefact = hash_file(file, names, mu_keys, progress.advance)
@@ -252,7 +193,7 @@ def _hashed(file: Path, expected: Expected) -> Artefact:
 
 def _documents(path: Path) -> list[bytes]:
     """One, or one per line."""
-    content = _read(path, _MAX_BUNDLE)
+    content = read_whole(path, MAX_BUNDLE)
     documents = [line for line in content.splitlines() if line.strip()] if path.suffix == ".jsonl" else [content]
     if not 0 < len(documents) <= _MAX_DOCUMENTS:
         raise MalformedError(f"{path} must have 1 to {_MAX_DOCUMENTS} bundles")
@@ -261,14 +202,20 @@ def _documents(path: Path) -> list[bytes]:
 
 def _public_key(path: Path) -> PublicKey:
     try:
-        key = known_public_key(load_pem_public_key(_read(path, _MAX_SMALL)))
+        key = known_public_key(load_pem_public_key(read_whole(path, _MAX_SMALL)))
         algorithm_of(key)
     except ValueError as error:
         raise CommandError(f"{path} is no public key in PEM", FILES) from error
     return key
 
 
-def _read(path: Path, most: int) -> bytes:
+def read_whole(path: Path, most: int) -> bytes:
+    """A file of so many octets at most.
+
+    Raises:
+        CommandError: it is longer.
+        OSError: it cannot be read.
+    """
     with path.open("rb") as file:
         content = file.read(most + 1)
     if len(content) > most:
@@ -276,7 +223,8 @@ def _read(path: Path, most: int) -> bytes:
     return content
 
 
-def _members(proof: Proof) -> dict[str, Any]:
+def members_of(proof: Proof) -> dict[str, Any]:
+    """What a proof came to, for programs."""
     return {
         "predicate_type": proof.statement.get("predicateType"),
         "signatures": [
@@ -291,11 +239,12 @@ def _members(proof: Proof) -> dict[str, Any]:
     }
 
 
-def _lines(proof: Proof) -> list[str]:
-    what = plain(str(proof.statement.get("predicateType") or "the file itself"))
+def lines_of(proof: Proof) -> list[str]:
+    """What a proof came to, for people."""
+    what = plain(str(proof.statement.get("predicateType") or "the artefact itself"))
     return [
         f"  {what}: {one['algorithm']} key {one['key_sha256'][:16]}…"
         + ("" if one["signed_before"] is None else f", before {one['signed_before']}")
         + ("" if one["log_index"] is None else f", log entry {one['log_index']}")
-        for one in _members(proof)["signatures"]
+        for one in members_of(proof)["signatures"]
     ]

@@ -20,6 +20,7 @@ from services.signing.formats.log_entry import KIND, KIND_VERSION
 from services.signing.provenance import member_bytes
 
 MAX_TIMESTAMPS: Final = 32
+MAX_LOG_ENTRY: Final = 256 * 1024  # octets of one in a file of its own
 _MEDIA_TYPES: Final = (MEDIA_TYPE, "application/vnd.dev.sigstore.bundle+json;version=0.3")
 _HASHES: Final = {name: ours for ours, name in HASH_NAMES.items()}
 _MAX_INDEX_DIGITS: Final = 19
@@ -44,6 +45,18 @@ class UnverifiedLogEntry:
     hashes: tuple[bytes, ...] = field(repr=False)
     checkpoint: bytes = field(repr=False)
     body: bytes = field(repr=False)
+
+    @classmethod
+    def parse(cls, data: bytes) -> UnverifiedLogEntry:
+        """Read one that stands in a file of its own (TransparencyLogEntry).
+
+        Raises:
+            MalformedError: larger than 256 KiB, or not that.
+            UnsupportedError: another kind of entry.
+        """
+        if len(data) > MAX_LOG_ENTRY:
+            raise MalformedError(f"the log entry is larger than {MAX_LOG_ENTRY} octets")
+        return _log_entry(Fields.of(strict_object(data, "the log entry")))
 
 
 @dataclass(frozen=True, slots=True)

@@ -326,14 +326,24 @@ async def test_an_api_key_is_made_used_listed_and_revoked(cli: Cli) -> None:
     assert "revoked" in (await cli.run("api-keys", "list")).stdout
 
 
-async def test_an_api_key_that_may_sign_but_not_read_says_what_is_missing(cli: Cli) -> None:
-    """It is signed then, and somebody else can fetch the files."""
+async def test_an_api_key_that_may_sign_gets_what_it_signed_and_nothing_else(cli: Cli) -> None:
+    """The action sign is enough for `pqcsign sign`; a record of others is refused."""
     path = cli.home / "api-key"
     await cli.read("api-keys", "create", "--action", "sign", "--key", "artefact-*", "--out", path)
     signed = await cli.run("sign", cli.app, "--api-key-file", path, as_operator=False)
-    assert (signed.exit_code, names(cli.home)) == (REFUSED, {"app.bin"})
-    assert "it is signed" in signed.stderr
-    assert "the action read" in signed.stderr
+    assert signed.exit_code == 0, signed.output
+    assert "app.bin.sigstore.json" in names(cli.home)
+    other = (await cli.read("sign", cli.app, "--force"))["record"]["id"]
+    shown = await cli.run("show", other, "--api-key-file", path, as_operator=False)
+    assert (shown.exit_code, "403" in shown.stderr) == (REFUSED, True)
+
+
+async def test_files_that_cannot_be_written_after_all_are_fetched_later(cli: Cli) -> None:
+    """It is signed then, and the way to the files is said; none of them stays."""
+    (cli.home / "app.bin.intoto.jsonl").write_bytes(b"old")
+    signed = await cli.run("sign", cli.app)
+    assert (signed.exit_code, names(cli.home)) == (FILES, {"app.bin", "app.bin.intoto.jsonl"})
+    assert "it is signed; `pqcsign show" in signed.stderr
 
 
 async def test_an_api_key_that_is_printed_is_the_only_thing_on_standard_output(cli: Cli) -> None:

@@ -38,7 +38,15 @@ def search(
 ) -> Search:
     """A search of a user whose home this is, without an operator's certificate."""
     clock = ManualClock(datetime.fromtimestamp(1_893_456_000, UTC))
-    return Search(given, {"HOME": str(home), **(environment or {})}, SERVICE, None, clock, oidc_only)
+    return Search(
+        given,
+        {"HOME": str(home), **(environment or {})},
+        SERVICE,
+        home / "none",
+        is_own=True,
+        clock=clock,
+        oidc_only=oidc_only,
+    )
 
 
 def key_file(home: Path, text: str = API_KEY) -> Path:
@@ -164,6 +172,14 @@ async def test_the_operators_certificate_is_the_last_resort(tmp_path: Path) -> N
     assert (found.certificate, found.key) == (tmp_path / "cert.pem", tmp_path / "key.pem")
     with pytest.raises(CommandError, match="no credential"):
         await replace(local, oidc_only=True).credential()
+
+
+async def test_the_operators_certificate_is_not_shown_to_another_deployment(tmp_path: Path) -> None:
+    """And that is said, since it lies there to be used."""
+    (tmp_path / "cert.pem").write_text("x")
+    with pytest.raises(CommandError, match="no credential") as raised:
+        await replace(search(tmp_path), operator=tmp_path, is_own=False).credential()
+    assert "is of another deployment" in str(raised.value.advice)
 
 
 @pytest.mark.parametrize(

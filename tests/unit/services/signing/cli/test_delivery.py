@@ -13,8 +13,8 @@ import pytest
 
 from pkicore.errors import MalformedError
 from services.signing.cli.delivery import Plan, PlannedFile, deliver, refuse_taken
-from services.signing.cli.failures import FILES, REFUSED, UNAVAILABLE, CommandError
-from services.signing.cli.service import MAX_ANSWER, Service
+from services.signing.cli.failures import FILES, REFUSED, UNAVAILABLE, CommandError, advice_of, status_of
+from services.signing.client import MAX_ANSWER, SigningClient, SigningClientError, SigningUnavailableError
 from services.signing.statements import Subject
 from services.signing.wire import MadeBundle, MadeSignature, PolicyUsed, SignatureRecord
 
@@ -55,10 +55,10 @@ def record(*subjects: Subject) -> SignatureRecord:
     return SignatureRecord("1", 0, "acme", "me", subjects, tuple(signatures), tuple(bundles), urls, policy)
 
 
-def service(answer: Callable[[httpx.Request], httpx.Response]) -> Service:
+def service(answer: Callable[[httpx.Request], httpx.Response]) -> SigningClient:
     """A service that answers like this."""
     transport = httpx.MockTransport(answer)
-    return Service(httpx.AsyncClient(transport=transport, base_url="https://signing.test"))
+    return SigningClient(httpx.AsyncClient(transport=transport, base_url="https://signing.test"))
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -175,9 +175,9 @@ async def test_a_service_that_fails_half_way_leaves_nothing(tmp_path: Path) -> N
         return by_path(request) if request.url.path == "/v1/one" else answered(503, retry_after="7")
 
     planned = [PlannedFile(tmp_path / "one", ("/v1/one",)), PlannedFile(tmp_path / "two", ("/v1/two",))]
-    with pytest.raises(CommandError, match="503") as raised:
+    with pytest.raises(SigningUnavailableError, match="503") as raised:
         await deliver(service(answer), planned, force=False)
-    assert (raised.value.status, raised.value.advice) == (UNAVAILABLE, "try again in 7 s")
+    assert (status_of(raised.value), advice_of(raised.value)) == (UNAVAILABLE, "try again in 7 s")
     assert contents(tmp_path) == {}
 
 
@@ -219,9 +219,9 @@ async def test_an_answer_is_bounded() -> None:
 )
 async def test_refusals_and_troubles_are_told_apart(response: httpx.Response, status: int, words: str) -> None:
     """CI tries the one again, and not the other."""
-    with pytest.raises(CommandError, match=words) as raised:
-        await service(lambda _: response).record("1")
-    assert raised.value.status == status
+    with pytest.raises(SigningClientError, match=words) as raised:
+        await service(lambda _: response).signature("1")
+    assert status_of(raised.value) == status
 
 
 async def test_a_service_that_is_away_is_a_reason_to_try_again() -> None:
@@ -230,6 +230,6 @@ async def test_a_service_that_is_away_is_a_reason_to_try_again() -> None:
     def answer(_request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("connection refused")
 
-    with pytest.raises(CommandError, match="connection refused") as raised:
-        await service(answer).record("1")
-    assert raised.value.status == UNAVAILABLE
+    with pytest.raises(SigningUnavailableError, match="connection refused") as raised:
+        await service(answer).signature("1")
+    assert status_of(raised.value) == UNAVAILABLE
