@@ -167,8 +167,8 @@ class Objects:
             place = self.path(file.sha256)
             place.parent.mkdir(mode=0o700, exist_ok=True)
             file.path.rename(place)  # over one with the same octets, if it is there: so it is young again
-            _sync_directory(place.parent)
-        _sync_directory(self._objects)
+            sync_directory(place.parent)
+        sync_directory(self._objects)
 
     def path(self, sha256: str) -> Path:
         """Where the file with these octets is."""
@@ -212,7 +212,12 @@ def _is_old(path: Path, before: float) -> bool:
         return False
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Have a directory's names on disk: a file that was synced is lost all the same where its name is not.
+
+    Raises:
+        OSError: they are not.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

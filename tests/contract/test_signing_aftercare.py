@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import io
 import subprocess
 import tarfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,18 +17,22 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
+from pkicore.dsse import key_id
 from pkicore.identity import SpiffeId
 from services.chassis.observability import HttpMetrics
 from services.signing.aftercare import Aftercare, AftercareRules, Signed, build_aftercare
 from services.signing.app import public_application
+from services.signing.evidence import verify_archive
 from services.signing.retention import RetentionRule
+from services.signing.trusted_root import Period, TrustedAuthority, TrustedLog, TrustedRoot
+from services.signing.verification import VerificationError
 from services.signing.webhooks.settings import WebhookSettings
+from services.signing.wire import SignatureRecord
 from tests.support.signing_world import GLOBEX, OPERATOR, POLICIES, VERIFIER, SigningWorld, request
 from tests.support.webhook_receiver import WebhookReceiver, is_signed
 from tests.support.webhook_world import LOOPBACK
 
 HOLDING = '@id("holds") permit (principal in Tenant::"acme", action == Action::"hold_signatures", resource);'
-ROOT = b'{"mediaType":"application/vnd.dev.sigstore.trustedroot+json;version=0.1"}'
 
 ENDPOINTS = [
     ("POST", "/v1/webhooks"),
@@ -87,6 +91,15 @@ class Service:
             return await http.request(method, path, json=json)
 
 
+async def trusted_root(world: SigningWorld) -> TrustedRoot:
+    """The world's log and time-stamping authority."""
+    always = Period(datetime(2000, 1, 1, tzinfo=UTC))
+    return TrustedRoot(
+        logs=(TrustedLog(VERIFIER, await world.public_key("signing.log"), always),),
+        timestamp_authorities=(TrustedAuthority(VERIFIER, world.timestamp_chain, always),),
+    )
+
+
 @pytest.fixture
 async def service(tmp_path: Path) -> AsyncIterator[Service]:
     """The service, with a log and a time-stamping authority; signatures of acme are kept ten years."""
@@ -103,7 +116,7 @@ async def service(tmp_path: Path) -> AsyncIterator[Service]:
         decisions=core.decisions,
         signatures=core.signatures,
         signer=world.signer,
-        trusted_root=lambda: ROOT,
+        trusted_root=(await trusted_root(world)).to_json,
     )
     settings = WebhookSettings(allowed_networks=LOOPBACK, plain_http=True, resolver="127.0.0.1:1", per_tenant=2)
     rules = AftercareRules(
@@ -160,10 +173,10 @@ async def test_dead_letters_are_seen_and_sent_again(service: Service) -> None:
         assert (await service.ask("DELETE", f"/v1/webhooks/{made['id']}")).status_code == 204
 
 
-async def test_evidence_of_a_witnessed_release(service: Service, tmp_path: Path) -> None:
-    """Time-stamp, log entry and both keys are in the archive, whose own commands verify it."""
+async def exported(service: Service, directory: Path) -> tuple[SignatureRecord, Path]:
+    """A witnessed release, and the archive of its evidence as it was fetched."""
     record = await service.world.sign(request(b"artefact", profile="witnessed"))
-    wanted = {"name": "app-1.0", "signatures": [record.id], "profile": "hybrid"}
+    wanted = {"name": "app-1.0", "signatures": [record.id], "profile": "witnessed"}
     made = await service.ask("POST", "/v1/evidence", wanted)
     assert made.status_code == 201, made.text
     assert (await service.ask("GET", made.headers["location"])).json() == made.json()
@@ -171,7 +184,15 @@ async def test_evidence_of_a_witnessed_release(service: Service, tmp_path: Path)
     fetched = await service.ask("GET", made.json()["urls"]["archive"])
     assert fetched.headers["content-type"] == "application/x-tar"
     assert hashlib.sha256(fetched.content).hexdigest() == made.json()["sha256"]
-    with tarfile.open(fileobj=io.BytesIO(fetched.content)) as archive:
+    path = directory / "app-1.0.tar"
+    path.write_bytes(fetched.content)
+    return record, path
+
+
+async def test_evidence_of_a_witnessed_release(service: Service, tmp_path: Path) -> None:
+    """Plain openssl verifies signatures and time-stamps by the archive's own commands, and nothing that was changed."""
+    record, path = await exported(service, tmp_path)
+    with tarfile.open(path) as archive:
         names = set(archive.getnames())
         archive.extractall(tmp_path / "out", filter="data")
     place = f"app-1.0/signatures/{record.id}"
@@ -179,8 +200,33 @@ async def test_evidence_of_a_witnessed_release(service: Service, tmp_path: Path)
     assert {"app-1.0/keys/acme.artefact-es256.1.pem", "app-1.0/keys/acme.artefact-mldsa65.1.pem"} < names
     root = tmp_path / "out/app-1.0"
     (root / record.subjects[0].name).write_bytes(b"artefact")
-    for block in (root / "VERIFY.md").read_text().split("```sh\n")[1:6]:
-        await asyncio.to_thread(_shell, block.partition("```")[0], root)
+    commands = [block.partition("```")[0] for block in (root / "VERIFY.md").read_text().split("```sh\n")[1:6]]
+    printed = [await asyncio.to_thread(_shell, block, root) for block in commands]
+    assert printed[1] == printed[2] == "Verified OK\n"
+    stamped = commands[3].splitlines()
+    assert printed[3] == "Verification: OK\n" * len(stamped)
+    assert {"raw-es256.sig", "vsa.dsse.json"} == {
+        name for name in ("raw-es256.sig", "vsa.dsse.json") if name in commands[3]
+    }
+    signature = root / f"signatures/{record.id}/raw-es256.sig"
+    signature.write_bytes(signature.read_bytes()[:-1] + b"?")
+    for block in (commands[0], commands[2], commands[3]):
+        with pytest.raises(subprocess.CalledProcessError):
+            await asyncio.to_thread(_shell, block, root)
+
+
+async def test_archive_is_believed_by_the_log_alone(service: Service, tmp_path: Path) -> None:
+    """Its manifest is in the trusted log, its bundles have entries and time-stamps; another root believes none."""
+    record, path = await exported(service, tmp_path)
+    found = verify_archive(path, await trusted_root(service.world))
+    key = await service.world.public_key("acme.artefact-es256")
+    assert (found.release, found.tenant, found.signatures) == ("app-1.0", "acme", (record.id,))
+    assert found.signed_by == (key_id(key),)
+    assert found.log_index is not None
+    assert (found.bundles, found.unverified) == (3, ())
+    assert found.audit_lines >= 2
+    with pytest.raises(VerificationError):
+        verify_archive(path, TrustedRoot())
 
 
 async def test_other_tenants_have_no_part_in_it(service: Service) -> None:
@@ -233,5 +279,6 @@ async def test_hold_is_laid_and_lifted(service: Service) -> None:
     assert [one["id"] for one in await service.world.audit("signature.held", "signature.released")] == [record.id] * 2
 
 
-def _shell(block: str, directory: Path) -> None:
-    subprocess.run(["bash", "-eu", "-c", block], cwd=directory, check=True, capture_output=True, timeout=10)
+def _shell(block: str, directory: Path) -> str:
+    command = ["bash", "-eu", "-c", block]
+    return subprocess.run(command, cwd=directory, check=True, capture_output=True, text=True, timeout=20).stdout

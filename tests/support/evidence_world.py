@@ -40,6 +40,7 @@ from services.signing.store import SigningStore
 from services.signing.store.evidence import EvidenceStore, StoredEvidence
 from services.signing.store.outbox import OutboxStore
 from services.signing.store.retention import RetentionStore
+from services.signing.trusted_root import TrustedRoot
 from services.signing.webhooks.events import announcing_signatures
 from services.signing.wire import SignatureRecord, SignatureRequest
 from services.signing.witnesses import Witnesses
@@ -218,7 +219,7 @@ async def evidence_world(directory: Path, *rules: RetentionRule) -> AsyncIterato
                 signer=signatures,
                 quotas=quotas,
                 public_key=held.named,
-                trusted_root=lambda: b'{"mediaType":"x"}',
+                trusted_root=TrustedRoot().to_json,
                 directory=archives,
                 clock=clock,
             )

@@ -7,3 +7,7 @@ decision, on record, with a profile's keys · 4 the tar has the same octets when
 the time of the newest record, no owner · 5 the archive is on disk, and what it promises is committed, before anybody
 can fetch it.
 """
+
+from services.signing.evidence.verification import VerifiedArchive, verify_archive
+
+__all__ = ["VerifiedArchive", "verify_archive"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from services.signing.errors import SigningError
-from services.signing.objects import NewFile, WrittenFile
+from services.signing.objects import NewFile, WrittenFile, sync_directory
 
 _CHUNK: Final = 256 * 1024
 _MODE: Final = 0o644
@@ -61,11 +61,13 @@ def write_archive(path: Path, root: str, files: Iterable[ArchiveFile], at: int) 
             for piece in _member(root, member, at):
                 file.write(piece)
         file.write(bytes(2 * tarfile.BLOCKSIZE))
-        return file.complete()
+        written = file.complete()
+        sync_directory(path.parent)
     except BaseException:
         file.close()
         path.unlink(missing_ok=True)
         raise
+    return written
 
 
 def _member(root: str, file: ArchiveFile, at: int) -> Iterator[bytes]:

@@ -26,9 +26,10 @@ from services.signing.decisions import caller_name
 from services.signing.errors import NotFoundError
 from services.signing.evidence.archive import ArchiveFile, EvidenceError, write_archive
 from services.signing.evidence.audit_extract import extract
-from services.signing.evidence.how_to_verify import SIGNATURE_DIRECTORY, SignedPlace, key_path, verify_text
-from services.signing.evidence.manifest import CHECKSUMS, MANIFEST, checksums, manifest
+from services.signing.evidence.how_to_verify import SignedPlace, key_path, verify_text
+from services.signing.evidence.manifest import CHECKSUMS, MANIFEST, SIGNATURE_DIRECTORY, VERIFY, checksums, manifest
 from services.signing.evidence.report import Kept, Report, retention_json
+from services.signing.evidence.trust import trust_files
 from services.signing.incoming import Incoming
 from services.signing.objects import Objects, Scratch
 from services.signing.quotas import Quotas
@@ -162,7 +163,7 @@ class Evidence:
         files += await self._keys([place.record], await self._audit([place.record]), {file.path for file in files})
         places = [SignedPlace(_directory(record), record) for record in records]
         policies = sorted({record.policy.sha256 for record in records})
-        files.append(ArchiveFile.of("VERIFY.md", verify_text(place, places, policies)))
+        files.append(ArchiveFile.of(VERIFY, verify_text(place, places, policies)))
         return await self._keep(caller, wanted.name, records, kept, files, signed.id)
 
     def path(self, evidence_id: str) -> Path:
@@ -249,17 +250,15 @@ class Evidence:
             ArchiveFile.of("audit.jsonl", extract(lines)),
         ]
         root = self._with.trusted_root()
-        if root is not None:
-            files.append(ArchiveFile.of("trusted_root.json", root))
+        files += [] if root is None else trust_files(root)
         for record in records:
-            files.append(ArchiveFile.of(f"{_directory(record)}/record.json", record.to_json()))
             files += await self._served(SignedPlace(_directory(record), record))
         for sha256 in sorted({record.policy.sha256 for record in records}):
             files += await self._policies(sha256)
         return files + await self._keys(records, lines, set())
 
     async def _served(self, place: SignedPlace) -> list[ArchiveFile]:
-        files = []
+        files = [ArchiveFile.of(f"{place.directory}/record.json", place.record.to_json())]
         for one in await self._with.store.artefacts(place.record.id):
             if not _FILE_NAME.fullmatch(one.name):
                 raise EvidenceError(f"a file of {place.record.id} has a name that no archive can hold")

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from services.signing.evidence.manifest import CHECKSUMS, MANIFEST
+from services.signing.evidence.trust import TSA_CHAIN, TSA_ROOTS
 from services.signing.wire import MadeSignature, SignatureRecord
 
-SIGNATURE_DIRECTORY: Final = "manifest-signature"
 _CLASSICAL: Final = ("ecdsa", "rsa")
 _PLAIN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+@-]{0,199}", re.ASCII)
 
@@ -44,7 +44,10 @@ def verify_text(manifest_signature: SignedPlace, places: Iterable[SignedPlace], 
             "3. The artefacts were signed: put each here, by its name, or its SHA-256 if that is unusual",
             _artefacts(places),
         ),
-        _section("4. Time-stamps, where there are some", _timestamps(places)),
+        _section(
+            "4. The signatures are as old as they say: their time-stamps, checked as of their time",
+            _timestamps([manifest_signature, *places]),
+        ),
         _section(
             "5. The policies are those that the records name: the sum must be the directory's name",
             [f"(cd policies/{one} && LC_ALL=C sha256sum *.cedar | sha256sum)" for one in policies],
@@ -82,7 +85,7 @@ def _file(record: SignatureRecord, subject: str) -> str:
 
 def _dgst(place: SignedPlace, one: MadeSignature, file: str) -> str:
     digest = "-sha384" if one.algorithm == "ecdsa-p384" else "-sha512" if one.algorithm == "ecdsa-p521" else "-sha256"
-    signature = f"{place.directory}/{one.url.rpartition('/')[2]}"
+    signature = _path(place, one.url)
     key = key_path(one.key)
     if "/" not in one.key:  # made for this signature: its public half is in the certificate
         key = f"<(openssl x509 -in {place.directory}/chain.pem -pubkey -noout)"
@@ -90,28 +93,48 @@ def _dgst(place: SignedPlace, one: MadeSignature, file: str) -> str:
 
 
 def _timestamps(places: Iterable[SignedPlace]) -> Iterator[str]:
+    """Those that stand beside a signature; those within a bundle or CMS are verified with it."""
     for place in places:
-        if "timestamp" in place.record.urls:
-            yield f"openssl ts -reply -text -in {place.directory}/timestamp.tsr"
+        record = place.record
+        for one in record.signatures:
+            if one.format == "raw" and one.timestamp is not None:
+                yield _ts(place, one.timestamp, _path(place, one.url))
+        for bundle in record.bundles:
+            for number, url in enumerate(bundle.timestamps, 1):
+                yield _ts(place, url, _envelope_signature(_path(place, bundle.url), number))
+
+
+def _ts(place: SignedPlace, timestamp: str, data: str) -> str:
+    trusted = f"-CAfile {TSA_ROOTS} -untrusted {TSA_CHAIN} -attime {place.record.created}"
+    return f"openssl ts -verify -in {_path(place, timestamp)} -data {data} {trusted}"
+
+
+def _envelope_signature(path: str, number: int) -> str:
+    """The octets of an envelope's signature, which openssl reads from a pipe."""
+    sig = f"""grep -o '"sig":"[^"]*"' {path} | sed -n {number}p | cut -d'"' -f4"""
+    return f"<({sig} | openssl base64 -d -A)"
+
+
+def _path(place: SignedPlace, url: str) -> str:
+    return f"{place.directory}/{url.rpartition('/')[2]}"
 
 
 _HEAD: Final = """# How to verify this
 
 Run these in the directory that this file is in, with bash. Whose keys these are is nothing that an archive can prove:
-compare `keys/` with keys from another source first.
+compare `keys/` and `tsa/roots.pem` with what you have from another source first.
 """
 _AUDIT: Final = """## 6. The lines of the audit log
 
-`audit.jsonl` has one line per record; each carries the hash that it is chained to. Whoever has the whole log checks
-that nothing is missing, and that these are its lines:
+`audit.jsonl` has one line per record, with the hash that it is chained to: a line fixes everything before it, and none
+can be changed. Whoever has the whole log (`PKI` is the state directory of the deployment) checks that it is unbroken,
+and that these are lines of it:
 
 ```sh
-ztca audit export --service signing > whole.jsonl
+ztca audit export --dir "${PKI:-./pki}" --service signing > whole.jsonl
 ztca audit verify whole.jsonl
-grep --count --fixed-strings --line-regexp --file audit.jsonl whole.jsonl
+test "$(grep --count --fixed-strings --line-regexp --file audit.jsonl whole.jsonl)" -eq "$(wc -l < audit.jsonl)"
 ```
-
-The count is that of the lines in `audit.jsonl`.
 """
 _MORE: Final = """## 7. Everything else
 

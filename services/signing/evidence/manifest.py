@@ -10,6 +10,8 @@ from services.signing.evidence.archive import ArchiveFile
 
 MANIFEST: Final = "manifest.json"
 CHECKSUMS: Final = "SHA256SUMS"
+VERIFY: Final = "VERIFY.md"
+SIGNATURE_DIRECTORY: Final = "manifest-signature"
 FORMAT: Final = "pqcpki evidence 1"
 
 
