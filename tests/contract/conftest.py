@@ -33,3 +33,14 @@ async def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         url = server.url()
     await create_schema(url)
     return url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database of either engine with nothing in it, not even a schema."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/service.sqlite3"
+    server: PostgresServer | None = request.getfixturevalue("postgres")
+    if server is None:
+        pytest.skip("not run: postgresql missing (apt-get install postgresql)")
+    return server.new_database()

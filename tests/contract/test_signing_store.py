@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -16,23 +15,16 @@ from services.signing.callers.api_keys import new_api_key
 from services.signing.store import Artefact, Claim, NewSignature, Numbers, SigningStore, StoredSignature
 from tests.support.clock import ManualClock
 from tests.support.migrated import migrated
-from tests.support.postgres import PostgresServer
 
 EVENT = AuditEvent("test", "test")
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SigningStore]:
+@pytest.fixture
+async def store(empty_url: str) -> AsyncIterator[SigningStore]:
     """A store over a fresh database."""
-    url = f"sqlite:///{tmp_path}/signing.sqlite3"
-    if request.param == "postgresql":
-        server: PostgresServer | None = request.getfixturevalue("postgres")
-        if server is None:
-            pytest.skip("not run: postgresql missing (apt-get install postgresql)")
-        url = server.new_database()
-    await migrated(url, MIGRATIONS)
+    await migrated(empty_url, MIGRATIONS)
     clock = ManualClock()
-    database = await Database.open(url, clock=clock)
+    database = await Database.open(empty_url, clock=clock)
     yield SigningStore(database, clock)
     await database.close()
 
@@ -123,3 +115,9 @@ async def test_an_api_key_is_revoked_once_and_by_its_tenant(store: SigningStore)
         await store.revoke_api_key("acme", record.id, EVENT)
     (found,) = await store.api_keys("acme")
     assert (found.last_used_at, found.revoked_at is None) == (3600, False)
+
+
+async def test_a_probe_leaves_nothing_behind(store: SigningStore) -> None:
+    """However often, and by two at once."""
+    await asyncio.gather(*(store.probe() for _ in range(4)))
+    assert await store.claimed("", "", "probe") is None

@@ -158,9 +158,11 @@ class EvidenceWorld:
 
 
 @asynccontextmanager
-async def evidence_world(directory: Path, *rules: RetentionRule) -> AsyncIterator[EvidenceWorld]:
-    """A world whose tenants acme and other each have a hybrid profile."""
-    url = f"sqlite:///{directory / 'signing.sqlite3'}"
+async def evidence_world(
+    directory: Path, *rules: RetentionRule, url: str | None = None
+) -> AsyncIterator[EvidenceWorld]:
+    """A world whose tenants acme and other each have a hybrid profile, over SQLite or the database of the URL."""
+    url = url or f"sqlite:///{directory / 'signing.sqlite3'}"
     await migrated(url, MIGRATIONS)
     clock = ManualClock()
     database = await Database.open(url, clock=clock)

@@ -75,9 +75,10 @@ async def webhook_world(
     seconds: float = 0.6,
     ca_file: Path | None = None,
     random: float = 0.0,
+    url: str | None = None,
 ) -> AsyncIterator[WebhookWorld]:
-    """A world whose name hook.test is at 127.0.0.1."""
-    url = f"sqlite:///{directory / 'signing.sqlite3'}"
+    """A world whose name hook.test is at 127.0.0.1, over SQLite in the directory or the database of the URL."""
+    url = url or f"sqlite:///{directory / 'signing.sqlite3'}"
     await migrated(url, MIGRATIONS)
     clock, outcomes = ManualClock(), list[Outcome]()
     database = await Database.open(url, clock=clock)
