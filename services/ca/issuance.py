@@ -234,9 +234,11 @@ class Issuance:
             not_after=unix(request.not_after),
             recorded_at=unix(self._clock.now()),
             tbs=tbs if entered is None else entered.tbs,
+            account=request.requester.get("account", ""),
+            requester=canonical_json(request.requester).decode(),
         )
         try:
-            await self._store.record_intent(intent, _intent_event(intent, request, entered))  # 6
+            await self._store.record_intent(intent, _intent_event(intent, request, entered), _found_by(request))  # 6
         except ConflictError as error:
             raise BlockedKeyError(_BLOCKED) from error
         return intent
@@ -338,6 +340,14 @@ def _subject(certificate: x509.Certificate) -> tuple[str | None, Names]:
     except x509.ExtensionNotFound:
         names = Names()
     return (str(common_names[0].value) if common_names else None), names
+
+
+def _found_by(request: IssuanceRequest) -> list[tuple[str, str]]:
+    """Kind and name of what the certificate will be found by."""
+    names = request.names
+    found = [("dns", name) for name in names.dns] + [("ip", str(name)) for name in names.ip]
+    found += [("uri", name) for name in names.uri] + [("email", name) for name in names.email]
+    return found + ([("common_name", request.common_name)] if request.common_name else [])
 
 
 def _key_hash(csr: VerifiedCsr) -> bytes:

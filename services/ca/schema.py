@@ -33,6 +33,9 @@ certificates: Final = sa.Table(
     sa.Column("recorded_at", sa.BigInteger, nullable=False),
     sa.Column("tbs", sa.LargeBinary, nullable=False),
     sa.Column("certificate", sa.LargeBinary),
+    sa.Column("shard", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("account", sa.Text, nullable=False, server_default=""),
+    sa.Column("requester", sa.Text, nullable=False, server_default="{}"),
     sa.UniqueConstraint("caller", "idempotency_key", name="uq_certificates_idempotency"),
 )
 sa.Index(
@@ -42,7 +45,35 @@ sa.Index(
     postgresql_where=certificates.c.certificate.is_(None),
 )
 
-# `sequence` orders the feed; `entry` is the DER of the CRL entry, encoded once.
+sa.Index("ix_certificates_key", certificates.c.key_hash)
+sa.Index("ix_certificates_expiry", certificates.c.not_after)
+sa.Index("ix_certificates_account", certificates.c.account, certificates.c.recorded_at)
+
+# What a certificate is found by. `kind` is dns, ip, uri, email or common_name.
+certificate_names: Final = sa.Table(
+    "certificate_names",
+    metadata,
+    sa.Column("kind", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("serial", sa.Text, sa.ForeignKey("certificates.serial"), primary_key=True),
+)
+
+# Requests that were not granted.
+refusals: Final = sa.Table(
+    "refusals",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),  # greater than those of earlier seconds
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("caller", sa.Text, nullable=False),
+    sa.Column("account", sa.Text, nullable=False),
+    sa.Column("profile", sa.Text, nullable=False),
+    sa.Column("names", sa.Text, nullable=False),
+    sa.Column("problem", sa.Text, nullable=False),
+    sa.Column("detail", sa.Text, nullable=False),
+)
+
+# What last happened to a serial: `sequence` orders the feed, and a release of a hold moves its row to the feed's end as
+# removeFromCRL. `entry` is the DER of the CRL entry, encoded once.
 revocations: Final = sa.Table(
     "revocations",
     metadata,
@@ -53,17 +84,20 @@ revocations: Final = sa.Table(
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("not_after", sa.BigInteger, nullable=False),
     sa.Column("entry", sa.LargeBinary, nullable=False),
+    sa.Column("shard", sa.BigInteger, nullable=False, server_default="0"),
 )
 
-# SHA-256 of the SubjectPublicKeyInfo of every key that was reported compromised: never certified again.
+# SHA-256 of the SubjectPublicKeyInfo of every key that is never certified again, and why.
 blocked_keys: Final = sa.Table(
     "blocked_keys",
     metadata,
     sa.Column("key_hash", sa.LargeBinary, primary_key=True),
     sa.Column("blocked_at", sa.BigInteger, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False, server_default="keyCompromise"),
+    sa.Column("blocked_by", sa.Text, nullable=False, server_default=""),
 )
 
-# The newest CRL of each issuer, root or issuing.
+# The newest CRL of each list: `issuer` is the path below /crl, so the issuer's id, ID/SHARD, or either with /delta.
 crls: Final = sa.Table(
     "crls",
     metadata,
@@ -72,6 +106,7 @@ crls: Final = sa.Table(
     sa.Column("this_update", sa.BigInteger, nullable=False),
     sa.Column("next_update", sa.BigInteger, nullable=False),
     sa.Column("der", sa.LargeBinary, nullable=False),
+    sa.Column("base_number", sa.BigInteger, nullable=False, server_default="0"),  # of a delta: what it builds on
 )
 
 # The Certificate Transparency log: what was about to be issued by profiles with `sct`.

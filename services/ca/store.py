@@ -1,12 +1,12 @@
 """The only SQL of the CA. Rows go in and come out as the frozen records below."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import sqlalchemy as sa
 
-from services.ca.schema import blocked_keys, certificates, crls, revocations, serials
+from services.ca.schema import blocked_keys, certificate_names, certificates, crls, revocations, serials
 from services.ca.wire import format_serial
 from services.chassis.database import AuditEvent, Database, Row, Unit, Write
 
@@ -28,6 +28,9 @@ class Intent:
     not_after: int
     recorded_at: int
     tbs: bytes
+    shard: int = 0
+    account: str = ""
+    requester: str = "{}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +58,19 @@ class Revoked:
     reason: str
     not_after: int
     entry: bytes
+    shard: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class StoredCrl:
-    """The newest CRL of an issuer."""
+    """The newest CRL of a list; `issuer` is its path below /crl."""
 
     issuer: str
     number: int
     this_update: int
     next_update: int
     der: bytes
+    base_number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,7 @@ class CaStore:
         prepare = database.prepare
         self._reserve = prepare(_insert(serials))
         self._record_intent = prepare(_insert_unless_blocked())
+        self._name = prepare(_insert(certificate_names))
         self._set_certificate = prepare(
             sa.update(certificates)
             .where(certificates.c.serial == sa.bindparam("of"), certificates.c.certificate.is_(None))
@@ -129,15 +135,22 @@ class CaStore:
         writes = [Write(self._reserve, {"serial": format_serial(serial), "reserved_at": at}, 1) for serial in fresh]
         await self._database.commit(Unit("serials", writes))
 
-    async def record_intent(self, intent: Intent, event: AuditEvent) -> None:
+    async def record_intent(self, intent: Intent, event: AuditEvent, names: Iterable[tuple[str, str]] = ()) -> None:
         """Commit what is about to be signed.
+
+        Args:
+            intent: the row.
+            event: for the audit log.
+            names: kind and name of what the certificate is found by, each once.
 
         Raises:
             DuplicateError: this caller used this idempotency key before.
             ConflictError: the key in the request is blocked.
         """
-        params = {name: getattr(intent, name) for name in intent.__slots__} | {"serial": format_serial(intent.serial)}
-        await self._database.commit(Unit("intent", [Write(self._record_intent, params, 1)], [event]))
+        serial = format_serial(intent.serial)
+        params = {name: getattr(intent, name) for name in intent.__slots__} | {"serial": serial}
+        found_by = [Write(self._name, {"kind": kind, "name": name, "serial": serial}, 1) for kind, name in names]
+        await self._database.commit(Unit("intent", [Write(self._record_intent, params, 1), *found_by], [event]))
 
     async def store_certificate(self, serial: int, der: bytes, event: AuditEvent) -> None:
         """Complete an intent.
@@ -185,6 +198,7 @@ class CaStore:
             "reason": revoked.reason,
             "not_after": revoked.not_after,
             "entry": revoked.entry,
+            "shard": revoked.shard,
         }
         writes = [Write(self._revoke, params, 1)]
         if block_key:
@@ -196,7 +210,8 @@ class CaStore:
         await self._database.commit(Unit("blocked key", [self._blocking(key_hash, at)], [event]))
 
     def _blocking(self, key_hash: bytes, at: int) -> Write:
-        return Write(self._block_key, {"key_hash": key_hash, "blocked_at": at}, None)
+        params = {"key_hash": key_hash, "blocked_at": at, "reason": "keyCompromise", "blocked_by": ""}
+        return Write(self._block_key, params, None)
 
     async def revocations_after(self, sequence: int, most: int) -> list[Revoked]:
         """Revocations with a higher sequence, in order, at most so many."""
@@ -208,7 +223,7 @@ class CaStore:
         row = await self._database.fetch_one(self._crl, issuer=issuer)
         if row is None:
             return None
-        return StoredCrl(row["issuer"], row["number"], row["this_update"], row["next_update"], row["der"])
+        return StoredCrl(**{name: row[name] for name in StoredCrl.__slots__})
 
     async def store_crl(self, crl: StoredCrl, event: AuditEvent) -> None:
         """Make this the newest CRL of its issuer, before anybody sees it.
@@ -260,7 +275,7 @@ def _replace_crl() -> sa.Update:
             crls.c.number == sa.bindparam("previous"),
             crls.c.this_update < sa.bindparam("before"),
         )
-        .values({name: sa.bindparam(name) for name in ("number", "this_update", "next_update", "der")})
+        .values({name: sa.bindparam(name) for name in ("number", "this_update", "next_update", "der", "base_number")})
     )
 
 
