@@ -84,7 +84,7 @@ class CertifiedKey:
             _log.info("certificate in use", key=self.key_id, serial=f"{chosen[0].serial_number:x}")
 
     def _chosen(self, now: datetime) -> Chain:
-        """The oldest with more than half of its time for renewal left, so that the next one is known before its turn."""
+        """The oldest with half of its time for renewal left, so that the next one is known before its turn."""
         begun = [chain for chain in self._usable() if chain[0].not_valid_before_utc <= now] or [self.configured]
         ordered = sorted(begun, key=lambda chain: chain[0].not_valid_after_utc)
         good = (chain for chain in ordered if now < chain[0].not_valid_after_utc - self._margin(chain[0]) / 2)

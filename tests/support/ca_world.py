@@ -145,10 +145,10 @@ class CaWorld:
         """The certificate of an issuing CA."""
         return self.families[family].issuing.certificate
 
-    def internal(self, caller: SpiffeId | None) -> httpx.AsyncClient:
-        """The mTLS listener's application, called by a peer with this identity."""
+    def internal(self, caller: SpiffeId | None, policy: str = POLICY) -> httpx.AsyncClient:
+        """The mTLS listener's application, called by a peer with this identity under a caller policy."""
         metrics = HttpMetrics(CollectorRegistry())
-        app = internal_application(self.core, CallerPolicy.load(POLICY), metrics, self.clock)
+        app = internal_application(self.core, CallerPolicy.load(policy), metrics, self.clock)
         peer = None if caller is None else SimpleNamespace(spiffe_id=caller, serial=1)
 
         async def with_peer(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 -- ASGI's own types
