@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The whole story in one command: a CA and an ACME server come up, certbot gets, checks and revokes a certificate.
+# The whole story in one command: a PKI comes up, certbot gets, checks and revokes a certificate, and a release is signed,
+# verified and found in the transparency log.
 #   ./demo.sh          runs the story and stops everything
 #   ./demo.sh --stay   leaves the services up until Ctrl-C and prints how to reach them
 # State lives in a fresh temporary folder; nothing needs root and nothing leaves this machine.
@@ -13,7 +14,7 @@ STATE=
 DNS_PID=
 UP_PID=
 
-usage() { sed -n '2,5s/^# \{0,1\}//p' "$0"; }
+usage() { sed -n '2,6s/^# \{0,1\}//p' "$0"; }
 
 case "${1:-}" in
     "") ;;
@@ -45,14 +46,22 @@ endpoint() { .venv/bin/ztca endpoints --dir "$STATE/pki" "$1"; }
 fetch() { .venv/bin/python -c 'import sys, urllib.request; sys.stdout.buffer.write(urllib.request.urlopen(sys.argv[1], timeout=10).read())' "$1"; }
 free_port() { .venv/bin/python -c 'import socket; s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 
-# wait_for SECONDS PID FILE: until FILE exists, or PID has ended.
+# wait_for SECONDS PID FILE [LOG]: until FILE exists, or PID has ended; lines of LOG are shown as they come.
 wait_for() {
-    local deadline=$((SECONDS + $1))
+    local deadline=$((SECONDS + $1)) shown=0
     until [ -s "$3" ]; do
         kill -0 "$2" 2>/dev/null || return 1
         [ $SECONDS -lt $deadline ] || return 1
         sleep 0.1
+        [ $# -lt 4 ] || show_more "$4"
     done
+    [ $# -lt 4 ] || show_more "$4"
+}
+show_more() {
+    local lines
+    lines=$(wc -l < "$1")
+    [ "$lines" -eq "$shown" ] || sed -n "$((shown + 1)),${lines}p" "$1" | saw
+    shown=$lines
 }
 
 certbot() {
@@ -74,9 +83,14 @@ STATE=$(mktemp -d "${TMPDIR:-/tmp}/pqcpki-demo.XXXXXX")
 echo "State of this run: $STATE" | saw
 
 step "The ceremony: roots (kept offline), issuing CAs and the identities of the services"
-.venv/bin/ztca init --dir "$STATE/pki" | saw
+# Free ports, so that a deployment that is up on this machine is not in the way.
+for listener in CA CA_HTTP CA_OPS ACME ACME_OPS SIGNER_HSM SIGNER_HSM_OPS SIGNING SIGNING_OPS; do
+    port=PQCPKI_${listener}_PORT
+    export "$port=${!port:-0}"
+done
+.venv/bin/ztca init --dir "$STATE/pki" --signing | saw
 
-step "The services come up: CA and ACME server, each a process of its own, with mutual TLS between them"
+step "The services come up: signer-hsm with the keys, CA, ACME server and signing service, with mutual TLS between them"
 export PQCPKI_ACME_HTTP01_PORT PQCPKI_ACME_RESOLVER PQCPKI_ACME_ALLOWED_NETWORKS
 PQCPKI_ACME_HTTP01_PORT=$(free_port)
 # A name that no public DNS knows: a small DNS simulator on loopback answers for it, and the validator may dial loopback in this demo only.
@@ -88,10 +102,9 @@ PQCPKI_ACME_RESOLVER=127.0.0.1:$(cat "$STATE/dns.port")
 PQCPKI_ACME_ALLOWED_NETWORKS=127.0.0.0/8
 .venv/bin/ztca up --dir "$STATE/pki" > "$STATE/up.log" 2>&1 &
 UP_PID=$!
-wait_for 300 "$UP_PID" "$STATE/pki/endpoints.json" || { cat "$STATE/up.log" >&2; fail "The services did not come up; their output is above."; }
-saw < "$STATE/up.log"
+wait_for 300 "$UP_PID" "$STATE/pki/endpoints.json" "$STATE/up.log" || { cat "$STATE/up.log" >&2; fail "The services did not come up; their output is above."; }
 
-step "How the two services speak: ztca probe shows the CA's internal listener through our own transport"
+step "How the services speak: ztca probe shows the CA's internal listener through our own transport"
 .venv/bin/ztca probe --dir "$STATE/pki" "$(endpoint ca_internal)" | saw
 
 step "certbot gets a certificate for $NAME by http-01"
@@ -148,6 +161,72 @@ done
 saw < "$STATE/probe.txt"
 [ $refused = yes ] || fail "The revoked client was still let in after a minute."
 
+step "A release, and an SBOM that names what this demo runs on"
+RELEASE=$STATE/release/pqcpki.tar.gz
+mkdir "$STATE/release"
+tar -czf "$RELEASE" README.md LICENSE pyproject.toml libs services
+.venv/bin/python - > "$STATE/release/pqcpki.cdx.json" << 'SBOM'
+import json
+from importlib.metadata import distributions
+
+found = sorted({(one.metadata["Name"], one.version) for one in distributions()})
+components = [{"type": "library", "name": name, "version": version} for name, version in found]
+print(json.dumps({"bomFormat": "CycloneDX", "specVersion": "1.6", "version": 1, "components": components}))
+SBOM
+(cd "$STATE/release" && sha256sum -- *) | saw
+
+step "pqcsign has both signed, classically and post-quantum; of the release only digests are sent"
+.venv/bin/pqcsign sign "$RELEASE" --sbom "$STATE/release/pqcpki.cdx.json" --dir "$STATE/pki" 2>&1 | saw
+
+step "pqcsign verifies them without asking anybody: both keys signed release and SBOM, and the log has each signature"
+KEYS=$STATE/pki/trust/signing
+.venv/bin/pqcsign trusted-root --dir "$STATE/pki" --out "$STATE/trusted_root.json" > /dev/null 2>&1
+verify_release() {
+    .venv/bin/pqcsign verify "$RELEASE" --bundle "$RELEASE.sigstore.jsonl" --bundle "$RELEASE.intoto.jsonl" --trusted-root "$STATE/trusted_root.json" \
+        --key "$KEYS/default.artefact-es256.pem" --key "$KEYS/default.artefact-mldsa65.pem" --predicate-type https://cyclonedx.org/bom 2>&1
+}
+verify_release | saw
+
+step "Plain openssl verifies the signature, and the time-stamp over it"
+openssl_release() { openssl dgst -sha256 -verify "$KEYS/default.artefact-es256.pem" -signature "$RELEASE.sig" "$RELEASE" 2>&1; }
+openssl_release | saw
+openssl ts -verify -data "$RELEASE.sig" -in "$RELEASE.tsr" -CAfile "$STATE/tls-root.pem" 2>&1 | grep -v '^Using configuration' | saw
+openssl ts -reply -in "$RELEASE.tsr" -text 2>/dev/null | grep -E '^(Time stamp|Serial number)' | saw
+
+step "The proof that the log has it: from the entry, hash by hash, to the root that the log signed (RFC 9162)"
+.venv/bin/python - "$RELEASE.sigstore.jsonl" << 'PROOF' | saw
+import json
+import sys
+from base64 import b64decode
+from hashlib import sha256
+
+with open(sys.argv[1]) as bundles:
+    entry = json.loads(next(bundles))["verificationMaterial"]["tlogEntries"][0]
+proof = entry["inclusionProof"]
+number, last = int(proof["logIndex"]), int(proof["treeSize"]) - 1
+node = sha256(b"\0" + b64decode(entry["canonicalizedBody"])).digest()
+print(f"entry {number} of {last + 1}: {node.hex()}")
+for step in map(b64decode, proof["hashes"]):
+    is_right = number & 1 or number == last
+    while is_right and number and not number & 1:
+        number, last = number >> 1, last >> 1
+    node = sha256(b"\1" + (step + node if is_right else node + step)).digest()
+    number, last = number >> 1, last >> 1
+    print(f"  with {step.hex()[:16]}...:  {node.hex()}")
+origin, size, root, _, signature = proof["checkpoint"]["envelope"].splitlines()
+if last or b64decode(root) != node:
+    sys.exit("the proof does not lead to the root")
+print(f"is the root of the checkpoint: {origin}, {size} entries, {root}")
+print(signature)
+PROOF
+
+step "One octet more, and nobody accepts the release"
+printf x >> "$RELEASE"
+if verify_release > "$STATE/verify.txt"; then fail "pqcsign still accepts the changed release."; fi
+saw < "$STATE/verify.txt"
+if openssl_release > "$STATE/verify.txt"; then fail "openssl still accepts the changed release."; fi
+grep Verification "$STATE/verify.txt" | saw
+
 step "Every act is in the hash-chained audit logs, which verify"
 .venv/bin/ztca audit verify "$STATE/pki" | saw
 
@@ -155,6 +234,7 @@ if [ $STAY = yes ]; then
     step "Staying up. Ctrl-C ends everything."
     {
         echo "ACME directory:  $(endpoint acme_directory)"
+        echo "Signing service: $(endpoint signing)    (.venv/bin/pqcsign sign FILE --dir $STATE/pki)"
         echo "CA bundle:       $(endpoint tls_ca_bundle)"
         echo "All endpoints:   $STATE/pki/endpoints.json"
         echo "http-01 port:    $PQCPKI_ACME_HTTP01_PORT    (names in $STATE/dns.json resolve)"
@@ -162,5 +242,5 @@ if [ $STAY = yes ]; then
     } | saw
     wait "$UP_PID"
 else
-    step "Done. Stopping the services."
+    step "Done after $SECONDS s. Stopping the services."
 fi

@@ -24,7 +24,7 @@ def _processes_with(marker: str) -> list[str]:
 
 @pytest.mark.slow
 def test_the_demo_tells_its_whole_story(tmp_path: Path) -> None:
-    """./demo.sh ends with exit 0, shows issuance, revocation and the refused client, and leaves nothing behind."""
+    """./demo.sh ends with exit 0, shows issuance, revocation and a signed release, and leaves nothing behind."""
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     result = subprocess.run(
         ["./demo.sh"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False
@@ -36,6 +36,12 @@ def test_the_demo_tells_its_whole_story(tmp_path: Path) -> None:
         "OCSP Response Status: successful",
         "certificate revoked",
         "X25519MLKEM768",
+        "https://cyclonedx.org/bom: ml-dsa-65 key",
+        "Verified OK",
+        "Verification: OK",
+        "is the root of the checkpoint: localhost, 5 entries",
+        "the Statement is about other artefacts",
+        "Verification failure",
     ):
         assert expected in result.stdout, f"{expected!r} is not in\n{result.stdout}"
     assert not list(tmp_path.iterdir())
