@@ -17,6 +17,8 @@ from pkicore.keys.remote import RemoteKey, RemoteSigner, open_remote_key
 from services.ca.client.way import WayToCa, patiently
 from services.chassis.asgi import Request, Response, Route
 from services.chassis.database import Database
+from services.chassis.errors import SettingsError
+from services.chassis.tlog import RenamedLogError
 from services.signing.key_certificates import CertifiedKey
 from services.signing.log import SigningLog, signing_log_routes
 from services.signing.metrics import SigningMetrics
@@ -102,7 +104,13 @@ async def open_witnesses(ground: Ground, renewal: Renewal) -> Trusted:
 
 async def _open_log(ground: Ground, key: RemoteKey) -> SigningLog:
     origin = ground.settings.log_origin or urlsplit(ground.base_url).hostname or ""
-    log = await SigningLog.open(ground.database, key=key, origin=origin)
+    kept = ground.settings.state_dir / "log-checkpoint"
+    try:
+        log = await SigningLog.open(ground.database, key=key, origin=origin, kept=kept)
+    except RenamedLogError as error:
+        raise SettingsError(
+            f'log_origin: {error}: set log_origin = "{error.stored}", or external_url to what it was'
+        ) from error
     ground.stack.push_async_callback(log.close)
     return log
 

@@ -39,15 +39,20 @@ def killer(moment: str, label: str, nth: int) -> CommitObserver:
     return observe
 
 
+def kept_beside(key_file: Path) -> Path:
+    """Where the last checkpoint is kept outside the database."""
+    return key_file.with_suffix(".checkpoint")
+
+
 def say(**what: object) -> None:
     """A line that is out before anything else happens."""
     sys.stdout.write(json.dumps(what) + "\n")
     sys.stdout.flush()
 
 
-async def run(url: str, key: MemoryKey, observer: CommitObserver) -> None:
+async def run(url: str, key: MemoryKey, observer: CommitObserver, kept: Path) -> None:
     """Append and prove, round after round."""
-    async with opened_log(url, key, SystemClock(), observer=observer) as log:
+    async with opened_log(url, key, SystemClock(), observer=observer, kept=kept) as log:
         for number in range(ROUNDS):
             bodies = [b"round %d entry %d" % (number, place) for place in range(AT_ONCE)]
             for entry in await asyncio.gather(*map(log.append, bodies)):
@@ -60,7 +65,7 @@ def main() -> None:
     """As the arguments say."""
     url, key_file, moment, label, nth = sys.argv[1:]
     key = MemoryKey(cast("PrivateKey", load_pem_private_key(Path(key_file).read_bytes(), None)))
-    asyncio.run(run(url, key, killer(moment, label, int(nth))))
+    asyncio.run(run(url, key, killer(moment, label, int(nth)), kept_beside(Path(key_file))))
 
 
 if __name__ == "__main__":

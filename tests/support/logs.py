@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from sqlalchemy import MetaData
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -38,12 +39,18 @@ async def create_log_schema(url: str) -> None:
 
 @asynccontextmanager
 async def opened_log(
-    url: str, key: SigningKey, clock: Clock, *, observer: CommitObserver | None = None, origin: str = ORIGIN
+    url: str,
+    key: SigningKey,
+    clock: Clock,
+    *,
+    observer: CommitObserver | None = None,
+    origin: str = ORIGIN,
+    kept: Path | None = None,
 ) -> AsyncIterator[TileLog]:
-    """The log behind a URL, as one process opens it, closed at the end."""
+    """The log behind a URL, as one process opens it, closed at the end; `kept`: file of its last checkpoint."""
     database = await Database.open(url, clock=clock, commit_observer=observer)
     try:
-        log = await TileLog.open(database, TABLES, key=key, origin=origin)
+        log = await TileLog.open(database, TABLES, key=key, origin=origin, kept=kept)
         try:
             yield log
         finally:

@@ -1,6 +1,7 @@
 """The CT log of this CA: what enters it, what it promises, and what anybody may read of it."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Self
 
 from cryptography import x509
@@ -47,15 +48,17 @@ class CertificateLog:
         self._clock = clock
 
     @classmethod
-    async def open(cls, database: Database, key: SigningKey, trust_domain: str, clock: Clock) -> Self:
-        """Open the log in the CA's database; the key is not used yet.
+    async def open(
+        cls, database: Database, key: SigningKey, trust_domain: str, clock: Clock, kept: Path | None = None
+    ) -> Self:
+        """Open the log in the CA's database; the key is not used yet. `kept`: file of the last checkpoint.
 
         Raises:
             UnsupportedError: a log of RFC 6962 has no such key.
             ForkedLogError, DatabaseError: as `TileLog.open`.
         """
         signature_algorithm(key.public_key)
-        log = await TileLog.open(database, ct_tables, key=key, origin=f"{trust_domain}{PREFIX}")
+        log = await TileLog.open(database, ct_tables, key=key, origin=f"{trust_domain}{PREFIX}", kept=kept)
         return cls(log, key, clock)
 
     async def close(self) -> None:

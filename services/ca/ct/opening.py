@@ -31,7 +31,8 @@ async def opened_certificate_log(
         return
     public_key = read_public_key(settings.ct_log_public_key)
     key = await ring.open_for(settings.ct_log_key, public_key, f"the CT log's, {settings.ct_log_public_key}")
-    log = await CertificateLog.open(database, key, settings.trust_domain, clock)
+    kept = settings.state_dir / "ct-checkpoint"
+    log = await CertificateLog.open(database, key, settings.trust_domain, clock, kept)
     try:
         yield log
     finally:

@@ -5,7 +5,8 @@
     proof = await log.proof(entry.index)    # waits for a checkpoint that covers it
 
 What is promised: an index is given once, a checkpoint is signed for what is durable and never for less, and no two
-checkpoints that contradict each other are signed, whoever is killed when, and whoever else writes the same tables.
+checkpoints that contradict each other are signed, whoever is killed when, and whoever else writes the same tables; nor
+after a backup was restored, where `kept` names a file for the last checkpoint.
 `pkicore.tlog` has the formats.
 """
 
@@ -15,6 +16,7 @@ from services.chassis.tlog.errors import (
     ForkedLogError,
     LogContendedError,
     NoEntryError,
+    RenamedLogError,
     TileLogError,
 )
 from services.chassis.tlog.log import InclusionProof, TileLog
@@ -31,6 +33,7 @@ __all__ = [
     "LogContendedError",
     "LogTables",
     "NoEntryError",
+    "RenamedLogError",
     "SignedCheckpoint",
     "TileLog",
     "TileLogError",

@@ -12,7 +12,7 @@ from pkicore.tlog.checkpoint import Checkpoint, verify_checkpoint
 from pkicore.tlog.frontier import Frontier
 from pkicore.tlog.keys import NoteKey
 from pkicore.tlog.note import Note
-from services.chassis.tlog.errors import ForkedLogError
+from services.chassis.tlog.errors import ForkedLogError, RenamedLogError
 
 
 class SignedCheckpoint(NamedTuple):
@@ -57,8 +57,12 @@ class CheckpointKey:
         """A checkpoint that was stored.
 
         Raises:
+            RenamedLogError: it says another origin.
             ForkedLogError: this key has not signed it for this origin.
         """
+        stored = note.partition(b"\n")[0].decode(errors="replace")
+        if stored and stored.isprintable() and stored != self._origin:
+            raise RenamedLogError(stored, self._origin)
         try:
             checkpoint = verify_checkpoint(note, self._origin, [self.note_key])
         except (MalformedError, ProofError, BadSignatureError) as error:

@@ -7,6 +7,7 @@ import contextlib
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Self
 
 import structlog
@@ -21,6 +22,7 @@ from services.chassis.database import Database
 from services.chassis.errors import ChassisError, OverloadedError, UnavailableError
 from services.chassis.tlog.checkpoints import CheckpointKey, SignedCheckpoint
 from services.chassis.tlog.errors import EntryTooLargeError, NoEntryError
+from services.chassis.tlog.kept import KeptCheckpoint
 from services.chassis.tlog.schema import LogTables
 from services.chassis.tlog.store import LogStore
 from services.chassis.tlog.tree import Entry, EntryAt, StoredTree
@@ -55,10 +57,10 @@ class InclusionProof:
 class TileLog:
     """One log; `await TileLog.open(...)` makes one, `close` ends it."""
 
-    def __init__(self, store: LogStore, key: CheckpointKey) -> None:
+    def __init__(self, store: LogStore, key: CheckpointKey, tree: StoredTree) -> None:
         self._store = store
         self._key = key
-        self._tree = StoredTree(store, key)
+        self._tree = tree
         self._queue: deque[tuple[EntryAt, asyncio.Future[Entry]]] = deque()
         self._queued, self._unsigned = asyncio.Event(), asyncio.Event()
         self._closing = False
@@ -70,7 +72,9 @@ class TileLog:
         self._signer = self._loop.create_task(self._sign_for_ever(), name="tlog-signer")
 
     @classmethod
-    async def open(cls, database: Database, tables: LogTables, *, key: SigningKey, origin: str) -> Self:
+    async def open(
+        cls, database: Database, tables: LogTables, *, key: SigningKey, origin: str, kept: Path | None = None
+    ) -> Self:
         """Open the log in these tables, begun where it is new; the key is not used yet.
 
         A tree that has grown beyond its checkpoint, since a process died between the two, is signed in the background.
@@ -80,16 +84,21 @@ class TileLog:
             tables: from `tlog_tables`.
             key: signs checkpoints: Ed25519, or ECDSA on P-256 or P-384.
             origin: the log's name for ever.
+            kept: file of the last signed checkpoint (`services.chassis.tlog.kept`), made where it is not there; without
+                one, an older database is not told from the last one.
 
         Raises:
-            ForkedLogError: the stored tree does not continue the stored checkpoint, or that one is another key's.
+            RenamedLogError: the stored log has another origin.
+            ForkedLogError: the stored tree does not continue the stored checkpoint or that of the file, or one of them
+                is another key's.
             DatabaseError: the log cannot be read.
             UnsupportedError, MalformedError: a key or origin that no log can have.
         """
         store, checkpoint_key = LogStore(database, tables), CheckpointKey(key, origin)
         await store.begin()
-        await StoredTree(store, checkpoint_key).present()  # before anything is begun that would have to be ended
-        log = cls(store, checkpoint_key)
+        tree = StoredTree(store, checkpoint_key, None if kept is None else KeptCheckpoint(kept, checkpoint_key))
+        await tree.begin()  # before anything is begun that would have to be ended
+        log = cls(store, checkpoint_key, tree)
         log._unsigned.set()
         return log
 

@@ -14,6 +14,7 @@ from pkicore.tlog.tiles import edge_tiles
 from services.chassis.errors import ConflictError
 from services.chassis.tlog.checkpoints import CheckpointKey, SignedCheckpoint
 from services.chassis.tlog.errors import ForkedLogError, LogContendedError, NoEntryError
+from services.chassis.tlog.kept import KeptCheckpoint
 from services.chassis.tlog.store import UNSIGNED, Head, LogStore
 
 _ATTEMPTS: Final = 16
@@ -34,9 +35,10 @@ class Entry:
 class StoredTree:
     """Grows and signs one log. One task at a time appends, one signs; anybody reads."""
 
-    def __init__(self, store: LogStore, key: CheckpointKey) -> None:
+    def __init__(self, store: LogStore, key: CheckpointKey, kept: KeptCheckpoint | None = None) -> None:
         self._store = store
         self._key = key
+        self._kept = kept
         self._tree: Frontier | None = None
         self._signed: SignedCheckpoint | None = None
 
@@ -44,6 +46,22 @@ class StoredTree:
     def signed(self) -> SignedCheckpoint | None:
         """The last signed checkpoint that this process has seen."""
         return self._signed
+
+    async def begin(self) -> None:
+        """Hold the tree against the last checkpoint, that of the database and that of the file beside it.
+
+        Raises:
+            ForkedLogError: the tree does not continue one of them.
+            DatabaseError: it cannot be read, or the file be read or written.
+        """
+        tree = await self.present()
+        if self._kept is None:
+            return
+        kept = await self._kept.read()
+        if kept is not None:
+            await self._check_contains(tree, kept, self._kept)
+        if self._signed is not None and (kept is None or kept.size < self._signed.size):
+            await self._kept.write(self._signed)
 
     async def present(self) -> Frontier:
         """The tree; read, and held against the last checkpoint, where this process is not sure of it.
@@ -112,6 +130,8 @@ class StoredTree:
                 return
             previous = self._signed_size
             fresh = await self._key.sign(tree)
+            if self._kept is not None:
+                await self._kept.write(fresh)
             try:
                 await self._store.sign(previous, fresh.size, fresh.note)
             except ConflictError:
@@ -142,15 +162,35 @@ class StoredTree:
         try:
             tree = Frontier.load(size, await self._store.tiles(edge_tiles(size)))
             if signed is not None:
-                plan = consistency_plan(signed.size, size)
-                proof = plan.prove(await self._store.tiles(plan.tiles))
-                verify_consistency(signed.size, size, proof, signed.root, tree.root)
+                await self._verify_continues(tree, signed)
         except ProofError as error:
             raise ForkedLogError(
                 f"the stored log of {size} entries does not continue its signed checkpoint: {error}; "
                 "nothing is signed before the database that does is restored"
             ) from error
         return tree
+
+    async def _check_contains(self, tree: Frontier, kept: SignedCheckpoint, file: KeptCheckpoint) -> None:
+        if tree.size < kept.size:
+            raise ForkedLogError(
+                f"the stored log has {tree.size} entries, and {kept.size} were signed: the database is an older one, "
+                f"perhaps of a backup. Nothing is signed before one with {kept.size} entries or more is restored. "
+                "Where there is none any more, this log has ended: another one begins with a new key, a new origin and "
+                f"empty tables, once {file.path} is moved away"
+            )
+        try:
+            await self._verify_continues(tree, kept)
+        except ProofError as error:
+            raise ForkedLogError(
+                f"the stored log of {tree.size} entries does not contain the tree of {kept.size} that {file.path} says "
+                f"was signed: {error}; it has gone another way since a backup. Restore the database that contains it"
+            ) from error
+
+    async def _verify_continues(self, tree: Frontier, signed: SignedCheckpoint) -> None:
+        """ProofError where it does not."""
+        plan = consistency_plan(signed.size, tree.size)
+        proof = plan.prove(await self._store.tiles(plan.tiles))
+        verify_consistency(signed.size, tree.size, proof, signed.root, tree.root)
 
     @property
     def _signed_size(self) -> int:

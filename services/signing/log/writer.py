@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Self
 
 from pkicore.keys import SigningKey
@@ -20,13 +21,13 @@ class SigningLog:
         self.tiles = tiles
 
     @classmethod
-    async def open(cls, database: Database, *, key: SigningKey, origin: str) -> Self:
-        """Open the log in the service's database; the key is not used yet.
+    async def open(cls, database: Database, *, key: SigningKey, origin: str, kept: Path | None = None) -> Self:
+        """Open the log in the service's database; the key is not used yet. `kept`: file of the last checkpoint.
 
         Raises:
             ForkedLogError, DatabaseError, UnsupportedError, MalformedError: as `TileLog.open`.
         """
-        return cls(await TileLog.open(database, log_tables, key=key, origin=origin))
+        return cls(await TileLog.open(database, log_tables, key=key, origin=origin, kept=kept))
 
     async def close(self) -> None:
         """End the log's tasks."""

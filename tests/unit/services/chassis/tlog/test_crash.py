@@ -16,6 +16,7 @@ from pkicore.tlog.merkle import leaf_hash
 from pkicore.tlog.proofs import verify_consistency
 from services.chassis.tlog import TileLog
 from tests.support.clock import ManualClock
+from tests.support.crashing_log import kept_beside
 from tests.support.logs import ORIGIN, create_log_schema, opened_log
 from tests.support.pki import MemoryKey
 
@@ -70,7 +71,9 @@ async def test_a_log_killed_around_a_commit_has_no_gap_and_no_fork(tmp_path: Pat
     key_file.write_bytes(key.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     await create_log_schema(url)
     promised = await die(url, key_file, moment, label, "3")
-    async with opened_log(url, key, ManualClock()) as log:
+    kept = kept_beside(key_file)
+    assert kept.exists()
+    async with opened_log(url, key, ManualClock(), kept=kept) as log:
         size = await verify_history(log, key, promised)
     acknowledged = sum("index" in line for line in promised)
     assert acknowledged >= 3
