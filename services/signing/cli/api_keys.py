@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +11,9 @@ from pkicore.encoding import write_new
 from services.chassis.cli.output import json_option, tell
 from services.signing.callers.scopes import ACTIONS
 from services.signing.cli.connection import Route, service_command
+from services.signing.cli.delivery import refuse_existing
 from services.signing.cli.failures import plain
+from services.signing.cli.moments import utc
 from services.signing.wire import FORMATS, ApiKeyAnswer, NewApiKeyRequest
 
 _DAY: Final = 86_400
@@ -44,6 +45,8 @@ def create(
 
     For `pqcsign sign` the action sign is enough: a key reads what it has signed itself.
     """
+    if out is not None:  # it is shown once, so where it goes must be free before it is made
+        refuse_existing(out)
     narrowed = {"actions": actions, "keys": keys, "formats": formats}
     scopes = {name: list(dict.fromkeys(values)) for name, values in narrowed.items() if values}
     request = NewApiKeyRequest(scopes, days * _DAY)
@@ -77,13 +80,9 @@ def revoke(key_id: str, route: Route, as_json: bool) -> None:  # noqa: FBT001 - 
 
 def _line(key: ApiKeyAnswer) -> str:
     if key.revoked_at is not None:
-        state = f"revoked {_day(key.revoked_at)}"
+        state = f"revoked {utc(key.revoked_at)}"
     else:
-        used = "never used" if key.last_used_at is None else f"last used {_day(key.last_used_at)}"
-        state = f"until {_day(key.expires_at)}, {used}"
+        used = "never used" if key.last_used_at is None else f"last used {utc(key.last_used_at)}"
+        state = f"until {utc(key.expires_at)}, {used}"
     scopes = "; ".join(f"{name} {', '.join(values)}" for name, values in key.scopes.items())
     return plain(f"{key.id}: {state}; {scopes}")
-
-
-def _day(moment: int) -> str:
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%MZ")

@@ -1,10 +1,10 @@
 """Which files a record becomes, and how they are written: all of them or none, whole, over nothing that is there.
 
 Beside `app.tar.gz` stand `.sigstore.json` (the name that verifiers look for first), `.sig`, `.jws`, `.p7s`, `.tsr`, and
-a `.tsr` for each signature: `app.tar.gz.tsr` is of `app.tar.gz.sig`, `app.tar.gz.jws.tsr` of the JWS. The attestations:
-`.intoto.jsonl` has an envelope per line with the signatures of all keys, `.sigstore.jsonl` a bundle
-per line with one each. Where several keys signed the artefact, the further ones' files have the algorithm in their
-names: `app.tar.gz.ml-dsa-65.sig`. What is of all artefacts together is called `multiple`.
+what speaks for each of these: `.tsr` and `.log-entry.json` are of `.sig`, `.jws.tsr` and `.jws.log-entry.json` of the
+JWS. The attestations: `.intoto.jsonl` has an envelope per line with the signatures of all keys, `.sigstore.jsonl` a
+bundle per line with one each. Where several keys signed the artefact, the further ones' files have the algorithm in
+their names: `app.tar.gz.ml-dsa-65.sig`. What is of all artefacts together is called `multiple`.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ SUFFIXES: Final[Mapping[str, str]] = {
 _ALONGSIDE: Final[Mapping[str, str]] = {
     "timestamp": ".tsr",
     "certificate_chain": ".chain.pem",
-    "log_entry": ".log-entry.json",
     "statement": ".intoto.json",
 }
+_LOG_ENTRY: Final = ".log-entry.json"
 _BUNDLES: Final = ".sigstore.jsonl"
 _BUNDLE: Final = re.compile(r"application/vnd\.dev\.sigstore\.bundle[.+].*", re.ASCII)
 _LABEL: Final = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}", re.ASCII)
@@ -85,9 +85,9 @@ class Plan:
                 self._add_signature(signature)
         for bundle in self._record.bundles:
             self._add_bundle(bundle)
-        each_stamped = any(_timestamp(signature) is not None for signature in self._record.signatures)
+        own_timestamps = any(signature.timestamp is not None for signature in self._record.signatures)
         for name, suffix in _ALONGSIDE.items():
-            if name in self._record.urls and not (name == "timestamp" and each_stamped):
+            if name in self._record.urls and not (name == "timestamp" and own_timestamps):
                 self._add(None, "", suffix, self._record.urls[name])
         return [PlannedFile(path, tuple(sources)) for path, sources in self._planned.items()]
 
@@ -95,9 +95,10 @@ class Plan:
         suffix = SUFFIXES[signature.format]
         content = signature.url if signature.signature is None else signature.signature
         path = self._add(signature.subject, signature.algorithm, suffix, content)
-        timestamp = _timestamp(signature)
-        if timestamp is not None:
-            self._put(path.with_name(path.name.removesuffix(SUFFIXES["raw"]) + _ALONGSIDE["timestamp"]), timestamp)
+        name = path.name.removesuffix(SUFFIXES["raw"])
+        for url, ending in ((signature.timestamp, _ALONGSIDE["timestamp"]), (signature.log_entry, _LOG_ENTRY)):
+            if url is not None:
+                self._put(path.with_name(f"{name}{ending}"), url)
 
     def _add_bundle(self, bundle: MadeBundle) -> None:
         if bundle.kind == "message":
@@ -151,8 +152,17 @@ def refuse_taken(paths: Sequence[Path], formats: Sequence[str] | None) -> None:
     """
     for path in paths:
         for suffix in {SUFFIXES[one] for one in formats or ("raw", "bundle") if one != "dsse"}:
-            if (taken := path.with_name(path.name + suffix)).exists():
-                raise _taken(taken)
+            refuse_existing(path.with_name(path.name + suffix))
+
+
+def refuse_existing(path: Path) -> None:
+    """See before something is done that its result can be written.
+
+    Raises:
+        CommandError: a file is there.
+    """
+    if path.exists():
+        raise _taken(path)
 
 
 async def deliver(service: SigningClient, planned: Sequence[PlannedFile], *, force: bool) -> list[Path]:
@@ -244,12 +254,6 @@ def file_name(name: str) -> str:
     if last in {"", "..", "."} or len(last.encode()) > _MAX_NAME or not last.isprintable() or "\\" in last:
         raise MalformedError(f"no file may be called {name[:80]!a}")
     return last
-
-
-def _timestamp(signature: MadeSignature) -> str | None:
-    """Where the time-stamp of this very signature is; services before that was added name one per record."""
-    url: str | None = getattr(signature, "timestamp", None)
-    return url
 
 
 def _label(algorithm: str) -> str:

@@ -112,6 +112,11 @@ def plain(text: str) -> str:
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
+def plain_lines(text: str) -> str:
+    """Likewise, of a text of several lines."""
+    return "\n".join(plain(line) for line in text.splitlines())
+
+
 def _sentence(error: Exception) -> str:
     """The error, and its file first where it has one."""
     if isinstance(error, OSError) and isinstance(error.filename, str):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -13,6 +12,7 @@ from services.signing.cli.connection import Surroundings, Way, surroundings, way
 from services.signing.cli.device_grant import Invitation, Tokens, discover, log_in
 from services.signing.cli.failures import plain
 from services.signing.cli.logins import Login, Logins
+from services.signing.cli.moments import utc
 from services.signing.cli.outbound import outbound
 
 
@@ -44,7 +44,7 @@ def login(
     path = Logins.of(around.environment).keep(
         Login(way.url, issuer, client_id, tokens.subject, tokens.id_token, tokens.expires_at, tokens.refresh_token)
     )
-    until = datetime.fromtimestamp(tokens.expires_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    until = utc(tokens.expires_at)
     renewed = "" if tokens.refresh_token is None else ", and is then renewed"
     value = {"service": way.url, "issuer": issuer, "subject": tokens.subject, "expires_at": tokens.expires_at}
     sentence = plain(

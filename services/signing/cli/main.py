@@ -12,13 +12,16 @@ from services.chassis.cli.output import log_errors_only
 # Command -> the module of this package that has it, and its first sentence for `pqcsign --help`.
 _COMMANDS: Final[Mapping[str, tuple[str, str, str]]] = MappingProxyType(
     {
-        "sign": ("sign", "sign", "Have files signed, with their SBOM and provenance."),
+        "sign": ("sign", "sign", "Have files or digests signed, with their SBOM and provenance."),
         "verify": ("verify", "verify", "Verify a file's signature, without asking anybody."),
-        "show": ("show", "show", "Show a signature's record, or all records about a digest."),
-        "policy": ("policy", "policy", "Test signing policies against their cases."),
+        "show": ("show", "show", "Show a signature's record, or search for records."),
+        "policy": ("policy", "policy", "Show policies in force; test them against their cases."),
         "login": ("login", "login", "Log in at an OIDC issuer, by a browser on any device."),
         "logout": ("login", "logout", "Forget what `login` has stored."),
         "api-keys": ("api_keys", "api_keys", "Create, list and revoke API keys."),
+        "webhooks": ("webhooks", "webhooks", "Receivers of events, and what died on its way to them."),
+        "evidence": ("evidence", "evidence", "Archives for auditors: create, list, download, verify."),
+        "holds": ("holds", "holds", "Legal holds: show what keeps a signature, create, delete."),
         "trusted-root": ("trusted_root", "trusted_root", "Fetch trusted_root.json, which verifiers need."),
     }
 )

@@ -8,8 +8,12 @@ from typing import Final
 
 import click
 
+from pkicore.encoding import write_new
 from services.chassis.cli.output import directory_option, json_option, tell
-from services.signing.cli.failures import FILES, REFUSED, CommandError, failing
+from services.signing.cli.connection import Route, service_command
+from services.signing.cli.delivery import file_name
+from services.signing.cli.failures import FILES, REFUSED, CommandError, failing, plain_lines
+from services.signing.cli.moments import utc
 from services.signing.policy import CaseResult, PolicySchema, PolicySet, read_cases, run_cases, run_directory_cases
 
 _MAX_FILE: Final = 4 << 20
@@ -62,6 +66,24 @@ def test(
         tell(as_json, value, *lines, f"{count - len(failed)} of {count} cases passed; policies sha256 {found.sha256}")
         if failed:
             raise click.exceptions.Exit(REFUSED)
+
+
+@policy.command()
+@click.argument("sha256", required=False)
+@click.option("--out", type=click.Path(path_type=Path), help="Write its files into this new directory.")
+@service_command
+@json_option
+def show(sha256: str | None, out: Path | None, route: Route, as_json: bool) -> None:  # noqa: FBT001 - a command-line flag
+    """Show the policies in force, or the set with this SHA-256, which a record or a summary names."""
+    found = route.run(lambda service: service.policies(sha256))
+    names = [file_name(name) for name in found.files]
+    if out is not None:
+        out.mkdir(parents=True)
+        for name, text in zip(names, found.files.values(), strict=True):
+            write_new(out / name, text.encode(), 0o644)
+    head = f"version {found.version}, sha256 {found.sha256}, in force since {utc(found.at)}"
+    texts = [f"\n// {name}\n{plain_lines(text)}" for name, text in found.files.items()]
+    tell(as_json, found.members(), head, *(map(str, sorted(out.iterdir())) if out is not None else texts))
 
 
 def _results(files: tuple[Path, ...], policies: PolicySet, directory: Path) -> Mapping[str, tuple[CaseResult, ...]]:

@@ -8,6 +8,7 @@ the weaker half of a hybrid never passes for the whole.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import permutations
@@ -83,12 +84,14 @@ class Proof:
         results: of each verification.
         failures: why others did not verify.
         together: the most signatures that one file has over it.
+        strange: files that nobody who is expected has signed.
     """
 
     payload: bytes | None
     results: list[Verified] = field(default_factory=list)
     failures: list[Exception] = field(default_factory=list)
     together: int = 1
+    strange: int = 0
 
     @cached_property
     def statement(self) -> dict[str, Any]:
@@ -105,6 +108,13 @@ class Proof:
         self.results += found if isinstance(found, list) else [found]
         return None
 
+    @contextmanager
+    def file(self) -> Iterator[None]:
+        """While one file is looked at, which somebody who is expected should have signed."""
+        before = len(self.results)
+        yield
+        self.strange += len(self.results) == before
+
     def require(self, expected: Expected) -> None:
         """Raises VerificationError unless everybody who is expected has signed."""
         what = "the artefact" if self.payload is None else "an attestation in the bundle"
@@ -115,10 +125,10 @@ class Proof:
         for path, key in expected.keys.items():
             if key_id(key) not in signed:
                 raise VerificationError(f"the key in {path} has not signed {what}{why}")
-        if self.together > len(signed):
+        if self.together > len(signed) or self.strange:
             raise VerificationError(
-                f"{self.together} keys have signed {what} together, and {len(signed)} of them is expected: what is "
-                "hybrid is believed whole, so give --key for each (or a file with the one signature alone)"
+                f"others than those who are expected have signed {what}, too{why}: what is hybrid is believed whole, "
+                "so give --key for each (or a file with the one signature alone)"
             )
         if expected.root is not None and all(result.log_index is None for result in self.results):
             raise VerificationError(
@@ -164,6 +174,10 @@ class Proofs:
             return
         bundle = UnverifiedBundle.parse(document, max_bytes=MAX_BUNDLE)
         proof = self._proof(bundle.content.payload if isinstance(bundle.content, Envelope) else None)
+        with proof.file():
+            self._judge_bundle(document, bundle, proof)
+
+    def _judge_bundle(self, document: bytes, bundle: UnverifiedBundle, proof: Proof) -> None:
         expected, digests = self._expected, self._artefact.digests
         if (identity := expected.identity) is not None and (root := expected.root) is not None:
             proof.attempt(lambda: verify_with_certificate(document, identity, root, digests, max_bytes=MAX_BUNDLE))
@@ -196,8 +210,10 @@ class Proofs:
             claims = [jws_claim(content, statement(), digests)]
         else:
             claims = [raw_claim(content, digests, self._artefact.mu)]
-        for claim in claims:
-            self._judge(claim, self._proof(claim.payload))
+        proof = self._proof(claims[0].payload)
+        with proof.file():
+            for claim in claims:
+                self._judge(claim, proof)
 
     def _judge(self, claim: Claim, proof: Proof) -> None:
         identity, root, beside = self._expected.identity, self._expected.root, self._beside
@@ -208,11 +224,17 @@ class Proofs:
             proof.attempt(partial(believe_key, claim, key, root, beside))
 
     def _add_envelope(self, document: bytes) -> None:
-        envelope, digests = Envelope.parse(document, max_bytes=MAX_BUNDLE), self._artefact.digests
-        proof, keys = self._proof(envelope.payload), list(self._expected.keys.values())
+        envelope = Envelope.parse(document, max_bytes=MAX_BUNDLE)
+        proof = self._proof(envelope.payload)
         proof.together = max(proof.together, len(envelope.signatures))
+        with proof.file():
+            self._judge_envelope(document, envelope, proof)
+
+    def _judge_envelope(self, document: bytes, envelope: Envelope, proof: Proof) -> None:
+        digests, keys = self._artefact.digests, list(self._expected.keys.values())
         if not keys:
             proof.failures.append(VerificationError("envelopes are of keys: an identity has signed the bundles"))
+            return
         for composite in self._expected.composites:
             try:
                 verify_composite(document, composite, max_bytes=MAX_BUNDLE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -12,6 +11,8 @@ from services.chassis.cli.output import json_option, tell
 from services.signing.cli.connection import Route, service_command
 from services.signing.cli.delivery import Plan, deliver
 from services.signing.cli.failures import USAGE, CommandError, plain
+from services.signing.cli.hashing import read_digests
+from services.signing.cli.moments import utc
 from services.signing.client import SigningClient
 from services.signing.wire import SignatureRecord
 
@@ -19,8 +20,8 @@ from services.signing.wire import SignatureRecord
 @click.command()
 @click.argument("signature_id", metavar="[ID]", required=False)
 @click.option("--digest", metavar="sha256:HEX", help="Show what is known about this artefact instead, newest first.")
-@click.option("--predicate-type", help="With --digest: only records with an attestation of this type.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="With --digest: how many.")
+@click.option("--predicate-type", help="Show records with an attestation of this type; with --digest: of these only.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many records at most.")
 @click.option("--out", type=click.Path(path_type=Path), help="With ID: fetch its files into this directory.")
 @click.option("--force", is_flag=True, help="Write over files that are there.")
 @service_command
@@ -35,17 +36,27 @@ def show(
     route: Route,
     as_json: bool,  # noqa: FBT001 - a command-line flag
 ) -> None:
-    """Show the record of a signature by its ID, or the records about an artefact by its digest."""
-    if (signature_id is None) == (digest is None) or (out is not None and signature_id is None):
-        raise CommandError("give an ID, or --digest sha256:HEX; --out goes with an ID", USAGE)
+    """Show the record of a signature by its ID, or search: by an artefact's digest, by a type of attestation."""
+    searched = digest is not None or predicate_type is not None
+    if (signature_id is None) != searched or (out is not None and signature_id is None):
+        raise CommandError("give an ID, or --digest sha256:HEX or --predicate-type; --out goes with an ID", USAGE)
     if signature_id is None:
-        found = route.run(lambda service: service.signatures(str(digest), predicate_type, limit))
+        wanted = None if digest is None else _one_digest(digest)
+        found = route.run(lambda service: service.signatures(wanted, predicate_type, limit))
         lines = [line for record in found for line in _lines(record)] or ["There is no record of it."]
         tell(as_json, {"signatures": [orjson.loads(record.to_json()) for record in found]}, *lines)
         return
     record, files = route.run(lambda service: _fetched(service, signature_id, out, force=force))
     value = orjson.loads(record.to_json()) | ({} if out is None else {"files": [str(file) for file in files]})
     tell(as_json, value, *_lines(record), *map(str, files))
+
+
+def _one_digest(text: str) -> str:
+    digests = read_digests(text)
+    if len(digests) > 1:
+        raise CommandError("a search is by one digest", USAGE)
+    ((name, digest),) = digests.items()
+    return f"{name}:{digest.hex()}"
 
 
 async def _fetched(
@@ -58,10 +69,9 @@ async def _fetched(
 
 
 def _lines(record: SignatureRecord) -> list[str]:
-    moment = datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     policy = f"version {record.policy.version}, sha256 {record.policy.sha256}"
     lines = [
-        f"{record.id}: {moment}, tenant {record.tenant}, by {record.caller}",
+        f"{record.id}: {utc(record.created)}, tenant {record.tenant}, by {record.caller}",
         *(f"  artefact  {subject.name}  sha256:{subject.sha256}" for subject in record.subjects),
         *(f"  {one.format:9} {one.algorithm} by {one.key}" for one in record.signatures),
         *(f"  bundle    {one.kind}, {one.algorithm}" for one in record.bundles),

@@ -196,7 +196,7 @@ class SigningClient:
         """`PUT /v1/holds/{signature}`."""
         await self._calls.ask(bytes, "PUT", f"/v1/holds/{_segment(signature_id)}", request.to_json())
 
-    async def lift_hold(self, signature_id: str) -> None:
+    async def delete_hold(self, signature_id: str) -> None:
         """`DELETE /v1/holds/{signature}`."""
         await self._calls.ask(bytes, "DELETE", f"/v1/holds/{_segment(signature_id)}")
 

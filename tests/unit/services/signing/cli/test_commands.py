@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import httpx
 import orjson
 import pytest
-from click.testing import CliRunner, Result
 
-from services.signing.cli.connection import Surroundings, Way
-from services.signing.cli.credentials import Credential
 from services.signing.cli.failures import FILES, REFUSED, UNAVAILABLE, USAGE
-from services.signing.cli.main import main
 from services.signing.errors import SignerDownError
 from tests.support.openssl import openssl
+from tests.support.pqcsign_world import Cli
 from tests.support.sboms import cyclonedx
-from tests.support.signing_world import OPERATOR, SigningWorld
 
-URL: Final = "https://signing.acme.test"
-CONTENT: Final = b"an artefact\n" * 100_000
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
 GITHUB: Final = {
     "GITHUB_ACTIONS": "true",
     "GITHUB_SERVER_URL": "https://github.com",
@@ -42,103 +33,14 @@ GITHUB: Final = {
 }
 
 
-class OtherLoop(httpx.AsyncBaseTransport):
-    """Carries requests from a command's event loop to the one in which the service lives."""
-
-    def __init__(
-        self, http: httpx.AsyncClient, home: asyncio.AbstractEventLoop, forge: Callable[[bytes], bytes]
-    ) -> None:
-        self._http = http
-        self._home = home
-        self._forge = forge
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """As httpx has it."""
-        body, headers = await request.aread(), list(request.headers.raw)
-        sent = self._http.request(request.method, request.url, content=body, headers=headers)
-        answer = await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(sent, self._home))
-        return httpx.Response(
-            answer.status_code, headers=answer.headers, stream=httpx.ByteStream(self._forge(answer.content))
-        )
-
-
-@dataclass
-class Cli:
-    """Runs commands as the operator of acme, unless a command finds a bearer's credential.
-
-    Attributes:
-        world: the service.
-        home: of the user, with the artefact app.bin.
-        environment: of the commands.
-        forge: changes the service's answers on their way.
-    """
-
-    world: SigningWorld
-    home: Path
-    environment: dict[str, str]
-    forge: Callable[[bytes], bytes] = bytes
-
-    async def run(self, *words: object, as_operator: bool = True) -> Result:
-        """A command as it runs at a terminal, but for its way to the service."""
-        loop = asyncio.get_running_loop()
-
-        @asynccontextmanager
-        async def connect(_way: Way, credential: Credential | None) -> AsyncIterator[httpx.AsyncClient]:
-            shown = OPERATOR if credential is not None and credential.certificate is not None else None
-            transport = OtherLoop(self.world.http(shown), loop, self.forge)
-            async with httpx.AsyncClient(transport=transport, base_url=URL) as http:
-                yield http
-
-        around = Surroundings({"HOME": str(self.home), **self.environment}, self.world.clock, asyncio.sleep, connect)
-        identity = ["--cert", self.home / "cert.pem", "--key-file", self.home / "key.pem"] if as_operator else []
-        way = [] if words[0] in {"verify", "policy"} else ["--url", URL, "--ca", self.home / "ca.pem", *identity]
-        arguments = [str(word) for word in (*words, *way)]
-        return await asyncio.to_thread(CliRunner().invoke, main, arguments, obj=around)
-
-    async def read(self, *words: object, as_operator: bool = True) -> dict[str, Any]:
-        """What a command that goes well answers with --json."""
-        result = await self.run(*words, "--json", as_operator=as_operator)
-        assert result.exit_code == 0, result.output
-        answer: dict[str, Any] = orjson.loads(result.stdout)
-        return answer
-
-    @property
-    def app(self) -> Path:
-        """The artefact."""
-        return self.home / "app.bin"
-
-    async def key(self, name: str) -> Path:
-        """A key's public half in a file, as anybody gets it."""
-        answer = await self.world.fetch(f"/v1/keys/{name}/public-key")
-        path = self.home / f"{name}.pem"
-        path.write_bytes(answer.content)
-        return path
-
-
-@pytest.fixture
-async def cli(tmp_path: Path) -> AsyncIterator[Cli]:
-    """A service, a user and an artefact."""
-    home = tmp_path / "home"
-    home.mkdir()
-    (home / "app.bin").write_bytes(CONTENT)
-    world = await SigningWorld.open(tmp_path)
-    yield Cli(world, home, {})
-    await world.close()
-
-
-def names(directory: Path) -> set[str]:
-    """The files that stand beside the artefact."""
-    return {path.name for path in directory.iterdir() if path.name.startswith(("app.", "multiple."))}
-
-
 async def test_a_file_is_signed_and_verified_by_openssl_and_by_us(cli: Cli) -> None:
     """The default profile's files stand beside it; openssl and `pqcsign verify` believe them."""
     signed = await cli.read("sign", cli.app)
     key = await cli.key("acme.artefact-es256")
-    assert names(cli.home) == {
+    assert cli.names() == {
         "app.bin", "app.bin.sig", "app.bin.sigstore.json", "app.bin.sigstore.jsonl", "app.bin.intoto.jsonl",
     }  # fmt: skip
-    assert {Path(file).name for file in signed["files"]} == names(cli.home) - {"app.bin"}
+    assert {Path(file).name for file in signed["files"]} == cli.names() - {"app.bin"}
     assert "Verified OK" in openssl("dgst", "-sha256", "-verify", key, "-signature", f"{cli.app}.sig", cli.app)
     policy = signed["record"]["policy"]["sha256"]
     bundles = [word for name in ("sigstore.json", "intoto.jsonl") for word in ("--bundle", f"{cli.app}.{name}")]
@@ -171,7 +73,7 @@ async def test_a_raw_signature_by_ml_dsa_is_made_of_the_file_here(cli: Cli) -> N
     out = cli.home / "out"
     words = ("--profile", "hybrid", "--prepare-for", "acme.artefact-mldsa65", "--format", "raw", "--out", out)
     await cli.read("sign", cli.app, *words)
-    assert names(out) == {"app.bin.sig", "app.bin.ml-dsa-65.sig"}
+    assert cli.names(out) == {"app.bin.sig", "app.bin.ml-dsa-65.sig"}
     by_profile = ("verify", cli.app, "--signature", out / "app.bin.ml-dsa-65.sig", "--key", key)
     assert (await cli.run(*by_profile)).exit_code == 0
 
@@ -183,7 +85,7 @@ async def test_several_files_are_signed_together(cli: Cli) -> None:
     out = cli.home / "out"
     signed = await cli.read("sign", cli.app, other, "--out", out)
     assert len(signed["record"]["subjects"]) == 2
-    assert "multiple.intoto.jsonl" in names(out)
+    assert "multiple.intoto.jsonl" in cli.names(out)
     key = await cli.key("acme.artefact-es256")
     for file in (cli.app, other):
         words = (
@@ -201,7 +103,7 @@ async def test_several_files_are_signed_together(cli: Cli) -> None:
 
 async def test_a_service_that_signs_something_else_is_caught(cli: Cli) -> None:
     """What it answers must be about the digests that were sent; what makes no sense is said to make none."""
-    digest = hashlib.sha256(CONTENT).hexdigest().encode()
+    digest = hashlib.sha256(cli.app.read_bytes()).hexdigest().encode()
     for forge, words in (
         (lambda body: body.replace(digest, b"0" * 64), "other digests than those that were sent"),
         (lambda _body: b"{}", "makes no sense"),
@@ -210,7 +112,7 @@ async def test_a_service_that_signs_something_else_is_caught(cli: Cli) -> None:
         cli.forge = forge
         result = await cli.run("sign", cli.app)
         assert (result.exit_code, words in result.stderr) == (REFUSED, True), result.output
-        assert names(cli.home) == {"app.bin"}
+        assert cli.names() == {"app.bin"}
 
 
 async def test_nothing_is_signed_that_could_not_be_written(cli: Cli) -> None:
@@ -238,7 +140,7 @@ async def test_a_signer_that_is_away_is_a_reason_to_try_again(cli: Cli) -> None:
     cli.world.signer.fault = SignerDownError("signer-hsm does not answer")
     result = await cli.run("sign", cli.app)
     assert (result.exit_code, "--idempotency-key pqcsign-" in result.stderr) == (UNAVAILABLE, True)
-    assert names(cli.home) == {"app.bin"}
+    assert cli.names() == {"app.bin"}
 
 
 @pytest.mark.parametrize(
@@ -264,7 +166,7 @@ async def test_each_mistake_has_its_exit_status(cli: Cli, words: tuple[str, ...]
     result = await cli.run("sign", cli.app, *words)
     assert result.exit_code == status, result.output
     assert result.stdout == ""
-    assert names(cli.home) == {"app.bin"}
+    assert cli.names() == {"app.bin"}
 
 
 async def test_documents_that_are_none_are_refused_in_a_sentence(cli: Cli) -> None:
@@ -280,13 +182,13 @@ async def test_a_record_is_shown_by_id_and_by_digest(cli: Cli) -> None:
     """With its files where they are asked for."""
     record = (await cli.read("sign", cli.app))["record"]
     shown = await cli.run("show", record["id"])
-    digest = hashlib.sha256(CONTENT).hexdigest()
+    digest = hashlib.sha256(cli.app.read_bytes()).hexdigest()
     assert digest in shown.stdout
     assert record["policy"]["sha256"] in shown.stdout
     out = cli.home / "again"
     await cli.read("show", record["id"], "--out", out)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == {
-        name: (cli.home / name).read_bytes() for name in names(cli.home) - {"app.bin"}
+        name: (cli.home / name).read_bytes() for name in cli.names() - {"app.bin"}
     }
     found = await cli.read("show", "--digest", f"sha256:{digest}")
     assert [one["id"] for one in found["signatures"]] == [record["id"]]
@@ -301,7 +203,7 @@ async def test_every_page_of_a_search_is_shown_up_to_the_limit(cli: Cli) -> None
     for _ in range(3):
         made.append((await cli.read("sign", cli.app, "--force", "--format", "raw"))["record"]["id"])
         cli.world.clock.advance(timedelta(seconds=1))
-    digest = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
+    digest = f"sha256:{hashlib.sha256(cli.app.read_bytes()).hexdigest()}"
     found = await cli.read("show", "--digest", digest, "--limit", "2")
     assert [one["id"] for one in found["signatures"]] == made[:0:-1]
 
@@ -309,6 +211,7 @@ async def test_every_page_of_a_search_is_shown_up_to_the_limit(cli: Cli) -> None
 async def test_an_api_key_is_made_used_listed_and_revoked(cli: Cli) -> None:
     """It goes into a file for its owner alone, and does what its scopes leave."""
     path = cli.home / "api-key"
+    before = [key["id"] for key in (await cli.read("api-keys", "list"))["keys"]]
     made = await cli.read("api-keys", "create", "--action", "sign", "--action", "read", "--days", "7", "--out", path)
     text = path.read_text().strip()
     assert path.stat().st_mode & 0o777 == 0o600
@@ -319,7 +222,9 @@ async def test_an_api_key_is_made_used_listed_and_revoked(cli: Cli) -> None:
     assert text not in signed.output
     denied = await cli.run("api-keys", "list", "--api-key-file", path, as_operator=False)
     assert (denied.exit_code, "403" in denied.stderr) == (REFUSED, True)
-    assert [key["id"] for key in (await cli.read("api-keys", "list"))["keys"]] == [made["id"]]
+    assert {key["id"] for key in (await cli.read("api-keys", "list"))["keys"]} == {*before, made["id"]}
+    taken = await cli.run("api-keys", "create", "--action", "sign", "--out", path)
+    assert (taken.exit_code, path.read_text().strip()) == (FILES, text)
     await cli.read("api-keys", "revoke", made["id"])
     gone = await cli.run("sign", cli.app, "--api-key-file", path, "--force", as_operator=False)
     assert (gone.exit_code, "revoked" in gone.stderr) == (REFUSED, True)
@@ -332,7 +237,7 @@ async def test_an_api_key_that_may_sign_gets_what_it_signed_and_nothing_else(cli
     await cli.read("api-keys", "create", "--action", "sign", "--key", "artefact-*", "--out", path)
     signed = await cli.run("sign", cli.app, "--api-key-file", path, as_operator=False)
     assert signed.exit_code == 0, signed.output
-    assert "app.bin.sigstore.json" in names(cli.home)
+    assert "app.bin.sigstore.json" in cli.names()
     other = (await cli.read("sign", cli.app, "--force"))["record"]["id"]
     shown = await cli.run("show", other, "--api-key-file", path, as_operator=False)
     assert (shown.exit_code, "403" in shown.stderr) == (REFUSED, True)
@@ -342,7 +247,7 @@ async def test_files_that_cannot_be_written_after_all_are_fetched_later(cli: Cli
     """It is signed then, and the way to the files is said; none of them stays."""
     (cli.home / "app.bin.intoto.jsonl").write_bytes(b"old")
     signed = await cli.run("sign", cli.app)
-    assert (signed.exit_code, names(cli.home)) == (FILES, {"app.bin", "app.bin.intoto.jsonl"})
+    assert (signed.exit_code, cli.names()) == (FILES, {"app.bin", "app.bin.intoto.jsonl"})
     assert "it is signed; `pqcsign show" in signed.stderr
 
 

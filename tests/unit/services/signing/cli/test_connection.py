@@ -23,7 +23,9 @@ from tests.support.clock import ManualClock
 from tests.support.oidc_simulator import CLIENT, USER_CODE, OidcSimulator, oidc_simulator
 from tests.support.sigstore_world import SigstoreWorld
 
-COMMANDS: Final = ("sign", "verify", "show", "policy", "login", "logout", "api-keys", "trusted-root")
+COMMANDS: Final = (
+    "sign", "verify", "show", "policy", "login", "logout", "api-keys", "webhooks", "evidence", "holds", "trusted-root",
+)  # fmt: skip
 CEDAR: Final = '@id("all-of-acme")\npermit (principal in Tenant::"acme", action == Action::"read", resource);\n'
 CASE: Final = """\
 [[cases]]
