@@ -44,6 +44,7 @@ from services.ca.errors import (
     RevokedIntentError,
     WrongSignatureError,
 )
+from services.ca.ledger.names import names_text
 from services.ca.store import CaStore, Intent
 from services.ca.wire import CertificateRequest, IssuedCertificate, format_serial
 from services.chassis.database import AuditEvent
@@ -222,6 +223,7 @@ class Issuance:
         )
         lint_tbs(tbs, request.profile, request.issuer, claims=request.claims)  # 5
         entered = await self._entered(request, tbs)
+        found_by = _found_by(request)
         intent = Intent(
             serial=serial,
             issuer=request.issuer.id,
@@ -236,9 +238,11 @@ class Issuance:
             tbs=tbs if entered is None else entered.tbs,
             account=request.requester.get("account", ""),
             requester=canonical_json(request.requester).decode(),
+            names=names_text(found_by),
+            algorithm=request.csr.algorithm.name,
         )
         try:
-            await self._store.record_intent(intent, _intent_event(intent, request, entered), _found_by(request))  # 6
+            await self._store.record_intent(intent, _intent_event(intent, request, entered), found_by)  # 6
         except ConflictError as error:
             raise BlockedKeyError(_BLOCKED) from error
         return intent

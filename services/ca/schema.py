@@ -36,6 +36,8 @@ certificates: Final = sa.Table(
     sa.Column("shard", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("account", sa.Text, nullable=False, server_default=""),
     sa.Column("requester", sa.Text, nullable=False, server_default="{}"),
+    sa.Column("names", sa.Text, nullable=False, server_default="{}"),  # JSON, kind to list
+    sa.Column("algorithm", sa.Text, nullable=False, server_default=""),  # of the certified key
     sa.UniqueConstraint("caller", "idempotency_key", name="uq_certificates_idempotency"),
 )
 sa.Index(
@@ -45,17 +47,27 @@ sa.Index(
     postgresql_where=certificates.c.certificate.is_(None),
 )
 
-sa.Index("ix_certificates_key", certificates.c.key_hash)
-sa.Index("ix_certificates_expiry", certificates.c.not_after)
-sa.Index("ix_certificates_account", certificates.c.account, certificates.c.recorded_at)
+# What the ledger is searched by, each with what its pages are ordered by.
+for _name, _of in {
+    "recorded": ("recorded_at", "serial"),
+    "key": ("key_hash", "recorded_at", "serial"),
+    "account": ("account", "recorded_at", "serial"),
+    "profile": ("profile", "recorded_at", "serial"),
+    "issuer": ("issuer", "recorded_at", "serial"),
+    "ends": ("not_after", "serial", "profile", "issuer", "algorithm", "recorded_at"),
+}.items():
+    sa.Index(f"ix_certificates_{_name}", *(certificates.c[column] for column in _of))
 
-# What a certificate is found by. `kind` is dns, ip, uri, email or common_name.
+# What a certificate is found by. `kind` is dns, ip, uri, email or common_name; `path` is the name so written that what
+# is below a domain or a path follows it (`services.ca.ledger.names`).
 certificate_names: Final = sa.Table(
     "certificate_names",
     metadata,
     sa.Column("kind", sa.Text, primary_key=True),
-    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("path", sa.LargeBinary, primary_key=True),
+    sa.Column("recorded_at", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("serial", sa.Text, sa.ForeignKey("certificates.serial"), primary_key=True),
+    sqlite_with_rowid=False,
 )
 
 # Requests that were not granted.
@@ -70,6 +82,7 @@ refusals: Final = sa.Table(
     sa.Column("names", sa.Text, nullable=False),
     sa.Column("problem", sa.Text, nullable=False),
     sa.Column("detail", sa.Text, nullable=False),
+    sa.Column("rule", sa.Text, nullable=False, server_default=""),  # of services.ca.authorization; "" for other steps
 )
 
 # What last happened to a serial: `sequence` orders the feed, and a release of a hold moves its row to the feed's end as
@@ -85,6 +98,7 @@ revocations: Final = sa.Table(
     sa.Column("not_after", sa.BigInteger, nullable=False),
     sa.Column("entry", sa.LargeBinary, nullable=False),
     sa.Column("shard", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("revoked_by", sa.Text, nullable=False, server_default=""),
 )
 
 # SHA-256 of the SubjectPublicKeyInfo of every key that is never certified again, and why.

@@ -6,6 +6,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from services.ca.ledger.names import path_of
 from services.ca.schema import blocked_keys, certificate_names, certificates, crls, revocations, serials
 from services.ca.wire import format_serial
 from services.chassis.database import AuditEvent, Database, Row, Unit, Write
@@ -31,6 +32,8 @@ class Intent:
     shard: int = 0
     account: str = ""
     requester: str = "{}"
+    names: str = "{}"
+    algorithm: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +144,7 @@ class CaStore:
         Args:
             intent: the row.
             event: for the audit log.
-            names: kind and name of what the certificate is found by, each once.
+            names: kind and name of what the certificate is found by.
 
         Raises:
             DuplicateError: this caller used this idempotency key before.
@@ -149,7 +152,9 @@ class CaStore:
         """
         serial = format_serial(intent.serial)
         params = {name: getattr(intent, name) for name in intent.__slots__} | {"serial": serial}
-        found_by = [Write(self._name, {"kind": kind, "name": name, "serial": serial}, 1) for kind, name in names]
+        found = {(kind, path_of(kind, name)) for kind, name in names}
+        at = {"recorded_at": intent.recorded_at, "serial": serial}
+        found_by = [Write(self._name, {"kind": kind, "path": path, **at}, 1) for kind, path in sorted(found)]
         await self._database.commit(Unit("intent", [Write(self._record_intent, params, 1), *found_by], [event]))
 
     async def store_certificate(self, serial: int, der: bytes, event: AuditEvent) -> None:
@@ -199,6 +204,7 @@ class CaStore:
             "not_after": revoked.not_after,
             "entry": revoked.entry,
             "shard": revoked.shard,
+            "revoked_by": event.actor,
         }
         writes = [Write(self._revoke, params, 1)]
         if block_key:
