@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeAlias
 
@@ -21,6 +22,7 @@ from services.chassis.asgi import AsgiApp, Scope
 from services.chassis.errors import MediaTypeError
 from services.signing.api_keys import ManagedApiKeys
 from services.signing.callers import Caller
+from services.signing.errors import NotFoundError
 from services.signing.wire import NewApiKeyRequest
 
 CallerOf: TypeAlias = Callable[[fastapi.Request], Awaitable[Caller]]
@@ -32,6 +34,7 @@ _JSON: Final = "application/json"
 _CREATED: Final = 201
 _NO_CONTENT: Final = 204
 _CALLER: Final = "pqcpki.caller"
+_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)  # of whatever is in a path here
 
 
 def signing_admin(
@@ -50,6 +53,8 @@ def signing_admin(
 
     async def guard(request: fastapi.Request) -> None:
         request.scope[_CALLER] = await who(request.scope)
+        if not all(_ID.fullmatch(value) for value in request.path_params.values()):
+            raise NotFoundError("there is nothing of that id")
 
     async def caller_of(request: fastapi.Request) -> Caller:
         found = request.scope[_CALLER]

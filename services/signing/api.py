@@ -52,6 +52,7 @@ _PAGE_OCTETS: Final = 2 * 1024 * 1024
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128}", re.ASCII)
 _SHA256: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _ID: Final = re.compile(r"[0-9a-f]{26}", re.ASCII)
+_FILE_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,200}", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +126,9 @@ class SignatureEndpoints:
     async def artefact(self, request: Request) -> Response:
         """What the record names."""
         stored = await self._readable(request)
-        found = await self.store.artefact(stored.tenant, stored.id, request.params["artefact"])
+        name, found = request.params["artefact"], None
+        if _FILE_NAME.fullmatch(name):
+            found = await self.store.artefact(stored.tenant, stored.id, name)
         if found is None:
             raise NotFoundError("there is no such artefact of this signature")
         return self._served(request, found)
@@ -141,12 +144,13 @@ class SignatureEndpoints:
         caller = await self.entrance.caller(request)
         wanted, stored = request.params["id"], None
         asked = access(caller, "read")
-        if not caller.scopes.allow("read", None, ()):
+        if not caller.scopes.allow("read", None, ()) and _ID.fullmatch(wanted):
             stored = await self.store.signature(caller.tenant, wanted)
             if stored is not None and _is_made_by(caller, stored):
                 asked = access_to_own(caller, "read")
         await self.decisions.permit(asked, {"signature": wanted[:64]})
-        stored = stored or await self.store.signature(caller.tenant, wanted)
+        if stored is None and _ID.fullmatch(wanted):
+            stored = await self.store.signature(caller.tenant, wanted)
         if stored is None:
             raise NotFoundError("there is no such signature")
         return stored
@@ -230,7 +234,13 @@ def query_of(request: Request, allowed: Collection[str]) -> Mapping[str, str]:
     if len(raw) > _MAX_QUERY:
         raise MalformedError("the query is too long")
     try:
-        pairs = parse_qsl(raw.decode("ascii"), strict_parsing=True, max_num_fields=len(allowed), errors="strict")
+        pairs = parse_qsl(
+            raw.decode("ascii"),
+            keep_blank_values=True,  # an empty variable of a script must not find everything
+            strict_parsing=True,
+            max_num_fields=len(allowed),
+            errors="strict",
+        )
     except ValueError as error:
         raise MalformedError("the query is no list of name=value, or too long a one") from error
     query = dict(pairs)

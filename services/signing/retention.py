@@ -113,8 +113,15 @@ class Retention:
         return self._rules.get(tenant)
 
     async def keeping(self, tenant: str, signature: str) -> Keeping:
-        """What keeps a signature beyond the rule."""
-        return await self._store.keeping(tenant, signature)
+        """What keeps a signature beyond the rule.
+
+        Raises:
+            NotFoundError: the tenant has no such signature.
+        """
+        found = await self._store.keeping(tenant, signature)
+        if found is None:
+            raise NotFoundError("there is no such signature")
+        return found
 
     def promising(self, tenant: str, signature: str, until: int) -> list[Write]:
         """What promises that a signature is kept until then; for the unit of what promises it."""

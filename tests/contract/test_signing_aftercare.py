@@ -7,32 +7,18 @@ import hashlib
 import subprocess
 import tarfile
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
-import httpx
 import pytest
-from prometheus_client import CollectorRegistry
 
 from pkicore.dsse import key_id
-from pkicore.identity import SpiffeId
-from services.chassis.observability import HttpMetrics
-from services.signing.aftercare import Aftercare, AftercareRules, Signed, build_aftercare
-from services.signing.app import public_application
 from services.signing.evidence import verify_archive
-from services.signing.retention import RetentionRule
-from services.signing.trusted_root import Period, TrustedAuthority, TrustedLog, TrustedRoot
+from services.signing.trusted_root import TrustedRoot
 from services.signing.verification import VerificationError
-from services.signing.webhooks.settings import WebhookSettings
 from services.signing.wire import SignatureRecord
-from tests.support.signing_world import GLOBEX, OPERATOR, POLICIES, VERIFIER, SigningWorld, request
+from tests.support.aftercare_world import Service, aftercare_world, trusted_root
+from tests.support.signing_world import GLOBEX, OPERATOR, request
 from tests.support.webhook_receiver import WebhookReceiver, is_signed
-from tests.support.webhook_world import LOOPBACK
-
-HOLDING = '@id("holds") permit (principal in Tenant::"acme", action == Action::"hold_signatures", resource);'
 
 ENDPOINTS = [
     ("POST", "/v1/webhooks"),
@@ -67,67 +53,11 @@ REFUSED: list[tuple[str, str, object, int]] = [
 ]
 
 
-@dataclass
-class Service:
-    """The service with all that comes after signatures."""
-
-    world: SigningWorld
-    aftercare: Aftercare
-
-    def http(self, peer: SpiffeId | None = OPERATOR, api_key: str | None = None) -> httpx.AsyncClient:
-        """A caller of it."""
-        app = public_application(self.world.core, HttpMetrics(CollectorRegistry()), (), self.aftercare)
-        shown = None if peer is None or api_key is not None else SimpleNamespace(spiffe_id=peer, serial=1)
-
-        async def with_peer(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 -- ASGI's own types
-            await app({**scope, "state": {"peer": shown}}, receive, send)
-
-        headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
-        return httpx.AsyncClient(transport=httpx.ASGITransport(with_peer), base_url=VERIFIER, headers=headers)
-
-    async def ask(self, method: str, path: str, json: Any = None, peer: SpiffeId = OPERATOR) -> httpx.Response:  # noqa: ANN401 -- any JSON
-        """One request."""
-        async with self.http(peer) as http:
-            return await http.request(method, path, json=json)
-
-
-async def trusted_root(world: SigningWorld) -> TrustedRoot:
-    """The world's log and time-stamping authority."""
-    always = Period(datetime(2000, 1, 1, tzinfo=UTC))
-    return TrustedRoot(
-        logs=(TrustedLog(VERIFIER, await world.public_key("signing.log"), always),),
-        timestamp_authorities=(TrustedAuthority(VERIFIER, world.timestamp_chain, always),),
-    )
-
-
 @pytest.fixture
 async def service(tmp_path: Path) -> AsyncIterator[Service]:
-    """The service, with a log and a time-stamping authority; signatures of acme are kept ten years."""
-    world = await SigningWorld.open(tmp_path, witnesses=True, policies={**POLICIES, "third.cedar": HOLDING})
-    passphrase = tmp_path / "passphrase"
-    passphrase.write_text("correct horse")
-    passphrase.chmod(0o600)
-    core = world.core
-    signed = Signed(
-        store=core.store,
-        outbox=core.outbox,
-        objects=core.objects,
-        quotas=core.quotas,
-        decisions=core.decisions,
-        signatures=core.signatures,
-        signer=world.signer,
-        trusted_root=(await trusted_root(world)).to_json,
-    )
-    settings = WebhookSettings(allowed_networks=LOOPBACK, plain_http=True, resolver="127.0.0.1:1", per_tenant=2)
-    rules = AftercareRules(
-        webhooks=settings,
-        retention=[RetentionRule(tenant="acme", keep="10y")],
-        passphrase_file=passphrase,
-        directory=tmp_path,
-    )
-    aftercare = await build_aftercare(world.database, signed, rules, clock=world.clock, registry=CollectorRegistry())
-    yield Service(world, aftercare)
-    await world.close()
+    """The service, with a log and a time-stamping authority."""
+    async with aftercare_world(tmp_path) as made:
+        yield made
 
 
 async def test_signature_is_told_to_a_receiver(service: Service) -> None:

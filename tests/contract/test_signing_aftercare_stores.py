@@ -161,6 +161,7 @@ async def test_what_is_overdue_goes_with_all_that_was_served(evidence: EvidenceW
 async def test_holds_and_promises_go_before_rules(evidence: EvidenceWorld) -> None:
     """A hold outlasts the date, an archive's promise is not shortened, and neither is made for what is not there."""
     held, promised = await evidence.sign({"app": A}), await evidence.sign({"lib": B})
+    assert await evidence.retention.keeping("acme", held.id) == Keeping(0, None, None, None)
     await evidence.retention.hold("acme", "alice", held.id, "case 7")
     with pytest.raises(NotFoundError):
         await evidence.retention.hold("acme", "alice", held.id, "case 8")
@@ -173,7 +174,9 @@ async def test_holds_and_promises_go_before_rules(evidence: EvidenceWorld) -> No
     assert await evidence.ruled_by(RetentionRule(tenant="acme", keep="1d")).enforce() == 0
     evidence.later(11)
     assert await evidence.retention.enforce() == 2  # the promised one, and the signature over the manifest
-    assert await evidence.retention.keeping("acme", promised.id) == Keeping(0, None, None, None)
+    with pytest.raises(NotFoundError):
+        await evidence.retention.keeping("acme", promised.id)
+    assert (await evidence.retention.keeping("acme", held.id)).hold_reason == "case 7"
     await evidence.retention.release("acme", "alice", held.id)
     assert await evidence.retention.enforce() == 1
     with pytest.raises(ConflictError):

@@ -176,7 +176,9 @@ class Evidence:
         Raises:
             NotFoundError: the tenant has none of that id, or its file has had its time.
         """
-        found = await self._with.archives.find(tenant, evidence_id)
+        found = None
+        if _ID.fullmatch(evidence_id):
+            found = await self._with.archives.find(tenant, evidence_id)
         if found is None:
             raise NotFoundError("there is no such archive of evidence")
         return found

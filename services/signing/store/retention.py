@@ -32,9 +32,6 @@ class Keeping:
     hold_reason: str | None
 
 
-UNKEPT = Keeping(0, None, None, None)
-
-
 @dataclass(frozen=True, slots=True)
 class Overdue:
     """A signature that nothing keeps any more, as far as was seen."""
@@ -63,7 +60,11 @@ class RetentionStore:
         self._release = prepare(
             sa.update(retention).where(*own, retention.c.held_at.is_not(None)).values(dict.fromkeys(_HOLD))
         )
-        self._keeping = prepare(sa.select(retention).where(*own))
+        self._keeping = prepare(
+            sa.select(*(retention.c[name] for name in Keeping.__slots__))
+            .select_from(signatures.outerjoin(retention, retention.c.signature == signatures.c.id))
+            .where(signatures.c.id == of, signatures.c.tenant == of_tenant)
+        )
         kept = sa.exists().where(
             retention.c.signature == signatures.c.id,
             retention.c.held_at.is_not(None) | (retention.c.promised_until > now),
@@ -89,10 +90,13 @@ class RetentionStore:
         place = {"of": signature, "of_tenant": tenant}
         return [Write(self._ensure, place, None), Write(self._promise, {**place, "until": until}, 1)]
 
-    async def keeping(self, tenant: str, signature: str) -> Keeping:
-        """What keeps a signature beyond its rule."""
+    async def keeping(self, tenant: str, signature: str) -> Keeping | None:
+        """What keeps a signature beyond its rule; None where the tenant has no such signature."""
         row = await self._database.fetch_one(self._keeping, of=signature, of_tenant=tenant)
-        return UNKEPT if row is None else Keeping(**{name: row[name] for name in Keeping.__slots__})
+        if row is None:
+            return None
+        found = {name: row[name] for name in Keeping.__slots__}
+        return Keeping(**found | {"promised_until": found["promised_until"] or 0})
 
     async def hold(self, tenant: str, signature: str, held: Keeping, event: AuditEvent) -> None:
         """Lay a legal hold; of `held`, the promise is not looked at.
