@@ -129,7 +129,8 @@ class Coalescing:
             raise
         except Exception as error:  # noqa: BLE001 -- whatever it is belongs to those who wait
             if len(batch) > 1 and isinstance(error, self._refused):
-                await asyncio.gather(*[self._answer(place, [item]) for item in batch])
+                for item in batch:  # one after the other: no more requests are under way than the back end takes
+                    await self._answer(place, [item])
             else:
                 for item in batch:
                     if not item.answer.done():

@@ -108,11 +108,12 @@ async def test_as_many_requests_as_the_back_end_works_on(at_once: int, most: int
 
 
 async def test_a_refused_batch_is_asked_for_one_by_one() -> None:
-    """Who asked for nonsense is refused; the others, who shared its request, have their signatures."""
+    """Who asked for nonsense is refused; the others, who shared its request, have theirs, never two at the same time."""
     signer = Signer()
     tasks = wanted(coalescing(signer), b"0", b"1", b"2", b"bad", b"4")
-    for _ in range(3):
+    for asked in (2, 3, 4, 5, 6):
         await signer.answer()
+        assert len(signer.requests) == min(asked + 1, 6)
     answers = await asyncio.gather(*tasks, return_exceptions=True)
     assert isinstance(answers.pop(3), BadPayloadError)
     assert answers == [b"signed 0", b"signed 1", b"signed 2", b"signed 4"]
