@@ -132,10 +132,14 @@ class Coalescing:
                 for item in batch:  # one after the other: no more requests are under way than the back end takes
                     await self._answer(place, [item])
             else:
-                for item in batch:
-                    if not item.answer.done():
-                        item.answer.set_exception(error)
+                _settle(batch, error)
         else:
             for item, answer in zip(batch, answers, strict=True):
                 if not item.answer.done():
                     item.answer.set_result(answer)
+
+
+def _settle(batch: Sequence[_Waiting], error: Exception) -> None:
+    for item in batch:
+        if not item.answer.done():
+            item.answer.set_exception(error)

@@ -108,7 +108,7 @@ async def test_as_many_requests_as_the_back_end_works_on(at_once: int, most: int
 
 
 async def test_a_refused_batch_is_asked_for_one_by_one() -> None:
-    """Who asked for nonsense is refused; the others, who shared its request, have theirs, never two at the same time."""
+    """Who asked for nonsense is refused; the others, who shared its request, have theirs, never two at once."""
     signer = Signer()
     tasks = wanted(coalescing(signer), b"0", b"1", b"2", b"bad", b"4")
     for asked in (2, 3, 4, 5, 6):
