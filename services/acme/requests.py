@@ -16,7 +16,7 @@ from pkicore.errors import BadKeyError, BadSignatureError, MalformedError, Unsup
 from pkicore.jose.jwk import public_key_from_jwk
 from pkicore.jose.jws import JWS_ALGORITHMS, UnverifiedJws, VerifiedJws
 from pkicore.jose.strict import strict_object
-from pkicore.x509.key_rules import check_strength
+from pkicore.weak_keys import check_strength
 from services.acme.errors import AcmeError
 from services.acme.ids import is_id
 from services.acme.nonces import Nonces

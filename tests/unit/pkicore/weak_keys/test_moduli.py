@@ -1,15 +1,19 @@
-"""Keys that fit the table and are weak all the same."""
+"""Keys that fit the table and are weak all the same; badkeys (https://badkeys.info) has the second opinion."""
 
 from __future__ import annotations
 
+import hashlib
 import math
 
 import pytest
+from badkeys.rsakeys import fermat, roca, rsapoly, smallfactors
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from pkicore.algorithms import ALGORITHMS, generate_private_key
 from pkicore.errors import BadKeyError
-from pkicore.x509.key_rules import check_certificate_key, check_strength
+from pkicore.weak_keys import check_strength
+from pkicore.weak_keys.moduli import FERMAT_ROUNDS, check_modulus
+from pkicore.x509.key_rules import check_certificate_key
 
 
 def _key(modulus: int) -> rsa.RSAPublicKey:
@@ -34,20 +38,55 @@ def test_small_factors(modulus: int) -> None:
     """A modulus that a small prime divides is refused."""
     candidate = modulus - modulus % 751
     candidate += 0 if candidate % 2 else 751
+    assert smallfactors(candidate)
     with pytest.raises(BadKeyError, match="small factor"):
         check_certificate_key(_key(candidate))
 
 
-def test_close_factors() -> None:
-    """Fermat's method finds factors that lie close together (CVE-2022-26320)."""
-    p = (1 << 1023) + (1 << 1022) + 1155
-    while math.gcd(p, math.factorial(760)) != 1:
-        p += 2
-    q = p + 2
-    while math.gcd(q, math.factorial(760)) != 1:
-        q += 2
+def _without_small_factors(number: int) -> int:
+    """The next odd number that no prime up to 65537 divides; all that a factor of these moduli needs to be."""
+    number |= 1
+    while smallfactors(number):
+        number += 2
+    return number
+
+
+@pytest.mark.parametrize("apart", [0, 2, 1 << 256, 1 << 515])
+def test_close_factors(apart: int) -> None:
+    """Fermat's method finds factors that lie close together (CVE-2022-26320), and a square."""
+    p = _without_small_factors((1 << 1023) + (1 << 1022) + 1155)
+    q = _without_small_factors(p + apart) if apart else p
+    assert fermat(p * q)
     with pytest.raises(BadKeyError, match="close together"):
         check_certificate_key(_key(p * q))
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 50, 99, 100, 101, 150])
+def test_a_hundred_rounds(rounds: int) -> None:
+    """Each of the first hundred candidates is looked at, and no other."""
+    p = _without_small_factors(int.from_bytes(hashlib.shake_256(b"p").digest(128)) | 3 << 1022)
+    half = math.isqrt(p * (2 * rounds - 1))  # a = p + half, and a - √n is about half² / 2p
+    while math.gcd(q := p + 2 * half, math.factorial(760)) != 1:
+        half += 1
+    a, first = p + half, math.isqrt(p * q - 1) + 1
+    assert a - first + 1 == rounds
+    if rounds <= FERMAT_ROUNDS:
+        with pytest.raises(BadKeyError, match="close together"):
+            check_modulus(p * q)
+    else:
+        check_modulus(p * q)
+
+
+@pytest.mark.parametrize("bits", [2048, 3072, 4096])
+def test_a_modulus_of_a_polynomial(bits: int) -> None:
+    """Factors with a few random bits in each word give a modulus that is mostly zeros, and is factored as one."""
+    half = bits // 2
+    word = sum(0x9D37 << shift for shift in range(0, half - 128, 128))
+    p = _without_small_factors((1 << (half - 1)) + (1 << (half - 2)) + word)
+    q = _without_small_factors((1 << (half - 1)) + (1 << (half - 2)) + word * 3)
+    assert rsapoly(p * q)
+    with pytest.raises(BadKeyError, match="mostly zeros"):
+        check_modulus(p * q)
 
 
 def test_roca_fingerprint() -> None:
@@ -60,6 +99,7 @@ def test_roca_fingerprint() -> None:
         for k in range((1 << 2047) // product + 1, (1 << 2047) // product + 10_000)
         if (found := base + k * product) % 2 and math.gcd(found, math.factorial(760)) == 1
     )
+    assert roca(modulus)
     with pytest.raises(BadKeyError, match="ROCA"):
         check_certificate_key(_key(modulus))
 
