@@ -190,7 +190,7 @@ def build_core(
         entrance=entrance,
         endpoints=endpoints,
         api_keys=ManagedApiKeys(store, decisions, clock),
-        upkeep=Upkeep(store, objects, metrics, clock, rules.remembered),
+        upkeep=Upkeep(store, objects, metrics, clock, rules.remembered, outside.witnesses.log),
         quotas=quotas,
     )
 

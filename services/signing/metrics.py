@@ -43,6 +43,11 @@ class SigningMetrics:
             ("result",),
             registry=registry,
         )
+        self._unrecorded = Gauge(
+            "signing_unrecorded_log_entries",
+            "Entries of the log that belong to no record: of requests that failed or were cut off, or are under way.",
+            registry=registry,
+        )
         self._swept = Counter("signing_swept_files", "Files without a record that were removed.", registry=registry)
         self._observe = {step: self._steps.labels(step).observe for step in get_args(Step)}
         self._kept_of: dict[str, Counter] = {}
@@ -78,6 +83,10 @@ class SigningMetrics:
     def renewal(self, result: Literal["success", "failure"]) -> None:
         """An attempt to renew the certificate of a key has ended."""
         self._renewals.labels(result).inc()
+
+    def unrecorded(self, count: int) -> None:
+        """So many entries of the log belong to no record."""
+        self._unrecorded.set(count)
 
     def swept(self, count: int) -> None:
         """Files were removed."""

@@ -160,7 +160,8 @@ evidence: Final = sa.Table(
 sa.Index("ix_evidence_tenant", evidence.c.tenant, evidence.c.id)
 sa.Index("ix_evidence_created", evidence.c.created_at)
 
-# Numbers that never repeat, handed out in blocks: `value` is the first that was not.
+# Numbers that never repeat, handed out in blocks: `value` is the first that was not. One row is a plain count:
+# `recorded-log-entries`, of entries of the log that belong to a record.
 counters: Final = sa.Table(
     "counters",
     metadata,

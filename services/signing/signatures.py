@@ -215,7 +215,7 @@ class Signatures:
             delivery = Delivery(job, f"{BASE}/{approved.id}", scratch)
             made = await delivery.deliver(plan)
             await self._keep_documents(delivery, made, checked, scratch)
-            return await self._keep(approved, made)
+            return await self._keep(approved, made, sum(one.made.log_entry is not None for one in plan.signatures()))
 
     @staticmethod
     async def _keep_documents(delivery: Delivery, made: Made, checked: Checked, scratch: Scratch) -> None:
@@ -227,12 +227,12 @@ class Signatures:
             file = await asyncio.to_thread(scratch.write, [incoming.provenance])
             made.urls["provenance"] = delivery.keep("provenance", "application/json", file)
 
-    async def _keep(self, approved: Approved, made: Made) -> StoredSignature:
+    async def _keep(self, approved: Approved, made: Made, log_entries: int) -> StoredSignature:
         """The one commit that makes the signature be."""
         incoming, log = approved.incoming, self._with.witnesses.log
         record = record_of(approved, made, None if log is None else log.origin)
         stored = StoredSignature(record.id, record.tenant, record.created, record.to_json())
-        new = NewSignature(stored, found_by(record, approved.checked.predicate_types()), made.artefacts)
+        new = NewSignature(stored, found_by(record, approved.checked.predicate_types()), made.artefacts, log_entries)
         place = _place(incoming)
         claim = None if place is None else Claim(*place, incoming.request_hash, record.id, record.created)
         octets = sum(one.size for one in made.artefacts) - incoming.octets

@@ -9,10 +9,11 @@ from typing import Final
 import structlog
 
 from pkicore.clock import Clock, unix
-from services.chassis.errors import DatabaseError
+from services.chassis.errors import ChassisError, DatabaseError
 from services.signing.metrics import SigningMetrics
 from services.signing.objects import Objects
 from services.signing.store import SigningStore
+from services.signing.witnesses import Log
 
 _SECONDS: Final = 600.0
 
@@ -28,11 +29,19 @@ class Upkeep:
         metrics: counts files that were removed.
         clock: the time.
         remembered: how long an idempotency key is.
+        log: the transparency log, if there is one.
     """
 
     def __init__(
-        self, store: SigningStore, objects: Objects, metrics: SigningMetrics, clock: Clock, remembered: timedelta
+        self,
+        store: SigningStore,
+        objects: Objects,
+        metrics: SigningMetrics,
+        clock: Clock,
+        remembered: timedelta,
+        log: Log | None = None,
     ) -> None:
+        self._log = log
         self._store = store
         self._objects = objects
         self._metrics = metrics
@@ -43,6 +52,7 @@ class Upkeep:
         """Clean up, for ever."""
         while True:
             await self.clean_up()
+            await self.count_unrecorded()
             await asyncio.sleep(_SECONDS)
 
     async def clean_up(self) -> None:
@@ -56,3 +66,15 @@ class Upkeep:
         if swept:
             self._metrics.swept(swept)
             _log.info("files without a record removed", files=swept)
+
+    async def count_unrecorded(self) -> None:
+        """See how many entries of the log belong to no record; those of requests under way are among them."""
+        if self._log is None:
+            return
+        try:
+            entries = await self._log.size()
+            recorded = await self._store.recorded_log_entries()
+        except ChassisError as error:
+            _log.warning("log entries not counted", error=str(error))
+            return
+        self._metrics.unrecorded(max(0, entries - recorded))

@@ -31,6 +31,10 @@ class Log(Protocol):
         """Enter a signature over what has this digest (under the hash of the signature's algorithm)."""
         ...
 
+    async def size(self) -> int:
+        """How many entries it has, covered by a checkpoint or not."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Witnesses:

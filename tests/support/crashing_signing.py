@@ -1,7 +1,9 @@
 """Makes one signature with an SBOM at the signing service's domain, and dies by SIGKILL around one of its commits.
 
-Usage: crashing_signing.py DIRECTORY [before|after NTH]
+Usage: crashing_signing.py DIRECTORY [before|after NTH [checkpoint]]
 
+With the last word the signature is time-stamped and logged, and the n-th commit is that of a checkpoint of the log that
+covers entries.
 signer-hsm's device is a directory, so that its keys outlive the process. Prints the answer, if there is one.
 """
 
@@ -37,11 +39,11 @@ async def signer_world(directory: Path) -> SignerWorld:
     return world
 
 
-async def sign_once(directory: Path, observer: CommitObserver | None = None) -> bytes:
+async def sign_once(directory: Path, observer: CommitObserver | None = None, *, witnesses: bool = False) -> bytes:
     """The answer to the one request."""
     signer = await signer_world(directory)
-    world = await SigningWorld.open(directory, signer_world=signer, observer=observer)
-    body = request(profile="hybrid", sbom={"content": cyclonedx()})
+    world = await SigningWorld.open(directory, signer_world=signer, observer=observer, witnesses=witnesses)
+    body = request(profile="witnessed" if witnesses else "hybrid", sbom={"content": cyclonedx()})
     async with world.http() as http:
         answer = await http.post("/v1/signatures", json=body, headers={"idempotency-key": IDEMPOTENCY_KEY})
     assert answer.status_code == 201, answer.text
@@ -53,17 +55,20 @@ async def sign_once(directory: Path, observer: CommitObserver | None = None) -> 
 def main() -> None:
     """Sign, or die."""
     moment, nth = (sys.argv[2], int(sys.argv[3])) if len(sys.argv) > 2 else ("", 0)
-    seen = 0
+    of_log = sys.argv[4] if len(sys.argv) > 4 else ""
+    labels = {f"log {of_log}"} if of_log else {"decision", "signature"}
+    seen, has_entries = 0, False
 
     def observe(at: Literal["before", "after"], label: str) -> None:
-        nonlocal seen
-        if label not in {"decision", "signature"} or at != moment:
+        nonlocal seen, has_entries
+        has_entries = has_entries or label == "log entries"
+        if label not in labels or at != moment or (of_log and not has_entries):
             return
         seen += 1
         if seen == nth:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    sys.stdout.buffer.write(asyncio.run(sign_once(Path(sys.argv[1]), observe)))
+    sys.stdout.buffer.write(asyncio.run(sign_once(Path(sys.argv[1]), observe, witnesses=bool(of_log))))
 
 
 if __name__ == "__main__":

@@ -139,6 +139,14 @@ class TileLog:
         self._queued.set()
         return await future
 
+    async def size(self) -> int:
+        """How many entries are durable, whichever process appended them, covered by a checkpoint or not.
+
+        Raises:
+            DatabaseError: it cannot be read.
+        """
+        return (await self._store.head()).size
+
     async def checkpoint(self) -> SignedCheckpoint:
         """The last signed checkpoint, whichever process signed it.
 

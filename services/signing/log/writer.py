@@ -63,6 +63,14 @@ class SigningLog:
         """
         return await self._entry((await self.tiles.append(body)).index, body)
 
+    async def size(self) -> int:
+        """How many entries it has, covered by a checkpoint or not.
+
+        Raises:
+            DatabaseError: it cannot be read.
+        """
+        return await self.tiles.size()
+
     async def entry(self, index: int) -> LogEntry:
         """An entry with its proof, by the newest checkpoint.
 

@@ -46,6 +46,7 @@ MAX_PAGE: Final = 100
 _MAX_API_KEYS: Final = 1000
 _AFTER_ALL: Final = "~"  # greater than every id
 _SERVICE: Final = "signing"
+_RECORDED: Final = "recorded-log-entries"
 
 
 class SigningStore:
@@ -93,6 +94,8 @@ class SigningStore:
             writes.append(Write(self._signatures.insert_artefact, row, 1))
         if claim is not None:
             writes.append(Write(self._signatures.insert_claim, _members(claim), 1))
+        if new.log_entries:
+            writes.append(Write(self._policies.add, {"of": _RECORDED, "more": new.log_entries}, 1))
         await self._database.commit(Unit("signature", [*writes, *told], (event,)))
 
     async def signature(self, tenant: str, signature: str) -> StoredSignature | None:
@@ -215,6 +218,11 @@ class SigningStore:
         """The set with that hash, as it was in force last."""
         row = await self._database.fetch_one(self._policies.by_hash, of=sha256)
         return None if row is None else read_policies(row)
+
+    async def recorded_log_entries(self) -> int:
+        """How many entries of the transparency log belong to records that were kept, deleted ones too."""
+        row = await self._database.fetch_one(self._policies.counter, of=_RECORDED)
+        return 0 if row is None else int(row["value"])
 
     async def take_numbers(self, counter: str, count: int) -> range:
         """Numbers that nobody ever had or will have of this counter, from 1 on; some may be left unused at a crash."""

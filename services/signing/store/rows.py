@@ -52,11 +52,13 @@ class NewSignature:
         signature: the record.
         found_by: digests ("sha256:HEX") and predicate types.
         artefacts: what is served below it; those without content are files already.
+        log_entries: how many entries of the transparency log are its.
     """
 
     signature: StoredSignature
     found_by: Sequence[str]
     artefacts: Sequence[Artefact]
+    log_entries: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,6 +99,9 @@ class PolicyStatements:
         )
         self.counter = prepare(sa.select(counters.c.value).where(counters.c.name == _text("of")))
         self.insert_counter = prepare(_insert(counters))
+        self.add = prepare(
+            sa.update(counters).where(counters.c.name == _text("of")).values(value=counters.c.value + _number("more"))
+        )
         self.advance = prepare(
             sa.update(counters)
             .where(counters.c.name == _text("of"), counters.c.value == _number("found"))

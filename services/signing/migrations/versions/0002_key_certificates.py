@@ -1,4 +1,4 @@
-"""Certificates of keys that stay, and requests for the next ones."""
+"""Certificates of keys that stay, requests for the next ones; a count of log entries that belong to a record."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -23,8 +23,10 @@ def upgrade() -> None:
         sa.Column("csr", sa.LargeBinary, nullable=False),
         sa.Column("requested_at", sa.BigInteger, nullable=False),
     )
+    op.execute("INSERT INTO counters (name, value) SELECT 'recorded-log-entries', coalesce(max(size), 0) FROM log_head")
 
 
 def downgrade() -> None:
+    op.execute("DELETE FROM counters WHERE name = 'recorded-log-entries'")
     op.drop_table("certificate_requests")
     op.drop_table("key_certificates")
