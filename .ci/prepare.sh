@@ -1,6 +1,9 @@
 # Sourced by demo.sh and test.sh: checks what the machine must bring, and makes the project's virtual environment in .venv.
 # shellcheck shell=bash
 
+# Dozens of processes of ours are started, each after the other's compiled modules: let them be kept.
+unset PYTHONDONTWRITEBYTECODE
+
 say() { printf '%s\n' "$*"; }
 
 fail() {

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-SERVICES = ("services.acme.app", "services.ca.app", "services.signer_hsm.app")
+SERVICES = ("services.acme.app", "services.ca.app", "services.signer_hsm.app", "services.signing.app")
 
 
 @pytest.mark.parametrize(

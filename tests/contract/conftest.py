@@ -37,10 +37,10 @@ async def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A database of either engine with nothing in it, not even a schema."""
+    """A database of either engine that `tests.support.migrated` is to make."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/service.sqlite3"
     server: PostgresServer | None = request.getfixturevalue("postgres")
     if server is None:
         pytest.skip("not run: postgresql missing (apt-get install postgresql)")
-    return server.new_database()
+    return server.unmade_database()

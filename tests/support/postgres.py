@@ -68,10 +68,14 @@ class PostgresServer:
 
     def new_database(self) -> str:
         """Makes an empty database; answers its URL."""
+        url = self.unmade_database()
+        self._run("createdb", "-h", str(self.directory), "-U", _USER, f"test{self._databases}")
+        return url
+
+    def unmade_database(self) -> str:
+        """The URL of a database that `tests.support.migrated` makes, in a fifth of the time of making and migrating."""
         self._databases += 1
-        name = f"test{self._databases}"
-        self._run("createdb", "-h", str(self.directory), "-U", _USER, name)
-        return self.url(name)
+        return self.url(f"test{self._databases}")
 
     def url(self, database: str = "postgres") -> str:
         """The URL of a database; the default one is there from the start and quicker to empty than to make anew."""

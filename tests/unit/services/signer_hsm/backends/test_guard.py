@@ -1,20 +1,17 @@
-"""One deadline, safe repetitions, the breaker, fair shares, checked signatures, and what is counted."""
+"""One deadline, safe repetitions, the breaker, fair shares, and hung back ends."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry
 
-from pkicore.algorithms import ALGORITHMS, generate_private_key
-from services.signer_hsm.backends import Backend, BackendHealth, KeyLabel
-from services.signer_hsm.backends.guard import GuardedBackend
+from pkicore.algorithms import ALGORITHMS
+from services.signer_hsm.backends import Backend, KeyLabel
 from services.signer_hsm.backends.lane import Lane
-from services.signer_hsm.backends.settings import FileSettings
 from services.signer_hsm.errors import (
     BackendError,
     BadAnswerError,
@@ -27,52 +24,16 @@ from services.signer_hsm.errors import (
     UnavailableError,
     WrongStateError,
 )
-from services.signer_hsm.metrics import SignerMetrics
 from services.signer_hsm.schemes import SCHEMES
+from tests.support.guarded import Guarded, for_ever
 from tests.support.hang import GENEROUS, Hang
-from tests.support.payloads import check_signature, payload_of
+from tests.support.payloads import check_signature
 from tests.support.scripted_backend import ScriptedBackend
 
 LABEL = KeyLabel("bank", "issuing", 1)
 ES256 = SCHEMES["ES256"]
 ROW = ALGORITHMS["ecdsa-p256"]
 SHORT = 0.05
-MESSAGES = [b"first", b"second", b"third"]
-
-
-class Guarded:
-    """A scripted back end behind a guard, with its own metrics and a clock that the test moves."""
-
-    def __init__(self, backend: ScriptedBackend | None = None, **changes: Any) -> None:  # noqa: ANN401 - settings
-        self.backend = backend or ScriptedBackend()
-        self.now = 0.0
-        fields = {
-            "name": self.backend.name,
-            "type": "file",
-            "directory": "/nowhere",
-            "passphrase_file": "/nowhere/passphrase",
-            "deadline_seconds": 60,
-            "breaker_failures": 3,
-            "breaker_seconds": 5,
-        }
-        self.registry = CollectorRegistry()
-        settings = FileSettings.model_validate(fields | changes)
-        self.guard = GuardedBackend(self.backend, settings, SignerMetrics(self.registry), monotonic=lambda: self.now)
-
-    async def sign(
-        self, tenant: str = "bank", messages: Sequence[bytes] = (b"first",), *, once: bool = False
-    ) -> Sequence[bytes | BackendError]:
-        """Signatures over the messages."""
-        payloads = [payload_of(self.backend.key.public_key, ES256, "digest", message) for message in messages]
-        return await self.guard.sign("handle", ES256, "digest", payloads, tenant=tenant, once=once)
-
-    def sample(self, name: str, **labels: str) -> float | None:
-        """The value of a metric of this back end."""
-        return self.registry.get_sample_value(name, {"backend": self.backend.name, **labels})
-
-
-async def _for_ever() -> None:
-    await asyncio.Event().wait()
 
 
 def test_a_guard_is_a_back_end() -> None:
@@ -101,7 +62,7 @@ async def test_one_deadline_for_the_whole_operation() -> None:
     """A back end that does not answer is given up after the deadline, and its place is free again."""
     made = Guarded(deadline_seconds=SHORT, workers=1, queue=1)
     for _ in range(2):
-        made.backend.script.append(_for_ever)
+        made.backend.script.append(for_ever)
         with pytest.raises(DeadlineError):
             await made.sign()
     assert await made.sign()
@@ -221,85 +182,10 @@ async def test_faults_of_ours_pass_and_hold_nothing() -> None:
     assert await made.sign()
 
 
-async def test_wrong_signatures_are_found_out() -> None:
-    """A signature that does not verify is a bad answer, counts as a failure of the back end, and is not repeated."""
-    made = Guarded(verify=True)
-    made.backend.answers = [[b"\x30\x00"]]
-    with pytest.raises(BadAnswerError):
-        await made.sign()
-    assert made.backend.calls.count("sign") == 1
-    assert made.sample("signer_signatures_total", scheme="ES256", result="failure") == 1
-    assert made.sample("signer_backend_failures_total", operation="sign", **{"class": "bad-answer"}) == 1
-
-
-async def test_one_wrong_signature_of_many() -> None:
-    """In a batch the wrong one is replaced by its error in its place, the others stand."""
-    made = Guarded(verify=True)
-    good = await made.sign(messages=MESSAGES)
-    made.backend.answers = [[good[0], good[0], good[2]]]
-    answers = await made.sign(messages=MESSAGES)
-    assert isinstance(answers[1], BadAnswerError)
-    assert (answers[0], answers[2]) == (good[0], good[2])
-    assert made.sample("signer_signatures_total", scheme="ES256", result="success") == 5
-    assert made.sample("signer_signatures_total", scheme="ES256", result="failure") == 1
-
-
-async def test_all_wrong_is_a_failure_of_the_back_end() -> None:
-    """When each signature of a batch is wrong the batch is, and so often that the breaker opens."""
-    made = Guarded(verify=True, breaker_failures=1)
-    good = await made.sign(messages=MESSAGES)
-    made.backend.answers = [[good[1], good[2], good[0]]]
-    with pytest.raises(BadAnswerError):
-        await made.sign(messages=MESSAGES)
-    assert made.guard.breaker.state == "open"
-
-
-async def test_the_callers_public_key_decides() -> None:
-    """Signatures are verified against the key that the service has on record, where it says which."""
-    made = Guarded(verify=True)
-    other = generate_private_key(ROW).public_key()
-    digest = payload_of(other, ES256, "digest", b"first")
-    with pytest.raises(BadAnswerError):
-        await made.guard.sign("handle", ES256, "digest", [digest], public_key=other)
-    assert "load" not in made.backend.calls
-
-
-async def test_the_back_ends_public_key_is_asked_once() -> None:
-    """Without a key on record the back end is asked for it, once."""
-    made = Guarded(verify=True)
-    for _ in range(3):
-        await made.sign()
-    assert made.backend.calls == ["load", "sign", "sign", "sign"]
-
-
-async def test_signatures_are_passed_unverified_where_the_settings_say_so() -> None:
-    """Without `verify` the consumer's own check has to do."""
-    made = Guarded(verify=False)
-    made.backend.answers = [[b"anything"]]
-    assert await made.sign() == [b"anything"]
-
-
-@pytest.mark.parametrize("answers", [[], [b"a", b"b"], [b""], [None], ["text"]])
-async def test_answers_of_the_wrong_shape(answers: Any) -> None:  # noqa: ANN401 - garbage
-    """Too few, too many, empty or strange signatures are a bad answer even when nothing is verified."""
-    made = Guarded(verify=False)
-    made.backend.answers = [answers]
-    with pytest.raises(BadAnswerError):
-        await made.sign()
-
-
-async def test_when_each_payload_failed_so_did_the_operation() -> None:
-    """A batch of which nothing could be signed is told by its first error."""
-    made = Guarded()
-    made.backend.answers = [[WrongStateError("disabled"), ThrottledError("x")]]
-    with pytest.raises(WrongStateError, match="disabled"):
-        await made.sign(messages=MESSAGES[:2])
-
-
 async def test_one_tenant_does_not_fill_the_back_end() -> None:
     """While one tenant's calls hang and more of them wait, another tenant's call is served at once."""
     made = Guarded(workers=1, queue=8)
-    made.backend.script = [_for_ever] * 3
+    made.backend.script = [for_ever] * 3
     hanging = [asyncio.create_task(made.sign("greedy")) for _ in range(7)]
     await asyncio.sleep(0)
     async with asyncio.timeout(GENEROUS):
@@ -384,113 +270,3 @@ async def test_a_hung_back_end_sheds_and_recovers() -> None:
     assert await made.sign()
     assert (await made.guard.health()).ready
     await backend.lane.aclose()
-
-
-async def test_metrics_of_an_operation() -> None:
-    """Latency, failures by class, pool use and signatures are counted per back end."""
-    made = Guarded(workers=3)
-    made.backend.script = [None, DeniedError("x")]
-    await made.sign()
-    with pytest.raises(DeniedError):
-        await made.sign()
-    assert made.sample("signer_backend_seconds_count", operation="sign") == 2
-    assert made.sample("signer_backend_failures_total", operation="sign", **{"class": "denied"}) == 1
-    assert made.sample("signer_signatures_total", scheme="ES256", result="success") == 1
-    assert made.sample("signer_signatures_total", scheme="ES256", result="failure") == 1
-    assert made.sample("signer_backend_workers") == 3
-    assert made.sample("signer_backend_in_use") == 0
-
-
-async def test_refused_calls_do_not_count_as_quick_ones() -> None:
-    """What never reached the back end is a failure, but no latency of the back end."""
-    made = Guarded(breaker_failures=1)
-    made.backend.script = [DeadlineError("x")]
-    for _ in range(5):
-        with pytest.raises((DeadlineError, UnavailableError)):
-            await made.sign()
-    assert made.sample("signer_backend_seconds_count", operation="sign") == 1
-    assert made.sample("signer_backend_failures_total", operation="sign", **{"class": "unavailable"}) == 4
-
-
-async def test_health_is_asked_once_for_all() -> None:
-    """Those who ask within a second share one answer, which the metrics keep."""
-    made = Guarded()
-    made.backend.state = BackendHealth(False, {"sealed": True, "token_ttl_seconds": 42})
-    answers = await asyncio.gather(*(made.guard.health() for _ in range(20)))
-    assert made.backend.calls == ["health"]
-    assert {answer.ready for answer in answers} == {False}
-    assert made.sample("vault_sealed") == 1
-    assert made.sample("vault_token_ttl_seconds") == 42
-    assert made.sample("signer_backend_ready") == 0
-    made.now += 1
-    made.backend.state = BackendHealth(True, {"sealed": False})
-    health = await made.guard.health()
-    assert health.ready
-    assert health.detail == {"sealed": False, "breaker": "closed"}
-    assert made.sample("vault_sealed") == 0
-    assert made.sample("signer_backend_ready") == 1
-
-
-@pytest.mark.parametrize(
-    ("error", "ready"), [(UnavailableError("x"), False), (DeniedError("x"), False), (BusyError("x"), True)]
-)
-async def test_health_never_raises(error: BackendError, ready: bool) -> None:  # noqa: FBT001 - a table's column
-    """A back end that cannot be asked is not ready; one that is merely busy is."""
-    made = Guarded()
-    made.backend.script = [error]
-    health = await made.guard.health()
-    assert (health.ready, health.detail["problem"]) == (ready, error.cause)
-
-
-async def test_health_has_a_deadline() -> None:
-    """A back end that does not answer the question is not ready."""
-    made = Guarded(deadline_seconds=SHORT)
-    made.backend.script = [_for_ever]
-    health = await made.guard.health()
-    assert (health.ready, health.detail["problem"]) == (False, "deadline")
-
-
-CUT = UnavailableError("cut", uncertain=True)
-
-
-async def test_a_signature_that_must_be_made_once_is_not_asked_for_again_when_it_may_exist() -> None:
-    """After a connection that broke off the caller gets the error; without `once` the guard asks again."""
-    made = Guarded()
-    made.backend.script = [CUT]
-    with pytest.raises(UnavailableError) as caught:
-        await made.sign(once=True)
-    assert caught.value.uncertain
-    made.backend.script = [CUT]
-    await made.sign()
-    assert made.backend.calls == ["sign"] * 3
-
-
-async def test_a_signature_that_must_be_made_once_is_asked_for_again_when_nothing_was_done() -> None:
-    """Refused connections and throttling are repeated in any case, up to the first uncertain failure."""
-    made = Guarded()
-    made.backend.script = [UnavailableError("refused"), ThrottledError("slow down"), None]
-    assert len(await made.sign(once=True)) == 1
-    made.backend.script = [UnavailableError("refused"), CUT]
-    with pytest.raises(UnavailableError) as caught:
-        await made.sign(once=True)
-    assert caught.value.uncertain
-    assert made.backend.calls == ["sign"] * 5
-
-
-async def test_a_batch_of_failures_is_uncertain_if_one_of_them_is() -> None:
-    """The error that stands for all says so, whatever the first one was."""
-    made = Guarded()
-    made.backend.answers = [[ThrottledError("slow down"), CUT]]
-    with pytest.raises(UnavailableError) as caught:
-        await made.sign(messages=(b"one", b"two"), once=True)
-    assert caught.value is CUT
-
-
-async def test_a_public_key_that_is_not_to_be_had_is_missed_before_anything_is_signed() -> None:
-    """The key for the check comes first: its lack is a certain failure, not a hidden signature."""
-    made = Guarded(verify=True)
-    made.backend.script = [DeadlineError("no public key")]
-    with pytest.raises(DeadlineError) as caught:
-        await made.sign(once=True)
-    assert not caught.value.uncertain
-    assert made.backend.calls == ["load"]
