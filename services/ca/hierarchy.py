@@ -74,7 +74,15 @@ class KeyRing:
         return RemoteKey(uri, public_key, self.signer, self.pool)
 
 
-def make_issuer(name: str, family: str, certificate: x509.Certificate, root: x509.Certificate, base_url: str) -> Issuer:
+def make_issuer(
+    name: str,
+    family: str,
+    certificate: x509.Certificate,
+    root: x509.Certificate,
+    base_url: str,
+    *,
+    crl_shards: int = 1,
+) -> Issuer:
     """An issuing CA directly below a root, with its status below `base_url`."""
     return Issuer(
         id=name,
@@ -85,6 +93,7 @@ def make_issuer(name: str, family: str, certificate: x509.Certificate, root: x50
         crl_url=f"{base_url}/crl/{name}",
         ocsp_url=f"{base_url}/ocsp",
         aia_url=f"{base_url}/aia/{name}",
+        crl_shards=crl_shards,
     )
 
 
@@ -117,7 +126,8 @@ async def load_hierarchy(settings: CaSettings, base_url: str, ring: KeyRing) -> 
         key = await ring.open(item.key, certificate)
         if key.algorithm.family != item.family:
             raise KeyNotFoundError(f"issuer {item.id} is said to be of the family {item.family}, and its key is not")
-        issuer = make_issuer(item.id, item.family, certificate, _root_of(item, roots), base_url)
+        root = _root_of(item, roots)
+        issuer = make_issuer(item.id, item.family, certificate, root, base_url, crl_shards=item.crl_shards)
         cas[item.id] = IssuingCa.of(issuer, key, retired=item.retired)
         responder_keys[item.id] = await ring.open(item.responder_key, _responder_certificate(settings, item))
     return Hierarchy(cas, responder_keys, roots)

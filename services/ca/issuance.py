@@ -236,6 +236,7 @@ class Issuance:
             not_after=unix(request.not_after),
             recorded_at=unix(self._clock.now()),
             tbs=tbs if entered is None else entered.tbs,
+            shard=request.issuer.shard_of(serial) if request.profile.crl else 0,
             account=request.requester.get("account", ""),
             requester=canonical_json(request.requester).decode(),
             names=names_text(found_by),

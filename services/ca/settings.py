@@ -69,6 +69,12 @@ class IssuerSettings(BaseModel):
         description="It issues nothing any more, but its CRL and OCSP answers go on (`ztca keys migrate --roll`).",
     )
     replaces: str = Field("", description="Id of the issuing CA in whose place it came, where it came by a roll.")
+    crl_shards: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="Shards of its CRL for certificates issued from now on; those issued before stay in theirs.",
+    )
     responder_key: KeyReference = Field(description="URI of its OCSP responder's key, as a rule a local one.")
 
 

@@ -5,7 +5,7 @@ Refuses, never warns. It shares no code with `tbs` beyond the tables, so that a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from types import MappingProxyType
@@ -235,6 +235,7 @@ def _expected_extensions(subject: _Subject) -> set[x509.ObjectIdentifier]:
         ExtensionOID.EXTENDED_KEY_USAGE: bool(profile.extended_key_usage),
         ExtensionOID.AUTHORITY_INFORMATION_ACCESS: profile.crl or profile.ocsp,
         ExtensionOID.CRL_DISTRIBUTION_POINTS: profile.crl,
+        ExtensionOID.FRESHEST_CRL: profile.freshest_crl,
         ExtensionOID.SUBJECT_ALTERNATIVE_NAME: set(profile.names.values()) != {"forbidden"},
         ExtensionOID.OCSP_NO_CHECK: profile.ocsp_no_check,
         ExtensionOID.PRECERT_SIGNED_CERTIFICATE_TIMESTAMPS: profile.sct and subject.logged,
@@ -333,10 +334,17 @@ def _authority(subject: _Subject) -> Iterator[str]:
     if subject.profile.crl or subject.profile.ocsp:
         yield from _access(subject, subject.issuer)
     if subject.profile.crl:
-        points = subject.extensions.get_extension_for_class(x509.CRLDistributionPoints).value
-        urls = [str(name.value) for point in points for name in point.full_name or ()]
-        if urls != [subject.issuer.crl_url] or not urls[0].startswith("http://"):
+        urls = _urls(subject.extensions.get_extension_for_class(x509.CRLDistributionPoints).value)
+        if urls != [subject.issuer.crl_url_of(subject.certificate.serial_number)] or not urls[0].startswith("http://"):
             yield "RFC 5280 §4.2.1.13: the CRL distribution point is not the issuer's http URL"
+    if subject.profile.freshest_crl:
+        urls = _urls(subject.extensions.get_extension_for_class(x509.FreshestCRL).value)
+        if urls != [subject.issuer.delta_url_of(subject.certificate.serial_number)]:
+            yield "RFC 5280 §4.2.1.15: the freshest CRL is not the delta to the certificate's CRL"
+
+
+def _urls(points: Iterable[x509.DistributionPoint]) -> list[str]:
+    return [str(name.value) for point in points for name in point.full_name or ()]
 
 
 def _access(subject: _Subject, issuer: Issuer) -> Iterator[str]:

@@ -16,7 +16,8 @@
     families = { ecdsa = "ecdsa" }          # family of the key -> family of the issuing CA
 
 Optional: `renewers = ["/service/signing"]`, SPIFFE paths that may ask for it only in place of a certificate of the same
-profile, key and subject that this CA has issued and not revoked; `ocsp_no_check = true`, `ca = true`,
+profile, key and subject that this CA has issued and not revoked; `freshest_crl = true` carries the URL of the delta to
+the CRL; `ocsp_no_check = true`, `ca = true`,
 `path_length = 0`; `sct = true` has each certificate logged, and the log's timestamp in it; `fulcio = true` has it say
 what an OIDC token said (`pkicore.x509.fulcio`), so that its URI name is that of a build or person elsewhere, and no
 SPIFFE ID.
@@ -84,6 +85,7 @@ class Profile:
     crl: bool
     ocsp: bool
     ocsp_no_check: bool
+    freshest_crl: bool
     ca: bool
     path_length: int | None
     sct: bool
@@ -191,6 +193,7 @@ def _profile(table: _Table) -> Profile:
         crl=table.flag("crl"),
         ocsp=table.flag("ocsp"),
         ocsp_no_check=table.flag("ocsp_no_check", default=False),
+        freshest_crl=table.flag("freshest_crl", default=False),
         ca=table.flag("ca", default=False),
         path_length=table.number("path_length", 0, 10) if "path_length" in table else None,
         sct=table.flag("sct", default=False),
@@ -213,6 +216,8 @@ def _check_sense(profile: Profile, table: _Table) -> None:
         raise table.error("path_length", "is for CAs only (RFC 5280 §4.2.1.9)")
     if profile.sct and profile.ca:
         raise table.error("sct", "is for end entities only (RFC 6962 §3.1)")
+    if profile.freshest_crl and (profile.ca or not profile.crl):
+        raise table.error("freshest_crl", "is for end entities whose certificates name a CRL: roots make no deltas")
     if missing := {ALGORITHMS[name].family for name in profile.keys} - set(profile.families):
         raise table.error("families", f"does not say which issuing CA takes keys of {', '.join(sorted(missing))}")
     _check_extended_usage(profile, table)

@@ -41,9 +41,10 @@ class Issuer:
         certificate: of the issuer.
         chain: this issuer and those above it, up to but without the root; empty for a root.
         root: the root above it; its own certificate for a root.
-        crl_url: where its CRL is.
+        crl_url: where its complete CRL is; its shards and deltas are below.
         ocsp_url: where its responder is; None for a CA that has none.
         aia_url: where its own certificate is, in DER.
+        crl_shards: into how many shards its CRL is split for certificates that are issued now; 1: not at all.
     """
 
     id: str
@@ -54,6 +55,7 @@ class Issuer:
     crl_url: str
     ocsp_url: str | None
     aia_url: str
+    crl_shards: int = 1
 
     @cached_property
     def algorithm(self) -> Algorithm:
@@ -64,6 +66,27 @@ class Issuer:
     def subject_key_identifier(self) -> x509.SubjectKeyIdentifier:
         """What its certificates name as authority key (RFC 5280 §4.2.1.1)."""
         return self.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+
+    def shard_of(self, serial: int) -> int:
+        """The shard of the CRL that a certificate issued now belongs to for ever, from 1; 0 where there are none."""
+        return serial % self.crl_shards + 1 if self.crl_shards > 1 else 0
+
+    def shard_url(self, shard: int) -> str:
+        """Where the list of a shard is; that of shard 0 is the complete one."""
+        return f"{self.crl_url}/{shard}" if shard else self.crl_url
+
+    def crl_url_of(self, serial: int) -> str:
+        """Where the CRL is that speaks for a certificate issued now under this serial."""
+        return self.shard_url(self.shard_of(serial))
+
+    def delta_url_of(self, serial: int) -> str:
+        """Where the delta to that CRL is."""
+        return delta_url(self.crl_url_of(serial))
+
+
+def delta_url(crl_url: str) -> str:
+    """Where the delta to a CRL is."""
+    return f"{crl_url}/delta"
 
 
 def validity(
@@ -124,7 +147,12 @@ def build_tbs(  # noqa: PLR0913 - the fields of a certificate, each by its name
     if profile.crl or profile.ocsp:
         builder = builder.add_extension(_authority_information(profile, issuer), critical=False)
     if profile.crl:
-        builder = builder.add_extension(_crl_distribution_points(issuer), critical=False)
+        points = x509.CRLDistributionPoints([_distribution_point(issuer.crl_url_of(serial))])
+        builder = builder.add_extension(points, critical=False)
+    if profile.freshest_crl:
+        builder = builder.add_extension(
+            x509.FreshestCRL([_distribution_point(issuer.delta_url_of(serial))]), critical=False
+        )
     if not names.is_empty:
         alternatives = x509.SubjectAlternativeName(names.general_names())
         builder = builder.add_extension(alternatives, critical=not list(subject))
@@ -215,9 +243,8 @@ def _authority_information(profile: Profile, issuer: Issuer) -> x509.AuthorityIn
     )
 
 
-def _crl_distribution_points(issuer: Issuer) -> x509.CRLDistributionPoints:
-    url = x509.UniformResourceIdentifier(issuer.crl_url)
-    return x509.CRLDistributionPoints([x509.DistributionPoint([url], None, None, None)])
+def _distribution_point(url: str) -> x509.DistributionPoint:
+    return x509.DistributionPoint([x509.UniformResourceIdentifier(url)], None, None, None)
 
 
 def _capture(builder: x509.CertificateBuilder, algorithm: Algorithm) -> bytes:

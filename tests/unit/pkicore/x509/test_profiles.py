@@ -149,6 +149,7 @@ def test_the_good_example_loads() -> None:
         ({"ca": "true"}, "key_usage"),
         ({"path_length": "0"}, "path_length"),
         ({"ocsp_no_check": "true"}, "ocsp_no_check"),
+        ({"freshest_crl": "true", "crl": "false"}, "freshest_crl"),
         ({"callers": '"/service/acme"'}, "callers"),
         ({"names": '{ host = "allowed" }'}, "names"),
         ({"names": '{ dns = "maybe" }'}, "names"),

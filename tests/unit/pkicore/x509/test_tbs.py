@@ -14,10 +14,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from pkicore.algorithms import ALGORITHMS, generate_private_key
-from pkicore.errors import ProfileError
+from pkicore.errors import LintError, ProfileError
+from pkicore.x509.lint import lint_tbs
 from pkicore.x509.names import Names
-from pkicore.x509.tbs import random_serial, validity
-from tests.support.pki import PROFILES, Hierarchy
+from pkicore.x509.tbs import build_tbs, random_serial, validity
+from tests.support.clock import ManualClock
+from tests.support.pki import PROFILES, Hierarchy, make_hierarchy
 
 
 def test_serials_are_positive_and_fit_twenty_octets() -> None:
@@ -165,3 +167,31 @@ def test_openssl_verifies_the_chain(ecdsa: Hierarchy, tmp_path: Path) -> None:
             command = ["openssl", "verify", "-x509_strict", *trust, "-purpose", purpose, str(tmp_path / "leaf")]
             result = subprocess.run(command, capture_output=True, text=True, check=False)
             assert result.returncode == 0, result.stderr
+
+
+async def test_a_shard_is_fixed_by_the_serial_and_named_in_the_certificate() -> None:
+    """Serial modulo the number of shards: CDP and freshest CRL name it, the linter insists on it, and none is zero."""
+    hierarchy = await make_hierarchy("ecdsa", ManualClock())
+    issuing = replace(hierarchy.issuing, crl_shards=4)
+    profile = replace(PROFILES["server"], freshest_crl=True)
+    not_before, not_after = validity(profile, issuing, hierarchy.clock.now())
+    seen = set()
+    for serial in range(1 << 70, (1 << 70) + 8):
+        tbs = build_tbs(
+            profile,
+            issuing,
+            serial=serial,
+            not_before=not_before,
+            not_after=not_after,
+            public_key=hierarchy.issuing_key.public_key,
+            common_name=None,
+            names=Names.build(dns=["a.example"]),
+        )
+        lint_tbs(tbs, profile, issuing)
+        url = f"{issuing.crl_url}/{serial % 4 + 1}"
+        seen.add(issuing.shard_of(serial))
+        assert (url.encode() in tbs, f"{url}/delta".encode() in tbs) == (True, True)
+        with pytest.raises(LintError, match="distribution point"):
+            lint_tbs(tbs, profile, hierarchy.issuing)
+    assert seen == {1, 2, 3, 4}
+    assert hierarchy.issuing.shard_of(1 << 70) == 0
