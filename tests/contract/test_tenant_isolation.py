@@ -80,29 +80,22 @@ async def send(http: httpx.AsyncClient, probe: Probe, key_id: str) -> httpx.Resp
     return await http.request(probe.method, fill(probe.path), json=body)
 
 
-async def _prepare(directory: Path) -> None:
-    async with tenants_world(directory) as made:
-        for tenant in ("left", "right"):
-            for name in ("signing-1", "pub-1"):
-                await made.create(tenant, name)
-        async with made.caller("/workload/left") as victim:
-            answer = await send(victim, PROBES["sign under the victim's idempotency key"], EXISTING)
-        assert answer.status_code == 200, answer.text
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two tenants with two keys each; the victim has signed under an idempotency key. Sealing keys takes seconds."""
-    directory = tmp_path_factory.mktemp("tenants")
-    asyncio.run(_prepare(directory))
-    return directory
+async def prepare(world: TenantsWorld) -> None:
+    """Two keys for each tenant; the victim has signed under an idempotency key."""
+    for tenant in ("left", "right"):
+        for name in ("signing-1", "pub-1"):
+            await world.create(tenant, name)
+    async with world.caller("/workload/left") as victim:
+        answer = await send(victim, PROBES["sign under the victim's idempotency key"], EXISTING)
+    assert answer.status_code == 200, answer.text
+    world.seconds += 60  # so that what this took counts no more
 
 
 @pytest.fixture
-async def world(prepared: Path, tmp_path: Path) -> AsyncIterator[TenantsWorld]:
-    """A service over a copy of what was prepared."""
-    shutil.copytree(prepared, tmp_path / "state")
-    async with tenants_world(tmp_path / "state") as made:
+async def world(tmp_path: Path) -> AsyncIterator[TenantsWorld]:
+    """A service with these keys."""
+    async with tenants_world(tmp_path) as made:
+        await prepare(made)
         yield made
 
 
@@ -185,8 +178,15 @@ async def test_odd_spellings_name_nothing(attacker: httpx.AsyncClient) -> None:
             assert (await attacker.get(path)).status_code in {400, 403, 404}, path
 
 
-async def test_health_and_back_ends_of_others_stay_unknown(world: TenantsWorld, attacker: httpx.AsyncClient) -> None:
+async def test_health_and_back_ends_of_others_stay_unknown(tmp_path: Path) -> None:
     """A caller sees its tenants' back ends, can put no key elsewhere, and is not told what else there is."""
+    async with tenants_world(tmp_path, files=True) as world, world.caller("/workload/right") as attacker:
+        await world.create("left", "signing-1")
+        await back_ends_of_others_stay_unknown(world, attacker)
+
+
+async def back_ends_of_others_stay_unknown(world: TenantsWorld, attacker: httpx.AsyncClient) -> None:
+    """To `right`, while `left` has a key."""
     health = (await attacker.get("/health")).json()
     assert set(health["backends"]) == {"beta"}
     assert health["backends"]["beta"]["detail"].keys() == {"breaker", "directory"}  # no count of what others have or do
@@ -201,12 +201,14 @@ async def test_health_and_back_ends_of_others_stay_unknown(world: TenantsWorld, 
         assert (await stranger.get("/health")).json()["backends"] == {}
 
 
-async def test_keys_in_a_directory_that_was_not_mounted_are_not_destroyed(prepared: Path, tmp_path: Path) -> None:
+async def test_keys_in_a_directory_that_was_not_mounted_are_not_destroyed(tmp_path: Path) -> None:
     """A start over an empty directory says where its keys are; destroyed is what was there to be destroyed."""
     state, away = tmp_path / "state", tmp_path / "away"
-    shutil.copytree(prepared, state)
+    state.mkdir()
+    async with tenants_world(state, files=True) as world:
+        await world.create("right", "pub-1")
     (state / "beta").rename(away)
-    async with tenants_world(state) as world, world.caller("/workload/right-some") as http:
+    async with tenants_world(state, files=True) as world, world.caller("/workload/right-some") as http:
         seen = (await http.get("/health")).json()
         assert (seen["status"], seen["backends"]["beta"]["ready"]) == ("degraded", False)
         answer = await http.post("/v1/keys/right.pub-1/destroy", json={"idempotency_key": "d"})
@@ -214,7 +216,7 @@ async def test_keys_in_a_directory_that_was_not_mounted_are_not_destroyed(prepar
         assert (await http.get("/v1/keys/right.pub-1")).json()["state"] == "destroying"
     shutil.rmtree(state / "beta")
     away.rename(state / "beta")
-    async with tenants_world(state) as world, world.caller("/workload/right-some") as http:
+    async with tenants_world(state, files=True) as world, world.caller("/workload/right-some") as http:
         assert (await http.get("/health")).json()["status"] == "ok"
         await world.core.versions.recover()
         gone = (await http.get("/v1/keys/right.pub-1")).json()["versions"][0]
@@ -341,9 +343,8 @@ kinds = ["digest"]
 """
 
 
-async def test_a_token_opens_what_its_rule_says(prepared: Path, tmp_path: Path) -> None:
+async def test_a_token_opens_what_its_rule_says(tmp_path: Path) -> None:
     """In its tenant alone; it takes the bearer's own rights away, and stands in the record."""
-    shutil.copytree(prepared, tmp_path / "state")
     key, jwks = JoseKey.generate(), tmp_path / "jwks.json"
     jwks.write_bytes(orjson.dumps({"keys": [key.jwk | {"kid": "1"}]}))
     issuer = OidcIssuerSettings.model_validate(
@@ -353,9 +354,10 @@ async def test_a_token_opens_what_its_rule_says(prepared: Path, tmp_path: Path) 
     claims = {"iss": "https://ci.test", "aud": "signer-hsm", "sub": "job", "iat": at, "exp": at + 60}
     token = key.jws(orjson.dumps(claims), {"alg": "ES256", "kid": "1"})
     async with (
-        tenants_world(tmp_path / "state", issuers=[issuer], more_rules=_JOBS) as world,
+        tenants_world(tmp_path, issuers=[issuer], more_rules=_JOBS) as world,
         world.caller("/workload/right") as http,
     ):
+        await prepare(world)
         http.headers["authorization"] = f"Bearer {token['protected']}.{token['payload']}.{token['signature']}"
         assert (await send(http, PROBES["sign"], "left.pub-1")).status_code == 200
         refused = [await send(http, PROBES["sign"], key_id) for key_id in (EXISTING, MISSING, "right.signing-1")]

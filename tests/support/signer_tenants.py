@@ -1,7 +1,8 @@
-"""The real application of signer-hsm with two tenants, `left` and `right`, over a real SQLite file and file back ends.
+"""The real application of signer-hsm with two tenants, `left` and `right`, over a real SQLite file.
 
-Each tenant has a back end of its own (`alpha`, `beta`), a workload that may do everything, one that may use the keys
-`pub-*` only, and operators. Commits and queries are counted. Peers are handed in as the mTLS listener would.
+Each tenant has a back end of its own (`alpha`, `beta`; in memory, or in files where those matter), a workload that may
+do everything, one that may use the keys `pub-*` only, and operators. Commits and queries are counted. Peers are handed
+in as the mTLS listener would.
 """
 
 from __future__ import annotations
@@ -26,13 +27,15 @@ from services.chassis.oidc import OidcIssuerSettings
 from services.chassis.peer import CallerPolicy
 from services.signer_hsm.app import MIGRATIONS, Core, CoreRules, build_core, internal_application
 from services.signer_hsm.attestations import device_statements
+from services.signer_hsm.backends.guard import GuardedBackend
 from services.signer_hsm.backends.registry import BackendRegistry
-from services.signer_hsm.backends.settings import FileSettings
+from services.signer_hsm.backends.settings import BackendSettings, FileSettings
 from services.signer_hsm.metrics import SignerMetrics
 from services.signer_hsm.policy import OidcVerifier, Policy
 from services.signer_hsm.store import SignerStore
 from tests.support.clock import ManualClock
 from tests.support.migrated import migrated
+from tests.support.signer_world import MemoryBackend, MemoryDevice
 
 DIGEST = base64.b64encode(hashlib.sha256(b"x").digest()).decode()
 BACKENDS: Mapping[str, str] = {"left": "alpha", "right": "beta"}
@@ -148,9 +151,12 @@ class TenantsWorld:
 
 @asynccontextmanager
 async def tenants_world(
-    directory: Path, *, issuers: Sequence[OidcIssuerSettings] = (), more_rules: str = ""
+    directory: Path, *, issuers: Sequence[OidcIssuerSettings] = (), more_rules: str = "", files: bool = False
 ) -> AsyncIterator[TenantsWorld]:
-    """Two tenants over the keys that are in the directory; `issuers` vouch for tokens that `more_rules` speak of."""
+    """Two tenants; `issuers` vouch for tokens that `more_rules` speak of.
+
+    With `files` their keys are those in the directory; sealing and unsealing each takes a quarter of a second.
+    """
     clock, registry, commits = ManualClock(), CollectorRegistry(), list[str]()
     url = f"sqlite:///{directory / 'signer.sqlite3'}"
     await migrated(url, MIGRATIONS)
@@ -158,9 +164,7 @@ async def tenants_world(
         url, clock=clock, commit_observer=lambda when, label: commits.append(label) if when == "after" else None
     )
     metrics = SignerMetrics(registry)
-    backends = await BackendRegistry.open(
-        [_file_settings(directory, name) for name in BACKENDS.values()], clock=clock, metrics=metrics
-    )
+    backends = await _open_backends(directory, clock, metrics, files=files)
     text = "version = 1\n" + "".join(
         _TENANT.format(tenant=tenant, backend=backend, burst=BURST) for tenant, backend in BACKENDS.items()
     )
@@ -175,7 +179,7 @@ async def tenants_world(
     core = build_core(
         store,
         Policy.load(text + more_rules),
-        backends.backends,
+        backends,
         rules,
         tokens=tokens,
         clock=clock,
@@ -187,8 +191,24 @@ async def tenants_world(
         yield world
     finally:
         await tokens.aclose()
-        await backends.aclose()
+        for backend in backends.values():
+            await backend.aclose()
         await database.close()
+
+
+async def _open_backends(
+    directory: Path, clock: ManualClock, metrics: SignerMetrics, *, files: bool
+) -> Mapping[str, GuardedBackend]:
+    names = BACKENDS.values()
+    if files:
+        settings = [_file_settings(directory, name) for name in names]
+        return (await BackendRegistry.open(settings, clock=clock, metrics=metrics)).backends
+    return {
+        name: GuardedBackend(
+            MemoryBackend(name, MemoryDevice(), clock), BackendSettings.model_validate({"name": name}), metrics
+        )
+        for name in names
+    }
 
 
 def _file_settings(directory: Path, name: str) -> FileSettings:
