@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from pkicore.algorithms import known_public_key
 from pkicore.clock import Clock
+from pkicore.keys import SigningKey
 from pkicore.keys.remote import RemoteKey, RemoteSigner, open_remote_key
 from services.ca.client.way import WayToCa, patiently
 from services.chassis.asgi import Request, Response, Route
@@ -86,7 +87,7 @@ async def open_witnesses(ground: Ground, renewal: Renewal) -> Trusted:
         root = replace(root, ct_logs=(trusted_log(f"{settings.ca_status_url}/ct", public_key, since),))
     if settings.log_key is not None:
         key = await _log_key(settings.log_key, settings.log_public_key, ground.signer, ground.pool)
-        log = await _open_log(ground, key)
+        log = await open_log(ground, key)
         routes += signing_log_routes(log)
         root = replace(root, logs=(trusted_log(log_url(base_url, log.origin), key.public_key, since),))
     published = PublishedTrust(
@@ -102,7 +103,13 @@ async def open_witnesses(ground: Ground, renewal: Renewal) -> Trusted:
     return Trusted(Witnesses(authority, log), published, [*routes, *published.routes()])
 
 
-async def _open_log(ground: Ground, key: RemoteKey) -> SigningLog:
+async def open_log(ground: Ground, key: SigningKey) -> SigningLog:
+    """The log, under the name of the settings, or that of the host of this service.
+
+    Raises:
+        SettingsError: the stored log has another name; the sentence says which setting is to have which value.
+        ForkedLogError, DatabaseError: as `TileLog.open`.
+    """
     origin = ground.settings.log_origin or urlsplit(ground.base_url).hostname or ""
     kept = ground.settings.state_dir / "log-checkpoint"
     try:

@@ -58,6 +58,12 @@ def test_what_the_ceremony_writes_is_enough(tmp_path: Path) -> None:
     ("more", "said"),
     [
         ({"profiles": [{**PROFILE, "keys": ["globex.k"]}]}, "not one of the tenant acme"),
+        ({"log_origin": "https://signing.example.org"}, "log_origin"),
+        ({"log_origin": "signing.example.org:7000"}, "log_origin"),
+        ({"log_origin": "Signing.example.org"}, "log_origin"),
+        ({"log_origin": "signing.example.org/log"}, "log_origin"),
+        ({"certificate_renewal_days": 0}, "certificate_renewal_days"),
+        ({"certificate_renewal_days": 301}, "certificate_renewal_days"),
         ({"profiles": [{**PROFILE, "keys": ["acme.k", "acme.k"]}]}, "twice"),
         ({"profiles": [PROFILE, PROFILE]}, "twice"),
         ({"profiles": [{**PROFILE, "formats": ["pgp"]}]}, "profiles"),
