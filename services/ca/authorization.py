@@ -31,6 +31,32 @@ _SEAL: Final = object()
 _SHOWN_NAMES: Final = 10
 
 
+class _Rule:
+    """Notes on what is raised within that this rule refuses."""
+
+    NOTE: Final = "rule "
+
+    def __init__(self, number: int) -> None:
+        self._note = f"{self.NOTE}{number}"
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if error is not None:
+            error.add_note(self._note)
+
+
+def rule_of(error: BaseException | None) -> str:
+    """The number of the rule that refused, or nothing where it was no rule of this module."""
+    while error is not None:
+        for note in getattr(error, "__notes__", ()):
+            if note.startswith(_Rule.NOTE):
+                return str(note.removeprefix(_Rule.NOTE))
+        error = error.__cause__
+    return ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class IssuanceRequest:
     """A request that was verified and authorised. Only `Authorizer.authorise` can make one."""
@@ -91,10 +117,12 @@ class Authorizer:
         profile = self._profile_for(caller, request.profile, renews=renews is not None)
         names = self._names(caller, profile, csr, request.identifiers)
         issuer = self._issuer_for(profile, csr, below)
-        profile.check_claims(request.extensions)
+        with _Rule(6):
+            profile.check_claims(request.extensions)
         asked = None if request.not_after is None else from_unix(request.not_after)
         try:
-            not_before, not_after = validity(profile, issuer, self._clock.now(), asked)
+            with _Rule(7):
+                not_before, not_after = validity(profile, issuer, self._clock.now(), asked)
         except ProfileError as error:
             raise ValidityError(str(error)) from error
         return IssuanceRequest(
@@ -116,41 +144,53 @@ class Authorizer:
 
     def _profile_for(self, caller: SpiffeId, name: str, *, renews: bool) -> Profile:
         profile = self._profiles.get(name)
-        if profile is None:
-            raise UnknownProfileError(f"there is no profile {name!r}; there are {', '.join(sorted(self._profiles))}")
-        try:
-            profile.check_caller(caller, self._trust_domain, renews=renews)
-        except ProfileError as error:
-            raise NotAuthorisedError(str(error)) from error
-        if profile.sct and not self._has_log:
-            raise NoLogError(
-                f"certificates of profile {name} are logged, and this CA has no log: "
-                "set ct_log_key and ct_log_public_key"
-            )
+        with _Rule(1):
+            if profile is None:
+                raise UnknownProfileError(
+                    f"there is no profile {name!r}; there are {', '.join(sorted(self._profiles))}"
+                )
+            try:
+                profile.check_caller(caller, self._trust_domain, renews=renews)
+            except ProfileError as error:
+                raise NotAuthorisedError(str(error)) from error
+        with _Rule(6):
+            if profile.sct and not self._has_log:
+                raise NoLogError(
+                    f"certificates of profile {name} are logged, and this CA has no log: "
+                    "set ct_log_key and ct_log_public_key"
+                )
         return profile
 
     def _names(self, caller: SpiffeId, profile: Profile, csr: VerifiedCsr, identifiers: Sequence[Identifier]) -> Names:
-        names, vouched = csr.names, _vouched_names(identifiers)
-        if names != vouched:
-            raise NamesError(f"the CSR asks for {_spelled(names)}; the request vouches for {_spelled(vouched)}")
+        with _Rule(2):
+            names, vouched = csr.names, _vouched_names(identifiers)
+            if names != vouched:
+                raise NamesError(f"the CSR asks for {_spelled(names)}; the request vouches for {_spelled(vouched)}")
         try:
-            profile.check_names(names)
-            identities = [] if profile.fulcio else [SpiffeId.parse(uri) for uri in names.uri]
+            with _Rule(4):
+                profile.check_names(names)
+            with _Rule(3):
+                identities = [] if profile.fulcio else [SpiffeId.parse(uri) for uri in names.uri]
         except (ProfileError, IdentityError) as error:
             raise NamesError(str(error)) from error
+        with _Rule(3):
+            self._check_identities(caller, names, identities)
+        return names
+
+    def _check_identities(self, caller: SpiffeId, names: Names, identities: Sequence[SpiffeId]) -> None:
         for identity in identities:
             if identity.trust_domain != self._trust_domain:
                 raise NamesError(f"{identity} is not of the trust domain {self._trust_domain}")
         if identities and not is_operator(caller) and names != Names(uri=(str(caller),)):
             raise NotAuthorisedError(f"{caller} may have a certificate for its own SPIFFE ID and for nothing beside it")
-        return names
 
     def _issuer_for(self, profile: Profile, csr: VerifiedCsr, below: Issuer | None) -> Issuer:
-        family = profile.issuing_family(csr.algorithm)
-        if below is not None and below.family == family:
-            return below
-        if family not in self._issuers:
-            raise UnknownProfileError(f"profile {profile.name} wants the {family} issuer, which is not configured")
+        with _Rule(5):
+            family = profile.issuing_family(csr.algorithm)
+            if below is not None and below.family == family:
+                return below
+            if family not in self._issuers:
+                raise UnknownProfileError(f"profile {profile.name} wants the {family} issuer, which is not configured")
         return self._issuers[family]
 
 
