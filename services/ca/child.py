@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -199,7 +200,7 @@ async def missing_of(child: Child) -> str | None:
         return "its listeners do not accept yet"
     try:
         async with asyncio.timeout(_ASK_SECONDS):
-            answer = await _get(urls["ops"], "/readyz")
+            answer = await plain_get(urls["ops"], "/readyz")
     except (OSError, MalformedError) as error:  # TimeoutError is an OSError
         return f"its listeners accept, but {urls['ops']}/readyz gives no answer ({str(error) or 'time-out'})"
     if answer.status_code != _OK:
@@ -226,7 +227,7 @@ def _reasons(document: bytes) -> str:
     return "; ".join(f"{name}: {reason}" for name, reason in waiting)
 
 
-async def _get(base_url: str, path: str) -> Answer:
+async def plain_get(base_url: str, path: str, fields: Mapping[str, str] = MappingProxyType({})) -> Answer:
     """A GET over plain HTTP, to a listener on this machine; the HTTP client takes longer to load than all else here.
 
     Raises:
@@ -235,7 +236,7 @@ async def _get(base_url: str, path: str) -> Answer:
     url = urlsplit(base_url)
     reader, writer = await asyncio.open_connection(url.hostname, url.port)
     try:
-        writer.write(request_head("GET", path, {"Host": url.netloc, "Connection": "close"}))
+        writer.write(request_head("GET", path, {"Host": url.netloc, "Connection": "close", **fields}))
         parser = AnswerParser(_MAX_ANSWER)
         while not parser.is_complete:
             if data := await reader.read(_MAX_ANSWER):
