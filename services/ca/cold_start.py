@@ -178,4 +178,4 @@ def _replaced(_issuer: x509.Certificate, _error: Exception) -> None:
 
 
 def _not_taken(certificate: x509.Certificate, error: Exception) -> None:
-    _log.error("staple not made", serial=f"{certificate.serial_number:x}", error=str(error))
+    _log.warning("staple not taken", serial=f"{certificate.serial_number:x}", error=str(error))
