@@ -7,7 +7,8 @@ The rules:
 3. A URI name is a SPIFFE ID of our trust domain. An operator may vouch for any; a service may have its own, alone.
    Profiles that certify identities of elsewhere (`fulcio = true`) take any URI but a SPIFFE ID.
 4. The names fit the profile (types, number).
-5. The key's algorithm is offered by the profile, and an issuing CA is configured for it.
+5. The key's algorithm is offered by the profile, and an issuing CA of a family that it names for such keys is
+   configured; of several families, the first.
 6. The profile's certificates are logged only where there is a log; claims are taken by profiles that are for them.
 7. The validity is the profile's, cut to the issuer's; a shorter end may be asked for, a longer one is refused.
 """
@@ -186,12 +187,14 @@ class Authorizer:
 
     def _issuer_for(self, profile: Profile, csr: VerifiedCsr, below: Issuer | None) -> Issuer:
         with _Rule(5):
-            family = profile.issuing_family(csr.algorithm)
-            if below is not None and below.family == family:
+            families = profile.issuing_families(csr.algorithm)
+            if below is not None and below.family in families:
                 return below
-            if family not in self._issuers:
-                raise UnknownProfileError(f"profile {profile.name} wants the {family} issuer, which is not configured")
-        return self._issuers[family]
+            for family in families:
+                if family in self._issuers:
+                    return self._issuers[family]
+            wanted = " or ".join(families)
+            raise UnknownProfileError(f"profile {profile.name} wants the {wanted} issuer, which is not configured")
 
 
 def is_operator(caller: SpiffeId) -> bool:

@@ -162,7 +162,8 @@ def _issuer(subject: _Subject) -> Iterator[str]:
         yield "RFC 5280 §4.2.1.9: the issuer is no CA that may sign certificates"
     if subject.profile.ca and subject.issuer is not None and constraints.path_length == 0:
         yield "RFC 5280 §4.2.1.9: the issuer's path length allows no CA below it"
-    if subject.issuer is not None and subject.profile.families.get(subject.algorithm.family) != subject.issuer.family:
+    families = subject.profile.families.get(subject.algorithm.family, ())
+    if subject.issuer is not None and subject.issuer.family not in families:
         yield f"profile: {subject.algorithm.family} keys are not issued by the family {subject.issuer.family}"
 
 

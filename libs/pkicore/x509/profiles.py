@@ -1,4 +1,4 @@
-"""Profiles: what a certificate of each kind contains, as data in TOML.
+"""Profiles: what a certificate of each kind contains, as data in TOML. docs/operations/profiles.md is for operators.
 
     [server]
     description = "..."
@@ -8,41 +8,56 @@
     subject = "first-name"                  # empty | first-name | required
     max_names = 100
     key_usage = ["digitalSignature"]        # names of RFC 5280 §4.2.1.3
-    extended_key_usage = ["serverAuth"]     # serverAuth | clientAuth | codeSigning | timeStamping | OCSPSigning
+    extended_key_usage = ["serverAuth"]     # names of the table below
     crl = true                              # carries the URL of the issuer's CRL
     ocsp = true                             # carries the URL of the issuer's OCSP responder
     callers = ["/service/acme"]             # SPIFFE paths that may ask for it; a last segment "*" stands for any one
     names = { dns = "allowed", ip = "allowed" }   # forbidden | allowed | required | one
-    families = { ecdsa = "ecdsa" }          # family of the key -> family of the issuing CA
+    families = { ecdsa = "ecdsa", rsa = ["rsa", "ecdsa"] }
 
-Optional: `renewers = ["/service/signing"]`, SPIFFE paths that may ask for it only in place of a certificate of the same
-profile, key and subject that this CA has issued and not revoked; `freshest_crl = true` carries the URL of the delta to
-the CRL; `ocsp_no_check = true`, `ca = true`,
-`path_length = 0`; `sct = true` has each certificate logged, and the log's timestamp in it; `fulcio = true` has it say
-what an OIDC token said (`pkicore.x509.fulcio`), so that its URI name is that of a build or person elsewhere, and no
-SPIFFE ID.
+`families` maps the family of the key to that of the issuing CA; of several, the first that this CA has issues. Only a
+profile that names another family than the key's makes mixed chains.
+
+Optional:
+
+    renewers = ["/service/signing"]         # may ask in place of a certificate of the same profile, key and subject
+    dns_suffixes = ["corp.example"]         # DNS names are these or lie below them
+    wildcards = false                       # no `*.` names
+    spiffe_paths = ["/workload/*"]          # which SPIFFE IDs it certifies; written as `callers`
+    policies = ["1.3.6.1.4.1.99999.1"]      # certificate policies (RFC 5280 §4.2.1.4)
+    must_staple = true                      # TLS feature status_request (RFC 7633)
+    no_rev_avail = true                     # short-lived: cannot be asked after (RFC 9608)
+    freshest_crl = true                     # carries the URL of the delta to the CRL
+    ocsp_no_check = true                    # for OCSP responders (RFC 6960 §4.2.2.2.1)
+    ca = true
+    path_length = 0
+    name_constraints = { permitted = ["dns:corp.example"], excluded = ["ip:0.0.0.0/0"] }  # see the module of that name
+    sct = true                              # is logged, and carries the log's timestamp (RFC 6962)
+    fulcio = true                           # says what an OIDC token said: its URI is of elsewhere, and no SPIFFE ID
+    lint = ["pkilint"]                      # linters that are asked beside ours (pkicore.x509.lint)
 """
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
+
+from cryptography import x509
 
 from pkicore.algorithms import ALGORITHMS, Algorithm
 from pkicore.errors import ProfileError
 from pkicore.identity import SpiffeId
 from pkicore.x509.fulcio import ISSUER_CLAIM, claim_extensions
 from pkicore.x509.names import Names
+from pkicore.x509.profile_sense import contradictions
+from pkicore.x509.profile_table import NAME_TYPES, NameRule, ProfileTable
 
-NameRule: TypeAlias = Literal["forbidden", "allowed", "required", "one"]
 SubjectRule: TypeAlias = Literal["empty", "first-name", "required"]
 
-NAME_TYPES = ("dns", "ip", "uri", "email")
 KEY_USAGES = ("digitalSignature", "contentCommitment", "keyEncipherment", "keyCertSign", "cRLSign")
 EXTENDED_KEY_USAGES: Mapping[str, str] = MappingProxyType(
     {
@@ -53,19 +68,10 @@ EXTENDED_KEY_USAGES: Mapping[str, str] = MappingProxyType(
         "OCSPSigning": "1.3.6.1.5.5.7.3.9",
     }
 )
-_ALONE: Mapping[str, str] = MappingProxyType(
-    {
-        "OCSPSigning": "so that a responder's key serves nothing else",
-        "timeStamping": "and critical (RFC 3161 §2.3)",
-        "codeSigning": "so that who signs code is nobody's client or server",
-    }
-)
-_FAMILIES = ("ecdsa", "rsa", "eddsa", "mldsa")
+LINTERS = ("pkilint",)
 _MAX_NAMES = 1000
 _MAX_VALIDITY = timedelta(days=50 * 366)
 _MAX_BACKDATE = timedelta(days=1)
-_DURATION = re.compile(r"([1-9][0-9]{0,4})([mhd])", re.ASCII)
-_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 
 @dataclass(frozen=True)
@@ -92,10 +98,18 @@ class Profile:
     fulcio: bool
     callers: tuple[str, ...]
     renewers: tuple[str, ...]
-    families: Mapping[str, str]
+    families: Mapping[str, tuple[str, ...]]
+    dns_suffixes: tuple[str, ...] = ()
+    wildcards: bool = True
+    spiffe_paths: tuple[str, ...] = ()
+    policies: tuple[str, ...] = ()
+    must_staple: bool = False
+    no_rev_avail: bool = False
+    name_constraints: x509.NameConstraints | None = None
+    lint: tuple[str, ...] = ()
 
-    def issuing_family(self, algorithm: Algorithm) -> str:
-        """The family of the issuing CA for a key of this algorithm.
+    def issuing_families(self, algorithm: Algorithm) -> tuple[str, ...]:
+        """The families whose issuing CA may issue for a key of this algorithm, the preferred one first.
 
         Raises:
             ProfileError: the profile does not take such keys.
@@ -116,16 +130,30 @@ class Profile:
             raise ProfileError(f"profile {self.name} allows at most {self.max_names} names, not {names.count}")
         for kind in NAME_TYPES:
             self._check_count(kind, len(getattr(names, kind)))
+        for name in names.dns:
+            self._check_dns(name)
         for uri in names.uri:
             self._check_uri(uri)
         if names.is_empty and set(self.names.values()) != {"forbidden"}:
             raise ProfileError(f"profile {self.name} needs at least one name")
 
+    def _check_dns(self, name: str) -> None:
+        if name.startswith("*.") and not self.wildcards:
+            raise ProfileError(f"profile {self.name} takes no wildcards, as {name} is one")
+        host = name.removeprefix("*.")
+        if self.dns_suffixes and not any(host == suffix or host.endswith(f".{suffix}") for suffix in self.dns_suffixes):
+            raise ProfileError(
+                f"profile {self.name} is for names at or below {', '.join(self.dns_suffixes)}, not {name}"
+            )
+
     def _check_uri(self, uri: str) -> None:
-        if not self.fulcio:
-            SpiffeId.parse(uri)
-        elif uri.partition(":")[0].lower() == "spiffe":
+        if self.fulcio and uri.partition(":")[0].lower() == "spiffe":
             raise ProfileError(f"profile {self.name} is for identities of elsewhere, which have no SPIFFE ID of ours")
+        if self.fulcio:
+            return
+        identity = SpiffeId.parse(uri)
+        if self.spiffe_paths and not _is_among(identity, self.spiffe_paths):
+            raise ProfileError(f"profile {self.name} is for SPIFFE IDs {', '.join(self.spiffe_paths)}, not {uri}")
 
     def check_claims(self, claims: Mapping[str, str]) -> None:
         """The claims of a request (OID to value) fit the profile.
@@ -159,10 +187,15 @@ class Profile:
         Raises:
             ProfileError: it may not.
         """
-        parent = caller.path.rpartition("/")[0]
-        named = {*self.callers, *self.renewers} if renews else set(self.callers)
-        if caller.trust_domain != trust_domain or not {caller.path, f"{parent}/*"} & named:
+        named = (*self.callers, *self.renewers) if renews else self.callers
+        if caller.trust_domain != trust_domain or not _is_among(caller, named):
             raise ProfileError(f"{caller} may not ask for certificates of profile {self.name}")
+
+
+def _is_among(identity: SpiffeId, paths: tuple[str, ...]) -> bool:
+    """Whether one of the paths is the identity's, or ends in `*` and differs from it in the last segment alone."""
+    parent = identity.path.rpartition("/")[0]
+    return identity.path in paths or f"{parent}/*" in paths
 
 
 def load_profiles(toml: str) -> Mapping[str, Profile]:
@@ -175,10 +208,10 @@ def load_profiles(toml: str) -> Mapping[str, Profile]:
         tables = tomllib.loads(toml)
     except tomllib.TOMLDecodeError as error:
         raise ProfileError(f"the profiles are not TOML: {error}") from error
-    return MappingProxyType({name: _profile(_Table(name, table)) for name, table in tables.items()})
+    return MappingProxyType({name: _profile(ProfileTable(name, table)) for name, table in tables.items()})
 
 
-def _profile(table: _Table) -> Profile:
+def _profile(table: ProfileTable) -> Profile:
     profile = Profile(
         name=table.name,
         description=table.text("description"),
@@ -201,111 +234,16 @@ def _profile(table: _Table) -> Profile:
         callers=table.texts("callers"),
         renewers=table.texts("renewers") if "renewers" in table else (),
         families=table.families(),
+        dns_suffixes=table.texts("dns_suffixes") if "dns_suffixes" in table else (),
+        wildcards=table.flag("wildcards", default=True),
+        spiffe_paths=table.texts("spiffe_paths") if "spiffe_paths" in table else (),
+        policies=table.identifiers("policies"),
+        must_staple=table.flag("must_staple", default=False),
+        no_rev_avail=table.flag("no_rev_avail", default=False),
+        name_constraints=table.name_constraints(),
+        lint=table.texts("lint", LINTERS) if "lint" in table else (),
     )
     table.refuse_unknown()
-    _check_sense(profile, table)
+    for field, rule in contradictions(profile):
+        raise table.error(field, rule)
     return profile
-
-
-def _check_sense(profile: Profile, table: _Table) -> None:
-    if not profile.keys or not profile.key_usage:
-        raise table.error("keys", "and key_usage must not be empty")
-    if profile.ca != ("keyCertSign" in profile.key_usage):
-        raise table.error("key_usage", "has keyCertSign exactly where ca = true (RFC 5280 §4.2.1.9)")
-    if profile.path_length is not None and not profile.ca:
-        raise table.error("path_length", "is for CAs only (RFC 5280 §4.2.1.9)")
-    if profile.sct and profile.ca:
-        raise table.error("sct", "is for end entities only (RFC 6962 §3.1)")
-    if profile.freshest_crl and (profile.ca or not profile.crl):
-        raise table.error("freshest_crl", "is for end entities whose certificates name a CRL: roots make no deltas")
-    if missing := {ALGORITHMS[name].family for name in profile.keys} - set(profile.families):
-        raise table.error("families", f"does not say which issuing CA takes keys of {', '.join(sorted(missing))}")
-    _check_extended_usage(profile, table)
-
-
-def _check_extended_usage(profile: Profile, table: _Table) -> None:
-    if profile.ca == bool(profile.extended_key_usage):
-        raise table.error("extended_key_usage", "is for end entities, which need it, and not for CAs")
-    for usage, reason in _ALONE.items():
-        if usage in profile.extended_key_usage and profile.extended_key_usage != (usage,):
-            raise table.error("extended_key_usage", f"has {usage} alone, {reason}")
-    if profile.ocsp_no_check and "OCSPSigning" not in profile.extended_key_usage:
-        raise table.error("ocsp_no_check", "is for OCSP responders only (RFC 6960 §4.2.2.2.1)")
-    if profile.fulcio and profile.extended_key_usage != ("codeSigning",):
-        raise table.error("fulcio", "is for code signing only: such a name is nobody's at a TLS server")
-
-
-class _Table:
-    """One profile of the TOML text; every reader raises ProfileError with the name of the profile and the field."""
-
-    def __init__(self, name: str, table: object) -> None:
-        self.name = name
-        self._fields: dict[str, Any] = table if isinstance(table, dict) else {}
-        self._read: set[str] = set()
-        if not self._fields or not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", name):
-            raise ProfileError(f"profile {name}: must be a table, its name lower-case letters, digits and hyphens")
-
-    def __contains__(self, field: str) -> bool:
-        return field in self._fields
-
-    def error(self, field: str, rule: str) -> ProfileError:
-        return ProfileError(f"profile {self.name}: {field} {rule}")
-
-    def _value(self, field: str, kind: type, default: object = None) -> Any:  # noqa: ANN401 - TOML values; `kind` checks
-        self._read.add(field)
-        value = self._fields.get(field, default)
-        if type(value) is not kind:
-            raise self.error(field, f"must be a {kind.__name__}" if field in self else "is missing")
-        return value
-
-    def text(self, field: str) -> str:
-        return str(self._value(field, str))
-
-    def flag(self, field: str, *, default: bool | None = None) -> bool:
-        return bool(self._value(field, bool, default))
-
-    def number(self, field: str, low: int, high: int) -> int:
-        value = int(self._value(field, int))
-        if not low <= value <= high:
-            raise self.error(field, f"must be {low} to {high}")
-        return value
-
-    def choice(self, field: str, offered: tuple[Any, ...]) -> Any:  # noqa: ANN401 - one of `offered`, typed by the field
-        value = self._value(field, str)
-        if value not in offered:
-            raise self.error(field, f"must be one of {', '.join(offered)}")
-        return value
-
-    def texts(self, field: str, offered: tuple[str, ...] | None = None) -> tuple[str, ...]:
-        values = self._value(field, list)
-        for value in values:
-            if not isinstance(value, str) or (offered is not None and value not in offered):
-                raise self.error(field, f"may hold {', '.join(offered)}" if offered else "must hold strings")
-        return tuple(values)
-
-    def duration(self, field: str, longest: timedelta) -> timedelta:
-        match = _DURATION.fullmatch(self.text(field))
-        if match is None:
-            raise self.error(field, 'must be a number of days, hours or minutes, as in "90d", "12h" or "5m"')
-        value = timedelta(**{_UNITS[match[2]]: int(match[1])})
-        if value > longest:
-            raise self.error(field, f"must be at most {longest}")
-        return value
-
-    def name_rules(self) -> Mapping[str, NameRule]:
-        rules = self._value("names", dict, {})
-        for kind, rule in rules.items():
-            if kind not in NAME_TYPES or rule not in get_args(NameRule):
-                raise self.error("names", f"maps {', '.join(NAME_TYPES)} to one of {', '.join(get_args(NameRule))}")
-        return MappingProxyType({kind: rules.get(kind, "forbidden") for kind in NAME_TYPES})
-
-    def families(self) -> Mapping[str, str]:
-        families = self._value("families", dict)
-        for key, issuing in families.items():
-            if key not in _FAMILIES or issuing not in _FAMILIES:
-                raise self.error("families", f"maps {', '.join(_FAMILIES)} to one of them")
-        return MappingProxyType(dict(families))
-
-    def refuse_unknown(self) -> None:
-        if unknown := sorted(set(self._fields) - self._read):
-            raise self.error(unknown[0], "is no field of a profile")

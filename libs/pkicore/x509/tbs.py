@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -14,12 +14,15 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import AuthorityInformationAccessOID, NameOID
 
 from pkicore.algorithms import Algorithm, PublicKey, algorithm_of
+from pkicore.encoding import NULL
 from pkicore.errors import ProfileError
 from pkicore.x509.capture import CAPTURING_KEYS
 from pkicore.x509.fulcio import claim_extensions
 from pkicore.x509.names import Names
 from pkicore.x509.profiles import EXTENDED_KEY_USAGES, Profile
 
+NO_REV_AVAIL = x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.56"), NULL)
+"""Nobody tells whether the certificate was revoked (RFC 9608 §2); cryptography has no class for it."""
 SERIAL_BITS = 159
 MAX_COMMON_NAME = 64
 _ONE_SECOND = timedelta(seconds=1)
@@ -156,8 +159,8 @@ def build_tbs(  # noqa: PLR0913 - the fields of a certificate, each by its name
     if not names.is_empty:
         alternatives = x509.SubjectAlternativeName(names.general_names())
         builder = builder.add_extension(alternatives, critical=not list(subject))
-    if profile.ocsp_no_check:
-        builder = builder.add_extension(x509.OCSPNoCheck(), critical=False)
+    for value in _flags(profile):
+        builder = builder.add_extension(value, critical=False)
     for claim in claim_extensions(claims):
         builder = builder.add_extension(claim, critical=False)
     return _capture(builder, issuer.algorithm)
@@ -185,7 +188,7 @@ def build_root_tbs(
 def _builder(
     profile: Profile, subject: x509.Name, public_key: PublicKey, serial: int, period: tuple[datetime, datetime]
 ) -> x509.CertificateBuilder:
-    profile.issuing_family(algorithm_of(public_key))
+    profile.issuing_families(algorithm_of(public_key))
     builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -196,11 +199,26 @@ def _builder(
         .add_extension(x509.BasicConstraints(profile.ca, profile.path_length), critical=True)
         .add_extension(key_usage_of(profile, public_key), critical=True)
     )
+    if profile.name_constraints is not None:
+        builder = builder.add_extension(profile.name_constraints, critical=True)
+    if profile.policies:
+        policies = [x509.PolicyInformation(x509.ObjectIdentifier(policy), None) for policy in profile.policies]
+        builder = builder.add_extension(x509.CertificatePolicies(policies), critical=False)
     if profile.extended_key_usage:
         usages = [x509.ObjectIdentifier(EXTENDED_KEY_USAGES[name]) for name in profile.extended_key_usage]
         only_time = profile.extended_key_usage == ("timeStamping",)  # which is critical then: RFC 3161 §2.3
         builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=only_time)
     return builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+
+
+def _flags(profile: Profile) -> Iterator[x509.ExtensionType]:
+    """Extensions whose presence is what they say."""
+    if profile.ocsp_no_check:
+        yield x509.OCSPNoCheck()
+    if profile.must_staple:
+        yield x509.TLSFeature([x509.TLSFeatureType.status_request])
+    if profile.no_rev_avail:
+        yield NO_REV_AVAIL
 
 
 def _subject(profile: Profile, common_name: str | None, names: Names) -> x509.Name:

@@ -40,7 +40,8 @@ def toml(**changes: str | None) -> str:
 def test_the_packaged_profiles() -> None:
     """The defaults are what the documentation promises."""
     signing = {"code-signing", "artefact-signing", "timestamping"}
-    assert set(PROFILES) == {"server", "service", "client", "ocsp-responder", "root", "issuing-ca"} | signing
+    authorities = {"ocsp-responder", "root", "issuing-ca", "sub-ca"}
+    assert set(PROFILES) == {"server", "service", "client", "workload", "short-lived"} | authorities | signing
     server, service, responder = PROFILES["server"], PROFILES["service"], PROFILES["ocsp-responder"]
     assert (server.validity, server.max_names) == (timedelta(days=90), 100)
     assert server.extended_key_usage == ("serverAuth",)
@@ -57,18 +58,26 @@ def test_nobody_may_ask_for_a_ca_over_the_wire() -> None:
 
 
 def test_the_family_follows_the_key() -> None:
-    """Classical keys are issued by the ecdsa family, ML-DSA keys by the mldsa family, others not at all."""
+    """Each family is issued by its own; RSA by ecdsa where there is no rsa issuer, ML-DSA by nothing but ML-DSA."""
     server = PROFILES["server"]
-    assert [server.issuing_family(ALGORITHMS[n]) for n in ("rsa-3072", "ed25519", "ecdsa-p384", "ml-dsa-44")] == [
-        "ecdsa",
-        "ecdsa",
-        "ecdsa",
-        "mldsa",
+    assert [server.issuing_families(ALGORITHMS[n]) for n in ("rsa-3072", "ed25519", "ecdsa-p384", "ml-dsa-44")] == [
+        ("rsa", "ecdsa"),
+        ("ecdsa",),
+        ("ecdsa",),
+        ("mldsa",),
     ]
     with pytest.raises(ProfileError, match="rsa-2048"):
-        PROFILES["service"].issuing_family(ALGORITHMS["rsa-2048"])
+        PROFILES["service"].issuing_families(ALGORITHMS["rsa-2048"])
     with pytest.raises(ProfileError):
-        server.issuing_family(ALGORITHMS["ecdsa-p521"])
+        server.issuing_families(ALGORITHMS["ecdsa-p521"])
+
+
+def test_no_packaged_profile_mixes_where_it_need_not() -> None:
+    """The first family is the key's own but for Ed25519, and no chain goes from post-quantum to classical or back."""
+    for profile in PROFILES.values():
+        for family, issuing in profile.families.items():
+            assert family in ("eddsa", issuing[0])
+            assert (family == "mldsa") == ("mldsa" in issuing)
 
 
 def test_names_must_fit() -> None:
