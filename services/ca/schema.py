@@ -43,6 +43,7 @@ certificates: Final = sa.Table(
 sa.Index(
     "ix_certificates_intents",
     certificates.c.recorded_at,
+    certificates.c.serial,
     sqlite_where=certificates.c.certificate.is_(None),
     postgresql_where=certificates.c.certificate.is_(None),
 )

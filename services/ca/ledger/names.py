@@ -38,6 +38,10 @@ class NamePattern:
         """The first octets behind all that begin with `path`."""
         return self.path[:-1] + bytes([self.path[-1] + 1])
 
+    def matches(self, path: bytes) -> bool:
+        """Whether a name of this kind is meant, by its path."""
+        return self.path <= path < self.end if self.below else path == self.path
+
     @classmethod
     def parse(cls, text: str) -> "NamePattern":
         """What is meant by a name as people write it.

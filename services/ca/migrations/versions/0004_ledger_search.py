@@ -41,6 +41,7 @@ def upgrade() -> None:
         op.drop_index(name, "certificates")
     for name, of in _INDEXES.items():
         op.create_index(name, "certificates", of)
+    _index_intents("recorded_at", "serial")
     op.drop_table("certificate_names")
     op.create_table(
         "certificate_names",
@@ -60,6 +61,7 @@ def downgrade() -> None:
         sa.Column("name", sa.Text, primary_key=True),
         sa.Column("serial", sa.Text, sa.ForeignKey("certificates.serial"), primary_key=True),
     )
+    _index_intents("recorded_at")
     for name in _INDEXES:
         op.drop_index(name, "certificates")
     for name, of in _FORMER.items():
@@ -67,3 +69,11 @@ def downgrade() -> None:
     for table, columns in _ADDED.items():
         for column in columns:
             op.drop_column(table, column.name)
+
+
+def _index_intents(*of: str) -> None:
+    op.drop_index("ix_certificates_intents", "certificates")
+    unfinished = sa.text("certificate IS NULL")
+    op.create_index(
+        "ix_certificates_intents", "certificates", list(of), sqlite_where=unfinished, postgresql_where=unfinished
+    )

@@ -11,8 +11,7 @@ LABELS = st.lists(st.from_regex(r"[a-z]([a-z0-9-]{0,5}[a-z0-9])?", fullmatch=Tru
 
 
 def _matches(pattern: NamePattern, kind: str, name: str) -> bool:
-    path = path_of(kind, name)
-    return kind == pattern.kind and (pattern.path <= path < pattern.end if pattern.below else path == pattern.path)
+    return kind == pattern.kind and pattern.matches(path_of(kind, name))
 
 
 @pytest.mark.parametrize(

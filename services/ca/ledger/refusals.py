@@ -1,0 +1,139 @@
+"""What is refused is on record: who asked for what, and which rule said no.
+
+A caller has only so many records in a second, so that nobody fills the disk by asking for what it may not have; those
+beyond are answered and counted, not recorded. Old records are deleted, and so are those beyond a number.
+"""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter
+
+from pkicore.clock import Clock, unix
+from pkicore.identity import SpiffeId
+from services.ca.authorization import rule_of
+from services.ca.ledger.store.refusals import RefusalStore
+from services.ca.ledger.wire import RefusalEntry
+from services.ca.wire import CertificateRequest
+from services.chassis.errors import DatabaseError
+from services.chassis.problems import INTERNAL_PREFIX, ProblemTable
+from services.chassis.refusal_budget import RefusalBudget
+
+REFUSALS_PER_SECOND: Final = 10  # of one caller; each is a durable record
+KEPT: Final = 1_000_000  # records; at most about 2 KiB each
+_NAMES, _NAME, _DETAIL, _TEXT = 10, 253, 500, 200  # names of a record; characters of each, of its sentence, of the rest
+_CLEAN_UP: Final = 600.0  # seconds
+_CLIENT_ERRORS: Final = range(400, 500)
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class RefusalMetrics:
+    """Counts refusals by problem, and those that were not recorded."""
+
+    refused: Counter
+    unrecorded: Counter
+
+    @classmethod
+    def register(cls, registry: CollectorRegistry) -> "RefusalMetrics":
+        """The counters in a registry."""
+        return cls(
+            Counter("pqcpki_ca_refusals_total", "Certificates refused.", ("problem",), registry=registry),
+            Counter("pqcpki_ca_refusals_unrecorded_total", "Refusals beyond a caller's budget.", registry=registry),
+        )
+
+
+class Refusals:
+    """Records what `issue` refuses.
+
+    Args:
+        store: where to.
+        problems: how a refusal is answered, and so what it is called.
+        clock: the time of a record.
+        metrics: counts them.
+        monotonic: seconds that never go back.
+        kept_for: how long a record is kept.
+    """
+
+    def __init__(
+        self,
+        store: RefusalStore,
+        *,
+        problems: ProblemTable,
+        clock: Clock,
+        metrics: RefusalMetrics,
+        monotonic: Callable[[], float],
+        kept_for: timedelta,
+    ) -> None:
+        self._store = store
+        self._problems = problems
+        self._clock = clock
+        self._metrics = metrics
+        self._budget = RefusalBudget(monotonic, REFUSALS_PER_SECOND)
+        self._kept_for = kept_for
+
+    @asynccontextmanager
+    async def recorded(self, caller: SpiffeId, request: CertificateRequest) -> AsyncIterator[None]:
+        """Whatever refuses the request inside is on record when it comes out; costs nothing where nothing does."""
+        try:
+            yield
+        except Exception as error:
+            await self._record(caller, request, error)
+            raise
+
+    async def _record(self, caller: SpiffeId, request: CertificateRequest, error: Exception) -> None:
+        problem = self._problems.problem_of(error)
+        if problem.status not in _CLIENT_ERRORS:
+            return  # a failure of ours is no decision about the request
+        kind = problem.type.removeprefix(INTERNAL_PREFIX)
+        self._metrics.refused.labels(kind).inc()
+        if self._budget.spend(caller) > REFUSALS_PER_SECOND:
+            self._metrics.unrecorded.inc()
+            return
+        now = unix(self._clock.now())
+        refusal = RefusalEntry(
+            id=first_id(now) + secrets.token_hex(8),
+            at=now,
+            caller=str(caller),
+            account=_shown(request.requester.get("account", "")),
+            profile=_shown(request.profile),
+            names=[name.value[:_NAME] for name in request.identifiers[:_NAMES]],
+            problem=kind,
+            rule=rule_of(error),
+            detail=_shown(problem.detail, _DETAIL),
+        )
+        try:
+            await self._store.add(refusal)
+        except DatabaseError as failure:  # the refusal stands, recorded or not
+            self._metrics.unrecorded.inc()
+            _log.error("refusal not recorded", problem=kind, error=str(failure))
+
+    async def run(self) -> None:
+        """Delete for ever what need not be kept."""
+        while True:
+            await self.clean_up()
+            await asyncio.sleep(_CLEAN_UP)
+
+    async def clean_up(self) -> None:
+        """Delete what is too old, and what is too much."""
+        oldest = unix(self._clock.now()) - int(self._kept_for.total_seconds())
+        try:
+            await self._store.forget(first_id(max(oldest, 0)), KEPT)
+        except DatabaseError as error:
+            _log.warning("refusals are not cleaned up", error=str(error))
+
+
+def first_id(at: int) -> str:
+    """The least id of a second: ids sort by time."""
+    return f"{at:010x}"
+
+
+def _shown(text: str, most: int = _TEXT) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
