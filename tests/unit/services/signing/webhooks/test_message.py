@@ -1,11 +1,16 @@
 import base64
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import orjson
 import pytest
 
 from pkicore.errors import MalformedError
-from services.signing.webhooks.message import EVENT_TYPES, event_body, webhook_headers
+from services.signing.webhooks.message import event_body, webhook_headers
+from services.signing.webhooks.secrets import new_secret, shown
+from services.signing.wire.webhooks import EVENT_TYPES
+from tests.support.console import ROOT
 
 AT = datetime(2026, 11, 22, 10, 0, tzinfo=UTC)
 
@@ -44,3 +49,18 @@ def test_body_is_bounded() -> None:
     """An event that would be longer than 20 KiB is not made."""
     with pytest.raises(MalformedError):
         event_body("signature.created", AT, {"id": "x" * 20_480})
+
+
+def test_receivers_code_in_the_documentation() -> None:
+    """What docs/signing/operations.md tells receivers to run takes our messages, and none changed, old or foreign."""
+    page = (ROOT / "docs/signing/operations.md").read_text()
+    found: dict[str, Callable[[str, dict[str, str], bytes], bool]] = {}
+    exec(page.split("```python\n")[1].partition("```")[0], found)  # noqa: S102 -- the page's own code is what is tested
+    is_genuine, now = found["is_genuine"], int(time.time())
+    secret, other = new_secret(), new_secret()
+    headers = webhook_headers("evt_1", now, b"{}", [secret])
+    assert is_genuine(shown(secret), headers, b"{}")
+    assert is_genuine(shown(secret), webhook_headers("evt_1", now, b"{}", [other, secret]), b"{}")
+    assert not is_genuine(shown(secret), headers, b"{ }")
+    assert not is_genuine(shown(other), headers, b"{}")
+    assert not is_genuine(shown(secret), webhook_headers("evt_1", now - 400, b"{}", [secret]), b"{}")
