@@ -116,7 +116,7 @@ def download(evidence_id: str, out: Path | None, force: bool, route: Route, as_j
 def verify(archive: Path, trusted_root: Path, keys: tuple[Path, ...], as_json: bool) -> None:  # noqa: FBT001 - a command-line flag
     """Verify the file ARCHIVE without asking anybody: it is whole, and signed by the keys that you expect.
 
-    Without --key, a trusted log must have the entry of a signature over it: then the service made it, for somebody of
+    Without --key, a trusted log must have the entry of a signature over it: then the service signed it for somebody, of
     the tenant that is named; compare the keys that are shown with those that you know. Exit status: 0 verified, 1 not
     verified, 2 wrong usage, 4 a file cannot be read.
     """
