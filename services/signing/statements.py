@@ -62,7 +62,7 @@ def read_subjects(values: object) -> tuple[Subject, ...]:
         MalformedError: not a list of 1 to 1024 subjects with names of their own.
     """
     if not isinstance(values, list) or not 1 <= len(values) <= MAX_SUBJECTS:
-        raise MalformedError(f"subject must be a list of 1 to {MAX_SUBJECTS} objects")
+        raise MalformedError(f"subjects must be a list of 1 to {MAX_SUBJECTS} objects")
     subjects = tuple(map(Subject.of, values))
     if len({subject.name for subject in subjects}) != len(subjects):
         raise MalformedError("two subjects have the same name")

@@ -10,12 +10,13 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from sigstore.errors import VerificationError as SigstoreError
 from sigstore.models import Bundle
@@ -26,16 +27,19 @@ from sigstore.verify.policy import Identity
 from pkicore.algorithms import PublicKey, known_public_key
 from pkicore.errors import BadSignatureError, PkiError
 from services.ca.layout import Layout
-from services.ca.signing_settings import KEYS
+from services.ca.signing_settings import ARTEFACT_KEYS, KEYS
+from services.signing.cli.main import main
 from services.signing.verification import VerificationError, verify_hybrid
 from tests.support.ci_tokens import AUDIENCE, GITHUB, KEY, ci_token, write_keys
 from tests.support.console import ROOT, blocks
 from tests.support.deployment import Deployment, DnsProcess, is_running
+from tests.support.oidc_simulator import CLIENT, OidcSimulator, oidc_simulator_in_thread
 from tests.support.openssl import openssl
 
 PQCSIGN = Path(sys.executable).with_name("pqcsign")
 PATIENCE_SECONDS = 120.0
 ES256, MLDSA = "default.artefact-es256", "default.artefact-mldsa65"
+ALICE = "alice@example.org"
 WORKFLOW = "https://github.com/acme/app/.github/workflows/release.yml@refs/tags/v1.2.3"
 RELEASES = """
 @id("release-builds")
@@ -46,12 +50,41 @@ permit (
 )
 when { principal.kind == "oidc" }
 when { context.claims has repository_id && context.claims.repository_id == "74" };
+@id("people")
+permit (
+    principal in Tenant::"default",
+    action in [Action::"sign_certificate", Action::"read"],
+    resource == Tenant::"default"
+)
+when { principal.kind == "oidc" }
+when { context.claims has email && context.claims.email == "alice@example.org" };
 """
+BUILD = {
+    "GITHUB_SERVER_URL": "https://github.com",
+    "GITHUB_REPOSITORY": "acme/app",
+    "GITHUB_REPOSITORY_ID": "74",
+    "GITHUB_REPOSITORY_OWNER_ID": "65",
+    "GITHUB_REF": "refs/tags/v1.2.3",
+    "GITHUB_SHA": "a" * 40,
+    "GITHUB_WORKFLOW_REF": "acme/app/.github/workflows/release.yml@refs/tags/v1.2.3",
+    "GITHUB_RUN_ID": "5001",
+    "GITHUB_RUN_ATTEMPT": "2",
+    "GITHUB_EVENT_NAME": "push",
+}
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory, dns: DnsProcess) -> Iterator[Deployment]:
-    """A deployment that is up, and that takes the tokens of a simulated CI provider from one repository."""
+def issuer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OidcSimulator]:
+    """A simulated OIDC issuer where Alice logs in, which is the runner of a CI provider too."""
+    with oidc_simulator_in_thread(tmp_path_factory.mktemp("issuer")) as simulator:
+        simulator.key = KEY
+        simulator.invitation = {"interval": 1}
+        yield simulator
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory, dns: DnsProcess, issuer: OidcSimulator) -> Iterator[Deployment]:
+    """A deployment that is up, and takes tokens of a simulated CI provider, and of an issuer that it discovers."""
     directory = tmp_path_factory.mktemp("signing")
     deployment = Deployment(directory / "state", dns).init("--signing")
     layout = Layout(deployment.directory)
@@ -61,6 +94,9 @@ def running(tmp_path_factory: pytest.TempPathFactory, dns: DnsProcess) -> Iterat
             f'\n[[oidc_issuers]]\nissuer = "{GITHUB}"\naudience = "{AUDIENCE}"\nprovider = "github"\n'
             f'jwks_file = "{keys}"\nalgorithms = ["RS256"]\n\n[[oidc_issuers.github]]\ntenant = "default"\n'
             'repository_owner_id = "65"\nrepository_id = "74"\n'
+            f'\n[[oidc_issuers]]\nissuer = "{issuer.issuer}"\naudience = "{CLIENT}"\nprovider = "generic"\n'
+            f'discover = true\njwks_ca_file = "{issuer.ca_file}"\nalgorithms = ["RS256"]\n\n'
+            f'[[oidc_issuers.generic]]\ntenant = "default"\nclaims = {{ email = "{ALICE}" }}\n'
         )
     (layout.signing_policies / "releases.cedar").write_text(RELEASES)
     deployment.up()
@@ -76,11 +112,13 @@ def artefact(tmp_path: Path) -> Path:
     return path
 
 
-def pqcsign(deployment: Deployment, *arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+def pqcsign(
+    deployment: Deployment, *arguments: str | Path, check: bool = True, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run `pqcsign` to its end."""
     result = subprocess.run(
         [PQCSIGN, *map(str, arguments)],
-        env=deployment.environment,
+        env={**deployment.environment, **(environment or {})},
         capture_output=True,
         text=True,
         timeout=PATIENCE_SECONDS,
@@ -88,6 +126,11 @@ def pqcsign(deployment: Deployment, *arguments: str | Path, check: bool = True) 
     )
     assert result.returncode == 0 or not check, result.stdout + result.stderr
     return result
+
+
+def verify(*words: str | Path) -> Result:
+    """`pqcsign verify`, which asks nobody: so it runs here, and need not be loaded each time."""
+    return CliRunner().invoke(main, ["verify", *map(str, words)])
 
 
 def signed(deployment: Deployment, artefact: Path, *options: str | Path) -> dict[str, Any]:
@@ -203,6 +246,52 @@ def test_sigstore_verifies_what_a_build_had_signed(running: Deployment, artefact
         verifier.verify_artifact(artefact.read_bytes(), bundle, other)
 
 
+def test_a_person_logs_in_and_signs(running: Deployment, issuer: OidcSimulator, artefact: Path, tmp_path: Path) -> None:
+    """By a code typed in elsewhere; the service finds the issuer's keys by itself, and the certificate has the name."""
+    now = int(time.time())
+    claims = {"email": ALICE, "email_verified": True, "iat": now, "nbf": now, "exp": now + 300}
+    issuer.token_answers = [(400, {"error": "authorization_pending"}), issuer.tokens(**claims)]
+    mine = {"XDG_STATE_HOME": str(tmp_path / "state")}
+    where = ("--dir", running.directory)
+    at = ("--issuer", issuer.issuer, "--client-id", CLIENT, "--oidc-ca", issuer.ca_file)
+    said = pqcsign(running, "login", *at, *where, environment=mine)
+    assert f"Logged in at {issuer.issuer} as alice" in said.stdout
+    formats = [word for name in ("raw", "jws", "cms", "dsse", "bundle") for word in ("--format", name)]
+    signed = pqcsign(running, "sign", artefact, "--oidc", *where, *formats, "--json", environment=mine)
+    assert json.loads(signed.stdout)["record"]["policy"]["determining"] == ["people"]
+    root = ("--trusted-root", trusted_root(running, tmp_path))
+    identity = ("--certificate-identity", ALICE, "--certificate-oidc-issuer", issuer.issuer)
+    assert verify(artefact, *root, *identity).exit_code == 0
+    for suffix in (".sig", ".jws", ".p7s"):
+        beside = ["--signature", f"{artefact}{suffix}"]
+        name = f"{artefact}{suffix}".removesuffix(".sig")
+        beside += ["--log-entry", f"{name}.log-entry.json"]
+        if suffix != ".p7s":
+            beside += ["--timestamp", f"{name}.tsr", "--certificate-chain", f"{artefact}.chain.pem"]
+        result = verify(artefact, *beside, *root, *identity)
+        assert result.exit_code == 0, result.output
+        mallory = (*root, "--certificate-identity", "mallory@example.org", *identity[2:])
+        assert verify(artefact, *beside, *mallory).exit_code == 1
+
+
+def test_a_build_finds_its_token_by_itself(
+    running: Deployment, issuer: OidcSimulator, artefact: Path, tmp_path: Path
+) -> None:
+    """It asks its runner for one that is for the service, signs, and attests what the environment says of the build."""
+    now = int(time.time())
+    issuer.runner_answer = (200, {"value": ci_token(GITHUB, KEY, None, iat=now, nbf=now, exp=now + 300)})
+    job = {**issuer.runner_environment, **BUILD, "PQCSIGN_OIDC_CA": str(issuer.ca_file)}
+    words = ("sign", artefact, "--oidc", "--audience", AUDIENCE, "--provenance-from-ci", "--dir", running.directory)
+    said = pqcsign(running, *words, environment=job)
+    assert "credential: GitHub Actions" in said.stderr
+    assert [asked.query["audience"] for asked in issuer.asked if asked.path == "/runner"] == [[AUDIENCE]]
+    root = ("--trusted-root", trusted_root(running, tmp_path))
+    identity = ("--certificate-identity", WORKFLOW, "--certificate-oidc-issuer", GITHUB)
+    demand = ("--bundle", f"{artefact}.sigstore.jsonl", "--predicate-type", "https://slsa.dev/provenance/v1")
+    result = verify(artefact, *demand, *root, *identity)
+    assert result.exit_code == 0, result.output
+
+
 def test_a_build_of_another_repository_is_refused(running: Deployment, artefact: Path, tmp_path: Path) -> None:
     """A good token of the same provider opens nothing where no binding and no policy is for it."""
     now = int(time.time())
@@ -246,6 +335,26 @@ def test_the_audit_logs_of_all_services_verify(running: Deployment) -> None:
     assert "signing" in said
 
 
+def test_the_last_checkpoints_are_kept_outside_the_databases(running: Deployment, artefact: Path) -> None:
+    """Of both logs, the service's as new as what it shows: a restored backup of a database is noticed by them."""
+    signed(running, artefact, "--format", "bundle")
+    kept = (running.directory / "signing" / "log-checkpoint").read_bytes()
+    assert kept.splitlines()[0] == b"localhost"
+    assert int(kept.splitlines()[1]) >= int(ask(running, "/v1/log/checkpoint").splitlines()[1]) > 0
+    domain = (running.directory / "ca" / "ct-checkpoint").read_bytes().splitlines()[0]
+    assert domain.endswith(b"/ct")
+
+
+def test_the_ends_of_certificates_are_to_be_seen(running: Deployment) -> None:
+    """A year from now, for the authority and each artefact key; none of them is due for renewal."""
+    ops = json.loads((running.directory / "signing" / "listeners.json").read_text())["ops"]
+    with urllib.request.urlopen(f"{ops}/metrics", timeout=30) as answer:  # noqa: S310 - the deployment's own listener on loopback
+        lines = answer.read().decode().splitlines()
+    ends = [float(line.split()[-1]) for line in lines if line.startswith("signing_certificate_not_after_seconds{")]
+    assert len(ends) == 1 + len(ARTEFACT_KEYS)
+    assert all(end - time.time() > 300 * 86_400 for end in ends)
+
+
 def test_the_keys_stay_at_signer_hsm(running: Deployment) -> None:
     """No file of the signing service holds a key that it signs with; the public halves are the ones it answers with."""
     layout = Layout(running.directory)
@@ -256,13 +365,14 @@ def test_the_keys_stay_at_signer_hsm(running: Deployment) -> None:
             assert load_pem_public_key(answered) == load_pem_public_key(public_key(running, key_id).read_bytes())
 
 
-def test_the_commands_of_the_page_work(running: Deployment, tmp_path: Path) -> None:
-    """Whoever types the commands of docs/signing/README.md, in order, meets no error."""
+@pytest.mark.parametrize("name", ["README.md", "operations.md"])
+def test_the_commands_of_a_page_work(running: Deployment, tmp_path: Path, name: str) -> None:
+    """Whoever types the commands of a page of docs/signing, in order, meets no error."""
     (tmp_path / ".venv").symlink_to(ROOT / ".venv")
     (tmp_path / "pki").symlink_to(running.directory)
     (tmp_path / "config").mkdir()
     marker = "run by: tests/e2e/test_signing.py"
-    page = ROOT / "docs/signing/README.md"
+    page = ROOT / "docs/signing" / name
     commands = [command for block in blocks(page) if block.marker == marker for command in block.commands]
     assert commands
     result = subprocess.run(

@@ -1,7 +1,7 @@
 """An OIDC issuer with device logins (RFC 8628), and the token endpoint of a GitHub runner, simulated over real TLS.
 
 It speaks as much HTTP/1.1 as one request needs, on loopback, with a certificate of a CA of the test's own. Its ID
-tokens have a signature that is none: whoever only carries a token does not look at it.
+tokens have a signature that is none, unless it is given a key: whoever only carries a token does not look at it.
 """
 
 from __future__ import annotations
@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
+from anyio.from_thread import start_blocking_portal
 from cryptography.hazmat.primitives import serialization
+from jwcrypto import jwt as oracle_jwt  # type: ignore[import-untyped] # the oracle has no types
 
 from pkicore.encoding import base64url_encode
 from tests.support.tls_pki import TlsPki, write_credentials
@@ -55,6 +57,7 @@ class OidcSimulator:
         discovery: members of its discovery document that are other than usual; None leaves one out.
         invitation: likewise, of the answer to a device.
         runner_answer: what the GitHub runner says to whoever has its secret.
+        key: that signs its ID tokens, and is published; None: their signature is none.
         asked: every request.
         dropped: how many requests to the token endpoint are still to be hung up on.
         delay: seconds before it answers.
@@ -68,6 +71,7 @@ class OidcSimulator:
     discovery: dict[str, Any] = field(default_factory=dict)
     invitation: dict[str, Any] = field(default_factory=dict)
     runner_answer: Answer = (200, {"value": "runner.token.x"})
+    key: Any = None  # the oracle has no types
     asked: list[Asked] = field(default_factory=list)
     dropped: int = 0
     delay: float = 0.0
@@ -89,6 +93,10 @@ class OidcSimulator:
     def id_token(self, **changes: Any) -> str:  # noqa: ANN401 - claims are of any type
         """An ID token, good for five minutes."""
         claims = {"iss": self.issuer, "aud": CLIENT, "sub": "alice", "exp": self.now + 300} | changes
+        if self.key is not None:
+            token = oracle_jwt.JWT(header={"alg": "RS256", "kid": self.key["kid"], "typ": "JWT"}, claims=claims)
+            token.make_signed_token(self.key)
+            return str(token.serialize())
         parts = ({"alg": "ES256", "typ": "JWT"}, claims)
         return ".".join([*(base64url_encode(json.dumps(part).encode()) for part in parts), "c2lnbmF0dXJl"])
 
@@ -124,6 +132,7 @@ class OidcSimulator:
     def _routes(self) -> dict[tuple[str, str], Callable[[Asked], Answer]]:
         return {
             ("GET", "/.well-known/openid-configuration"): lambda _: self._discovery(),
+            ("GET", "/jwks"): lambda _: (200, {"keys": [self.key.export_public(as_dict=True)] if self.key else []}),
             ("POST", "/device"): self._device,
             ("POST", "/token"): self._token,
             ("GET", "/runner"): self._runner,
@@ -134,6 +143,7 @@ class OidcSimulator:
             "issuer": self.issuer,
             "device_authorization_endpoint": f"{self.issuer}/device",
             "token_endpoint": f"{self.issuer}/token",
+            "jwks_uri": f"{self.issuer}/jwks",
         }
         return 200, _changed(usual, self.discovery)
 
@@ -187,4 +197,11 @@ async def oidc_simulator(directory: Path) -> AsyncIterator[OidcSimulator]:
     listener = await asyncio.start_server(simulator.serve, "127.0.0.1", 0, ssl=context)
     simulator.port = listener.sockets[0].getsockname()[1]
     async with listener:
+        yield simulator
+
+
+@contextmanager
+def oidc_simulator_in_thread(directory: Path) -> Iterator[OidcSimulator]:
+    """A running issuer, for tests that have no event loop."""
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(oidc_simulator(directory)) as simulator:
         yield simulator

@@ -16,8 +16,8 @@ import sqlalchemy as sa
 from services.chassis.database import AuditEvent, Database, Row, Unit, Write
 from services.chassis.errors import ConflictError, DuplicateError
 from services.signing.schema import deliveries, sealing, webhooks
+from services.signing.wire.webhooks import DeliveryState
 
-DeliveryState = Literal["pending", "delivered", "dead"]
 WebhookState = Literal["enabled", "gone"]
 _SEALING: Final = 1
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 import fastapi
 import orjson
@@ -24,8 +24,9 @@ from pkicore.jose.strict import strict_object
 from services.signing.admin import AddRoutes, CallerOf, json_body
 from services.signing.callers import Caller
 from services.signing.decisions import Decisions, access, caller_name
-from services.signing.store.outbox import Delivery, DeliveryState, Webhook
+from services.signing.store.outbox import Delivery, Webhook
 from services.signing.webhooks.registry import MAX_PAGE, Registered, Webhooks
+from services.signing.wire.webhooks import DELIVERY_STATES, DeliveryState
 
 _JSON: Final = "application/json"
 _NO_STORE: Final = {"cache-control": "no-store"}
@@ -90,11 +91,10 @@ def webhook_routes(webhooks: Webhooks, decisions: Decisions) -> AddRoutes:
 
 def _state(request: fastapi.Request) -> DeliveryState:
     asked = request.query_params.get("state", "dead")
-    for state in get_args(DeliveryState):
+    for state in DELIVERY_STATES:
         if asked == state:
-            found: DeliveryState = state
-            return found
-    raise MalformedError(f"state must be one of {', '.join(get_args(DeliveryState))}")
+            return state
+    raise MalformedError(f"state must be one of {', '.join(DELIVERY_STATES)}")
 
 
 def _after(text: str | None) -> tuple[int, str]:

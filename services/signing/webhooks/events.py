@@ -8,8 +8,9 @@ from typing import Any, Final
 from pkicore.clock import from_unix
 from services.chassis.database import Write
 from services.signing.store.outbox import Event, OutboxStore
-from services.signing.webhooks.message import EventType, event_body
+from services.signing.webhooks.message import event_body
 from services.signing.wire import SignatureRecord
+from services.signing.wire.webhooks import EventType
 
 _NAMED: Final = 32  # subjects that an event names
 

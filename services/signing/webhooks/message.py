@@ -12,14 +12,13 @@ import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final
 
 import orjson
 
 from pkicore.errors import MalformedError
+from services.signing.wire.webhooks import EventType
 
-EventType = Literal["signature.created", "signature.removed", "evidence.exported"]
-EVENT_TYPES: Final[tuple[EventType, ...]] = get_args(EventType)
 MAX_BODY_BYTES: Final = 20 * 1024
 """What Standard Webhooks advises: an event names what happened, and the receiver fetches the rest."""
 

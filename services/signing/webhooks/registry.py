@@ -13,10 +13,10 @@ from services.chassis.database import AuditEvent
 from services.chassis.errors import ConflictError
 from services.chassis.outbound.addresses import AddressGuard
 from services.signing.errors import NotFoundError, NotOfferedError
-from services.signing.store.outbox import Delivery, DeliveryState, OutboxStore, Webhook
-from services.signing.webhooks.message import EVENT_TYPES
+from services.signing.store.outbox import Delivery, OutboxStore, Webhook
 from services.signing.webhooks.receiver_url import receiver_url
 from services.signing.webhooks.secrets import SecretBox, new_secret, shown
+from services.signing.wire.webhooks import EVENT_TYPES, DeliveryState
 
 OVERLAP_SECONDS: Final = 86_400
 """How long a secret is still good after it was replaced."""

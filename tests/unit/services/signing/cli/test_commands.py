@@ -262,3 +262,42 @@ async def test_without_a_credential_it_says_where_one_is_looked_for(cli: Cli) ->
     """And asks the service nothing."""
     result = await cli.run("sign", cli.app, as_operator=False)
     assert (result.exit_code, "pqcsign login" in result.stderr) == (USAGE, True)
+
+
+async def test_what_is_wrong_on_the_command_line_is_said_before_what_is_in_the_way(cli: Cli) -> None:
+    """An output that is there hides no mistake that can be seen without the service."""
+    (cli.home / "app.bin.sig").write_bytes(b"old")
+    for words, said in (
+        (("--context", "nothing"), "--context is NAME=VALUE"),
+        (("--context", "Ticket=1"), "the names in context"),
+        (("--profile", "No Profile"), "profile must be"),
+        (("--key", "nokey"), "key"),
+    ):
+        result = await cli.run("sign", cli.app, *words)
+        assert (result.exit_code, said in result.stderr) == (USAGE, True), result.stderr
+    assert cli.world.signer.asked == 0
+
+
+async def test_a_directory_is_made_for_files_and_not_for_refusals(cli: Cli) -> None:
+    """Neither by `sign` nor by `show`; one that is a file is seen before anything is signed."""
+    out = cli.home / "deep" / "out"
+    for words in (("sign", cli.app, "--profile", "none"), ("show", "0" * 26), ("sign", cli.home / "none")):
+        assert (await cli.run(*words, "--out", out)).exit_code != 0
+        assert not out.parent.exists()
+    result = await cli.run("sign", cli.app, "--out", cli.app)
+    assert (result.exit_code, cli.world.signer.asked) == (FILES, 0)
+    await cli.read("sign", cli.app, "--out", out)
+    assert "app.bin.sigstore.json" in cli.names(out)
+
+
+async def test_each_of_several_files_has_its_own_timestamp(cli: Cli) -> None:
+    """Of its own signature: openssl's and our verifier's."""
+    other = cli.home / "app.deb"
+    other.write_bytes(cli.app.read_bytes() + b"!")
+    words = ("--profile", "all", "--format", "raw", "--format", "bundle")
+    await cli.read("sign", cli.app, other, *words)
+    stamps = {(cli.home / f"{name}.tsr").read_bytes() for name in ("app.bin", "app.deb")}
+    assert (len(stamps), "multiple.tsr" in cli.names()) == (2, False)
+    beside = ("--bundle", f"{other}.sigstore.json", "--signature", f"{other}.sig", *await cli.keys("es256"), *cli.root)
+    assert (await cli.run("verify", other, *beside, "--timestamp", f"{other}.tsr")).exit_code == 0
+    assert (await cli.run("verify", other, *beside, "--timestamp", f"{cli.app}.tsr")).exit_code == REFUSED

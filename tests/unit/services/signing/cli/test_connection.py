@@ -204,3 +204,19 @@ def test_cases_that_are_no_text_are_named(tmp_path: Path) -> None:
 def test_a_terminal_is_not_steered_by_what_others_say() -> None:
     """Escapes are shown, not sent."""
     assert plain("a\x1b[2Jb\n\u202ec") == "a\\x1b[2Jb\\n\\u202ec"
+
+
+@pytest.mark.parametrize("words", [("--ca", "{ca}"), ("--ca", "{ca}", "--url", "https://localhost:1")])
+def test_the_operator_of_the_deployment_stays_with_other_roots(tmp_path: Path, words: tuple[str, ...]) -> None:
+    """`--ca` says whom the service must be of, not who calls; at a URL of elsewhere the certificate is not shown."""
+    (tmp_path / "operator").mkdir()
+    (tmp_path / "operator" / "cert.pem").write_text("x")
+    (tmp_path / "endpoints.json").write_bytes(orjson.dumps({"signing": "https://localhost:1"}))
+    ca = tmp_path / "ca.pem"
+    ca.write_text("nonsense")
+    given = [word.format(ca=ca) for word in words]
+    environment = {"HOME": str(tmp_path)}
+    done = run("show", "x", "--dir", tmp_path, *given, environment=environment)
+    assert (done.exit_code, "credential: the operator" in done.stderr) == (FILES, True), done.output
+    done = run("show", "x", "--dir", tmp_path, "--ca", ca, "--url", "https://localhost:2", environment=environment)
+    assert (done.exit_code, "of another deployment" in done.stderr) == (USAGE, True), done.output

@@ -95,6 +95,31 @@ def test_files_of_one_artefact_stand_beside_it(tmp_path: Path) -> None:
     }
 
 
+def test_what_speaks_for_a_signature_is_called_like_it(tmp_path: Path) -> None:
+    """A time-stamp and a log entry of each; the record's own time-stamp is then one of these."""
+    good = record(SUBJECTS[0])
+    made = tuple(
+        replace(one, timestamp=f"{BASE}/{number}.tsr", log_entry=f"{BASE}/{number}.json")
+        for number, one in enumerate(good.signatures[:4])
+    )
+    files = Plan(replace(good, signatures=made), None, {"app.bin": tmp_path / "app.bin"}).files()
+    planned = {file.path.name: file.sources for file in files}
+    for number, name in enumerate(("app.bin", "app.bin.ml-dsa-65", "app.bin.jws", "app.bin.p7s")):
+        assert planned[f"{name}.tsr"] == (f"{BASE}/{number}.tsr",)
+        assert planned[f"{name}.log-entry.json"] == (f"{BASE}/{number}.json",)
+    assert (BASE, "timestamp.tsr") not in {(BASE, str(source)) for sources in planned.values() for source in sources}
+
+
+async def test_a_directory_that_was_made_goes_with_what_failed(tmp_path: Path) -> None:
+    """And all above it that was made; what others put there stays."""
+    planned = [PlannedFile(tmp_path / "a" / "b" / "one", ("/v1/one",))]
+    with pytest.raises(SigningUnavailableError):
+        await deliver(service(lambda _: answered(503)), planned, force=False)
+    assert contents(tmp_path) == {}
+    await deliver(service(by_path), planned, force=False)
+    assert (tmp_path / "a" / "b" / "one").read_bytes() == b"/v1/one"
+
+
 def test_of_several_artefacts_each_has_its_own_and_they_have_some_together(tmp_path: Path) -> None:
     """The second one's bundle is known by its number."""
     paths = {"app.bin": tmp_path / "a" / "app.bin", "app.deb": tmp_path / "b" / "app.deb"}

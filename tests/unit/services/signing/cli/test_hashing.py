@@ -11,8 +11,8 @@ import pytest
 
 from pkicore.algorithms import ALGORITHMS, generate_private_key
 from pkicore.keys.remote import reduce_message
-from services.signing.cli.failures import FILES, CommandError
-from services.signing.cli.hashing import hash_file
+from services.signing.cli.failures import FILES, USAGE, CommandError
+from services.signing.cli.hashing import hash_file, read_digests
 from services.signing.cli.progress import Progress
 
 MIB = 1 << 20
@@ -120,3 +120,32 @@ def test_an_empty_file_is_read_whole() -> None:
     progress = Progress("reading", 0, asked=True, stream=stream)
     progress.advance(0)
     assert stream.getvalue() == "reading: 100 % of 0.0 MiB\n"
+
+
+def test_digests_are_read_one_or_several_at_once() -> None:
+    """By the names of their hashes, in either case."""
+    assert read_digests(f"sha256:{'aB' * 32}") == {"sha256": bytes.fromhex("ab" * 32)}
+    assert read_digests(f"sha256:{'a' * 64},sha512:{'b' * 128}").keys() == {"sha256", "sha512"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "sha256",
+        "sha256:",
+        "a" * 64,
+        f"sha256:{'a' * 63}",
+        f"sha256:{'g' * 64}",
+        f"md5:{'a' * 32}",
+        f"sha512:{'a' * 64}",
+        f"sha256:{'a' * 64},",
+        f"sha256:{'a' * 64},sha256:{'b' * 64}",
+        f"sha256: {'a' * 63}",
+    ],
+)
+def test_what_is_no_digest_is_wrong_usage(text: str) -> None:
+    """Another length, hash, or alphabet; the same hash twice."""
+    with pytest.raises(CommandError, match="is no digest") as raised:
+        read_digests(text)
+    assert raised.value.status == USAGE
