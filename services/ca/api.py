@@ -18,6 +18,7 @@ from pkicore.identity import SpiffeId
 from services.ca import errors
 from services.ca.feed import RevocationLog
 from services.ca.issuance import Issuance
+from services.ca.ledger.refusals import Refusals
 from services.ca.revocation import Revoker
 from services.ca.store import CaStore
 from services.ca.wire import (
@@ -76,7 +77,9 @@ class CaEndpoints:
         revoker: Revoker,
         log: RevocationLog,
         store: CaStore,
+        refusals: Refusals,
     ) -> None:
+        self._refusals = refusals
         self._issuance = issuance
         self._revoker = revoker
         self._log = log
@@ -92,11 +95,12 @@ class CaEndpoints:
 
     async def issue(self, request: Request) -> Response:
         """Issue a certificate."""
-        wanted = CertificateRequest.from_json(await request.body())
-        try:
-            outcome = await self._issuance.issue(_caller(request), wanted)
-        except core.MalformedError as error:
-            raise core.BadCsrError(str(error)) from error
+        caller, wanted = _caller(request), CertificateRequest.from_json(await request.body())
+        async with self._refusals.recorded(caller, wanted):
+            try:
+                outcome = await self._issuance.issue(caller, wanted)
+            except core.MalformedError as error:
+                raise core.BadCsrError(str(error)) from error
         return Response(201 if outcome.created else 200, outcome.answer.to_json(), [*_JSON])
 
     async def revoke(self, request: Request) -> Response:

@@ -31,6 +31,13 @@ from services.ca.feed import RevocationLog
 from services.ca.hierarchy import Hierarchy, KeyRing, load_hierarchy, responders_directory
 from services.ca.identities import Identities
 from services.ca.issuance import Issuance, SerialPool
+from services.ca.ledger.endpoints import LedgerEndpoints
+from services.ca.ledger.expiry import HORIZONS, ExpiryWatch
+from services.ca.ledger.inventory import Inventories
+from services.ca.ledger.refusals import Refusals
+from services.ca.ledger.store.counts import CountStore
+from services.ca.ledger.store.refusals import RefusalStore
+from services.ca.ledger.store.search import LedgerSearch
 from services.ca.publication import CrlPublisher
 from services.ca.responder import OcspAnswers
 from services.ca.responders import DelegatedResponders
@@ -73,6 +80,9 @@ class Core:
     publisher: CrlPublisher
     responders: DelegatedResponders
     answers: OcspAnswers
+    refusals: Refusals
+    expiry: ExpiryWatch
+    ledger: LedgerEndpoints
     clock: Clock
     certificate_log: CertificateLog | None = None
 
@@ -129,7 +139,14 @@ class Core:
             BackgroundTask("crl-publisher", self.publisher.run),
             BackgroundTask("revocation-log", self.log.run),
             BackgroundTask("ocsp-responders", self.responders.run),
+            BackgroundTask("refusals", self.refusals.run),
+            BackgroundTask("expiry", self.expiry.run),
         ]
+
+    def register(self, registry: CollectorRegistry) -> None:
+        """Show the domain's metrics in a registry."""
+        self.refusals.metrics.register(registry)
+        self.expiry.register(registry)
 
     async def staple(self, certificate: x509.Certificate, issuer: x509.Certificate) -> bytes:
         """An OCSP response about one of our own certificates, made in process."""
@@ -156,6 +173,7 @@ class CoreRules:
     ocsp_lifetime: timedelta
     ocsp_cache_entries: int
     former_base_url: str = ""
+    refusals_kept: timedelta = timedelta(days=90)
 
 
 def build_core(
@@ -206,7 +224,24 @@ def build_core(
     log.subscribe(publisher.take)
     log.subscribe(answers.take)
     revoker = Revoker(store=store, log=log, issuers=tuple(cas), clock=clock)
-    return Core(store, hierarchy, issuance, revoker, log, publisher, responders, answers, clock, certificate_log)
+    counts, refused = CountStore(database, len(HORIZONS)), RefusalStore(database)
+    return Core(
+        store=store,
+        hierarchy=hierarchy,
+        issuance=issuance,
+        revoker=revoker,
+        log=log,
+        publisher=publisher,
+        responders=responders,
+        answers=answers,
+        refusals=Refusals(refused, problems=PROBLEMS, clock=clock, kept_for=rules.refusals_kept),
+        expiry=ExpiryWatch(counts, clock),
+        ledger=LedgerEndpoints(
+            LedgerSearch(database), refused, Inventories(counts, cas, hierarchy.roots, clock), clock
+        ),
+        clock=clock,
+        certificate_log=certificate_log,
+    )
 
 
 def core_rules(settings: CaSettings, hierarchy: Hierarchy, base_url: str) -> CoreRules:
@@ -220,6 +255,7 @@ def core_rules(settings: CaSettings, hierarchy: Hierarchy, base_url: str) -> Cor
         ocsp_lifetime=settings.ocsp_lifetime,
         ocsp_cache_entries=settings.ocsp_cache_entries,
         former_base_url=ceremony_url if ceremony_url != base_url else "",
+        refusals_kept=timedelta(days=settings.refusal_days),
     )
 
 
@@ -230,7 +266,9 @@ def internal_application(core: Core, policy: CallerPolicy, metrics: HttpMetrics,
         revoker=core.revoker,
         log=core.log,
         store=core.store,
+        refusals=core.refusals,
     )
+    routes = endpoints.routes() + core.ledger.routes()
 
     def guard(request: Request) -> None:
         policy.authorize(request.peer, "ca", request.method, request.path)
@@ -240,9 +278,7 @@ def internal_application(core: Core, policy: CallerPolicy, metrics: HttpMetrics,
 
         return ca_admin(store=core.store, publisher=core.publisher, cas=core.hierarchy.cas, policy=policy, clock=clock)
 
-    return Application(
-        "ca", endpoints.routes(), problems=PROBLEMS, metrics=metrics, guard=guard, admin=OnFirstUse(admin)
-    )
+    return Application("ca", routes, problems=PROBLEMS, metrics=metrics, guard=guard, admin=OnFirstUse(admin))
 
 
 def status_application(core: Core, max_age: int, metrics: HttpMetrics, clock: Clock) -> Application:
@@ -288,6 +324,7 @@ async def serve(
         hierarchy = await load_hierarchy(settings, base_url, ring)
         log = await stack.enter_async_context(opened_certificate_log(settings, database, ring, clock))
         core = build_core(database, hierarchy, core_rules(settings, hierarchy, base_url), clock, log)
+        core.register(registry)
         readiness = Readiness()
         remote = RemoteKeys(core.remote_keys, readiness)
         await _begin(core, remote, settings.signer_start_seconds)

@@ -34,6 +34,10 @@ _OPERATOR_ENDPOINTS: Final = (
     "GET /v1/revocations",
     "POST /v1/crls",
     "GET /v1/issuers",
+    "GET /v1/ledger/certificates",
+    "GET /v1/ledger/certificates/{serial}",
+    "GET /v1/ledger/refusals",
+    "GET /v1/ledger/inventory",
     "GET /v1/openapi.json",
 )
 _ACME_ENDPOINTS: Final = (

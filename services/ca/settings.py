@@ -145,6 +145,9 @@ class CaSettings(ServiceSettings):
     crl_max_staleness_seconds: int = Field(
         3600, ge=60, le=864_000, description="Without news of the CRLs for this long, no client is let in."
     )
+    refusal_days: int = Field(
+        90, ge=1, le=3650, description="How long the ledger keeps refused requests, a million at most."
+    )
 
     @model_validator(mode="after")
     def _knows_the_signer(self) -> "CaSettings":

@@ -6,9 +6,9 @@ beyond are answered and counted, not recorded. Old records are deleted, and so a
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
@@ -34,20 +34,19 @@ _CLIENT_ERRORS: Final = range(400, 500)
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True)
 class RefusalMetrics:
     """Counts refusals by problem, and those that were not recorded."""
 
-    refused: Counter
-    unrecorded: Counter
-
-    @classmethod
-    def register(cls, registry: CollectorRegistry) -> "RefusalMetrics":
-        """The counters in a registry."""
-        return cls(
-            Counter("pqcpki_ca_refusals_total", "Certificates refused.", ("problem",), registry=registry),
-            Counter("pqcpki_ca_refusals_unrecorded_total", "Refusals beyond a caller's budget.", registry=registry),
+    def __init__(self) -> None:
+        self.refused = Counter("pqcpki_ca_refusals_total", "Certificates refused.", ("problem",), registry=None)
+        self.unrecorded = Counter(
+            "pqcpki_ca_refusals_unrecorded_total", "Refusals that are not in the ledger.", registry=None
         )
+
+    def register(self, registry: CollectorRegistry) -> None:
+        """Show the counters in a registry."""
+        registry.register(self.refused)
+        registry.register(self.unrecorded)
 
 
 class Refusals:
@@ -57,9 +56,8 @@ class Refusals:
         store: where to.
         problems: how a refusal is answered, and so what it is called.
         clock: the time of a record.
-        metrics: counts them.
-        monotonic: seconds that never go back.
         kept_for: how long a record is kept.
+        monotonic: seconds that never go back.
     """
 
     def __init__(
@@ -68,14 +66,13 @@ class Refusals:
         *,
         problems: ProblemTable,
         clock: Clock,
-        metrics: RefusalMetrics,
-        monotonic: Callable[[], float],
         kept_for: timedelta,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.metrics = RefusalMetrics()
         self._store = store
         self._problems = problems
         self._clock = clock
-        self._metrics = metrics
         self._budget = RefusalBudget(monotonic, REFUSALS_PER_SECOND)
         self._kept_for = kept_for
 
@@ -93,9 +90,9 @@ class Refusals:
         if problem.status not in _CLIENT_ERRORS:
             return  # a failure of ours is no decision about the request
         kind = problem.type.removeprefix(INTERNAL_PREFIX)
-        self._metrics.refused.labels(kind).inc()
+        self.metrics.refused.labels(kind).inc()
         if self._budget.spend(caller) > REFUSALS_PER_SECOND:
-            self._metrics.unrecorded.inc()
+            self.metrics.unrecorded.inc()
             return
         now = unix(self._clock.now())
         refusal = RefusalEntry(
@@ -112,7 +109,7 @@ class Refusals:
         try:
             await self._store.add(refusal)
         except DatabaseError as failure:  # the refusal stands, recorded or not
-            self._metrics.unrecorded.inc()
+            self.metrics.unrecorded.inc()
             _log.error("refusal not recorded", problem=kind, error=str(failure))
 
     async def run(self) -> None:
