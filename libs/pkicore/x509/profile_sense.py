@@ -91,7 +91,7 @@ def _revocation(profile: Profile) -> Contradictions:
     if not profile.no_rev_avail:
         return
     if profile.ca:
-        yield "no_rev_avail", "is for end entities only (RFC 9608 §4)"
+        yield "no_rev_avail", "is for end entities only (RFC 9608 §3)"
     if profile.crl or profile.ocsp or profile.freshest_crl:
         yield "no_rev_avail", "never comes with crl, freshest_crl or ocsp (RFC 9608 §3)"
     if profile.validity > SHORT_LIVED:
@@ -117,6 +117,15 @@ def _is_host(name: str) -> bool:
         return False
 
 
+def _svid(profile: Profile) -> Contradictions:
+    """X509-SVID §2, §4.1, §4.3 and §4.4."""
+    both = {"serverAuth", "clientAuth"} <= set(profile.extended_key_usage)
+    if profile.svid and (profile.names["uri"] != "one" or profile.fulcio):
+        yield "svid", 'needs names = { uri = "one" }, which is a SPIFFE ID (X509-SVID §2)'
+    if profile.svid and (profile.ca or not both or "digitalSignature" not in profile.key_usage):
+        yield "svid", "is for leaves with serverAuth, clientAuth and digitalSignature (X509-SVID §4)"
+
+
 def _policies(profile: Profile) -> Contradictions:
     if ANY_POLICY in profile.policies and not profile.ca:
         yield "policies", "has anyPolicy in CA certificates only (RFC 5280 §4.2.1.4)"
@@ -128,4 +137,4 @@ def _log(profile: Profile) -> Contradictions:
 
 
 _Rule: TypeAlias = Callable[["Profile"], Contradictions]
-_RULES: tuple[_Rule, ...] = (_keys, _authority, _usages, _callers, _revocation, _names, _policies, _log)
+_RULES: tuple[_Rule, ...] = (_keys, _authority, _usages, _callers, _revocation, _names, _svid, _policies, _log)

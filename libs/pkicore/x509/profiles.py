@@ -24,6 +24,7 @@ Optional:
     dns_suffixes = ["corp.example"]         # DNS names are these or lie below them
     wildcards = false                       # no `*.` names
     spiffe_paths = ["/workload/*"]          # which SPIFFE IDs it certifies; written as `callers`
+    svid = true                             # every rule of the X509-SVID standard
     policies = ["1.3.6.1.4.1.99999.1"]      # certificate policies (RFC 5280 §4.2.1.4)
     must_staple = true                      # TLS feature status_request (RFC 7633)
     no_rev_avail = true                     # short-lived: cannot be asked after (RFC 9608)
@@ -102,6 +103,7 @@ class Profile:
     dns_suffixes: tuple[str, ...] = ()
     wildcards: bool = True
     spiffe_paths: tuple[str, ...] = ()
+    svid: bool = False
     policies: tuple[str, ...] = ()
     must_staple: bool = False
     no_rev_avail: bool = False
@@ -237,6 +239,7 @@ def _profile(table: ProfileTable) -> Profile:
         dns_suffixes=table.texts("dns_suffixes") if "dns_suffixes" in table else (),
         wildcards=table.flag("wildcards", default=True),
         spiffe_paths=table.texts("spiffe_paths") if "spiffe_paths" in table else (),
+        svid=table.flag("svid", default=False),
         policies=table.identifiers("policies"),
         must_staple=table.flag("must_staple", default=False),
         no_rev_avail=table.flag("no_rev_avail", default=False),

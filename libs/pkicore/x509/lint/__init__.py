@@ -1,0 +1,94 @@
+"""The last look before the key signs: parse the to-be-signed bytes afresh and hold them against rules and profile.
+
+Refuses, never warns. It shares no code with `tbs` beyond the tables, so that a mistake there is seen here. Each rule is
+one function, and what it finds begins with the section that it enforces: of an RFC, of the X509-SVID standard, of the
+CA/Browser Forum's requirements (BR), or `profile` where the profile alone wants it so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import TypeAlias
+
+from cryptography import x509
+
+from pkicore.encoding import DerReader, bit_string, sequence
+from pkicore.errors import LintError, PkiError
+from pkicore.x509 import PARSE_ERRORS
+from pkicore.x509.key_rules import check_certificate_key
+from pkicore.x509.lint import authority, encoding, extensions, key, names, svid
+from pkicore.x509.lint.subject import LintSubject
+from pkicore.x509.profiles import Profile
+from pkicore.x509.tbs import Issuer
+
+__all__ = ["lint_tbs", "unsigned"]
+
+_NO_CLAIMS: Mapping[str, str] = MappingProxyType({})
+_Rule: TypeAlias = Callable[[LintSubject], Iterator[str]]
+_RULES: tuple[_Rule, ...] = (
+    *encoding.RULES,
+    *authority.RULES,
+    *key.RULES,
+    *names.RULES,
+    *extensions.RULES,
+    *svid.RULES,
+)
+
+
+def lint_tbs(
+    tbs: bytes,
+    profile: Profile,
+    issuer: Issuer | None,
+    *,
+    claims: Mapping[str, str] = _NO_CLAIMS,
+    logged: bool = False,
+) -> None:
+    """Refuse to-be-signed bytes that break a rule.
+
+    Args:
+        tbs: the bytes.
+        profile: what they must be.
+        issuer: whose key will sign them; None for a root.
+        claims: Fulcio's extensions that were asked for, OID to value; these must be there, and no others.
+        logged: whether the timestamps of a log must be there already; else they must not.
+
+    Raises:
+        LintError: with every finding, each named after its source.
+    """
+    findings: tuple[str, ...]
+    try:
+        # cryptography refuses, or warns of, what these are about; so they come before its parser.
+        findings = tuple(encoding.version_and_serial(tbs))
+        if not findings:
+            certificate = x509.load_der_x509_certificate(unsigned(tbs))
+            algorithm = check_certificate_key(certificate.public_key())
+            subject = LintSubject(
+                tbs, certificate, certificate.extensions, algorithm, profile, issuer, claims=claims, logged=logged
+            )
+            findings = tuple(finding for rule in _RULES for finding in _apply(rule, subject))
+    except (PkiError, *PARSE_ERRORS) as error:
+        raise LintError((f"RFC 5280 §4.1: the to-be-signed bytes do not parse: {error}",)) from error
+    if findings:
+        raise LintError(tuple(dict.fromkeys(findings)))
+
+
+def _apply(rule: _Rule, subject: LintSubject) -> Iterator[str]:
+    try:
+        yield from rule(subject)
+    except x509.ExtensionNotFound as error:
+        yield f"RFC 5280 §4.2: the extension {error.oid.dotted_string} is missing"
+
+
+def unsigned(tbs: bytes) -> bytes:
+    """A certificate of these bytes with an empty signature: what a parser needs that takes nothing less.
+
+    Raises:
+        MalformedError: they are no TBSCertificate.
+    """
+    reader = DerReader(tbs)
+    fields = reader.enter()
+    reader.finish()
+    for _ in range(2):
+        fields.read_element()
+    return sequence(tbs, fields.read_element(), bit_string(b""))

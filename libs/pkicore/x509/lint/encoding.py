@@ -1,0 +1,84 @@
+"""The basic fields as bytes, and the period (RFC 5280 §4.1.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from pkicore.algorithms import algorithm_of, signature_algorithm_der
+from pkicore.encoding import GENERALIZED_TIME, INTEGER, UTC_TIME, DerReader, integer, tlv
+from pkicore.x509.lint.subject import LintSubject
+
+_MAX_SERIAL_OCTETS = 20
+_MIN_SERIAL_BITS = 64
+_VERSION_3 = tlv(0xA0, integer(2))
+_EXTENSIONS = 0xA3
+_FIRST_GENERALIZED_YEAR = 2050
+_ONE_SECOND = timedelta(seconds=1)
+
+
+def version_and_serial(tbs: bytes) -> Iterator[str]:
+    """RFC 5280 §4.1.2.1, §4.1.2.2 and BR §7.1."""
+    fields = DerReader(tbs).enter()
+    if fields.read_element() != _VERSION_3:
+        yield "RFC 5280 §4.1.2.1: a certificate with extensions has version 3"
+    serial = fields.read(INTEGER)
+    if not 0 < len(serial) <= _MAX_SERIAL_OCTETS or serial[0] & 0x80 or not any(serial):
+        yield "RFC 5280 §4.1.2.2: a serial number is positive and has at most 20 octets"
+    if int.from_bytes(serial, "big").bit_length() < _MIN_SERIAL_BITS:
+        yield "BR §7.1: a serial number has at least 64 random bits"
+
+
+def _signature(subject: LintSubject) -> Iterator[str]:
+    """RFC 5280 §4.1.2.3."""
+    signer = algorithm_of(subject.issuer_certificate.public_key())
+    if _elements(subject)[2] != signature_algorithm_der(signer):
+        yield f"RFC 5280 §4.1.2.3: the signature algorithm is not the issuer's, {signer.name}"
+
+
+def _times(subject: LintSubject) -> Iterator[str]:
+    """RFC 5280 §4.1.2.5."""
+    certificate, times = subject.certificate, DerReader(_elements(subject)[4]).enter()
+    for moment in (certificate.not_valid_before_utc, certificate.not_valid_after_utc):
+        expected = UTC_TIME if moment.year < _FIRST_GENERALIZED_YEAR else GENERALIZED_TIME
+        if not times.next_is(expected):
+            yield "RFC 5280 §4.1.2.5: dates through 2049 are UTCTime, later ones GeneralizedTime"
+        times.read_element()
+
+
+def _period(subject: LintSubject) -> Iterator[str]:
+    """RFC 5280 §4.1.2.5, and what the profile and the issuer allow."""
+    certificate, above = subject.certificate, subject.issuer_certificate
+    start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if end < start:
+        yield "RFC 5280 §4.1.2.5: notAfter lies before notBefore"
+    if end - start + _ONE_SECOND > subject.profile.validity:
+        yield f"profile: valid longer than {subject.profile.validity}, both ends included"
+    if start < above.not_valid_before_utc or end > above.not_valid_after_utc:
+        yield "profile: valid outside the issuer's own period"
+
+
+def _key(subject: LintSubject) -> Iterator[str]:
+    """RFC 5280 §4.1.2.7, RFC 3279 §2.3.1, RFC 9881 §4: one form, with the parameters that its algorithm has."""
+    expected = subject.certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    if _elements(subject)[6] != expected:
+        yield f"RFC 5280 §4.1.2.7: the key is not in the one form of {subject.algorithm.name} keys"
+
+
+def _unique_identifiers(subject: LintSubject) -> Iterator[str]:
+    """RFC 5280 §4.1.2.8."""
+    if any(element[0] != _EXTENSIONS for element in _elements(subject)[7:]):
+        yield "RFC 5280 §4.1.2.8: conforming CAs make no unique identifiers"
+
+
+def _elements(subject: LintSubject) -> list[bytes]:
+    """Version, serial, signature, issuer, validity, subject, key, and what follows."""
+    fields, found = DerReader(subject.tbs).enter(), list[bytes]()
+    while not fields.at_end:
+        found.append(fields.read_element())
+    return found
+
+
+RULES = (_signature, _times, _period, _key, _unique_identifiers)
