@@ -14,7 +14,7 @@ from cryptography import x509
 
 from pkicore.algorithms import ALGORITHMS, algorithm_of, generate_private_key, known_public_key
 from pkicore.crl import VerifiedCrl
-from pkicore.errors import RevokedError
+from pkicore.errors import PkiError, RevokedError
 from pkicore.ocsp import build_request, verify_response
 from pkicore.x509.certificate import load_chain
 from pkicore.x509.chain import verify_chain
@@ -113,7 +113,30 @@ async def test_an_ml_dsa_issuer_rolls_to_a_key_of_signer_hsm(world: StoppedWorld
         await core.publisher.publish_due()
         assert not await is_good(core, world, old, OLD)
         assert await is_good(core, world, new, NEW)
+    await there_and_back(world, new)
     await the_files_end(world)
+    async with world.ca() as core:
+        last = await issue(core, "last.example")
+        assert await is_good(core, world, last, NEW)
+    with pytest.raises(CeremonyError, match="nothing to go back to"):
+        await world.migration.roll_back()
+
+
+async def there_and_back(world: StoppedWorld, new: x509.Certificate) -> None:
+    """The old issuer issues again, and what the new one has issued can be revoked; forward again it is the same one."""
+    await world.migration.roll_back()
+    assert {item.id: item.retired for item in world.settings.issuers} == {ECDSA: False, OLD: False, NEW: True}
+    async with world.ca() as core:
+        again = await issue(core, "again.example")
+        assert await is_good(core, world, again, OLD)
+        assert await is_good(core, world, new, NEW)
+        await core.revoker.revoke(OPERATOR, RevocationRequest("superseded", serial=f"{new.serial_number:x}"))
+        world.clock.advance(timedelta(seconds=1))
+        await core.publisher.publish_due()
+        assert not await is_good(core, world, new, NEW)
+    (rolled,) = await world.migration.roll(BACKEND, rehearse_only=False, only=[OLD])
+    assert (rolled.successor, rolled.is_new) == (NEW, False)
+    assert {item.id: item.retired for item in world.settings.issuers} == {ECDSA: False, OLD: True, NEW: False}
 
 
 async def the_files_end(world: StoppedWorld) -> None:
@@ -146,6 +169,28 @@ async def test_without_approvals_a_migration_goes_on_as_it_did(equipped: Stopped
     (moved,) = await equipped.migration.migrate(BACKEND, rehearse_only=False)
     assert moved.after == f"signer-hsm:ca.{OLD}/1"
     assert equipped.said[0].startswith(f"rehearsal of {OLD}")
+    await back_to_the_files(equipped)
+
+
+async def back_to_the_files(world: StoppedWorld) -> None:
+    """After the way back the CA signs with its files; forward again it takes the keys that are in the back end."""
+    told = await world.migration.roll_back()
+    assert [item.after for item in told] == [f"file:{world.layout.key('ca', name)}" for name in (ECDSA, OLD)]
+    assert {item.key for item in world.settings.issuers} == {item.after for item in told}
+    async with world.ca() as core:
+        leaf = await issue(core, "back.example")
+        assert await is_good(core, world, leaf, OLD)
+    again = await world.migration.migrate(BACKEND, rehearse_only=False)
+    assert [item.after for item in again] == [f"signer-hsm:ca.{name}/1" for name in (ECDSA, OLD)]
+
+
+async def test_a_missing_root_key_is_found_at_the_rehearsal(equipped: StoppedWorld) -> None:
+    """The roots are offline: without theirs nothing begins."""
+    before = equipped.layout.settings("ca").read_text()
+    equipped.layout.root_key("mldsa").unlink()
+    with pytest.raises(PkiError, match=r"root-mldsa\.key"):
+        await equipped.migration.roll(BACKEND, rehearse_only=True)
+    assert equipped.layout.settings("ca").read_text() == before
 
 
 def want_approvals(world: StoppedWorld) -> None:

@@ -89,10 +89,15 @@ class Process:
 
 @dataclass
 class Services:
-    """Both services over one state."""
+    """Both services over one state.
+
+    Attributes:
+        paths: service -> the commits of an undisturbed journey, once they are known.
+    """
 
     deployment: Deployment
     processes: dict[str, Process] = field(default_factory=dict)
+    paths: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
 
     def start(self) -> None:
         """Start both, the CA first."""
@@ -210,14 +215,13 @@ def check(services: Services, journey: Journey, directory: Path) -> None:
 async def recorded_path(
     services: Services, service: str, web: HttpChallengeServer, directory: Path
 ) -> list[tuple[str, int]]:
-    """The commits of one undisturbed journey, each label with its occurrence; the service is down afterwards."""
+    """The commits of one undisturbed journey, each label with its occurrence."""
     process, record = services.processes[service], directory / "labels"
     await asyncio.to_thread(process.stop)
     await asyncio.to_thread(process.start, "--record", str(record))
     process.armed.touch()
     await travel(services, web, f"recorded.{service}.pqcpki.test", directory)
     await asyncio.sleep(CRL_SECONDS)
-    await asyncio.to_thread(process.stop)
     seen: Counter[str] = Counter()
     path: list[tuple[str, int]] = []
     for label in record.read_text().split("\n")[:-1]:
@@ -248,10 +252,12 @@ async def test_no_certificate_is_lost_and_no_order_stuck(
     services: Services, web: HttpChallengeServer, service: str, moment: str, tmp_path: Path, subtests: pytest.Subtests
 ) -> None:
     """A service that dies around a commit leaves one certificate per order, known and revocable, and no order open."""
-    path = await recorded_path(services, service, web, tmp_path)
+    if service not in services.paths:
+        services.paths[service] = await recorded_path(services, service, web, tmp_path)
+    path, process = services.paths[service], services.processes[service]
     assert path
-    process = services.processes[service]
     killers = [["--kill", moment, "--label", label, "--nth", str(nth)] for label, nth in path]
+    await asyncio.to_thread(process.stop)
     await asyncio.to_thread(process.start, *killers[0])
     for (label, nth), afterwards in zip(path, [*killers[1:], []], strict=True):
         with subtests.test(f"{service} dies {moment} commit {label!r} number {nth}"):
