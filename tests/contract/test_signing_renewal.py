@@ -9,7 +9,10 @@ from pathlib import Path
 
 import orjson
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 
+from pkicore.clock import unix
 from pkicore.errors import KeyUnavailableError, TimestampRefusedError
 from pkicore.identity import SpiffeId
 from pkicore.tsp import token_of
@@ -20,8 +23,10 @@ from services.chassis.database import AuditEvent
 from services.signer_hsm.wire import LifeCycleRequest
 from services.signing.chains import Chain
 from services.signing.key_certificates import ChainsInUse
+from services.signing.store.certificates import StoredRequest
 from services.signing.verification import NoTimestampError, verified_time
 from tests.support.ca_world import OPERATOR
+from tests.support.pki import make_csr
 from tests.support.renewal_world import ARTEFACTS, BASE_URL, TSA, Door, Process, RenewalWorld, fetched
 from tests.support.signer_world import ADMIN, TRUST_DOMAIN
 from tests.support.signing_pki import CODE_SIGNING, TIME_STAMPING, SigningPki
@@ -343,6 +348,23 @@ async def test_what_somebody_writes_to_the_database_is_not_believed(world: Renew
     for process in (service, restarted):
         assert len(process.trusted) == 1
         assert process.authority.chain == world.first[TSA]
+
+
+async def test_a_request_that_somebody_planted_gets_nothing(world: RenewalWorld) -> None:
+    """Of another key, in the database: the CA gives nothing for it, and a day later the service asks by itself."""
+    service = await world.service()
+    world.clock.advance(DUE)
+    name = world.first[TSA][0].subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)[0].value
+    csr = make_csr(ec.generate_private_key(ec.SECP256R1()), common_name=str(name))
+    planted = StoredRequest(csr, unix(world.clock.now()))
+    await service.store.begin(TSA, serial(world.first[TSA]), planted)
+    assert not await service.renewal.look()
+    assert csr in [one.csr for one in world.door.asked]
+    assert serial(service.keys[TSA].newest) == serial(world.first[TSA])
+    world.clock.advance(timedelta(days=1))
+    assert await service.renewal.look()
+    assert service.keys[TSA].newest[0].public_key() == world.first[TSA][0].public_key()
+    assert serial(service.keys[TSA].newest) != serial(world.first[TSA])
 
 
 async def test_a_short_life_is_renewed_in_its_last_third(world: RenewalWorld) -> None:
