@@ -125,6 +125,10 @@ class _Archive:
         content = self.tar.extractfile(member)
         return b"" if content is None else content.read()
 
+    def record(self, name: str) -> SignatureRecord:
+        """A record."""
+        return SignatureRecord.from_json(self.read(name))
+
     def below(self, directory: str, ending: str) -> Iterator[str]:
         """Names of files below a directory that end so, sorted."""
         return (name for name in sorted(self.members) if name.startswith(f"{directory}/") and name.endswith(ending))
@@ -145,14 +149,14 @@ def _verify(archive: _Archive, root: TrustedRoot, keys: Sequence[PublicKey]) -> 
     files = _check_files(archive, manifest)  # 2
     held = [_key(archive.read(name)) for name in archive.below("keys", ".pem")]
     log_index, signers = _believe_manifest(archive, body, root, keys, held)  # 3
-    records = [SignatureRecord.from_json(archive.read(name)) for name in archive.below("signatures", "/record.json")]
-    found = [(record, name) for record in records for name in archive.below(f"signatures/{record.id}", _BUNDLE)]
+    records = {record.id: record for record in map(archive.record, archive.below("signatures", "/record.json"))}
+    found = [(_record_of(name, records), name) for name in archive.below("signatures", _BUNDLE)]
     unverified = [name for record, name in found if not _is_believed(archive, record, name, root, held)]  # 4
     lines = verify_extract(archive.read("audit.jsonl").splitlines(keepends=True))  # 5
     return VerifiedArchive(
         manifest.text("release"),
         manifest.text("tenant"),
-        tuple(record.id for record in records),
+        tuple(records),
         tuple(key_id(key) for key in signers),
         log_index,
         files,
@@ -235,6 +239,14 @@ def _is_believed(
     digests = _digests_of(record, bundle)
     verify_with_key(data, key, digests, root=root if bundle.log_entries else None)
     return True
+
+
+def _record_of(name: str, records: Mapping[str, SignatureRecord]) -> SignatureRecord:
+    """Of a file below `signatures/ID/`."""
+    record = records.get(name.split("/")[1])
+    if record is None:
+        raise EvidenceError(f"{name} is of no record of the archive")
+    return record
 
 
 def _key_of(bundle: UnverifiedBundle, held: Sequence[PublicKey]) -> PublicKey | None:
