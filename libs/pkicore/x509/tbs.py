@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
 from types import MappingProxyType
+from typing import TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -25,6 +26,7 @@ NO_REV_AVAIL = x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.56"), NU
 """Nobody tells whether the certificate was revoked (RFC 9608 §2); cryptography has no class for it."""
 SERIAL_BITS = 159
 MAX_COMMON_NAME = 64
+_T = TypeVar("_T", bound=x509.ExtensionType)
 _ONE_SECOND = timedelta(seconds=1)
 _NO_CLAIMS: Mapping[str, str] = MappingProxyType({})
 
@@ -70,6 +72,17 @@ class Issuer:
         """What its certificates name as authority key (RFC 5280 §4.2.1.1)."""
         return self.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
 
+    @cached_property
+    def name_constraints(self) -> Sequence[x509.NameConstraints]:
+        """What this issuer and those above it may certify (RFC 5280 §4.2.1.10)."""
+        above = self.chain or (self.certificate,)
+        return [item for one in above if (item := _extension(one, x509.NameConstraints)) is not None]
+
+    @cached_property
+    def extended_key_usage(self) -> x509.ExtendedKeyUsage | None:
+        """What its certificates may be for; None where it does not say."""
+        return _extension(self.certificate, x509.ExtendedKeyUsage)
+
     def shard_of(self, serial: int) -> int:
         """The shard of the CRL that a certificate issued now belongs to for ever, from 1; 0 where there are none."""
         return serial % self.crl_shards + 1 if self.crl_shards > 1 else 0
@@ -85,6 +98,13 @@ class Issuer:
     def delta_url_of(self, serial: int) -> str:
         """Where the delta to that CRL is."""
         return delta_url(self.crl_url_of(serial))
+
+
+def _extension(certificate: x509.Certificate, kind: type[_T]) -> _T | None:
+    try:
+        return certificate.extensions.get_extension_for_class(kind).value
+    except x509.ExtensionNotFound:
+        return None
 
 
 def delta_url(crl_url: str) -> str:

@@ -66,18 +66,21 @@ def lint_tbs(
             subject = LintSubject(
                 tbs, certificate, certificate.extensions, algorithm, profile, issuer, claims=claims, logged=logged
             )
-            findings = tuple(finding for rule in _RULES for finding in _apply(rule, subject))
+            findings = tuple(_findings(subject))
     except (PkiError, *PARSE_ERRORS) as error:
         raise LintError((f"RFC 5280 §4.1: the to-be-signed bytes do not parse: {error}",)) from error
     if findings:
         raise LintError(tuple(dict.fromkeys(findings)))
 
 
-def _apply(rule: _Rule, subject: LintSubject) -> Iterator[str]:
-    try:
-        yield from rule(subject)
-    except x509.ExtensionNotFound as error:
-        yield f"RFC 5280 §4.2: the extension {error.oid.dotted_string} is missing"
+def _findings(subject: LintSubject) -> list[str]:
+    found = list[str]()
+    for rule in _RULES:
+        try:
+            found.extend(rule(subject))
+        except x509.ExtensionNotFound as error:
+            found.append(f"RFC 5280 §4.2: the extension {error.oid.dotted_string} is missing")
+    return found
 
 
 def unsigned(tbs: bytes) -> bytes:

@@ -10,7 +10,6 @@ from cryptography.x509.oid import AuthorityInformationAccessOID, ExtensionOID
 from pkicore.errors import ProfileError
 from pkicore.x509.lint.subject import LintSubject
 from pkicore.x509.name_constraints import check_name_constraints
-from pkicore.x509.names import names_of
 
 
 def _name(subject: LintSubject) -> Iterator[str]:
@@ -39,29 +38,21 @@ def _family(subject: LintSubject) -> Iterator[str]:
 
 def _name_constraints(subject: LintSubject) -> Iterator[str]:
     """RFC 5280 §4.2.1.10, for each CA of the chain that we have."""
-    alternatives = subject.alternative_names()
-    if subject.issuer is None or alternatives is None:
+    if subject.issuer is None or subject.names is None:
         return
-    names = names_of(alternatives)
-    for above in subject.issuer.chain or (subject.issuer.certificate,):
+    for constraints in subject.issuer.name_constraints:
         try:
-            found = above.extensions.get_extension_for_class(x509.NameConstraints).value
-            check_name_constraints(found, names)
-        except x509.ExtensionNotFound:
-            continue
+            check_name_constraints(constraints, subject.names)
         except ProfileError as error:
             yield f"RFC 5280 §4.2.1.10: {error}"
 
 
 def _extended_usages(subject: LintSubject) -> Iterator[str]:
     """BR §7.1.2.10.6: a CA that is for some usages issues for no others."""
-    if subject.issuer is None:
+    above = None if subject.issuer is None else subject.issuer.extended_key_usage
+    if above is None or not subject.has(ExtensionOID.EXTENDED_KEY_USAGE):
         return
-    try:
-        above = subject.issuer.certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except x509.ExtensionNotFound:
-        return
-    if subject.has(ExtensionOID.EXTENDED_KEY_USAGE) and not set(subject.value(x509.ExtendedKeyUsage)) <= set(above):
+    if not set(subject.value(x509.ExtendedKeyUsage)) <= set(above):
         yield "BR §7.1.2.10.6: the extended key usage is none of those that the issuer is for"
 
 

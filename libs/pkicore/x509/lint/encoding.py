@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from pkicore.algorithms import algorithm_of, signature_algorithm_der
+from pkicore.algorithms import algorithm_of, known_public_key, signature_algorithm_der
 from pkicore.encoding import GENERALIZED_TIME, INTEGER, UTC_TIME, DerReader, integer, tlv
 from pkicore.x509.lint.subject import LintSubject
 
@@ -34,13 +34,13 @@ def version_and_serial(tbs: bytes) -> Iterator[str]:
 def _signature(subject: LintSubject) -> Iterator[str]:
     """RFC 5280 §4.1.2.3."""
     signer = algorithm_of(subject.issuer_certificate.public_key())
-    if _elements(subject)[2] != signature_algorithm_der(signer):
+    if subject.elements[2] != signature_algorithm_der(signer):
         yield f"RFC 5280 §4.1.2.3: the signature algorithm is not the issuer's, {signer.name}"
 
 
 def _times(subject: LintSubject) -> Iterator[str]:
     """RFC 5280 §4.1.2.5."""
-    certificate, times = subject.certificate, DerReader(_elements(subject)[4]).enter()
+    certificate, times = subject.certificate, DerReader(subject.elements[4]).enter()
     for moment in (certificate.not_valid_before_utc, certificate.not_valid_after_utc):
         expected = UTC_TIME if moment.year < _FIRST_GENERALIZED_YEAR else GENERALIZED_TIME
         if not times.next_is(expected):
@@ -62,23 +62,15 @@ def _period(subject: LintSubject) -> Iterator[str]:
 
 def _key(subject: LintSubject) -> Iterator[str]:
     """RFC 5280 §4.1.2.7, RFC 3279 §2.3.1, RFC 9881 §4: one form, with the parameters that its algorithm has."""
-    expected = subject.certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    if _elements(subject)[6] != expected:
+    expected = known_public_key(subject.public_key).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    if subject.elements[6] != expected:
         yield f"RFC 5280 §4.1.2.7: the key is not in the one form of {subject.algorithm.name} keys"
 
 
 def _unique_identifiers(subject: LintSubject) -> Iterator[str]:
     """RFC 5280 §4.1.2.8."""
-    if any(element[0] != _EXTENSIONS for element in _elements(subject)[7:]):
+    if any(element[0] != _EXTENSIONS for element in subject.elements[7:]):
         yield "RFC 5280 §4.1.2.8: conforming CAs make no unique identifiers"
-
-
-def _elements(subject: LintSubject) -> list[bytes]:
-    """Version, serial, signature, issuer, validity, subject, key, and what follows."""
-    fields, found = DerReader(subject.tbs).enter(), list[bytes]()
-    while not fields.at_end:
-        found.append(fields.read_element())
-    return found
 
 
 RULES = (_signature, _times, _period, _key, _unique_identifiers)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from pkicore.algorithms import known_public_key
 from pkicore.x509.lint.subject import LintSubject
 from pkicore.x509.profiles import EXTENDED_KEY_USAGES
 
@@ -22,7 +23,7 @@ def _offered(subject: LintSubject) -> Iterator[str]:
 
 def _identifier(subject: LintSubject) -> Iterator[str]:
     """RFC 5280 §4.2.1.2."""
-    expected = x509.SubjectKeyIdentifier.from_public_key(subject.certificate.public_key())
+    expected = x509.SubjectKeyIdentifier.from_public_key(known_public_key(subject.public_key))
     if subject.value(x509.SubjectKeyIdentifier) != expected:
         yield "RFC 5280 §4.2.1.2: the subject key identifier is not the SHA-1 of the key"
 
@@ -74,7 +75,7 @@ def usages_of(usage: x509.KeyUsage) -> set[str]:
 
 
 def _is_rsa(subject: LintSubject) -> bool:
-    return isinstance(subject.certificate.public_key(), rsa.RSAPublicKey)
+    return isinstance(subject.public_key, rsa.RSAPublicKey)
 
 
 RULES = (_offered, _identifier, _usages, _authority_usages, _signs_alone, _extended_usages)

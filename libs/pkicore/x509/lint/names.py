@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cryptography import x509
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtensionOID, NameOID
 
 from pkicore.errors import PkiError
 from pkicore.x509.lint.subject import LintSubject
-from pkicore.x509.names import names_of
 from pkicore.x509.tbs import MAX_COMMON_NAME
 
 
@@ -40,33 +39,33 @@ def _common_name(subject: LintSubject) -> Iterator[str]:
             yield "BR §7.1.4.3: the common name is one of the DNS names"
 
 
-def _dns_names(subject: LintSubject) -> list[str]:
-    names = subject.alternative_names()
-    return [] if names is None else names.get_values_for_type(x509.DNSName)
+def _dns_names(subject: LintSubject) -> tuple[str, ...]:
+    return () if subject.names is None else subject.names.dns
 
 
 def _criticality(subject: LintSubject) -> Iterator[str]:
     """RFC 5280 §4.2.1.6."""
-    for extension in subject.extensions:
-        is_names = isinstance(extension.value, x509.SubjectAlternativeName)
-        if is_names and extension.critical != (not list(subject.certificate.subject)):
-            yield "RFC 5280 §4.2.1.6: the alternative names are critical exactly where the subject is empty"
+    if not subject.has(ExtensionOID.SUBJECT_ALTERNATIVE_NAME):
+        return
+    if subject.extension(x509.SubjectAlternativeName).critical != (not list(subject.certificate.subject)):
+        yield "RFC 5280 §4.2.1.6: the alternative names are critical exactly where the subject is empty"
 
 
 def _canonical(subject: LintSubject) -> Iterator[str]:
     """RFC 5280 §4.2.1.6: at least one, each once, in the one form that is compared."""
-    names = subject.alternative_names()
-    if names is not None and (not list(names) or list(names) != names_of(names).general_names()):
+    names = subject.names
+    if names is None:
+        return
+    if names.is_empty or list(subject.value(x509.SubjectAlternativeName)) != names.general_names():
         yield "RFC 5280 §4.2.1.6: the alternative names are not in canonical form"
 
 
 def _allowed(subject: LintSubject) -> Iterator[str]:
     """Types, number and places as the profile says."""
-    names = subject.alternative_names()
-    if names is None:
+    if subject.names is None:
         return
     try:
-        subject.profile.check_names(names_of(names))
+        subject.profile.check_names(subject.names)
     except PkiError as error:
         yield f"profile: {error}"
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import cached_property
+from typing import TypeVar, cast
 
 from cryptography import x509
 
 from pkicore.algorithms import Algorithm
+from pkicore.encoding import DerReader
+from pkicore.x509.names import Names, names_of
 from pkicore.x509.profiles import Profile
 from pkicore.x509.tbs import Issuer
 
@@ -33,9 +36,46 @@ class LintSubject:
         """Its own for a root."""
         return self.certificate if self.issuer is None else self.issuer.certificate
 
+    @cached_property
+    def elements(self) -> Sequence[bytes]:
+        """Version, serial, signature, issuer, validity, subject, key, and what follows, in DER."""
+        fields, found = DerReader(self.tbs).enter(), list[bytes]()
+        while not fields.at_end:
+            found.append(fields.read_element())
+        return found
+
+    @cached_property
+    def public_key(self) -> object:
+        """The key."""
+        return self.certificate.public_key()
+
+    @cached_property
+    def names(self) -> Names | None:
+        """The alternative names in canonical form; None where there is no such extension.
+
+        Raises:
+            BadCsrError: one that no certificate may carry.
+        """
+        return names_of(self.value(x509.SubjectAlternativeName)) if self.has(x509.SubjectAlternativeName.oid) else None
+
+    @cached_property
+    def _by_oid(self) -> Mapping[x509.ObjectIdentifier, x509.Extension[x509.ExtensionType]]:
+        return {extension.oid: extension for extension in self.extensions}
+
     def has(self, oid: x509.ObjectIdentifier) -> bool:
         """Whether it has an extension."""
-        return any(extension.oid == oid for extension in self.extensions)
+        return oid in self._by_oid
+
+    def extension(self, kind: type[_T]) -> x509.Extension[_T]:
+        """An extension.
+
+        Raises:
+            ExtensionNotFound: it is not there, which is a finding.
+        """
+        found = self._by_oid.get(kind.oid)
+        if found is None:
+            raise x509.ExtensionNotFound(f"no {kind.oid.dotted_string}", kind.oid)
+        return cast("x509.Extension[_T]", found)
 
     def value(self, kind: type[_T]) -> _T:
         """The value of an extension.
@@ -43,10 +83,4 @@ class LintSubject:
         Raises:
             ExtensionNotFound: it is not there, which is a finding.
         """
-        return self.extensions.get_extension_for_class(kind).value
-
-    def alternative_names(self) -> x509.SubjectAlternativeName | None:
-        """The names, where there are any."""
-        if not self.has(x509.SubjectAlternativeName.oid):
-            return None
-        return self.value(x509.SubjectAlternativeName)
+        return self.extension(kind).value

@@ -43,7 +43,7 @@ def _key_usage(subject: LintSubject) -> Iterator[str]:
     """X509-SVID §4.3."""
     if not _is_identity(subject):
         return
-    extension = subject.extensions.get_extension_for_class(x509.KeyUsage)
+    extension = subject.extension(x509.KeyUsage)
     found = usages_of(extension.value)
     if not extension.critical or "digitalSignature" not in found or found & {"keyCertSign", "cRLSign"}:
         yield "X509-SVID §4.3: the key usage is critical, has digitalSignature, and neither keyCertSign nor cRLSign"
@@ -63,8 +63,9 @@ def _is_identity(subject: LintSubject) -> bool:
 
 
 def _uris(subject: LintSubject) -> list[str]:
-    names = subject.alternative_names()
-    return [] if names is None else names.get_values_for_type(x509.UniformResourceIdentifier)
+    if not subject.has(ExtensionOID.SUBJECT_ALTERNATIVE_NAME):
+        return []
+    return subject.value(x509.SubjectAlternativeName).get_values_for_type(x509.UniformResourceIdentifier)
 
 
 RULES = (_one_uri, _spiffe_id, _is_leaf, _key_usage, _extended_key_usage)
