@@ -7,18 +7,16 @@ import hashlib
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import structlog
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from pkicore.algorithms import PublicKey
 from pkicore.audit import StoredRecord
 from pkicore.clock import Clock, unix
-from pkicore.errors import KeyAccessError, MalformedError
+from pkicore.errors import MalformedError
 from services.chassis.database import AuditEvent
 from services.chassis.errors import ConflictError, DatabaseError
 from services.signing.callers import Caller
@@ -26,7 +24,8 @@ from services.signing.decisions import caller_name
 from services.signing.errors import NotFoundError
 from services.signing.evidence.archive import ArchiveFile, EvidenceError, write_archive
 from services.signing.evidence.audit_extract import extract
-from services.signing.evidence.how_to_verify import SignedPlace, key_path, verify_text
+from services.signing.evidence.how_to_verify import SignedPlace, verify_text
+from services.signing.evidence.keys import PublicKeyOf, key_files
 from services.signing.evidence.manifest import CHECKSUMS, MANIFEST, SIGNATURE_DIRECTORY, VERIFY, checksums, manifest
 from services.signing.evidence.report import Kept, Report, retention_json
 from services.signing.evidence.trust import trust_files
@@ -48,7 +47,6 @@ KEPT_DAYS: Final = 30
 """How long the file is there to be fetched; it can be made again as long as its signatures are kept."""
 _DAY: Final = 86_400
 _PAGE: Final = 100
-_MAX_VERSIONS: Final = 32  # of one key
 _AFTER_ALL: Final = "~"  # greater than every id
 _DECIDED_BEFORE: Final = 120  # seconds between a decision and the record of what came of it, at most
 _RECORDED_AFTER: Final = 600
@@ -124,7 +122,7 @@ class ArchiveEquipment:
     objects: Objects
     signer: SignsManifests
     quotas: Quotas
-    public_key: Callable[[str], Awaitable[PublicKey]]
+    public_key: PublicKeyOf
     trusted_root: Callable[[], bytes | None]
     directory: Path
     clock: Clock
@@ -160,7 +158,9 @@ class Evidence:
         place = SignedPlace(SIGNATURE_DIRECTORY, SignatureRecord.from_json(signed.record))
         files += [ArchiveFile.of(MANIFEST, body), ArchiveFile.of(CHECKSUMS, checksums(files))]
         files += await self._served(place)
-        files += await self._keys([place.record], await self._audit([place.record]), {file.path for file in files})
+        there = {file.path for file in files}
+        keys = await key_files(self._with.public_key, [place.record], await self._audit([place.record]))
+        files += [key for key in keys if key.path not in there]
         places = [SignedPlace(_directory(record), record) for record in records]
         policies = sorted({record.policy.sha256 for record in records})
         files.append(ArchiveFile.of(VERIFY, verify_text(place, places, policies)))
@@ -257,7 +257,7 @@ class Evidence:
             files += await self._served(SignedPlace(_directory(record), record))
         for sha256 in sorted({record.policy.sha256 for record in records}):
             files += await self._policies(sha256)
-        return files + await self._keys(records, lines, set())
+        return files + await key_files(self._with.public_key, records, lines)
 
     async def _served(self, place: SignedPlace) -> list[ArchiveFile]:
         files = [ArchiveFile.of(f"{place.directory}/record.json", place.record.to_json())]
@@ -267,39 +267,6 @@ class Evidence:
             content = self._with.objects.path(one.sha256) if one.content is None else one.content
             files.append(ArchiveFile(f"{place.directory}/{one.name}", one.size, one.sha256, content))
         return files
-
-    async def _keys(
-        self, records: Sequence[SignatureRecord], lines: Sequence[StoredRecord], there: set[str]
-    ) -> list[ArchiveFile]:
-        """The public keys that records name, and every version of those that decisions name.
-
-        Bundles do not say which key of a profile signed them. A key that signer-hsm no longer tells is left out: the
-        archive is wanted all the same.
-        """
-        named = {name for record in records for one in record.signatures for name in one.key.split("+") if "/" in name}
-        decided = {
-            f"{line.record.detail['tenant']}.{answer['key']}"
-            for line in lines
-            for answer in line.record.detail.get("answers", ())
-            if answer["key"] is not None
-        }
-        found = {name: await self._key(name) for name in named}
-        for key_id in decided:
-            for version in range(1, _MAX_VERSIONS + 1):
-                key = await self._key(f"{key_id}/{version}")
-                if key is None:
-                    break
-                found[f"{key_id}/{version}"] = key
-        files = [ArchiveFile.of(key_path(name), key) for name, key in sorted(found.items()) if key is not None]
-        return [file for file in files if file.path not in there]
-
-    async def _key(self, name: str) -> bytes | None:
-        try:
-            key = await self._with.public_key(name)
-        except KeyAccessError as error:
-            _log.info("no public key for the evidence", key=name, error=str(error))
-            return None
-        return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
     async def _policies(self, sha256: str) -> list[ArchiveFile]:
         found = await self._with.store.policies(sha256)
