@@ -250,7 +250,7 @@ async def test_a_held_feed_request_is_answered_by_the_revocation(acme: CaClient)
     await asyncio.sleep(0.05)
     assert not waiting.done()
     await acme.revoke(RevocationRequest(0, serial=issued.serial))
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(10):
         feed = await waiting
     assert feed.entries[0].serial == issued.serial
 

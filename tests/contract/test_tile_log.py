@@ -81,7 +81,7 @@ async def first_checkpoint(log: TileLog) -> SignedCheckpoint:
 
 async def test_a_new_log_signs_that_it_is_empty(log: TileLog) -> None:
     """There is something to be consistent with before there is anything in it."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         assert (await first_checkpoint(log)).size == 0
 
 

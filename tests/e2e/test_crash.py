@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.support.acme_client import AcmeClient, AcmeProblemError, Challenge, http_client, make_csr
-from tests.support.deployment import FREE_PORTS, Deployment, DnsProcess
+from tests.support.deployment import FREE_PORTS, STOP_SECONDS, Deployment, DnsProcess
 from tests.support.fork_server import Forked, fork_server
 from tests.support.http_challenge import HttpChallengeServer
 from tests.support.jose_key import JoseKey
@@ -75,7 +75,7 @@ class Process:
         """End it as an operator does."""
         if self.running is not None and self.running.poll() is None:
             self.running.send_signal(signal.SIGTERM)
-            assert self.running.wait(20) == 0, self.log()
+            assert self.running.wait(STOP_SECONDS) == 0, self.log()
 
     def listeners(self) -> dict[str, str]:
         """Its published addresses."""

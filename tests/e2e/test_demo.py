@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.console import ROOT
+from tests.support.deployment import STOP_SECONDS
 
 
 def _processes_with(marker: str) -> list[str]:
@@ -69,6 +70,6 @@ def test_interrupting_a_staying_demo_leaves_nothing_running(tmp_path: Path) -> N
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.2)
         os.killpg(demo.pid, signal.SIGINT)
-        assert demo.wait(30) == 130
+        assert demo.wait(STOP_SECONDS) == 130
     assert not list(tmp_path.iterdir())
     assert not _processes_with(str(tmp_path))

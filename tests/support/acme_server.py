@@ -201,7 +201,7 @@ class AcmeServer:
 
     async def settled(self, condition: Callable[[], bool]) -> None:
         """Let background work go on until the condition holds."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not condition():  # noqa: ASYNC110 - what is awaited has no event of its own
                 await asyncio.sleep(0.005)
 

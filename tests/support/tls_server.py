@@ -58,7 +58,7 @@ class Recorder:
 
     async def last(self) -> Handshake:
         """The newest one; waits for the first."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await self.heard.wait()
         return self.handshakes[-1]
 
