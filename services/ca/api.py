@@ -5,7 +5,7 @@ Who may call what is decided before a body is read.
 | endpoint                     | what                                                        |
 |------------------------------|-------------------------------------------------------------|
 | POST /v1/certificates        | issue (201), or the certificate issued before (200)         |
-| POST /v1/revocations         | revoke                                                      |
+| POST /v1/revocations         | revoke, hold or release: one, or a piece of many            |
 | GET  /v1/revocations?after=N | what was revoked after sequence N; waits for it up to 30 s  |
 """
 
@@ -20,6 +20,7 @@ from services.ca.feed import RevocationLog
 from services.ca.issuance import Issuance
 from services.ca.ledger.refusals import Refusals
 from services.ca.revocation import Revoker
+from services.ca.selection import SelectionRequest
 from services.ca.store import CaStore
 from services.ca.wire import (
     MAX_BODY,
@@ -31,12 +32,14 @@ from services.ca.wire import (
 )
 from services.chassis.asgi import Request, Response, Route
 from services.chassis.errors import ForbiddenError
+from services.chassis.fields import Fields
 from services.chassis.problems import Builder, ProblemTable, problem
 
 FEED_SECONDS: Final = 30.0  # how long a feed request is held while nothing happens
 FEED_ENTRIES: Final = 1000  # revocations in one answer
 _JSON: Final = ((b"content-type", b"application/json"),)
 _MEDIA: Final = ("application/json",)
+_REVOCATION: Final = frozenset({"serial", "certificate", "selector", "reason", "after", "dry_run"})
 
 _ROWS: Final[Mapping[type[Exception], Builder]] = {
     core.MalformedError: problem("malformed", "Malformed request", 400),
@@ -60,6 +63,7 @@ _ROWS: Final[Mapping[type[Exception], Builder]] = {
     errors.IdempotencyConflictError: problem("idempotency-conflict", "Idempotency key in use", 409),
     errors.RevokedIntentError: problem("revoked-intent", "Revoked before it was issued", 409),
     errors.AlreadyRevokedError: problem("already-revoked", "Already revoked", 409),
+    errors.NotHeldError: problem("not-held", "Not held", 409),
     errors.PublicationDelayedError: problem("unavailable", "Temporarily unavailable", 503),
     errors.UnknownCertificateError: problem("unknown-certificate", "No such certificate", 404),
 }
@@ -104,8 +108,13 @@ class CaEndpoints:
         return Response(201 if outcome.created else 200, outcome.answer.to_json(), [*_JSON])
 
     async def revoke(self, request: Request) -> Response:
-        """Revoke a certificate."""
-        answer = await self._revoker.revoke(_caller(request), RevocationRequest.from_json(await request.body()))
+        """Revoke, hold or release a certificate, or a piece of those that an operator selects."""
+        caller, data = _caller(request), await request.body()
+        body = Fields.parse(data, _REVOCATION)
+        if "selector" in body.members:
+            selected = await self._revoker.revoke_selected(caller, SelectionRequest.of(body))
+            return Response(200, selected.to_json(), [*_JSON])
+        answer = await self._revoker.revoke(caller, RevocationRequest.from_json(data))
         return Response(200, answer.to_json(), [*_JSON])
 
     async def feed(self, request: Request) -> Response:

@@ -199,6 +199,7 @@ def build_core(
     log = RevocationLog(store)
     publisher = CrlPublisher(
         store=store,
+        log=log,
         cas=cas,
         roots=tuple(hierarchy.roots),
         clock=clock,
@@ -221,7 +222,6 @@ def build_core(
         lifetime=rules.ocsp_lifetime,
         capacity=rules.ocsp_cache_entries,
     )
-    log.subscribe(publisher.take)
     log.subscribe(answers.take)
     revoker = Revoker(store=store, log=log, issuers=tuple(cas), clock=clock)
     counts, refused = CountStore(database, len(HORIZONS)), RefusalStore(database)
@@ -287,6 +287,7 @@ def status_application(core: Core, max_age: int, metrics: HttpMetrics, clock: Cl
         publisher=core.publisher,
         answers=core.answers,
         certificates=core.hierarchy.certificates,
+        families={ca.issuer.family: name for name, ca in core.hierarchy.cas.items() if not ca.retired},
         first_issuer=next(name for name, ca in core.hierarchy.cas.items() if not ca.retired),
         max_age=max_age,
         clock=clock,

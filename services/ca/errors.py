@@ -12,6 +12,7 @@ CaServiceError
 ├─ StateError                   the request does not fit what is recorded
 │  ├─ IdempotencyConflictError     the key belongs to another request
 │  ├─ AlreadyRevokedError
+│  ├─ NotHeldError                 only what is held is released
 │  ├─ RevokedIntentError           revoked before it was completed
 │  ├─ UnknownCertificateError
 │  └─ PublicationDelayedError      a CRL that was asked for is not there in time
@@ -66,6 +67,10 @@ class IdempotencyConflictError(StateError):
 
 class AlreadyRevokedError(StateError):
     """The certificate was revoked before; nothing changed."""
+
+
+class NotHeldError(StateError):
+    """Only what is held is released; nothing changed."""
 
 
 class RevokedIntentError(StateError):

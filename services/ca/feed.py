@@ -9,7 +9,7 @@ from typing import Final
 
 import structlog
 
-from services.ca.store import CaStore, Revoked
+from services.ca.revocation_store import RevocationStore, Revoked
 from services.chassis.errors import DatabaseError
 
 Subscriber = Callable[[Sequence[Revoked]], None]
@@ -23,7 +23,7 @@ _log = structlog.get_logger(__name__)
 class RevocationLog:
     """Hands every revocation to its subscribers exactly once, oldest first; subscribe before the first refresh."""
 
-    def __init__(self, store: CaStore) -> None:
+    def __init__(self, store: RevocationStore) -> None:
         self._store = store
         self._subscribers: list[Subscriber] = []
         self._reading = asyncio.Lock()

@@ -1,12 +1,16 @@
-"""Publishing CRLs: numbered, at most one per issuer and second, durable before anybody sees them.
+"""Publishing CRLs: numbered, at most one per list and second, durable before anybody sees them.
 
-A revocation makes its issuer's CRL due at once; half of a CRL's life makes it due anyway. thisUpdate strictly rises,
-since OpenSSL chooses between two CRLs of an issuer by it. An entry leaves only after it stood in a CRL that was issued
-after its certificate had expired (RFC 5280 §3.3). Roots' CRLs are made offline; here they are only read.
+A list is an issuer's complete one (ID) or one of its shards (ID/1, ID/2, ...); each comes with the delta to it, of the
+same number and second (RFC 5280 §5.2.3). A revocation makes its lists due at once; half of a list's life makes it due
+anyway. thisUpdate strictly rises, since OpenSSL chooses between two CRLs of an issuer by it. An entry leaves only after
+it stood in a CRL that was issued after its certificate had expired (RFC 5280 §3.3). A shard that was once published is
+published for ever, whatever the settings say now, since certificates name it. Roots' CRLs are made offline; here they
+are only read.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
@@ -15,9 +19,13 @@ import structlog
 from pkicore.clock import Clock, from_unix, unix
 from pkicore.crl import build_crl
 from pkicore.errors import BadSignatureError, KeyAccessError
+from pkicore.x509.tbs import delta_url
+from services.ca.crl_entries import ShardEntries, Spliced, spliced
+from services.ca.crl_lists import CrlList
 from services.ca.errors import PublicationDelayedError
+from services.ca.feed import RevocationLog
 from services.ca.issuance import IssuingCa
-from services.ca.store import CaStore, Revoked, StoredCrl
+from services.ca.revocation_store import RevocationStore, Revoked, StoredCrl
 from services.chassis.database import AuditEvent
 from services.chassis.errors import ConflictError, DatabaseError, DuplicateError
 
@@ -32,12 +40,13 @@ _log = structlog.get_logger(__name__)
 
 
 class CrlPublisher:
-    """The newest CRL of every issuer, and the one task that makes new ones."""
+    """The newest CRL of every list, and the one task that makes new ones; it follows the log of revocations itself."""
 
     def __init__(
         self,
         *,
-        store: CaStore,
+        store: RevocationStore,
+        log: RevocationLog,
         cas: Mapping[str, IssuingCa],
         roots: Sequence[str],
         clock: Clock,
@@ -45,63 +54,67 @@ class CrlPublisher:
         former_base_url: str = "",
     ) -> None:
         self._store = store
+        self._log = log
         self._cas = cas
         self._roots = roots
         self._clock = clock
-        self._lifetime = lifetime
+        self._lifetime = int(lifetime.total_seconds())
         self._former_base_url = former_base_url
-        self._entries: dict[str, list[tuple[int, bytes]]] = {issuer: [] for issuer in cas}
+        self._entries: dict[str, dict[int, ShardEntries]] = {issuer: {0: ShardEntries()} for issuer in cas}
+        self._lists = {item.path: item for issuer, ca in cas.items() for item in CrlList.of(issuer, ca.issuer)}
         self._current: dict[str, StoredCrl] = {}
-        self._due: set[str] = set(cas)
+        self._deltas: dict[str, StoredCrl] = {}
+        self._due: set[str] = set(self._lists)
         self._wake = asyncio.Event()
         self._published = asyncio.Condition()
         self._listeners: list[Callable[[StoredCrl], None]] = []
+        log.subscribe(self._take)
 
     @property
     def current(self) -> Mapping[str, StoredCrl]:
-        """The newest CRL by issuer id."""
+        """The newest CRL of each list, by its path below /crl."""
         return self._current
+
+    def newest(self, path: str) -> StoredCrl | None:
+        """The newest CRL, or delta, at this path below /crl."""
+        return self._current.get(path) or self._deltas.get(path)
 
     @property
     def complete(self) -> bool:
-        """Whether every issuer has a CRL that is not out of date."""
+        """Whether every list has a CRL that is not out of date."""
         now = unix(self._clock.now())
-        wanted = {*self._cas, *self._roots}
+        wanted = {*self._lists, *self._roots}
         return all(name in self._current and self._current[name].next_update > now for name in wanted)
 
     def subscribe(self, listener: Callable[[StoredCrl], None]) -> None:
-        """Have `listener` called with each CRL as it becomes the newest; it must not block."""
+        """Have `listener` called with each CRL, not with deltas, as it becomes the newest; it must not block."""
         self._listeners.append(listener)
 
-    def take(self, batch: Sequence[Revoked]) -> None:
-        """New revocations, from the log: the CRLs of their issuers are due."""
-        for revoked in batch:
-            if revoked.issuer in self._entries:
-                self._entries[revoked.issuer].append((revoked.not_after, revoked.entry))
-                self._due.add(revoked.issuer)
-        self._wake.set()
-
     async def load(self) -> None:
-        """Read the newest CRLs, of roots and of our own, from the database.
+        """Read the newest CRLs, of roots and of our own, from the database; shards of earlier settings among them.
 
         Raises:
             DatabaseError: the database cannot be read.
         """
-        await self._load((*self._cas, *self._roots))
+        found = (CrlList.parse(path) for path in await self._store.lists())
+        earlier = {item.path: item for item in found if item is not None and item.issuer in self._cas}
+        self._due |= earlier.keys() - self._lists.keys()
+        self._lists |= earlier
+        await self._load((*self._lists, *self._roots))
 
     async def publish_all(self, seconds: float = _PUBLISH_SECONDS) -> Mapping[str, int]:
-        """Have every issuing CA publish anew; issuer id to the number of its new CRL.
+        """Have every list published anew; issuer id to the number of its new complete CRL.
 
         Raises:
             PublicationDelayedError: a CRL is not there in time; it comes when it can.
         """
-        before = {issuer: self._number(issuer) for issuer in self._cas}
-        self._due |= set(self._cas)
+        before = {path: self._number(path) for path in self._lists}
+        self._due |= set(self._lists)
         self._wake.set()
         try:
             async with asyncio.timeout(seconds), self._published:
                 await self._published.wait_for(
-                    lambda: all(self._number(issuer) > number for issuer, number in before.items())
+                    lambda: all(self._number(path) > number for path, number in before.items())
                 )
         except TimeoutError as error:
             raise PublicationDelayedError(
@@ -116,16 +129,17 @@ class CrlPublisher:
             DatabaseError: nothing was published; it is still due.
             KeyAccessError, BadSignatureError: likewise.
         """
+        # What another replica has published must not be missing from the number that follows.
+        await self._log.refresh()
         now = unix(self._clock.now())
-        half_life = int(self._lifetime.total_seconds()) // 2
-        self._due |= {name for name in self._cas if self._updated(name) + half_life <= now}
-        for issuer in sorted(self._due):
-            if self._updated(issuer) < now:
-                self._due.discard(issuer)
+        self._due |= {path for path in self._lists if self._updated(path) + self._lifetime // 2 <= now}
+        for path in sorted(self._due):
+            if self._updated(path) < now:
+                self._due.discard(path)
                 try:
-                    await self._publish(self._cas[issuer], now)
+                    await self._publish(self._lists[path], now)
                 except FAILURES:
-                    self._due.add(issuer)
+                    self._due.add(path)
                     raise
         return not self._due
 
@@ -155,11 +169,25 @@ class CrlPublisher:
                 _log.error("CRL not published", error=str(error))
             await self._pause(pause)
 
-    async def _load(self, issuers: Sequence[str]) -> None:
-        for issuer in issuers:
-            stored = await self._store.crl(issuer)
+    def _take(self, batch: Sequence[Revoked]) -> None:
+        """What happened, from the log: the lists concerned are due."""
+        for revoked in batch:
+            shards = self._entries.get(revoked.issuer)
+            if shards is None:
+                continue
+            concerned = CrlList(revoked.issuer), CrlList(revoked.issuer, revoked.shard)
+            base = min(self._base(item)[1] for item in concerned)
+            shards.setdefault(revoked.shard, ShardEntries()).take(revoked, changed=revoked.sequence > base)
+            self._lists |= {item.path: item for item in concerned}
+            self._due |= {item.path for item in concerned}
+        self._wake.set()
+
+    async def _load(self, paths: Sequence[str]) -> None:
+        for path in paths:
+            stored = await self._store.crl(path)
+            delta = await self._store.crl(self._lists[path].delta_path) if path in self._lists else None
             if stored is not None:
-                self._show(stored)
+                self._show(stored, delta)
 
     async def _pause(self, seconds: float) -> None:
         try:
@@ -168,52 +196,101 @@ class CrlPublisher:
         except TimeoutError:
             return
 
-    async def _publish(self, ca: IssuingCa, now: int) -> None:
-        issuer = ca.issuer.id
-        previous = self._current.get(issuer)
-        kept = [item for item in self._entries[issuer] if previous is None or item[0] >= previous.this_update]
-        next_update = now + int(self._lifetime.total_seconds())
-        number = self._number(issuer) + 1
-        der = await build_crl(
-            ca.issuer.certificate,
-            ca.key,
-            [entry for _, entry in kept],
-            number=number,
-            this_update=from_unix(now),
-            next_update=from_unix(next_update),
-            distribution_points=self._urls(ca),
-            scope="user",
+    async def _publish(self, item: CrlList, now: int) -> None:
+        number, updated = self._number(item.path) + 1, self._updated(item.path)
+        crl = StoredCrl(item.path, number, now, now + self._lifetime, b"", sequence=self._log.last)
+        base_number, base_sequence, base_update = self._next_base(item, crl)
+        # Both are taken from the entries of this moment: a revocation while one is signed is in neither.
+        entries = spliced(part for shard in self._shards(item) for part in shard.complete(updated))
+        changes = spliced(part for shard in self._shards(item) for part in shard.since(base_sequence))
+        delta = replace(
+            crl,
+            issuer=item.delta_path,
+            base_number=base_number,
+            base_sequence=base_sequence,
+            base_update=base_update,
         )
-        crl = StoredCrl(issuer, number, now, next_update, der)
-        event = AuditEvent("crl.published", "ca", {"issuer": issuer, "number": number, "entries": len(kept)})
+        crl = replace(crl, der=await self._signed(item, crl, entries))
+        delta = replace(delta, der=await self._signed(item, delta, changes))
+        detail = {"issuer": item.path, "number": number, "entries": entries.count}
         try:
-            await self._store.store_crl(crl, event)
+            await self._store.store_crl(crl, AuditEvent("crl.published", "ca", detail), delta)
         except (ConflictError, DuplicateError):  # another process published first: its CRL may lack what ours has
-            self._due.add(issuer)
-            await self._load((issuer,))
+            self._due.add(item.path)
+            await self._load((item.path,))
             return
-        gone = len(self._entries[issuer]) - len(kept)
-        if gone:
-            leaving = previous.this_update if previous else 0
-            self._entries[issuer] = [item for item in self._entries[issuer] if item[0] >= leaving]
-        self._show(crl)
-        _log.info("CRL published", issuer=issuer, number=number, entries=len(kept))
+        self._show(crl, delta)
+        self._forget(item)
+        _log.info("CRL published", issuer=item.path, number=number, entries=entries.count, delta=changes.count)
         async with self._published:
             self._published.notify_all()
 
-    def _urls(self, ca: IssuingCa) -> list[str]:
-        """A certificate takes a CRL only if its own CRL URL stands in it, so those of older certificates stay."""
-        former = [f"{self._former_base_url}/crl/{ca.issuer.id}"] if self._former_base_url else []
-        return [ca.issuer.crl_url, *former]
+    async def _signed(self, item: CrlList, crl: StoredCrl, entries: Spliced) -> bytes:
+        ca = self._cas[item.issuer]
+        urls = self._urls(item)
+        return await build_crl(
+            ca.issuer.certificate,
+            ca.key,
+            [bytes(entries.octets)],
+            number=crl.number,
+            this_update=from_unix(crl.this_update),
+            next_update=from_unix(crl.next_update),
+            distribution_points=urls,
+            scope="user",
+            base_number=crl.base_number or None,
+            freshest=() if crl.base_number else [delta_url(urls[0])],
+        )
 
-    def _show(self, crl: StoredCrl) -> None:
-        if crl.number > self._number(crl.issuer):
-            self._current[crl.issuer] = crl
-            for listener in self._listeners:
-                listener(crl)
+    def _shards(self, item: CrlList) -> Iterator[ShardEntries]:
+        shards = self._entries[item.issuer]
+        if not item.shard:
+            yield from shards.values()
+        elif item.shard in shards:
+            yield shards[item.shard]
 
-    def _number(self, issuer: str) -> int:
-        return self._current[issuer].number if issuer in self._current else 0
+    def _base(self, item: CrlList) -> tuple[int, int, int]:
+        """Number, sequence and thisUpdate of what the newest delta builds on."""
+        delta = self._deltas.get(item.delta_path)
+        return (0, 0, 0) if delta is None else (delta.base_number, delta.base_sequence, delta.base_update)
 
-    def _updated(self, issuer: str) -> int:
-        return self._current[issuer].this_update if issuer in self._current else 0
+    def _next_base(self, item: CrlList, crl: StoredCrl) -> tuple[int, int, int]:
+        """A delta builds on the same list for half of that list's life, then on the one before this one."""
+        number, sequence, updated = self._base(item)
+        if number and crl.this_update < updated + self._lifetime // 2:
+            return number, sequence, updated
+        before = self._current.get(item.path, crl)
+        return before.number, before.sequence, before.this_update
+
+    def _forget(self, item: CrlList) -> None:
+        """What neither this list nor another of its entries needs any more."""
+        for number, shard in self._entries[item.issuer].items():
+            if item.shard in {0, number}:
+                concerned = CrlList(item.issuer), CrlList(item.issuer, number)
+                base = min(self._base(each)[1] for each in concerned)
+                shard.published(base, min(self._updated(each.path) for each in concerned))
+
+    def _urls(self, item: CrlList) -> list[str]:
+        """A certificate takes a CRL only if its own CRL URL stands in it.
+
+        So those of older certificates stay, and the complete list has those of the shards, too.
+        """
+        shards = [] if item.shard else [each.shard for each in self._lists.values() if each.issuer == item.issuer]
+        issuer = self._cas[item.issuer].issuer
+        ours = [issuer.shard_url(shard) for shard in sorted({item.shard, *shards})]
+        former = self._former_base_url
+        return ours + ([f"{former}/crl/{url.partition('/crl/')[2]}" for url in ours] if former else [])
+
+    def _show(self, crl: StoredCrl, delta: StoredCrl | None) -> None:
+        if crl.number <= self._number(crl.issuer):
+            return
+        self._current[crl.issuer] = crl
+        if delta is not None:
+            self._deltas[delta.issuer] = delta
+        for listener in self._listeners:
+            listener(crl)
+
+    def _number(self, path: str) -> int:
+        return self._current[path].number if path in self._current else 0
+
+    def _updated(self, path: str) -> int:
+        return self._current[path].this_update if path in self._current else 0

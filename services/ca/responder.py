@@ -27,7 +27,7 @@ from pkicore.ocsp import (
     error_response,
     issuer_hashes,
 )
-from services.ca.store import CaStore, Revoked
+from services.ca.revocation_store import RevocationStore, Revoked
 from services.chassis.errors import DatabaseError
 
 _DIGESTS: Final[tuple[HashName, ...]] = ("sha1", "sha256")
@@ -69,7 +69,7 @@ class OcspAnswers:
     def __init__(
         self,
         *,
-        store: CaStore,
+        store: RevocationStore,
         issuers: Mapping[str, x509.Certificate],
         responders: Responders,
         clock: Clock,

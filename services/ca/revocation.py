@@ -1,56 +1,79 @@
-"""Revoking a certificate: who may, for which reason, exactly once.
+"""Revoking certificates: who may, for which reason, each exactly once; holding them, and releasing what is held.
 
 The commit is the revocation. Everything that shows it (CRL, OCSP answers, staples, the feed) follows from the log of
-revocations, in this process at once.
+revocations, in this process at once. A hold may become a revocation, from its own time on; only a hold is released.
 """
 
+import asyncio
 from collections.abc import Collection
 from typing import Final
 
 from cryptography import x509
 
-from pkicore.clock import Clock, unix
+from pkicore.clock import Clock, from_unix, unix
 from pkicore.crl import REASONS, Revocation, encode_entry
 from pkicore.errors import MalformedError
 from pkicore.identity import SpiffeId
 from services.ca.authorization import is_operator
-from services.ca.errors import AlreadyRevokedError, NotAuthorisedError, ReasonError, UnknownCertificateError
+from services.ca.errors import (
+    AlreadyRevokedError,
+    NotAuthorisedError,
+    NotHeldError,
+    ReasonError,
+    UnknownCertificateError,
+)
 from services.ca.feed import RevocationLog
-from services.ca.store import CaStore, Ledgered, Revoked
+from services.ca.revocation_store import HELD, RELEASED, Candidate, Revoked
+from services.ca.selection import PIECE, Act, Position, SelectionAnswer, SelectionRequest
+from services.ca.store import CaStore, Ledgered
 from services.ca.wire import RevocationAnswer, RevocationRequest, format_serial, parse_serial
 from services.chassis.database import AuditEvent
-from services.chassis.errors import DuplicateError
+from services.chassis.errors import ConflictError, DuplicateError
 
-_REFUSED: Final = {
-    "removeFromCRL": "removeFromCRL only has a meaning in delta CRLs (RFC 5280 §5.3.1), which this CA does not make",
-    "certificateHold": "certificateHold is not offered: revocations of this CA are final",
+_ATTEMPTS: Final = 5  # at one certificate that other replicas change at the same time
+_AT_ONCE: Final = 250  # certificates of a piece that are committed together
+_COMPROMISED: Final = "keyCompromise"
+_NEVER: Final = {
     "cACompromise": "cACompromise is for CA certificates; use keyCompromise for this one",
     "aACompromise": "aACompromise is for attribute authorities; use keyCompromise for this one",
 }
+_OPERATORS_ONLY: Final = {
+    RELEASED: "removeFromCRL releases a hold, and only an operator does that",
+    HELD: "certificateHold is for operators: a revocation that others ask for is final",
+}
+_EVENTS: Final[dict[Act, str]] = {
+    "revoke": "certificate.revoked",
+    "hold": "certificate.held",
+    "release": "certificate.released",
+}
 
 
-def parse_reason(reason: str | int) -> str:
+def parse_reason(reason: str | int, *, by_operator: bool = False) -> str:
     """The RFC 5280 §5.3.1 name of a reason, given by name in any case, or by number.
 
     Raises:
-        ReasonError: no such reason, or one that does not apply to the certificates of this CA.
+        ReasonError: no such reason, or one that does not apply to the certificates of this CA, or to this caller.
     """
+    refused = _NEVER if by_operator else _NEVER | _OPERATORS_ONLY
     by_name = {name.lower(): name for name in REASONS}
     by_number = {str(number): name for name, number in REASONS.items()}
     name = by_name.get(str(reason).lower()) or by_number.get(str(reason))
     if name is None:
-        raise ReasonError(f"{str(reason)[:40]!r} is no revocation reason; there are {', '.join(_offered())}")
-    if name in _REFUSED:
-        raise ReasonError(_REFUSED[name])
+        offered = ", ".join(f"{name} ({number})" for name, number in REASONS.items() if name not in refused)
+        raise ReasonError(f"{str(reason)[:40]!r} is no revocation reason; there are {offered}")
+    if name in refused:
+        raise ReasonError(refused[name])
     return name
 
 
-def _offered() -> list[str]:
-    return [f"{name} ({number})" for name, number in REASONS.items() if name not in _REFUSED]
+def act_of(reason: str) -> Act:
+    """What a reason of the table does."""
+    acts: dict[str, Act] = {HELD: "hold", RELEASED: "release"}
+    return acts.get(reason, "revoke")
 
 
 class Revoker:
-    """Revokes what the given issuers issued."""
+    """Revokes, holds and releases what the given issuers issued."""
 
     def __init__(self, *, store: CaStore, log: RevocationLog, issuers: Collection[str], clock: Clock) -> None:
         self._store = store
@@ -59,40 +82,116 @@ class Revoker:
         self._clock = clock
 
     async def revoke(self, caller: SpiffeId, request: RevocationRequest) -> RevocationAnswer:
-        """Revoke one certificate, or one intent that may have been signed.
+        """Revoke one certificate, or one intent that may have been signed; an operator may also hold and release it.
 
         Raises:
             ReasonError: the reason does not apply.
             UnknownCertificateError: it was not issued here, or other bytes were issued under its serial.
             NotAuthorisedError: a service names a certificate that it did not ask for.
-            AlreadyRevokedError: it was revoked before.
+            AlreadyRevokedError: it was revoked, or held, before.
+            NotHeldError: it is to be released, and is not held.
         """
-        reason = parse_reason(request.reason)
+        reason = parse_reason(request.reason, by_operator=is_operator(caller))
         ledgered = await self._find(request)
         intent = ledgered.intent
         if intent.caller != str(caller) and not is_operator(caller):
             raise NotAuthorisedError(f"{caller} may only revoke certificates that it asked for")
         if intent.issuer not in self._issuers:
             raise NotAuthorisedError(f"{intent.issuer} is a root: revoke with `ztca ca root-crl --revoke`")
-        now = self._clock.now()
-        entry = encode_entry(Revocation(intent.serial, now, reason))
-        revoked = Revoked(0, intent.serial, intent.issuer, unix(now), reason, intent.not_after, entry)
-        detail = {"serial": format_serial(intent.serial), "issuer": intent.issuer, "reason": reason}
-        event = AuditEvent("certificate.revoked", str(caller), detail)
         try:
-            await self._store.revoke(ledgered, revoked, event, block_key=reason == "keyCompromise")
-        except DuplicateError as error:
-            if reason == "keyCompromise":
-                await self._block(caller, ledgered, unix(now))
-            raise AlreadyRevokedError(f"certificate {format_serial(intent.serial)} was revoked before") from error
+            happened = await self._record(caller, intent.serial, reason)
+        except AlreadyRevokedError:
+            if reason == _COMPROMISED and not ledgered.blocked:
+                await self._block(caller, ledgered)
+            raise
         await self._log.refresh()
-        return RevocationAnswer(format_serial(intent.serial), unix(now), reason)
+        return RevocationAnswer(format_serial(intent.serial), happened.revoked_at, reason)
 
-    async def _block(self, caller: SpiffeId, ledgered: Ledgered, now: int) -> None:
+    async def revoke_selected(self, caller: SpiffeId, request: SelectionRequest) -> SelectionAnswer:
+        """One piece of what an operator has selected; pieces may be repeated, and change nothing twice.
+
+        Raises:
+            NotAuthorisedError: the caller is no operator.
+            ReasonError: the reason does not apply.
+        """
+        if not is_operator(caller):
+            raise NotAuthorisedError("only operators revoke more than one certificate at once")
+        reason = parse_reason(request.reason, by_operator=True)
+        found = await self._store.selected(
+            request.selector, act_of(reason), after=request.after, most=PIECE, now=unix(self._clock.now())
+        )
+        changed = [item.serial for item in found if item.issuer in self._issuers]
+        if not request.dry_run:
+            changed = await self._record_all(caller, changed, reason, str(request.selector))
+            await self._log.refresh()
+        last = found[-1] if len(found) == PIECE else None
+        after = None if last is None else Position(last.recorded_at, format_serial(last.serial))
+        return SelectionAnswer(tuple(changed), after)
+
+    async def _record_all(self, caller: SpiffeId, serials: list[int], reason: str, selected_by: str) -> list[int]:
+        """Those serials to which it happened; what another replica did first is left as it is."""
+        changed = []
+        for start in range(0, len(serials), _AT_ONCE):
+            some = serials[start : start + _AT_ONCE]
+            recording = (self._record(caller, serial, reason, selected_by) for serial in some)
+            outcomes = await asyncio.gather(*recording, return_exceptions=True)
+            for serial, outcome in zip(some, outcomes, strict=True):
+                if isinstance(outcome, Revoked):
+                    changed.append(serial)
+                elif not isinstance(outcome, (AlreadyRevokedError, NotHeldError)):
+                    raise outcome
+        return changed
+
+    async def _record(self, caller: SpiffeId, serial: int, reason: str, selected_by: str = "") -> Revoked:
+        """Commit it; where another replica was quicker, decide anew on what it did."""
+        for attempt in range(_ATTEMPTS):
+            candidate = await self._store.candidate(serial)
+            if candidate is None:
+                raise UnknownCertificateError("this CA did not issue that certificate")
+            happened = self._happening(candidate, reason)
+            detail = {"serial": format_serial(serial), "issuer": candidate.issuer, "reason": reason}
+            if selected_by:
+                detail["selected_by"] = selected_by
+            event = AuditEvent(_EVENTS[act_of(reason)], str(caller), detail, logged=not selected_by)
+            try:
+                await self._store.record(candidate, happened, event, block_key=reason == _COMPROMISED)
+            except (ConflictError, DuplicateError):
+                if attempt == _ATTEMPTS - 1:
+                    raise
+            else:
+                return happened
+        raise AssertionError("the last attempt returns or raises")
+
+    def _happening(self, candidate: Candidate, reason: str) -> Revoked:
+        """What follows from what last happened to a certificate.
+
+        Raises:
+            AlreadyRevokedError, NotHeldError: nothing does.
+        """
+        at, name = self._clock.now(), format_serial(candidate.serial)
+        held = candidate.reason == HELD and candidate.revoked_at is not None
+        if reason == RELEASED and not held:
+            raise NotHeldError(f"certificate {name} is not held")
+        if candidate.reason not in {None, RELEASED} and not (held and reason != HELD):
+            raise AlreadyRevokedError(f"certificate {name} was revoked before")
+        if held and reason != RELEASED:
+            at = from_unix(candidate.revoked_at or 0)
+        entry = encode_entry(Revocation(candidate.serial, at, reason))
+        return Revoked(
+            0,
+            candidate.serial,
+            candidate.issuer,
+            unix(at),
+            reason,
+            candidate.not_after,
+            entry,
+            candidate.shard,
+        )
+
+    async def _block(self, caller: SpiffeId, ledgered: Ledgered) -> None:
         """The revocation stays as it is; a compromise that is told of later still keeps the key from coming back."""
         event = AuditEvent("key.blocked", str(caller), {"serial": format_serial(ledgered.intent.serial)})
-        if not ledgered.blocked:
-            await self._store.block_key(ledgered.intent.key_hash, now, event)
+        await self._store.block_key(ledgered.intent.key_hash, unix(self._clock.now()), event)
 
     async def _find(self, request: RevocationRequest) -> Ledgered:
         serial = parse_serial(request.serial) if request.serial is not None else _serial_of(request.certificate or b"")

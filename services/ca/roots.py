@@ -16,7 +16,8 @@ from pkicore.x509.profiles import Profile
 from services.ca.authorization import Authorizer
 from services.ca.client.csr import make_csr
 from services.ca.issuance import Issuance, IssuingCa, SerialPool
-from services.ca.store import CaStore, StoredCrl
+from services.ca.revocation_store import StoredCrl
+from services.ca.store import CaStore
 from services.ca.wire import CertificateRequest
 from services.chassis.database import AuditEvent
 

@@ -121,7 +121,11 @@ crls: Final = sa.Table(
     sa.Column("this_update", sa.BigInteger, nullable=False),
     sa.Column("next_update", sa.BigInteger, nullable=False),
     sa.Column("der", sa.LargeBinary, nullable=False),
-    sa.Column("base_number", sa.BigInteger, nullable=False, server_default="0"),  # of a delta: what it builds on
+    sa.Column("sequence", sa.BigInteger, nullable=False, server_default="0"),  # how far in the feed it goes
+    # Of a delta: number, sequence and thisUpdate of the list that it builds on.
+    sa.Column("base_number", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("base_sequence", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("base_update", sa.BigInteger, nullable=False, server_default="0"),
 )
 
 # The Certificate Transparency log: what was about to be issued by profiles with `sct`.

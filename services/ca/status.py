@@ -2,7 +2,10 @@
 
 | path                 | what                                             | media type                |
 |----------------------|--------------------------------------------------|---------------------------|
-| /crl/<issuer id>     | the newest CRL, DER (RFC 5280 §5)                | application/pkix-crl      |
+| /crl/<issuer id>     | the newest complete CRL, DER (RFC 5280 §5)       | application/pkix-crl      |
+| ..../<shard>         | the newest CRL of one of its shards              |                           |
+| ..../delta           | the delta to the complete CRL, or to a shard's   |                           |
+| /crl/<family>        | as /crl/<issuer id>, of the family's active CA   |                           |
 | /crl                 | the same of the first issuer                     |                           |
 | /aia/<issuer id>     | the issuer's certificate, DER (RFC 5280 §4.2.2.1)| application/pkix-cert     |
 | /ocsp (POST)         | OCSP (RFC 6960 appendix A)                       | application/ocsp-response |
@@ -28,7 +31,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from pkicore.clock import Clock, unix
 from services.ca.publication import CrlPublisher
 from services.ca.responder import MALFORMED, OcspAnswer, OcspAnswers
-from services.ca.store import StoredCrl
+from services.ca.revocation_store import StoredCrl
 from services.chassis.asgi import Headers, Request, Response, Route
 from services.chassis.errors import RouteNotFoundError
 
@@ -42,7 +45,7 @@ _NO_STORE: Final = (b"cache-control", b"no-store")
 
 
 class StatusEndpoints:
-    """The handlers; `max_age` is in seconds."""
+    """The handlers; `families` names the active issuing CA of each, `max_age` is in seconds."""
 
     def __init__(
         self,
@@ -50,6 +53,7 @@ class StatusEndpoints:
         publisher: CrlPublisher,
         answers: OcspAnswers,
         certificates: Mapping[str, x509.Certificate],
+        families: Mapping[str, str],
         first_issuer: str,
         max_age: int,
         clock: Clock,
@@ -57,7 +61,9 @@ class StatusEndpoints:
         self._publisher = publisher
         self._answers = answers
         self._certificates = {name: item.public_bytes(Encoding.DER) for name, item in certificates.items()}
+        self._families = families
         self._first_issuer = first_issuer
+        self._tags: dict[str, tuple[StoredCrl, bytes]] = {}
         self._max_age = max_age
         self._clock = clock
 
@@ -65,19 +71,24 @@ class StatusEndpoints:
         """What the HTTP listener answers."""
         return [
             Route("GET", "/crl", self.crl),
-            Route("GET", "/crl/{issuer}", self.crl),
+            Route("GET", "/crl/{list...}", self.crl),
             Route("GET", "/aia/{issuer}", self.aia),
             Route("POST", "/ocsp", self.ocsp_post, ("application/ocsp-request",), MAX_OCSP_REQUEST),
             Route("GET", "/ocsp/{request...}", self.ocsp_get),
         ]
 
     async def crl(self, request: Request) -> Response:
-        """The newest CRL of an issuer."""
-        issuer = request.params.get("issuer", self._first_issuer).removesuffix(".crl")
-        found = self._publisher.current.get(issuer)
+        """The newest CRL of a list."""
+        path = request.params.get("list", self._first_issuer).removesuffix(".crl")
+        found = self._publisher.newest(path)
         if found is None:
-            raise RouteNotFoundError(f"there is no CRL of that issuer; there are {', '.join(self._publisher.current)}")
-        return _conditional(request, found.der, [_CRL, *_crl_headers(found, self._max_age_until(found.next_update))])
+            issuer, slash, rest = path.partition("/")
+            found = self._publisher.newest(self._families.get(issuer, "") + slash + rest)
+        if found is None:
+            raise RouteNotFoundError(f"there is no such CRL; there are those of {', '.join(self._certificates)}")
+        max_age = self._max_age_until(found.next_update)
+        headers = _headers(self._tag(found), found.this_update, found.next_update, max_age)
+        return _conditional(request, found.der, [_CRL, *headers])
 
     async def aia(self, request: Request) -> Response:
         """The certificate of an issuer."""
@@ -85,7 +96,7 @@ class StatusEndpoints:
         der = self._certificates.get(issuer)
         if der is None:
             raise RouteNotFoundError(f"there is no such issuer; there are {', '.join(self._certificates)}")
-        return _conditional(request, der, [_CERTIFICATE, *_static_headers(der, self._max_age)])
+        return _conditional(request, der, [_CERTIFICATE, *_static_headers(_tag(der), self._max_age)])
 
     async def ocsp_post(self, request: Request) -> Response:
         """OCSP by POST."""
@@ -106,6 +117,13 @@ class StatusEndpoints:
         return _conditional(
             request, answer.der, [_OCSP, *_ocsp_headers(answer, self._max_age_until(answer.next_update))]
         )
+
+    def _tag(self, crl: StoredCrl) -> bytes:
+        """The entity tag of a list, computed once."""
+        known = self._tags.get(crl.issuer)
+        if known is None or known[0] is not crl:
+            known = self._tags[crl.issuer] = crl, _tag(crl.der)
+        return known[1]
 
     def _max_age_until(self, next_update: int) -> int:
         return max(0, min(self._max_age, next_update - unix(self._clock.now())))
@@ -132,25 +150,23 @@ def _conditional(request: Request, body: bytes, headers: Headers) -> Response:
     return Response(200, body, headers)
 
 
-@lru_cache(maxsize=16)
-def _crl_headers(crl: StoredCrl, max_age: int) -> Headers:
-    return _headers(crl.der, crl.this_update, crl.next_update, max_age)
-
-
 @lru_cache(maxsize=4096)
 def _ocsp_headers(answer: OcspAnswer, max_age: int) -> Headers:
-    return _headers(answer.der, answer.this_update, answer.next_update, max_age)
+    return _headers(_tag(answer.der), answer.this_update, answer.next_update, max_age)
 
 
-def _headers(body: bytes, this_update: int, next_update: int, max_age: int) -> Headers:
+def _headers(tag: bytes, this_update: int, next_update: int, max_age: int) -> Headers:
     return [
-        *_static_headers(body, max_age),
+        *_static_headers(tag, max_age),
         (b"last-modified", formatdate(this_update, usegmt=True).encode()),
         (b"expires", formatdate(next_update, usegmt=True).encode()),
     ]
 
 
-def _static_headers(body: bytes, max_age: int) -> Headers:
-    tag = hashlib.sha256(body).hexdigest()[:32]
+def _tag(body: bytes) -> bytes:
+    return f'"{hashlib.sha256(body).hexdigest()[:32]}"'.encode()
+
+
+def _static_headers(tag: bytes, max_age: int) -> Headers:
     cache = f"max-age={max_age}, public, no-transform, must-revalidate"
-    return [(b"etag", f'"{tag}"'.encode()), (b"cache-control", cache.encode())]
+    return [(b"etag", tag), (b"cache-control", cache.encode())]

@@ -16,12 +16,12 @@ from services.ca.errors import AlreadyRevokedError, CeremonyError, UnknownCertif
 from services.ca.hierarchy import read_certificate
 from services.ca.layout import FAMILIES, Layout
 from services.ca.revocation import parse_reason
+from services.ca.revocation_store import Revoked, StoredCrl
 from services.ca.roots import sign_root_crl
 from services.ca.settings import CaSettings
-from services.ca.store import CaStore, Revoked, StoredCrl
+from services.ca.store import CaStore
 from services.ca.wire import format_serial, parse_serial
 from services.chassis.database import AuditEvent, Database
-from services.chassis.errors import DuplicateError
 from services.chassis.settings import load_settings
 
 _MOST = 1_000_000
@@ -81,15 +81,14 @@ async def _renew(layout: Layout, family: str, serial: str | None, reason: str, c
 
 
 async def _revoke(store: CaStore, root: str, serial: int, reason: str, clock: Clock) -> None:
-    ledgered = await store.by_serial(serial)
-    if ledgered is None or ledgered.intent.issuer != root:
+    issued = await store.candidate(serial)
+    if issued is None or issued.issuer != root:
         raise UnknownCertificateError(f"{root} did not issue {format_serial(serial)}")
+    if issued.sequence:
+        raise AlreadyRevokedError(f"{format_serial(serial)} was revoked before; leave --revoke out")
     now = clock.now()
     entry = encode_entry(Revocation(serial, now, reason))
-    revoked = Revoked(0, serial, root, unix(now), reason, ledgered.intent.not_after, entry)
+    revoked = Revoked(0, serial, root, unix(now), reason, issued.not_after, entry)
     detail = {"serial": format_serial(serial), "issuer": root, "reason": reason}
     event = AuditEvent("certificate.revoked", "ceremony", detail)
-    try:
-        await store.revoke(ledgered, revoked, event, block_key=reason == "keyCompromise")
-    except DuplicateError as error:
-        raise AlreadyRevokedError(f"{format_serial(serial)} was revoked before; leave --revoke out") from error
+    await store.record(issued, revoked, event, block_key=reason == "keyCompromise")

@@ -9,6 +9,7 @@ CaError
    ├─ RejectedNamesError        names that do not match or that the profile does not allow
    ├─ BadReasonError            a revocation reason that does not apply
    ├─ AlreadyRevokedError       this certificate was revoked before
+   ├─ NotHeldError              this certificate is not held, and cannot be released
    ├─ UnknownCertificateError   this CA never issued it
    └─ IdempotencyConflictError  this idempotency key was used with another request
 """
@@ -19,6 +20,7 @@ from typing import Final
 import orjson
 
 from pkicore.errors import MalformedError
+from services.ca.selection import SelectionAnswer, SelectionRequest
 from services.ca.wire import (
     CertificateRequest,
     CertificateStatus,
@@ -74,6 +76,10 @@ class AlreadyRevokedError(CaRefusedError):
     """The certificate was revoked before; nothing changed."""
 
 
+class NotHeldError(CaRefusedError):
+    """The certificate is not held; nothing changed."""
+
+
 class UnknownCertificateError(CaRefusedError):
     """This CA never issued that certificate."""
 
@@ -89,6 +95,7 @@ REFUSALS: Final[Mapping[str, type[CaRefusedError]]] = {
     "rejected-names": RejectedNamesError,
     "bad-revocation-reason": BadReasonError,
     "already-revoked": AlreadyRevokedError,
+    "not-held": NotHeldError,
     "unknown-certificate": UnknownCertificateError,
     "idempotency-conflict": IdempotencyConflictError,
 }
@@ -120,6 +127,17 @@ class CaClient:
             CaUnavailableError: no usable answer.
         """
         return await self._ca.ask(RevocationAnswer.from_json, "POST", "/v1/revocations", request.to_json())
+
+    async def revoke_selected(self, request: SelectionRequest) -> SelectionAnswer:
+        """One piece of a revocation, hold or release of many; repeat it after a failure, then go on with `after`.
+
+        Raises:
+            ForbiddenError: this caller is no operator.
+            BadReasonError: the reason does not apply.
+            CaRefusedError: any other refusal.
+            CaUnavailableError: no usable answer.
+        """
+        return await self._ca.ask(SelectionAnswer.from_json, "POST", "/v1/revocations", request.to_json(), seconds=120)
 
     async def certificate(self, serial: str) -> CertificateStatus:
         """What the CA knows of a serial (hex).
@@ -176,6 +194,7 @@ __all__ = [
     "CaUnavailableError",
     "ForbiddenError",
     "IdempotencyConflictError",
+    "NotHeldError",
     "RejectedNamesError",
     "UnknownCertificateError",
 ]
