@@ -43,8 +43,10 @@ class LedgerSearch:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._first: dict[Way, Prepared] = {way: database.prepare(_page(way, follows=False)) for way in KEYS}
-        self._following: dict[Way, Prepared] = {way: database.prepare(_page(way, follows=True)) for way in KEYS}
+        self._first: dict[Way, Prepared] = {way: database.prepare(page_statement(way, follows=False)) for way in KEYS}
+        self._following: dict[Way, Prepared] = {
+            way: database.prepare(page_statement(way, follows=True)) for way in KEYS
+        }
         self._one = database.prepare(_entry())
 
     async def page(self, query: LedgerQuery, now: int) -> LedgerPage:
@@ -55,7 +57,7 @@ class LedgerSearch:
         """
         way = query.way
         statement = (self._first if query.after is None else self._following)[way]
-        rows = [row async for row in self._database.scan(statement, **_values(query, now))]
+        rows = [row async for row in self._database.scan(statement, **page_values(query, now))]
         found = [row for row in rows if row["matches"] and _has_names(row, query)]
         ended = len(rows) < query.limit and (not rows or rows[-1]["candidate"] < CANDIDATES)
         cursor = None if ended else format_cursor(way, _key(way, rows[-1]))
@@ -71,7 +73,8 @@ class LedgerSearch:
         return None if row is None else _entry_of(row, row["certificate"])
 
 
-def _page(way: Way, *, follows: bool) -> sa.Select[Any]:
+def page_statement(way: Way, *, follows: bool) -> sa.Select[Any]:
+    """A page of a way: its first one, or one that follows a key."""
     order = _COLUMNS[way]
     serial = _r.serial if way == "revoked" else order[-1]
     within = [_leads(way)]
@@ -161,7 +164,7 @@ def _entry() -> sa.Select[Any]:
     )
 
 
-def _values(query: LedgerQuery, now: int) -> dict[str, Any]:
+def page_values(query: LedgerQuery, now: int) -> dict[str, Any]:
     """The parameters of every way's statements; each takes those that it has."""
     pattern = query.name
     if pattern is None and query.common_name is not None:
