@@ -44,7 +44,7 @@ def events(deployment: Deployment, prefix: str) -> list[tuple[str, Any]]:
 
 
 def serves(deployment: Deployment, out: Path) -> None:
-    """It comes up, issues, and stops."""
+    """It comes up, issues, and stops; while it is up, no key is moved."""
     deployment.up()
     try:
         for key in ("ecdsa-p256", "ml-dsa-65"):
@@ -89,10 +89,7 @@ def test_a_migration_killed_half_way_leaves_the_files_in_force(stopped: Deployme
 
 
 def test_a_migrated_deployment_signs_through_signer_hsm(stopped: Deployment, tmp_path: Path) -> None:
-    """It comes up with three services, issues from both families, and its audit log tells of the move.
-
-    While it is up, no key is moved.
-    """
+    """It comes up with three services, issues from both families, and its audit log tells of the move."""
     layout = Layout(stopped.directory)
     assert layout.services == ("signer-hsm", "ca", "acme")
     recorded_ports = recorded_settings(layout, "signer-hsm")
@@ -104,14 +101,13 @@ def test_a_migrated_deployment_signs_through_signer_hsm(stopped: Deployment, tmp
     assert recorded[2][1]["to"] == "signer-hsm:ca.issuing-ecdsa/1"
 
 
-def test_the_way_back_is_one_command(stopped: Deployment, tmp_path: Path) -> None:
-    """After it the CA signs with its files; going forward again takes the key that is in the back end already."""
+def test_the_way_back_is_one_command(stopped: Deployment) -> None:
+    """After it the CA's keys are in its files; going forward again takes the key that is in the back end already."""
     told = keys(stopped, "rollback")
     assert [item["to"] for item in told["keys"]] == [
         f"file:{Layout(stopped.directory).key('ca', f'issuing-{family}')}" for family in FAMILIES
     ]
     assert "signer-hsm:" not in settings(stopped)
-    serves(stopped, tmp_path)
     again = keys(stopped, "migrate", "--to", "file")
     assert [item["to"] for item in again["keys"]] == [f"signer-hsm:ca.issuing-{family}/1" for family in FAMILIES]
 
