@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import wraps
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
+from urllib.parse import urlsplit
 
 import click
 import httpx
@@ -21,7 +22,6 @@ from services.chassis.cli.deployed import Deployed
 from services.chassis.cli.endpoints_file import read_endpoints
 from services.chassis.cli.output import directory_option
 from services.chassis.errors import DeploymentError
-from services.chassis.settings import base_url
 from services.signing.cli.credentials import Credential, Given, Search
 from services.signing.cli.device_grant import Sleep
 from services.signing.cli.failures import FILES, USAGE, CommandError, failing, plain
@@ -220,13 +220,10 @@ def _is_own(service: str, directory: Path) -> bool:
 
 
 def _service_url(url: str) -> str:
-    try:
-        service = base_url(url)
-    except ValueError as error:
-        raise CommandError(f"the service's URL {error}", USAGE) from error
-    if not service.startswith("https://"):
-        raise CommandError("the service's URL must be an https URL", USAGE)
-    return service
+    parts = urlsplit(url)
+    if parts.scheme != "https" or not parts.hostname or parts.path.strip("/") or parts.query or parts.fragment:
+        raise CommandError("the service's URL must be https://HOST:PORT without a path", USAGE)
+    return url.rstrip("/")
 
 
 def _read_roots(path: Path) -> tuple[x509.Certificate, ...]:

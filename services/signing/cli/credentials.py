@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Final
 
 from pkicore.clock import Clock, unix
-from services.signing.callers.api_keys import is_well_formed
 from services.signing.ci.tokens import MAX_TOKEN, advice, checked_token, ci_token
 from services.signing.cli.device_grant import discover, refresh
 from services.signing.cli.failures import FILES, USAGE, CommandError
 from services.signing.cli.logins import Login, Logins
-from services.signing.cli.outbound import Outbound, outbound
+from services.signing.cli.outbound import outbound
 
 _SPARE: Final = 60  # seconds that a token must still be good for
 
@@ -90,13 +89,12 @@ class Search:
         found = self._from_options(options) or self._from_options(variables)
         if found is not None:
             return found
-        async with outbound(self.given.oidc_ca) as out:
-            token = await ci_token(self.environment, self.given.audience or self.service, out.get)
-            if token is not None:
-                return Credential(token.origin, token.text)
-            if (login := Logins.of(self.environment).find(self.service)) is not None:
-                login = await self._fresh(login, out)
-                return Credential(f"{login.subject} at {login.issuer}, as logged in", login.id_token)
+        token = await ci_token(self.environment, self.given.audience or self.service, self._fetch)
+        if token is not None:
+            return Credential(token.origin, token.text)
+        if (login := Logins.of(self.environment).find(self.service)) is not None:
+            login = await self._fresh(login)
+            return Credential(f"{login.subject} at {login.issuer}, as logged in", login.id_token)
         certificate = self.operator / "cert.pem"
         if not self.oidc_only and self.is_own and certificate.exists():
             return Credential(f"the operator, {certificate}", None, certificate, self.operator / "key.pem")
@@ -129,7 +127,11 @@ class Search:
         text = value if isinstance(value, str) else _line(value)
         return Credential(f"{name} {value}" if isinstance(value, Path) else name, _CHECKS[_KINDS[name]](text, name))
 
-    async def _fresh(self, login: Login, out: Outbound) -> Login:
+    async def _fetch(self, url: str, headers: Mapping[str, str]) -> bytes:
+        async with outbound(self.given.oidc_ca) as out:
+            return await out.get(url, headers)
+
+    async def _fresh(self, login: Login) -> Login:
         """The login with a token that is good for a minute at least."""
         if self._is_fresh(login):
             return login
@@ -140,7 +142,8 @@ class Search:
                 return login
             if login.refresh_token is None:
                 raise CommandError("the stored login has expired", USAGE, "log in again: `pqcsign login`")
-            tokens = await refresh(out, await discover(out, login.issuer), login.client_id, login.refresh_token)
+            async with outbound(self.given.oidc_ca) as out:
+                tokens = await refresh(out, await discover(out, login.issuer), login.client_id, login.refresh_token)
             fresh = Login(
                 login.service,
                 login.issuer,
@@ -168,6 +171,8 @@ class Search:
 
 
 def _api_key(text: str, where: str) -> str:
+    from services.signing.callers.api_keys import is_well_formed  # here: it loads much that others never need
+
     if not is_well_formed(text):
         raise CommandError(f"{where} holds no API key: it was cut, or mistyped", USAGE)
     return text

@@ -13,7 +13,6 @@ import httpx
 
 from pkicore.errors import KeyAccessError, PkiError
 from services.chassis.errors import ChassisError
-from services.signing.callers.errors import CallerError
 from services.signing.ci import CiError
 from services.signing.client import (
     SigningClientError,
@@ -21,7 +20,6 @@ from services.signing.client import (
     SigningUnavailableError,
     UntrustedServiceError,
 )
-from services.signing.policy.errors import SigningPolicyError
 
 REFUSED: Final = 1
 USAGE: Final = 2
@@ -62,8 +60,6 @@ _STATUS: Final[Mapping[type[Exception], int]] = {
     KeyAccessError: FILES,
     PkiError: REFUSED,
     ChassisError: USAGE,
-    CallerError: REFUSED,
-    SigningPolicyError: REFUSED,
     ConnectionError: UNAVAILABLE,
     TimeoutError: UNAVAILABLE,
     OSError: FILES,

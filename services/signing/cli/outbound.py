@@ -13,7 +13,6 @@ import httpx
 
 from pkicore.errors import MalformedError
 from pkicore.jose.strict import strict_object
-from services.chassis.oidc.issuer_keys import url_client
 
 MAX_ANSWER: Final = 64 * 1024  # octets
 _SECONDS: Final = 15.0  # one request
@@ -90,6 +89,8 @@ async def outbound(ca_file: Path | None) -> AsyncIterator[Outbound]:
     Raises:
         SettingsError: the file cannot be read.
     """
+    from services.chassis.oidc.issuer_keys import url_client  # here: it loads much that most commands never need
+
     async with url_client(ca_file) as http:
         yield Outbound(http)
 

@@ -10,11 +10,13 @@ import click
 
 from pkicore.encoding import write_new
 from services.chassis.cli.output import directory_option, json_option, tell
+from services.signing.callers.errors import CallerError
 from services.signing.cli.connection import Route, service_command
 from services.signing.cli.delivery import file_name
 from services.signing.cli.failures import FILES, REFUSED, CommandError, failing, plain_lines
 from services.signing.cli.moments import utc
 from services.signing.policy import CaseResult, PolicySchema, PolicySet, read_cases, run_cases, run_directory_cases
+from services.signing.policy.errors import SigningPolicyError
 
 _MAX_FILE: Final = 4 << 20
 _POLICIES: Final = Path("config") / "signing-policies"
@@ -46,8 +48,11 @@ def test(
     answer is not the expected one.
     """
     with failing():
-        found = PolicySet.load(policies or directory / _POLICIES, PolicySchema(claims))
-        results = _results(files, found, policies or directory / _POLICIES)
+        try:
+            found = PolicySet.load(policies or directory / _POLICIES, PolicySchema(claims))
+            results = _results(files, found, policies or directory / _POLICIES)
+        except (SigningPolicyError, CallerError) as error:
+            raise CommandError(str(error), REFUSED) from error
         count = sum(len(cases) for cases in results.values())
         failed = [(file, case) for file, cases in results.items() for case in cases if not case.passed]
         if not count:

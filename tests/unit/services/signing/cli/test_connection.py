@@ -81,15 +81,17 @@ def test_the_help_names_every_command_and_exit_status() -> None:
     assert CliRunner().invoke(main, ["nothing"]).exit_code == USAGE
 
 
-def test_the_help_loads_neither_tls_nor_policies() -> None:
-    """It is there at once."""
+def test_commands_load_what_they_need_and_no_more() -> None:
+    """The help is there at once; whoever signs or verifies waits for no database, policies or settings."""
     script = (
         "import sys\nfrom services.signing.cli import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
-        "print(sorted({'OpenSSL', 'httpx', 'cedarpy', 'cryptography', 'sqlalchemy'} & sys.modules.keys()))"
+        "print(sorted({'OpenSSL', 'httpx', 'cedarpy', 'cryptography', 'sqlalchemy'} & sys.modules.keys()))\n"
+        "import services.signing.cli.sign, services.signing.cli.verify\n"
+        "print(sorted({'cedarpy', 'sqlalchemy', 'pydantic', 'fastapi'} & sys.modules.keys()))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
+    assert done.stdout.splitlines()[-2:] == ["[]", "[]"]
 
 
 async def test_the_trusted_root_is_fetched_over_tls_with_the_roots_that_are_given(
