@@ -169,7 +169,7 @@ async def test_pages_have_every_row_once(ledger: Ledger, filters: dict[str, Any]
 
 async def test_a_page_looks_at_a_bounded_number_of_rows(ledger: Ledger) -> None:
     """Where the other filters leave out nearly all, pages end early, and the cursor goes on to the rest."""
-    rows = rows_of(CANDIDATES + 50, Row(profile="client"), recorded_at=1)
+    rows = rows_of(CANDIDATES + 150, Row(profile="client"), recorded_at=1)
     rows[0] = Row(dns("needle.test"), profile="client", issuer="issuing-mldsa")
     serials = await add_rows(ledger.database, rows)
     query = LedgerQuery.parse(b"profile=client&issuer=issuing-mldsa")
@@ -206,7 +206,8 @@ async def test_a_search_reads_one_index(ledger: Ledger, way: Way) -> None:
     cursor = format_cursor(way, tuple(AFTER[kind] for kind in KEYS[way]))
     for asked in (query, query.following(cursor)):
         statement = ledger.database.prepare(page_statement(way, follows=asked.after is not None))
-        plan = await plan_of(ledger.url, statement, statement.bind(page_values(asked, NOW)))
+        values = page_values(asked, NOW, asked.after) | {"candidates": 9, "most": 9}
+        plan = await plan_of(ledger.url, statement, statement.bind(values))
         assert_indexed(plan)
 
 

@@ -1,7 +1,7 @@
 """What the ledger is asked for, and where a page ends.
 
 One filter leads: it alone chooses the rows that are read, in the order of its index, so that a page costs the same
-however large the ledger is. The other filters only leave rows out; after `CANDIDATES` rows a page ends, even if it is
+however large the ledger is. The other filters only leave rows out; after some `CANDIDATES` rows a page ends, even if it is
 short, and its cursor says where the next one begins.
 """
 
@@ -9,7 +9,7 @@ import base64
 import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias, cast, get_args
+from typing import Any, Final, Literal, TypeAlias, cast, get_args
 from urllib.parse import parse_qsl
 
 import orjson
@@ -24,12 +24,12 @@ Way: TypeAlias = Literal[
     "serial", "name", "below", "key", "account", "ends", "revoked", "pending", "profile", "issuer", "recorded"
 ]
 """The filter that leads; `recorded` is the whole ledger, the newest first."""
-Key: TypeAlias = tuple[int | str | bytes, ...]
-"""The values by which rows of a way are ordered."""
+Key: TypeAlias = tuple[Any, ...]
+"""The values by which rows of a way are ordered; `KEYS` has their types."""
 
 MAX_PAGE: Final = 1000
 DEFAULT_PAGE: Final = 100
-CANDIDATES: Final = 2000  # rows that are looked at for one page
+CANDIDATES: Final = 2000  # rows that are looked at for a page that the first rows do not fill
 _KEY_HASH: Final = 32  # octets of SHA-256
 _MAX_CURSOR: Final = 4 * MAX_PATH
 _BY_TIME: Final = (int, str)

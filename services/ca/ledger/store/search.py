@@ -32,6 +32,7 @@ _COLUMNS: Final[Mapping[Way, _Columns]] = {
 }
 """What the rows of each way are ordered by; its index begins with the leading filter and goes on with these."""
 
+_FOREVER: Final = MAX_TIME + 1
 _SHOWN: Final = (
     *(_c.issuer, _c.profile, _c.caller, _c.account, _c.names, _c.algorithm, _c.key_hash),
     *(_c.not_before, _c.not_after, _c.recorded_at, _c.requester, _r.revoked_at, _r.reason, _r.revoked_by),
@@ -55,13 +56,22 @@ class LedgerSearch:
         Raises:
             DatabaseError: the database cannot be read.
         """
-        way = query.way
-        statement = (self._first if query.after is None else self._following)[way]
-        rows = [row async for row in self._database.scan(statement, **page_values(query, now))]
-        found = [row for row in rows if row["matches"] and _has_names(row, query)]
-        ended = len(rows) < query.limit and (not rows or rows[-1]["candidate"] < CANDIDATES)
-        cursor = None if ended else format_cursor(way, _key(way, rows[-1]))
-        return LedgerPage(tuple(_entry_of(row) for row in found), cursor)
+        way, cursor = query.way, query.after
+        found: list[Row] = []
+        for candidates in (
+            query.limit,
+            CANDIDATES,
+        ):  # where the first rows do not fill the page, many more are looked at
+            statement = (self._first if cursor is None else self._following)[way]
+            values = page_values(query, now, cursor) | {"candidates": candidates, "most": query.limit - len(found)}
+            rows = [row async for row in self._database.scan(statement, **values)]
+            found += [row for row in rows if row["matches"] and _has_names(row, query)]
+            ended = len(rows) < values["most"] and (not rows or rows[-1]["candidate"] < candidates)
+            cursor = None if ended else _key(way, rows[-1])
+            if ended or len(found) == query.limit:
+                break
+        following = None if cursor is None else format_cursor(way, cursor)
+        return LedgerPage(tuple(_entry_of(row) for row in found), following)
 
     async def entry(self, serial: str, now: int) -> LedgerEntry | None:
         """The row of a serial (lower-case hex), with its certificate.
@@ -164,31 +174,32 @@ def _entry() -> sa.Select[Any]:
     )
 
 
-def page_values(query: LedgerQuery, now: int) -> dict[str, Any]:
-    """The parameters of every way's statements; each takes those that it has."""
+def page_values(query: LedgerQuery, now: int, after: Key | None) -> dict[str, Any]:
+    """The parameters of every way's statements; each takes those that it has.
+
+    A range begins where the page before has ended: else each page would read its way there.
+    """
+    values: dict[str, Any] = {f"last_{n}": part for n, part in enumerate(after or ())}
+    values |= {f"only_{name}": getattr(query, name) for name in ("account", "key", "issuer", "profile")}
+    values |= {name: getattr(query, name) for name in ("serial", "key", "account", "profile", "issuer", "status")}
     pattern = query.name
     if pattern is None and query.common_name is not None:
         pattern = NamePattern("common_name", path_of("common_name", query.common_name))
-    ends = range(
-        max(query.ends_after or 0, now if query.status == "good" else 0),
-        min(
-            MAX_TIME + 1 if query.ends_before is None else query.ends_before,
-            now if query.status == "expired" else MAX_TIME + 1,
-        ),
-    )
-    values: dict[str, Any] = {f"last_{n}": part for n, part in enumerate(query.after or ())}
-    values |= {f"only_{name}": getattr(query, name) for name in ("account", "key", "issuer", "profile")}
-    values |= {name: getattr(query, name) for name in ("serial", "key", "account", "profile", "issuer", "status")}
     if pattern is not None:
-        values |= {"kind": pattern.kind, "path": pattern.path, "end": pattern.end}
+        reached = after[0] if after is not None and query.way == "below" else b""
+        values |= {"kind": pattern.kind, "path": max(pattern.path, reached), "end": pattern.end}
+    starts = [query.ends_after or 0, now if query.status == "good" else 0]
+    starts += [after[0]] if after is not None and query.way == "ends" else []
+    stops = [
+        _FOREVER if query.ends_before is None else query.ends_before,
+        now if query.status == "expired" else _FOREVER,
+    ]
     return values | {
-        "from": ends.start,
-        "to": ends.stop,
+        "from": max(starts),
+        "to": min(stops),
         "ends_after": query.ends_after,
         "ends_by": None if query.ends_before is None else query.ends_before - 1,
         "now": now,
-        "candidates": CANDIDATES,
-        "most": query.limit,
     }
 
 
