@@ -163,7 +163,7 @@ class SigningKeys:
         """The current version of a key.
 
         Raises:
-            UnknownKeyError: there is no such key.
+            UnknownKeyError: there is no such key, or none for this service.
             SignerError: signer-hsm does not say.
         """
         kept = self._kept.get(key_id)
@@ -171,6 +171,10 @@ class SigningKeys:
             return kept.key
         try:
             remote = await open_remote_key(f"signer-hsm:{key_id}", self._signer, self._pool)
+        except ForbiddenError as error:  # signer-hsm tells nobody which keys there are that he may not use
+            raise UnknownKeyError(
+                "there is no such key, or signer-hsm's key policy does not let the signing service use it"
+            ) from error
         except (KeyAccessError, UnsupportedError) as error:
             raise fault_of(error) from error
         if kept is not None and kept.key.remote.uri == remote.uri and kept.key.public_key == remote.public_key:

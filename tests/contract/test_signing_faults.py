@@ -13,7 +13,7 @@ import pytest
 
 from pkicore.errors import KeyUnavailableError
 from pkicore.keys.timed import TimedSigner
-from services.signer_hsm.client import SignerUnavailableError, WrongStateError
+from services.signer_hsm.client import ForbiddenError, SignerUnavailableError, WrongStateError
 from services.signer_hsm.wire import LifeCycleRequest
 from tests.contract.test_signing_attacks import post
 from tests.support.sboms import cyclonedx
@@ -180,3 +180,13 @@ async def test_requests_that_race_with_one_idempotency_key_in_two_processes_end_
     assert len(await world.audit("signature.created")) == 1
     await other.close()
     await world.close()
+
+
+async def test_a_key_that_signer_hsm_does_not_give_us_is_as_good_as_none(world: SigningWorld) -> None:
+    """A name that no rule of the key policy covers is answered like one that nobody has: 404, and what may be wrong."""
+    world.signer.fault = ForbiddenError("no rule allows it")
+    wanted = {"subjects": request()["subjects"], "key": "acme.unheard-of"}
+    answer = await post(world, wanted)
+    assert answer.status_code == 404
+    assert "key policy" in answer.json()["detail"]
+    assert world.files() == []
