@@ -6,6 +6,7 @@ revocations, in this process at once. A hold may become a revocation, from its o
 
 import asyncio
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Final
 
 from cryptography import x509
@@ -24,7 +25,7 @@ from services.ca.errors import (
 )
 from services.ca.feed import RevocationLog
 from services.ca.revocation_store import HELD, RELEASED, Candidate, Revoked
-from services.ca.selection import PIECE, Act, Position, SelectionAnswer, SelectionRequest
+from services.ca.selection import PIECE, Act, Position, SelectionAnswer, SelectionRequest, Selector
 from services.ca.store import CaStore, Ledgered
 from services.ca.wire import RevocationAnswer, RevocationRequest, format_serial, parse_serial
 from services.chassis.database import AuditEvent
@@ -73,13 +74,16 @@ def act_of(reason: str) -> Act:
 
 
 class Revoker:
-    """Revokes, holds and releases what the given issuers issued."""
+    """Revokes, holds and releases what the given issuers issued; `piece` bounds how many by one request."""
 
-    def __init__(self, *, store: CaStore, log: RevocationLog, issuers: Collection[str], clock: Clock) -> None:
+    def __init__(
+        self, *, store: CaStore, log: RevocationLog, issuers: Collection[str], clock: Clock, piece: int = PIECE
+    ) -> None:
         self._store = store
         self._log = log
         self._issuers = issuers
         self._clock = clock
+        self._piece = piece
 
     async def revoke(self, caller: SpiffeId, request: RevocationRequest) -> RevocationAnswer:
         """Revoke one certificate, or one intent that may have been signed; an operator may also hold and release it.
@@ -116,15 +120,32 @@ class Revoker:
         """
         if not is_operator(caller):
             raise NotAuthorisedError("only operators revoke more than one certificate at once")
+        return await self._revoke_piece(caller, request)
+
+    async def revoke_key(self, caller: SpiffeId, key_hash: bytes) -> list[int]:
+        """Everything of a key that is on the block list, for keyCompromise; who may block it may do this.
+
+        Raises:
+            DatabaseError: not everything was revoked; it may be repeated.
+        """
+        request: SelectionRequest | None = SelectionRequest(Selector(key_hash=key_hash), _COMPROMISED)
+        serials = list[int]()
+        while request is not None:
+            piece = await self._revoke_piece(caller, request)
+            serials += piece.serials
+            request = None if piece.after is None else replace(request, after=piece.after)
+        return serials
+
+    async def _revoke_piece(self, caller: SpiffeId, request: SelectionRequest) -> SelectionAnswer:
         reason = parse_reason(request.reason, by_operator=True)
         found = await self._store.selected(
-            request.selector, act_of(reason), after=request.after, most=PIECE, now=unix(self._clock.now())
+            request.selector, act_of(reason), after=request.after, most=self._piece, now=unix(self._clock.now())
         )
         changed = [item.serial for item in found if item.issuer in self._issuers]
         if not request.dry_run:
             changed = await self._record_all(caller, changed, reason, str(request.selector))
             await self._log.refresh()
-        last = found[-1] if len(found) == PIECE else None
+        last = found[-1] if len(found) == self._piece else None
         after = None if last is None else Position(last.recorded_at, format_serial(last.serial))
         return SelectionAnswer(tuple(changed), after)
 

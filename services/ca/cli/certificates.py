@@ -1,4 +1,4 @@
-"""`ztca issue`, `ztca revoke` and `ztca crl publish`: what an operator asks of the running CA."""
+"""`ztca issue` and `ztca crl publish`: what an operator asks of the running CA."""
 
 import asyncio
 import secrets
@@ -17,7 +17,7 @@ from services.ca.cli.output import directory_option, failing_cleanly, json_optio
 from services.ca.client.csr import make_csr
 from services.ca.errors import CeremonyError
 from services.ca.plain_keys import plain_pem
-from services.ca.wire import CertificateRequest, Identifier, IssuedCertificate, RevocationAnswer, RevocationRequest
+from services.ca.wire import CertificateRequest, Identifier, IssuedCertificate
 from services.chassis.cli.deployed import Deployed, trust_domain_of
 
 _IDENTITY_KEYS = ("ml-dsa-65", "ml-dsa-44", "ml-dsa-87", "ecdsa-p256", "ecdsa-p384")
@@ -64,32 +64,6 @@ async def _issue(directory: Path, identity: SpiffeId, private_key: PrivateKey) -
     wanted = CertificateRequest(csr, "client", (Identifier("uri", str(identity)),), f"ztca-{secrets.token_hex(16)}")
     async with connected(directory) as ca:
         return await ca.issue(wanted)
-
-
-@click.command()
-@directory_option
-@click.option("--serial", required=True, help="Serial number in hex; case, colons and leading zeros do not matter.")
-@click.option(
-    "--reason",
-    default="unspecified",
-    show_default=True,
-    help="Name or number of RFC 5280 §5.3.1, such as keyCompromise or superseded; a wrong one is answered with all.",
-)
-@json_option
-def revoke(directory: Path, serial: str, reason: str, as_json: bool) -> None:  # noqa: FBT001 - a command-line flag
-    """Revoke the certificate with this serial number, for good.
-
-    Needs a running deployment (`ztca up`). `openssl x509 -noout -serial -in FILE` prints the number of a certificate.
-    """
-    with failing_cleanly():
-        answer = asyncio.run(_revoke(directory, serial, reason))
-        value = {"serial": answer.serial, "revoked_at": answer.revoked_at, "reason": answer.reason}
-        tell(as_json, value, f"Certificate {answer.serial} is revoked ({answer.reason}). CRL and OCSP say so now.")
-
-
-async def _revoke(directory: Path, serial: str, reason: str) -> RevocationAnswer:
-    async with connected(directory) as ca:
-        return await ca.revoke(RevocationRequest(reason, serial=serial))
 
 
 @click.group()
