@@ -132,14 +132,15 @@ def test_options_of_the_action_are_pqcsigns() -> None:
     sign = main.get_command(click.Context(main), "sign")
     assert sign is not None
     assert set(used) <= {option for parameter in sign.params for option in parameter.opts}
-    assert len(used) == 5
+    assert len(used) == 7
 
 
 @pytest.mark.parametrize(("answers", "status", "calls"), [("0", 0, 1), ("1", 1, 1), ("3 3 0", 0, 3), ("3 3 3", 3, 3)])
 def test_action_passes_names_as_they_are(tmp_path: Path, answers: str, status: int, calls: int) -> None:
     """A simulated pqcsign gets hostile names as arguments and nothing else; only status 3 is tried again."""
     hostile = ["a b.tar.gz", "$(touch owned)", "`touch owned`;x", "--key=other.key", "*"]
-    ran = _run_action(tmp_path, answers, FILES="\n".join(["", *hostile, ""]), SBOM="s b.json")
+    images = "\n".join(f"{name}@sha256:{'0' * 64}" for name in hostile)
+    ran = _run_action(tmp_path, answers, FILES="\n".join(["", *hostile, ""]), SBOM="s b.json", IMAGES=images)
     assert ran.returncode == status
     seen = (tmp_path / "calls").read_text().splitlines()
     assert len(seen) == calls
@@ -147,6 +148,7 @@ def test_action_passes_names_as_they_are(tmp_path: Path, answers: str, status: i
     arguments = seen[0].split("\x1f")[:-1]
     assert arguments[arguments.index("--") + 1 :] == hostile
     assert arguments[arguments.index("--sbom") + 1] == "s b.json"
+    assert [arguments[place + 1] for place, word in enumerate(arguments) if word == "--name"] == hostile
     assert "--provenance-from-ci" in arguments
     assert not (tmp_path / "owned").exists()
 
@@ -165,7 +167,13 @@ def _run_action(directory: Path, answers: str, **inputs: str) -> subprocess.Comp
         program.write_text(text)
         program.chmod(0o755)
     github = dict.fromkeys(("GITHUB_REPOSITORY_ID", "GITHUB_RUN_ID", "GITHUB_RUN_ATTEMPT", "GITHUB_ACTION"), "1")
-    environment = {"PATH": f"{programs}:/usr/bin:/bin", "PROFILE": "default", "PROVENANCE": "true", "OUT": "o"}
+    environment = {
+        "PATH": f"{programs}:/usr/bin:/bin",
+        "PROFILE": "default",
+        "PROVENANCE": "true",
+        "OUT": "o",
+        "IMAGES": "",
+    }
     script = read(ACTION)["runs"]["steps"][1]["run"]
     return subprocess.run(["bash", "-c", script], cwd=directory, env=environment | github | inputs, check=False)
 
