@@ -110,10 +110,9 @@ class TenantKey:
             SignerError: signer-hsm did not sign.
             UnsupportedError: the key takes another kind of payload.
         """
-        digest = self.algorithm.signature_hash
         try:
             signature = await self.remote.sign_reduced(kind, payload)
-            raw.verify(self.public_key, signature, {raw.MU if digest is None else digest.name: payload})
+            raw.verify_reduced(self.public_key, self.algorithm, signature, payload)
         except (KeyAccessError, BadSignatureError) as error:
             raise self._fault(error) from error
         return signature

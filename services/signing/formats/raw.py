@@ -70,8 +70,18 @@ def verify(public_key: PublicKey, signature: bytes, digests: Mapping[str, bytes]
     """
     algorithm = algorithm_of(public_key)
     to_sign("this key", algorithm, digests)
+    verify_reduced(public_key, algorithm, signature, digests[needed_digest(algorithm)])
+
+
+def verify_reduced(public_key: PublicKey, algorithm: Algorithm, signature: bytes, payload: bytes) -> None:
+    """Believe that the key, which is of this algorithm, signed what this digest or mu is of.
+
+    Raises:
+        BadSignatureError: it did not.
+        UnsupportedError: the key signs whole messages only.
+    """
     try:
-        _verify(public_key, signature, digests[needed_digest(algorithm)], algorithm)
+        _verify(public_key, signature, payload, algorithm)
     except (InvalidSignature, ValueError) as error:
         raise BadSignatureError(f"the {algorithm.name} signature does not verify") from error
 
