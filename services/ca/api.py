@@ -58,6 +58,7 @@ _ROWS: Final[Mapping[type[Exception], Builder]] = {
     errors.ValidityError: problem("validity-refused", "Validity refused", 400),
     errors.UnknownProfileError: problem("unknown-profile", "No such profile", 400),
     errors.NoLogError: problem("no-log", "No certificate log", 400),
+    errors.NotBlockedError: problem("unknown-key", "Not on the block list", 404),
     errors.BlockedKeyError: problem("bad-public-key", "Key refused", 400),
     errors.ReasonError: problem("bad-revocation-reason", "Revocation reason refused", 400),
     errors.IdempotencyConflictError: problem("idempotency-conflict", "Idempotency key in use", 409),
@@ -99,7 +100,7 @@ class CaEndpoints:
 
     async def issue(self, request: Request) -> Response:
         """Issue a certificate."""
-        caller, wanted = _caller(request), CertificateRequest.from_json(await request.body())
+        caller, wanted = caller_of(request), CertificateRequest.from_json(await request.body())
         async with self._refusals.recorded(caller, wanted):
             try:
                 outcome = await self._issuance.issue(caller, wanted)
@@ -109,7 +110,7 @@ class CaEndpoints:
 
     async def revoke(self, request: Request) -> Response:
         """Revoke, hold or release a certificate, or a piece of those that an operator selects."""
-        caller, data = _caller(request), await request.body()
+        caller, data = caller_of(request), await request.body()
         body = Fields.parse(data, _REVOCATION)
         if "selector" in body.members:
             selected = await self._revoker.revoke_selected(caller, SelectionRequest.of(body))
@@ -130,7 +131,12 @@ class CaEndpoints:
         return Response(200, feed.to_json(), [*_JSON])
 
 
-def _caller(request: Request) -> SpiffeId:
+def caller_of(request: Request) -> SpiffeId:
+    """Who asks.
+
+    Raises:
+        ForbiddenError: somebody without a SPIFFE ID.
+    """
     identity = None if request.peer is None else request.peer.spiffe_id
     if not isinstance(identity, SpiffeId):
         raise ForbiddenError("the caller's certificate has no SPIFFE ID")

@@ -24,6 +24,9 @@ from pkicore.ocsp import build_request
 from pkicore.x509.profiles import Profile, load_profiles
 from services.ca.api import PROBLEMS, CaEndpoints
 from services.ca.authorization import Authorizer
+from services.ca.block_list.blocking import BlockList
+from services.ca.block_list.endpoints import BlockListEndpoints
+from services.ca.block_list.store import BlockListStore
 from services.ca.ct.log import CertificateLog
 from services.ca.ct.opening import opened_certificate_log
 from services.ca.errors import CeremonyError, WrongSignatureError
@@ -83,6 +86,7 @@ class Core:
     refusals: Refusals
     expiry: ExpiryWatch
     ledger: LedgerEndpoints
+    block_list: BlockList
     clock: Clock
     certificate_log: CertificateLog | None = None
 
@@ -133,12 +137,14 @@ class Core:
         await self.issuance.recover(recorded_before=unix(self.clock.now()) - _INTENT_AGE)
 
     def background(self) -> list[BackgroundTask]:
-        """What keeps CRLs, the feed and the responders' certificates fresh."""
+        """What keeps CRLs, the feed, the responders' certificates and OCSP answers fresh."""
         return [
             BackgroundTask("open-intents", self.complete_intents),
             BackgroundTask("crl-publisher", self.publisher.run),
             BackgroundTask("revocation-log", self.log.run),
             BackgroundTask("ocsp-responders", self.responders.run),
+            BackgroundTask("ocsp-answers", self.answers.run),
+            BackgroundTask("blocked-keys", self.block_list.run),
             BackgroundTask("refusals", self.refusals.run),
             BackgroundTask("expiry", self.expiry.run),
         ]
@@ -172,6 +178,7 @@ class CoreRules:
     crl_lifetime: timedelta
     ocsp_lifetime: timedelta
     ocsp_cache_entries: int
+    ocsp_archive: timedelta = timedelta()
     former_base_url: str = ""
     refusals_kept: timedelta = timedelta(days=90)
 
@@ -221,6 +228,7 @@ def build_core(
         clock=clock,
         lifetime=rules.ocsp_lifetime,
         capacity=rules.ocsp_cache_entries,
+        archive=rules.ocsp_archive,
     )
     log.subscribe(answers.take)
     revoker = Revoker(store=store, log=log, issuers=tuple(cas), clock=clock)
@@ -239,6 +247,9 @@ def build_core(
         ledger=LedgerEndpoints(
             LedgerSearch(database), refused, Inventories(counts, cas, hierarchy.roots, clock), clock
         ),
+        block_list=BlockList(
+            store=BlockListStore(database), revoker=revoker, own=SpiffeId.service(rules.trust_domain, "ca"), clock=clock
+        ),
         clock=clock,
         certificate_log=certificate_log,
     )
@@ -254,6 +265,7 @@ def core_rules(settings: CaSettings, hierarchy: Hierarchy, base_url: str) -> Cor
         crl_lifetime=settings.crl_lifetime,
         ocsp_lifetime=settings.ocsp_lifetime,
         ocsp_cache_entries=settings.ocsp_cache_entries,
+        ocsp_archive=timedelta(seconds=settings.ocsp_archive_seconds),
         former_base_url=ceremony_url if ceremony_url != base_url else "",
         refusals_kept=timedelta(days=settings.refusal_days),
     )
@@ -268,7 +280,7 @@ def internal_application(core: Core, policy: CallerPolicy, metrics: HttpMetrics,
         store=core.store,
         refusals=core.refusals,
     )
-    routes = endpoints.routes() + core.ledger.routes()
+    routes = endpoints.routes() + core.ledger.routes() + BlockListEndpoints(core.block_list).routes()
 
     def guard(request: Request) -> None:
         policy.authorize(request.peer, "ca", request.method, request.path)

@@ -15,6 +15,7 @@ CaServiceError
 │  ├─ NotHeldError                 only what is held is released
 │  ├─ RevokedIntentError           revoked before it was completed
 │  ├─ UnknownCertificateError
+│  ├─ NotBlockedError              a key that is not on the block list
 │  └─ PublicationDelayedError      a CRL that was asked for is not there in time
 ├─ WrongSignatureError          what came back from the key's holder is no signature by the issuer
 └─ CeremonyError                what an operator must put right; the sentence says how
@@ -79,6 +80,10 @@ class RevokedIntentError(StateError):
 
 class UnknownCertificateError(StateError):
     """This CA never issued that certificate."""
+
+
+class NotBlockedError(StateError):
+    """The key is not on the block list."""
 
 
 class PublicationDelayedError(StateError):

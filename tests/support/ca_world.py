@@ -45,7 +45,8 @@ endpoints = ["POST /v1/certificates", "POST /v1/revocations", "GET /v1/revocatio
 caller = "spiffe://{TRUST_DOMAIN}/operator/*"
 service = "ca"
 endpoints = ["POST /v1/certificates", "GET /v1/certificates/{{serial}}", "POST /v1/revocations",
-             "GET /v1/revocations", "POST /v1/crls", "GET /v1/issuers", "GET /v1/ledger/certificates",
+             "GET /v1/revocations", "POST /v1/crls", "POST /v1/blocked-keys", "GET /v1/blocked-keys",
+             "DELETE /v1/blocked-keys/{{key_hash}}", "GET /v1/issuers", "GET /v1/ledger/certificates",
              "GET /v1/ledger/certificates/{{serial}}", "GET /v1/ledger/refusals", "GET /v1/ledger/inventory",
              "GET /v1/openapi.json"]
 """

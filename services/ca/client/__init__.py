@@ -11,6 +11,7 @@ CaError
    ├─ AlreadyRevokedError       this certificate was revoked before
    ├─ NotHeldError              this certificate is not held, and cannot be released
    ├─ UnknownCertificateError   this CA never issued it
+   ├─ UnknownKeyError           a key that is not on the block list
    └─ IdempotencyConflictError  this idempotency key was used with another request
 """
 
@@ -20,6 +21,7 @@ from typing import Final
 import orjson
 
 from pkicore.errors import MalformedError
+from services.ca.block_list.wire import BlockAnswer, BlockedKeyPage, BlockRequest
 from services.ca.selection import SelectionAnswer, SelectionRequest
 from services.ca.wire import (
     CertificateRequest,
@@ -31,6 +33,7 @@ from services.ca.wire import (
 )
 from services.chassis.http_client import SERVER_ERROR, Failure, Http, ServiceCalls
 
+BLOCK_WAIT: Final = 120.0  # seconds; a key may have many certificates, each of which is revoked
 FEED_WAIT: Final = 30.0  # seconds the CA holds a feed request that has nothing to tell
 
 
@@ -84,6 +87,10 @@ class UnknownCertificateError(CaRefusedError):
     """This CA never issued that certificate."""
 
 
+class UnknownKeyError(CaRefusedError):
+    """The key is not on the block list."""
+
+
 class IdempotencyConflictError(CaRefusedError):
     """The idempotency key belongs to another request."""
 
@@ -97,6 +104,7 @@ REFUSALS: Final[Mapping[str, type[CaRefusedError]]] = {
     "already-revoked": AlreadyRevokedError,
     "not-held": NotHeldError,
     "unknown-certificate": UnknownCertificateError,
+    "unknown-key": UnknownKeyError,
     "idempotency-conflict": IdempotencyConflictError,
 }
 
@@ -157,6 +165,35 @@ class CaClient:
         path = f"/v1/revocations?after={after}"
         return await self._ca.ask(RevocationFeed.from_json, "GET", path, seconds=FEED_WAIT + 10)
 
+    async def block_key(self, request: BlockRequest) -> BlockAnswer:
+        """Never certify a key again, and revoke what it has; safe to repeat.
+
+        Raises:
+            CaRefusedError: the CA said no.
+            CaUnavailableError: no usable answer.
+        """
+        path = "/v1/blocked-keys"
+        return await self._ca.ask(BlockAnswer.from_json, "POST", path, request.to_json(), seconds=BLOCK_WAIT)
+
+    async def blocked_keys(self, after: str = "") -> BlockedKeyPage:
+        """Entries of the block list behind a key's hash, from the first on where none is given.
+
+        Raises:
+            CaRefusedError: the CA said no.
+            CaUnavailableError: no usable answer.
+        """
+        return await self._ca.ask(BlockedKeyPage.from_json, "GET", f"/v1/blocked-keys?after={after}")
+
+    async def unblock_key(self, key_hash: str) -> None:
+        """Let a key be certified again.
+
+        Raises:
+            UnknownKeyError: it is not on the block list.
+            CaRefusedError: the CA said no.
+            CaUnavailableError: no usable answer.
+        """
+        await self._ca.ask(lambda _body: None, "DELETE", f"/v1/blocked-keys/{key_hash}")
+
     async def publish_crls(self) -> dict[str, int]:
         """Publish every issuer's CRL now; issuer id to CRL number.
 
@@ -197,4 +234,5 @@ __all__ = [
     "NotHeldError",
     "RejectedNamesError",
     "UnknownCertificateError",
+    "UnknownKeyError",
 ]

@@ -1,0 +1,99 @@
+"""Blocking a key: first nothing new is certified, then what there is is revoked.
+
+The block is committed before the first revocation, so that no certificate slips in behind; a process that dies between
+leaves certificates that `sweep` finds.
+"""
+
+import asyncio
+from typing import Final
+
+import structlog
+
+from pkicore.clock import Clock, unix
+from pkicore.identity import SpiffeId
+from services.ca.authorization import is_operator
+from services.ca.block_list.store import BlockListStore
+from services.ca.block_list.wire import BlockAnswer, BlockedKeyPage, BlockRequest
+from services.ca.errors import CaServiceError, NotAuthorisedError, NotBlockedError
+from services.ca.revocation import Revoker
+from services.ca.wire import format_serial
+from services.chassis.database import AuditEvent
+from services.chassis.errors import ConflictError, DatabaseError, DuplicateError
+
+PAGE: Final = 500  # entries in one answer
+_SWEEP: Final = 60.0  # seconds between looks for certificates of blocked keys
+
+_log = structlog.get_logger(__name__)
+
+
+class BlockList:
+    """The block list over its store; `revoker` takes back what a key has."""
+
+    def __init__(self, *, store: BlockListStore, revoker: Revoker, own: SpiffeId, clock: Clock) -> None:
+        self._store = store
+        self._revoker = revoker
+        self._own = own
+        self._clock = clock
+
+    async def add(self, caller: SpiffeId, request: BlockRequest) -> BlockAnswer:
+        """Block a key and revoke its certificates for keyCompromise; repeated, it does what was left undone.
+
+        Raises:
+            NotAuthorisedError: the caller is no operator.
+            DatabaseError: not everything is done; it may be repeated, and is completed in any case.
+        """
+        _require_operator(caller)
+        key_hash = request.key_hash
+        event = AuditEvent("key.blocked", str(caller), {"key_hash": key_hash.hex(), "reason": request.reason})
+        is_new = True
+        try:
+            await self._store.add(key_hash, unix(self._clock.now()), request.reason, event)
+        except (ConflictError, DuplicateError):
+            is_new = False
+        serials = await self._revoker.revoke_key(caller, key_hash)
+        return BlockAnswer(key_hash.hex(), is_new, [format_serial(serial) for serial in serials])
+
+    async def remove(self, caller: SpiffeId, key_hash: bytes) -> None:
+        """Let a key be certified again; what was revoked stays revoked.
+
+        Raises:
+            NotAuthorisedError: the caller is no operator.
+            NotBlockedError: it is not blocked.
+        """
+        _require_operator(caller)
+        event = AuditEvent("key.unblocked", str(caller), {"key_hash": key_hash.hex()})
+        try:
+            await self._store.remove(key_hash, event)
+        except ConflictError as error:
+            raise NotBlockedError(f"the key {key_hash.hex()} is not blocked") from error
+
+    async def page(self, after: bytes) -> BlockedKeyPage:
+        """A page of entries."""
+        keys = await self._store.page(after, PAGE)
+        return BlockedKeyPage(keys, keys[-1].key_hash if len(keys) == PAGE else None)
+
+    async def sweep(self) -> int:
+        """Revoke what blocked keys still have; how many certificates that were.
+
+        Raises:
+            DatabaseError: the database cannot be read or written.
+        """
+        swept = 0
+        for key_hash in await self._store.overdue(unix(self._clock.now())):
+            swept += len(await self._revoker.revoke_key(self._own, key_hash))
+        return swept
+
+    async def run(self) -> None:
+        """Sweep for ever; a failure is logged and tried again."""
+        while True:
+            try:
+                if swept := await self.sweep():
+                    _log.warning("certificates of blocked keys revoked", number=swept)
+            except (DatabaseError, CaServiceError) as error:
+                _log.error("certificates of blocked keys not revoked", error=str(error))
+            await asyncio.sleep(_SWEEP)
+
+
+def _require_operator(caller: SpiffeId) -> None:
+    if not is_operator(caller):
+        raise NotAuthorisedError("only operators change the block list")
