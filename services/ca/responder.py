@@ -1,11 +1,13 @@
 """OCSP answers (RFC 6960, RFC 5019): what the ledger says of a serial, signed by the issuer's delegated responder.
 
 Answers to the requests of RFC 5019 (short, without a nonce) about certificates that we issued are kept by the bytes of
-the request, at most so many, until half of their life is over; a revocation drops those that name its serial at once.
+the request, at most so many, until half of their life is over. Those that were asked for meanwhile are signed anew in
+the background before that; a revocation drops those that name its serial at once, and has them signed anew, too.
 Other answers are signed on demand: strangers must not fill the memory, and what is unknown now may be issued next.
 A serial that was never issued is unknown, also when it is reserved; a serial of another issuer is none of our business.
 """
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +34,9 @@ from services.chassis.errors import DatabaseError
 
 _DIGESTS: Final[tuple[HashName, ...]] = ("sha1", "sha256")
 _MAX_KEPT_REQUEST: Final = 256  # octets; one CertID with SHA-256 takes about 120
+_LOOK: Final = 30.0  # seconds between looks for answers that are about to get old
+_AHEAD: Final = 10  # parts of an answer's fresh life of which the last is for signing it anew
+_LEAST_AHEAD: Final = 90  # seconds
 
 _log = structlog.get_logger(__name__)
 
@@ -44,6 +49,18 @@ class OcspAnswer:
     this_update: int = 0
     next_update: int = 0
     fresh_until: int = 0
+
+
+@dataclass(slots=True)
+class _Kept:
+    """An answer, and whether anybody has asked for it since it was made."""
+
+    answer: OcspAnswer
+    asked: bool = False
+
+    def is_due(self, now: int) -> bool:
+        life = self.answer.fresh_until - self.answer.this_update
+        return now >= self.answer.fresh_until - max(_LEAST_AHEAD, life // _AHEAD)
 
 
 class Responders(Protocol):
@@ -75,6 +92,7 @@ class OcspAnswers:
         clock: Clock,
         lifetime: timedelta,
         capacity: int,
+        archive: timedelta = timedelta(),
     ) -> None:
         self._store = store
         self._responders = responders
@@ -86,7 +104,10 @@ class OcspAnswers:
             for name, certificate in issuers.items()
             for digest in _DIGESTS
         }
-        self._kept: OrderedDict[bytes, OcspAnswer] = OrderedDict()
+        self._archive = archive
+        self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
+        self._dropped: set[bytes] = set()
+        self._wake = asyncio.Event()
         self._requests_of: dict[int, set[bytes]] = {}
         self._revocations_seen = 0
 
@@ -98,9 +119,13 @@ class OcspAnswers:
     async def answer(self, request: bytes) -> OcspAnswer:
         """The response to a DER request; errors are responses too (RFC 6960 §2.3)."""
         kept = self._kept.get(request)
-        if kept is not None and unix(self._clock.now()) < kept.fresh_until:
+        if kept is not None and unix(self._clock.now()) < kept.answer.fresh_until:
+            kept.asked = True
             self._kept.move_to_end(request)
-            return kept
+            return kept.answer
+        return await self._made(request)
+
+    async def _made(self, request: bytes) -> OcspAnswer:
         try:
             parsed = OcspRequest.parse(request)
         except (MalformedError, UnsupportedError):
@@ -123,7 +148,34 @@ class OcspAnswers:
         self._revocations_seen += len(batch)
         for revoked in batch:
             for request in self._requests_of.pop(revoked.serial, ()):
-                self._kept.pop(request, None)
+                if self._kept.pop(request, None) is not None:
+                    self._dropped.add(request)
+        if self._dropped:
+            self._wake.set()
+
+    async def refresh(self) -> int:
+        """Sign anew what was dropped, and what is asked for and gets old; how many answers that were.
+
+        What nobody asked for since it was made is left to end.
+        """
+        now, due = unix(self._clock.now()), self._dropped
+        self._dropped = set()
+        due |= {request for request, kept in self._kept.items() if kept.asked and kept.is_due(now)}
+        for request in due:
+            await self._made(request)
+            await asyncio.sleep(0)  # whoever asks for something else need not wait for all of them
+        return len(due)
+
+    async def run(self) -> None:
+        """Keep answers warm for ever."""
+        while True:
+            try:
+                async with asyncio.timeout(_LOOK):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+            await self.refresh()
 
     def _issuer_of(self, cert_ids: Sequence[CertId]) -> str | None:
         """The one issuer that all of these are about; several could not be signed by one delegate."""
@@ -138,7 +190,12 @@ class OcspAnswers:
         expiry = unix(responder.certificate.not_valid_after_utc)
         next_update = min(this_update + lifetime, expiry)
         der = await build_response(
-            responder, statuses, this_update=now, next_update=from_unix(next_update), nonce=request.nonce
+            responder,
+            statuses,
+            this_update=now,
+            next_update=from_unix(next_update),
+            nonce=request.nonce,
+            archive_cutoff=now - self._archive if self._archive else None,
         )
         lasting = request.nonce is None and all(status.state != "unknown" for _, status in statuses)
         fresh_until = this_update + (next_update - this_update) // 2 if lasting else 0
@@ -153,7 +210,7 @@ class OcspAnswers:
         return CertStatus.good() if row.issued else CertStatus.unknown()
 
     def _keep(self, request: bytes, parsed: OcspRequest, answer: OcspAnswer) -> None:
-        self._kept[request] = answer
+        self._kept[request] = _Kept(answer)
         self._kept.move_to_end(request)
         for item in parsed.cert_ids:
             self._requests_of.setdefault(item.serial, set()).add(request)

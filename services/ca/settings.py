@@ -138,6 +138,12 @@ class CaSettings(ServiceSettings):
     ocsp_lifetime_seconds: int = Field(
         43_200, ge=600, le=864_000, description="Life of an OCSP answer; kept for half of it. Ten days at most."
     )
+    ocsp_archive_seconds: int = Field(
+        0,
+        ge=0,
+        le=1_000_000_000,
+        description="OCSP answers say that certificates are answered for so long after their end (RFC 6960 §4.4.4).",
+    )
     http_max_age_seconds: int = Field(
         60, ge=0, le=86_400, description="How long caches may keep CRLs and OCSP answers, and so hide a revocation."
     )

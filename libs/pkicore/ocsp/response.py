@@ -35,6 +35,7 @@ from pkicore.keys import SigningKey
 from pkicore.ocsp.request import NONCE_OID, CertId, issuer_hashes
 
 _BASIC_RESPONSE = "1.3.6.1.5.5.7.48.1.1"
+_ARCHIVE_CUTOFF = "1.3.6.1.5.5.7.48.1.6"
 _ERRORS: Mapping[str, int] = MappingProxyType(
     {
         "malformedRequest": 1,
@@ -119,6 +120,7 @@ async def build_response(
     next_update: datetime,
     nonce: bytes | None,
     produced_at: datetime | None = None,
+    archive_cutoff: datetime | None = None,
 ) -> bytes:
     """A successful OCSPResponse in DER with one single response for each CertID, its signature checked.
 
@@ -129,6 +131,7 @@ async def build_response(
         next_update: when newer ones will be there (RFC 5019 §2.2.4 demands it).
         nonce: echoed where the request had one.
         produced_at: when the answer is signed; `this_update` if not given.
+        archive_cutoff: until when a certificate may have expired and still be answered for (RFC 6960 §4.4.4).
 
     Raises:
         BadSignatureError: what came back is no signature by the responder's key.
@@ -136,6 +139,8 @@ async def build_response(
         UnsupportedError: a revocation reason that is not in the table.
     """
     times = generalized_time(this_update) + explicit(0, generalized_time(next_update))
+    if archive_cutoff is not None:
+        times += explicit(1, sequence(extension(_ARCHIVE_CUTOFF, generalized_time(archive_cutoff))))
     singles = (sequence(cert_id.der, status.encode(), times) for cert_id, status in statuses)
     tbs = sequence(
         responder.id_der,

@@ -6,10 +6,12 @@ from cryptography import x509
 from cryptography.x509 import ocsp
 from sqlalchemy import select
 
-from pkicore.encoding import explicit, extension, sequence
+from pkicore.clock import unix
+from pkicore.encoding import explicit, extension, generalized_time, sequence
 from pkicore.errors import RevokedError
 from pkicore.ocsp import CertId, build_request, error_response, verify_response
 from pkicore.x509.certificate import load_chain
+from services.ca.responder import OcspAnswers
 from services.ca.schema import serials
 from services.ca.wire import RevocationRequest
 from tests.support.ca_world import ACME, CaWorld
@@ -183,3 +185,52 @@ def padded(cert_id: CertId, padding: bytes) -> bytes:
 def several(*cert_ids: CertId) -> bytes:
     """A request for several certificates."""
     return sequence(sequence(sequence(*(sequence(item.der) for item in cert_ids))))
+
+
+async def test_what_is_asked_for_is_signed_anew_before_it_gets_old(world: CaWorld) -> None:
+    """At nine tenths of its fresh life, in the background; what nobody asked for again is left to end."""
+    wanted, unwanted = [build_request(await leaf_of(world, name), world.issuer()) for name in "12"]
+    first = await world.core.answers.answer(wanted)
+    await world.core.answers.answer(unwanted)
+    assert await world.core.answers.answer(wanted) is first
+    world.clock.advance(timedelta(hours=5))
+    assert await world.core.answers.refresh() == 0
+    world.clock.advance(timedelta(minutes=30))
+    assert await world.core.answers.refresh() == 1
+    world.clock.advance(timedelta(minutes=31))
+    warm = await world.core.answers.answer(wanted)
+    assert unix(world.clock.now()) - warm.this_update == 31 * 60
+    assert (await world.core.answers.answer(unwanted)).this_update == unix(world.clock.now())
+
+
+async def test_what_a_revocation_dropped_is_signed_anew_at_once(world: CaWorld) -> None:
+    """The background task has the revoked answer ready before anybody asks."""
+    leaf = await leaf_of(world)
+    await world.core.answers.answer(build_request(leaf, world.issuer()))
+    runner = asyncio.create_task(world.core.answers.run())
+    await world.core.revoker.revoke(ACME, RevocationRequest("superseded", serial=f"{leaf.serial_number:x}"))
+    async with asyncio.timeout(5):
+        while not world.core.answers.kept:  # noqa: ASYNC110 (the loop under test is what is waited for)
+            await asyncio.sleep(0.01)
+    runner.cancel()
+    answer = await world.core.answers.answer(build_request(leaf, world.issuer()))
+    assert ocsp.load_der_ocsp_response(answer.der).certificate_status is ocsp.OCSPCertStatus.REVOKED
+
+
+async def test_the_archive_cutoff_is_told_where_it_is_set(world: CaWorld) -> None:
+    """RFC 6960 §4.4.4: producedAt less the time that the settings say, in each single response; nowhere without."""
+    leaf = await leaf_of(world)
+    core, request = world.core, build_request(leaf, world.issuer())
+    answers = OcspAnswers(
+        store=core.store,
+        issuers=core.hierarchy.certificates,
+        responders=core.responders,
+        clock=world.clock,
+        lifetime=timedelta(hours=1),
+        capacity=1,
+        archive=timedelta(days=365),
+    )
+    told = generalized_time(world.clock.now() - timedelta(days=365))
+    assert explicit(1, sequence(extension("1.3.6.1.5.5.7.48.1.6", told))) in (await answers.answer(request)).der
+    assert b"\x2b\x06\x01\x05\x05\x07\x30\x01\x06" not in (await core.answers.answer(request)).der
+    verify_response((await answers.answer(request)).der, leaf, world.issuer(), world.clock.now())
