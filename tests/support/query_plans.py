@@ -19,7 +19,7 @@ _WHOLE_TABLE = re.compile(
 
 
 async def plan_of(url: str, statement: Prepared, arguments: Sequence[Any]) -> list[str]:
-    """The lines of the plan; PostgreSQL is told to take an index wherever it could, which few rows would not be worth."""
+    """The lines of the plan; PostgreSQL is told to take an index wherever it could: few rows are not worth one."""
     if url.startswith(_SQLITE):
         with closing(sqlite3.connect(url.removeprefix(_SQLITE))) as connection:
             rows = connection.execute(f"EXPLAIN QUERY PLAN {statement.sql}", tuple(arguments)).fetchall()

@@ -17,11 +17,13 @@ CaError
 
 from collections.abc import Mapping
 from typing import Final
+from urllib.parse import quote, urlencode
 
 import orjson
 
 from pkicore.errors import MalformedError
 from services.ca.block_list.wire import BlockAnswer, BlockedKeyPage, BlockRequest
+from services.ca.ledger.wire import Inventory, LedgerEntry, LedgerPage, RefusalPage
 from services.ca.selection import SelectionAnswer, SelectionRequest
 from services.ca.wire import (
     CertificateRequest,
@@ -193,6 +195,40 @@ class CaClient:
             CaUnavailableError: no usable answer.
         """
         await self._ca.ask(lambda _body: None, "DELETE", f"/v1/blocked-keys/{key_hash}")
+
+    async def ledger(self, query: Mapping[str, str | int]) -> LedgerPage:
+        """A page of a search in the ledger; `services.ca.ledger.query` has the parameters.
+
+        Raises:
+            CaRefusedError: the CA said no, and why.
+            CaUnavailableError: no usable answer.
+        """
+        return await self._ca.ask(LedgerPage.from_json, "GET", f"/v1/ledger/certificates?{urlencode(query)}")
+
+    async def ledger_entry(self, serial: str) -> LedgerEntry:
+        """All that the ledger has of a serial (hex).
+
+        Raises:
+            UnknownCertificateError: nothing.
+            CaRefusedError, CaUnavailableError: as `ledger`.
+        """
+        return await self._ca.ask(LedgerEntry.from_json, "GET", f"/v1/ledger/certificates/{quote(serial, safe='')}")
+
+    async def refusals(self, query: Mapping[str, str | int]) -> RefusalPage:
+        """A page of refusals, the newest first; `since` (Unix time), `limit` and `cursor`.
+
+        Raises:
+            CaRefusedError, CaUnavailableError: as `ledger`.
+        """
+        return await self._ca.ask(RefusalPage.from_json, "GET", f"/v1/ledger/refusals?{urlencode(query)}")
+
+    async def inventory(self) -> Inventory:
+        """What the CA certifies and signs with, by algorithm.
+
+        Raises:
+            CaRefusedError, CaUnavailableError: as `ledger`.
+        """
+        return await self._ca.ask(Inventory.from_json, "GET", "/v1/ledger/inventory")
 
     async def publish_crls(self) -> dict[str, int]:
         """Publish every issuer's CRL now; issuer id to CRL number.

@@ -1,8 +1,8 @@
 """What the ledger is asked for, and where a page ends.
 
 One filter leads: it alone chooses the rows that are read, in the order of its index, so that a page costs the same
-however large the ledger is. The other filters only leave rows out; after some `CANDIDATES` rows a page ends, even if it is
-short, and its cursor says where the next one begins.
+however large the ledger is. The other filters only leave rows out; after some `CANDIDATES` rows a page ends, even if it
+is short, and its cursor says where the next one begins.
 """
 
 import base64
