@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from pkicore.algorithms import PublicKey, known_public_key
 from pkicore.errors import PkiError
 from pkicore.x509.certificate import load_chain
-from services.ca.client.way import Trust
+from services.ca.client.trust import Trust
 from services.chassis.asgi import Request, Response, Route
 from services.chassis.errors import SettingsError
 from services.signing.timestamps import PATH as TIMESTAMP_PATH

@@ -29,6 +29,7 @@ def http_to_signer(settings: SigningSettings, ca: WayToCa, clock: Clock) -> Http
         require_staple=True,
         handshake_timeout=settings.signer_timeout_seconds,
     )
+    ca.followed.subscribe(tls.believe)
     return tls.http1(SpiffeId.service(settings.trust_domain, SIGNER), settings.signer_url)
 
 

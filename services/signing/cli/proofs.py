@@ -21,17 +21,6 @@ from pkicore.dsse import Envelope, key_hint, key_id
 from pkicore.errors import BadSignatureError, PkiError
 from pkicore.jose.strict import strict_object
 from services.signing.cli.hashing import Artefact
-from services.signing.detached import (
-    Beside,
-    Claim,
-    believe_certificate,
-    believe_key,
-    cms_claims,
-    is_cms,
-    is_jws,
-    jws_claim,
-    raw_claim,
-)
 from services.signing.formats.composite import public_key_of
 from services.signing.formats.unverified_bundle import UnverifiedBundle
 from services.signing.statements import VSA_TYPE
@@ -45,6 +34,17 @@ from services.signing.verification import (
     verify_hybrid,
     verify_with_certificate,
     verify_with_key,
+)
+from services.signing.verification.detached import (
+    Beside,
+    Claim,
+    believe_certificate,
+    believe_key,
+    cms_claims,
+    is_cms,
+    is_jws,
+    jws_claim,
+    raw_claim,
 )
 
 MAX_BUNDLE: Final = 128 << 20  # octets; an SBOM of 64 MiB in base64, with what is around it

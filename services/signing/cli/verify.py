@@ -19,10 +19,10 @@ from services.signing.cli.failures import FILES, REFUSED, USAGE, CommandError, f
 from services.signing.cli.hashing import Artefact, hash_file, read_digests
 from services.signing.cli.progress import Progress
 from services.signing.cli.proofs import MAX_BUNDLE, Expected, Proof, Proofs, demand
-from services.signing.detached import Beside, is_cms
 from services.signing.formats.unverified_bundle import MAX_LOG_ENTRY, UnverifiedLogEntry
 from services.signing.trusted_root import MAX_TRUSTED_ROOT, TrustedRoot
 from services.signing.verification import Identity, VerificationError
+from services.signing.verification.detached import Beside, is_cms
 
 _MAX_SMALL: Final = 256 << 10
 _MAX_DOCUMENTS: Final = 1000

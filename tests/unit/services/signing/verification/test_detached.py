@@ -15,17 +15,6 @@ from pkicore.cms import all_digests
 from pkicore.errors import BadCertificateError, MalformedError, PkiError, UnsupportedError
 from pkicore.tsp import token_of
 from services.signing.certificates import certified_key
-from services.signing.detached import (
-    Beside,
-    Claim,
-    believe_certificate,
-    believe_key,
-    cms_claims,
-    is_cms,
-    is_jws,
-    jws_claim,
-    raw_claim,
-)
 from services.signing.formats import SignedWith, cms, jws
 from services.signing.formats.unverified_bundle import MAX_LOG_ENTRY, UnverifiedLogEntry
 from services.signing.statements import VSA_TYPE, Subject, statement
@@ -36,6 +25,17 @@ from services.signing.verification import (
     VerificationError,
     WrongArtefactError,
     WrongIdentityError,
+)
+from services.signing.verification.detached import (
+    Beside,
+    Claim,
+    believe_certificate,
+    believe_key,
+    cms_claims,
+    is_cms,
+    is_jws,
+    jws_claim,
+    raw_claim,
 )
 from tests.support.sigstore_world import GITHUB, IDENTITY, WORKFLOW, SigstoreWorld
 
