@@ -13,14 +13,19 @@ from cryptography.hazmat.primitives import serialization
 
 from pkicore.errors import BadCertificateError, IdentityError, PeerMismatchError
 from pkicore.identity import SpiffeId, spiffe_id_of
+from pkicore.x509.certificate import crl_urls
 
 
 @dataclass(frozen=True)
 class IssuedBy:
-    """One link of a verified chain: this serial number, under this issuer key (SHA-256 of its SPKI)."""
+    """One link of a verified chain: this serial number, under this issuer key (SHA-256 of its SPKI).
+
+    `crl_urls` are the distribution points that the certificate names, and so the list that may speak of it.
+    """
 
     issuer_key_hash: bytes
     serial: int
+    crl_urls: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,11 +57,11 @@ class PeerIdentity:
         """Read the identity out of a chain that TLS has verified (leaf first, anchor last).
 
         Raises:
-            BadCertificateError: the leaf is itself a CA or a trust anchor.
+            BadCertificateError: the leaf is itself a CA or a trust anchor, or distribution points do not parse.
             IdentityError: the names do not parse, or break the SPIFFE rules (X509-SVID §2).
         """
         leaf = chain[0]
-        links = tuple(IssuedBy(key_hash(issuer), subject.serial_number) for subject, issuer in pairwise(chain))
+        links = tuple(_link(subject, issuer) for subject, issuer in pairwise(chain))
         if not links or _is_ca(leaf):
             raise BadCertificateError("a CA certificate does not authenticate a peer")
         names = _names(leaf)
@@ -108,6 +113,13 @@ def key_hash(certificate: x509.Certificate) -> bytes:
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
     return hashlib.sha256(spki).digest()
+
+
+def _link(subject: x509.Certificate, issuer: x509.Certificate) -> IssuedBy:
+    try:
+        return IssuedBy(key_hash(issuer), subject.serial_number, tuple(crl_urls(subject)))
+    except ValueError as error:
+        raise BadCertificateError("the CRL distribution points of the certificate do not parse") from error
 
 
 def presented_name(certificate: x509.Certificate) -> str:

@@ -2,16 +2,20 @@
 
 1. fetch   2. verify signature, issuer and times   3. refuse a CRL number lower than the one held (RFC 5280 §5.2.3)
 4. keep on disk   5. tell those who built something from the old one.
+
+An issuer's list is its complete one, or is held as shards. Which list speaks of a certificate is said by the
+distribution points that both name; where no list does, the status is unknown, and nobody is let in.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 
 from cryptography import x509
 
@@ -22,10 +26,23 @@ from pkicore.errors import PkiError, RevokedError, StaleStatusError, StatusUnkno
 from pkicore.mtls.peer import IssuedBy, key_hash
 
 FetchCrl = Callable[[x509.Certificate], Awaitable[bytes]]
+FetchShard = Callable[[x509.Certificate, int], Awaitable[bytes]]
 FETCH_TIMEOUT = 30.0
 """Seconds that one fetch of a CRL or staple may take."""
 
 _NEVER = datetime.min.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class _List:
+    """What is wanted of an issuer: its complete list, or a shard (from 1)."""
+
+    key: bytes
+    shard: int = 0
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.key.hex()[:32]}{f'-{self.shard}' if self.shard else ''}.crl"
 
 
 @dataclass(frozen=True)
@@ -36,7 +53,7 @@ class _Held:
 
 
 class CrlCache:
-    """The newest CRL of each issuer.
+    """The newest CRL of each issuer, complete or in shards.
 
     A CRL may be used until its nextUpdate, and no longer than `max_staleness` after its publisher was last reached.
 
@@ -47,6 +64,8 @@ class CrlCache:
         clock: the time.
         max_staleness: how long the publisher may be unreachable before nothing is trusted any more.
         on_error: hears of each CRL that could not be fetched or was refused.
+        shards: issuers whose list is wanted in so many shards, and not the complete one.
+        fetch_shard: gives the DER of a shard, from 1; as `fetch`.
     """
 
     def __init__(
@@ -58,20 +77,25 @@ class CrlCache:
         max_staleness: timedelta,
         *,
         on_error: Callable[[x509.Certificate, Exception], None],
+        shards: Mapping[x509.Certificate, int] = MappingProxyType({}),
+        fetch_shard: FetchShard | None = None,
     ) -> None:
-        self._issuers = {key_hash(issuer): issuer for issuer in issuers}
+        if shards and fetch_shard is None:
+            raise ValueError("shards are wanted, and nobody fetches them")
+        self._wanted = {each: issuer for issuer in issuers for each in _lists(issuer, shards.get(issuer, 0))}
         self._fetch = fetch
+        self._fetch_shard = fetch_shard
         self._directory = directory
         self._clock = clock
         self._max_staleness = max_staleness
         self._on_error = on_error
         self._listeners: list[Callable[[], None]] = []
-        self._held: dict[bytes, _Held] = {}
+        self._held: dict[_List, _Held] = {}
         self._good_until = _NEVER
         self._load()
 
     def current(self) -> tuple[VerifiedCrl, ...]:
-        """The CRL of every issuer.
+        """Every list that is wanted.
 
         Raises:
             StaleStatusError: one of them is missing, past its nextUpdate, or was not confirmed for too long.
@@ -89,14 +113,14 @@ class CrlCache:
 
         Raises:
             RevokedError: one of them is revoked.
-            StatusUnknownError: an issuer has no CRL here.
+            StatusUnknownError: no list that is held speaks of one of them.
         """
         for link in links:
-            held = self._held.get(link.issuer_key_hash)
-            if held is None:
-                raise StatusUnknownError(f"no CRL speaks for the certificate {link.serial:x}")
-            if link.serial in held.crl.serials:
+            lists = [held.crl for each, held in self._held.items() if each.key == link.issuer_key_hash]
+            if any(link.serial in crl.serials for crl in lists):
                 raise RevokedError(link.serial)
+            if not any(crl.covers(link.crl_urls) for crl in lists):
+                raise StatusUnknownError(f"no CRL speaks for the certificate {link.serial:x}")
 
     def subscribe(self, listener: Callable[[], None]) -> None:
         """Call `listener` whenever a newer CRL has been taken."""
@@ -104,11 +128,32 @@ class CrlCache:
 
     async def refresh(self) -> None:
         """Fetch the CRL of every issuer; failures go to `on_error`, the CRLs held stay."""
-        taken = await asyncio.gather(*(self._refresh_one(key, issuer) for key, issuer in self._issuers.items()))
+        taken = await asyncio.gather(*(self._refresh_one(each, issuer) for each, issuer in self._wanted.items()))
         self._measure()
         if any(taken):
             for listener in self._listeners:
                 listener()
+
+    async def follow(self, issuers: Sequence[x509.Certificate]) -> bool:
+        """Want the CRLs of these issuers from now on; a new one counts as soon as its CRL is at hand.
+
+        Until then what it has issued is refused, and all else is judged as before. What an issuer has issued that is
+        not wanted any more is refused at once.
+
+        Returns:
+            Whether each of them counts; ask again where not.
+        """
+        wanted = {key_hash(issuer): issuer for issuer in issuers}
+        fresh = {key: issuer for key, issuer in wanted.items() if key not in self._issuers}
+        await asyncio.gather(*(self._refresh_one(key, issuer) for key, issuer in fresh.items()))
+        before = self._issuers.keys()
+        self._issuers = {key: issuer for key, issuer in wanted.items() if key in before or key in self._held}
+        self._held = {key: held for key, held in self._held.items() if key in self._issuers}
+        self._measure()
+        if self._issuers.keys() != before:
+            for listener in self._listeners:
+                listener()
+        return self._issuers.keys() == wanted.keys()
 
     async def run(self, interval: float) -> None:
         """Refresh every `interval` seconds, for ever."""
@@ -116,32 +161,35 @@ class CrlCache:
             await asyncio.sleep(interval)
             await self.refresh()
 
-    async def _refresh_one(self, key: bytes, issuer: x509.Certificate) -> bool:
+    async def _refresh_one(self, wanted: _List, issuer: x509.Certificate) -> bool:
         try:
             async with asyncio.timeout(FETCH_TIMEOUT):
-                der = await self._fetch(issuer)
-            return self._take(key, issuer, der)
+                if wanted.shard and self._fetch_shard is not None:
+                    der = await self._fetch_shard(issuer, wanted.shard)
+                else:
+                    der = await self._fetch(issuer)
+            return self._take(wanted, issuer, der)
         except Exception as error:  # noqa: BLE001 (whatever the injected fetch raises is reported, and tried again)
             self._on_error(issuer, error)
             return False
 
-    def _take(self, key: bytes, issuer: x509.Certificate, der: bytes) -> bool:
+    def _take(self, wanted: _List, issuer: x509.Certificate, der: bytes) -> bool:
         now = self._clock.now()
-        held = self._held.get(key)
+        held = self._held.get(wanted)
         if held is not None and held.crl.der == der:
-            self._held[key] = _Held(held.crl, now)
-            self._keep(key, None, now)
+            self._held[wanted] = _Held(held.crl, now)
+            self._keep(wanted, None, now)
             return False
         crl = VerifiedCrl.verify(der, issuer, now)
         if held is not None and crl.number <= held.crl.number:
             raise StaleStatusError(f"CRL number {crl.number} does not follow {held.crl.number}: a replay")
-        self._keep(key, der, now)
-        self._held[key] = _Held(crl, now)
+        self._keep(wanted, der, now)
+        self._held[wanted] = _Held(crl, now)
         return True
 
-    def _keep(self, key: bytes, der: bytes | None, confirmed_at: datetime) -> None:
+    def _keep(self, wanted: _List, der: bytes | None, confirmed_at: datetime) -> None:
         """The file's modification time is when the CRL was last confirmed, so staleness outlives a restart."""
-        path = self._path(key)
+        path = self._path(wanted)
         if path is None:
             return
         if der is not None:
@@ -150,22 +198,22 @@ class CrlCache:
 
     def _load(self) -> None:
         now = self._clock.now()
-        for key, issuer in self._issuers.items():
-            path = self._path(key)
+        for wanted, issuer in self._wanted.items():
+            path = self._path(wanted)
             if path is None or not path.exists():
                 continue
             confirmed_at = min(now, datetime.fromtimestamp(int(path.stat().st_mtime), UTC))
             try:
-                self._held[key] = _Held(VerifiedCrl.verify(path.read_bytes(), issuer, now), confirmed_at)
+                self._held[wanted] = _Held(VerifiedCrl.verify(path.read_bytes(), issuer, now), confirmed_at)
             except PkiError as error:
                 self._on_error(issuer, error)
         self._measure()
 
-    def _path(self, key: bytes) -> Path | None:
-        return None if self._directory is None else self._directory / f"{key.hex()[:32]}.crl"
+    def _path(self, wanted: _List) -> Path | None:
+        return None if self._directory is None else self._directory / wanted.file_name
 
     def _measure(self) -> None:
-        complete = self._held.keys() == self._issuers.keys()
+        complete = self._held.keys() == self._wanted.keys()
         self._good_until = min(map(self._expiry, self._held.values()), default=_NEVER) if complete else _NEVER
 
     def _expiry(self, held: _Held) -> datetime:
@@ -173,10 +221,16 @@ class CrlCache:
 
     def _staleness(self) -> str:
         now = self._clock.now()
-        for key, issuer in self._issuers.items():
-            name = issuer.subject.rfc4514_string()
-            if key not in self._held:
+        for wanted, issuer in self._wanted.items():
+            name = issuer.subject.rfc4514_string() + (f", shard {wanted.shard}" if wanted.shard else "")
+            held = self._held.get(wanted)
+            if held is None:
                 return f"no CRL of {name}"
-            if now > self._expiry(self._held[key]):
-                return f"the CRL of {name} was last confirmed at {self._held[key].confirmed_at:%Y-%m-%dT%H:%M:%SZ}"
+            if now > self._expiry(held):
+                return f"the CRL of {name} was last confirmed at {held.confirmed_at:%Y-%m-%dT%H:%M:%SZ}"
         return "there are no CRLs"
+
+
+def _lists(issuer: x509.Certificate, shards: int) -> Iterator[_List]:
+    key = key_hash(issuer)
+    yield from (_List(key, shard) for shard in range(1, shards + 1)) if shards else (_List(key),)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 
+from pkicore.crl import Revocation, build_crl, encode_entry
 from pkicore.errors import BadSignatureError, RevokedError, StaleStatusError, StatusUnknownError
 from pkicore.mtls.peer import IssuedBy, key_hash
 from pkicore.mtls.revocation import CrlCache
 from tests.support.clock import ManualClock
-from tests.support.tls_pki import Authority, TlsPki, now
+from tests.support.pki import Hierarchy, make_hierarchy
+from tests.support.tls_pki import CRL_URLS, Authority, TlsPki, now
 from tests.support.tls_server import CrlPublisher, Errors, crl_cache
 
 HOUR = timedelta(hours=1)
@@ -50,9 +53,9 @@ async def test_crls_are_fetched_and_checked_against(pki: TlsPki, publisher: CrlP
     publisher.publish(pki)
     cache = await crl_cache(pki, publisher)
     assert len(cache.current()) == 2
-    cache.check([IssuedBy(key_hash(pki.root.certificate), 4711)])
+    cache.check([IssuedBy(key_hash(pki.root.certificate), 4711, CRL_URLS[:1])])
     with pytest.raises(RevokedError) as caught:
-        cache.check([IssuedBy(key_hash(pki.issuing.certificate), 4711)])
+        cache.check([IssuedBy(key_hash(pki.issuing.certificate), 4711, CRL_URLS[1:])])
     assert caught.value.serial == 4711
 
 
@@ -209,3 +212,108 @@ async def test_a_cache_for_nobody_is_never_fresh() -> None:
     await cache.refresh()
     with pytest.raises(StaleStatusError):
         cache.current()
+
+
+async def shard_of(hierarchy: Hierarchy, shard: int, *serials: int, number: int = 1) -> bytes:
+    """The list of a shard; of shard 0, one that is for certificates without shard."""
+    at = hierarchy.clock.now()
+    return await build_crl(
+        hierarchy.issuing.certificate,
+        hierarchy.issuing_key,
+        [encode_entry(Revocation(serial, at, "superseded")) for serial in serials],
+        number=number,
+        this_update=at,
+        next_update=at + HOUR,
+        distribution_points=[hierarchy.issuing.shard_url(shard)],
+        scope="user",
+    )
+
+
+def in_shard(hierarchy: Hierarchy, serial: int, shard: int) -> IssuedBy:
+    """A certificate that names a shard."""
+    return IssuedBy(key_hash(hierarchy.issuing.certificate), serial, (hierarchy.issuing.shard_url(shard),))
+
+
+async def sharded(hierarchy: Hierarchy, lists: dict[int, bytes], directory: Path | None = None) -> CrlCache:
+    """A cache that wants as many shards as there are lists."""
+
+    async def nobody(_issuer: x509.Certificate) -> bytes:
+        raise AssertionError("the complete list is not wanted")
+
+    async def fetch(_issuer: x509.Certificate, shard: int) -> bytes:
+        if shard not in lists:
+            raise ConnectionRefusedError
+        return lists[shard]
+
+    issuer = hierarchy.issuing.certificate
+    cache = CrlCache(
+        (issuer,), nobody, directory, hierarchy.clock, HOUR, on_error=Errors(), shards={issuer: 2}, fetch_shard=fetch
+    )
+    await cache.refresh()
+    return cache
+
+
+async def test_each_certificate_is_held_against_its_own_shard() -> None:
+    """Revoked where its shard says so; unknown where no list is for it: fail closed."""
+    hierarchy = await make_hierarchy("ecdsa", ManualClock())
+    cache = await sharded(hierarchy, {1: await shard_of(hierarchy, 1), 2: await shard_of(hierarchy, 2, 77)})
+    assert len(cache.current()) == 2
+    cache.check([in_shard(hierarchy, 5, 1), in_shard(hierarchy, 5, 2)])
+    with pytest.raises(RevokedError):
+        cache.check([in_shard(hierarchy, 77, 2)])
+    for link in (
+        in_shard(hierarchy, 5, 3),
+        in_shard(hierarchy, 5, 0),
+        IssuedBy(key_hash(hierarchy.issuing.certificate), 5),
+    ):
+        with pytest.raises(StatusUnknownError):
+            cache.check([link])
+
+
+async def test_one_shard_in_place_of_another_lets_nobody_in() -> None:
+    """Plain HTTP may be redirected: a shard that says nothing of a certificate must not pass for the one that does."""
+    hierarchy = await make_hierarchy("ecdsa", ManualClock())
+    cache = await sharded(hierarchy, {1: await shard_of(hierarchy, 2), 2: await shard_of(hierarchy, 2)})
+    with pytest.raises(StatusUnknownError):
+        cache.check([in_shard(hierarchy, 5, 1)])
+
+
+async def test_a_missing_shard_makes_the_cache_stale() -> None:
+    """One of two is not enough, and the sentence names the other."""
+    hierarchy = await make_hierarchy("ecdsa", ManualClock())
+    cache = await sharded(hierarchy, {1: await shard_of(hierarchy, 1)})
+    with pytest.raises(StaleStatusError, match="shard 2"):
+        cache.current()
+
+
+async def test_shards_survive_a_restart_each_in_its_file(tmp_path: Path) -> None:
+    """With the publisher down, both are read from disk."""
+    hierarchy = await make_hierarchy("ecdsa", ManualClock())
+    lists = {1: await shard_of(hierarchy, 1), 2: await shard_of(hierarchy, 2, 77)}
+    await sharded(hierarchy, lists, tmp_path)
+    again = await sharded(hierarchy, {}, tmp_path)
+    assert len(again.current()) == 2
+    with pytest.raises(RevokedError):
+        again.check([in_shard(hierarchy, 77, 2)])
+
+
+async def test_the_complete_list_speaks_of_every_shard_that_it_names() -> None:
+    """A cache of the complete list needs no shard; one that names no shards says nothing of their certificates."""
+    hierarchy = await make_hierarchy("ecdsa", ManualClock())
+    issuer, at = hierarchy.issuing, hierarchy.clock.now()
+
+    async def complete(_issuer: x509.Certificate, points: tuple[int, ...]) -> bytes:
+        return await build_crl(
+            issuer.certificate, hierarchy.issuing_key, [], number=1, this_update=at, next_update=at + HOUR,
+            distribution_points=[issuer.shard_url(point) for point in points], scope="user",
+        )  # fmt: skip
+
+    for points, known in (((0, 1, 2), True), ((0,), False)):
+        fetch = partial(complete, points=points)
+        cache = CrlCache((issuer.certificate,), fetch, None, hierarchy.clock, HOUR, on_error=Errors())
+        await cache.refresh()
+        if known:
+            cache.check([in_shard(hierarchy, 5, 2)])
+        else:
+            with pytest.raises(StatusUnknownError):
+                cache.check([in_shard(hierarchy, 5, 2)])
