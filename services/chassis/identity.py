@@ -37,6 +37,8 @@ _RETRY_LAST = 600.0
 
 Issue = Callable[[bytes], Awaitable[bytes]]
 """Takes a CSR (DER), answers the new chain (PEM, leaf first, without the root)."""
+Superseded = Callable[[x509.Certificate], bool]
+"""Whether another has taken the place of a certificate's issuer, so that it is to be renewed before its time."""
 
 
 class RotationObserver(Protocol):
@@ -112,13 +114,22 @@ class IdentityRenewer:
         issue: Obtains a certificate for a CSR.
         clock: Says when it is time.
         observer: Hears of each attempt.
+        superseded: Whether a certificate is to be renewed before its time; none is if not given.
     """
 
-    def __init__(self, files: IdentityFiles, issue: Issue, clock: Clock, observer: RotationObserver) -> None:
+    def __init__(
+        self,
+        files: IdentityFiles,
+        issue: Issue,
+        clock: Clock,
+        observer: RotationObserver,
+        superseded: Superseded = lambda _certificate: False,
+    ) -> None:
         self._files = files
         self._issue = issue
         self._clock = clock
         self._observer = observer
+        self._superseded = superseded
         self._log = structlog.get_logger("identity")
         self._jitter = random.uniform(-_JITTER_SHARE, _JITTER_SHARE)  # noqa: S311 - spreads load, no secret
 
@@ -153,7 +164,7 @@ class IdentityRenewer:
             PkiError: the answer is not a certificate for the new key and the same names.
             Exception: whatever `issue` raises; the pair in force stays.
         """
-        if self._clock.now() < self.due():
+        if self._clock.now() < self.due() and not self._superseded(self._leaf()):
             return False
         try:
             await self.renew()

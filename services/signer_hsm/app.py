@@ -250,5 +250,6 @@ async def _transport(settings: SignerSettings, stack: AsyncExitStack, metrics: T
         key=settings.tls_key,
         clock=clock,
         observer=metrics,
+        superseded=ca.is_superseded,
     )
     return Transport(listener, (BackgroundTask("internal-certificate", renewer.run), *ca.background()))

@@ -347,7 +347,15 @@ def _readiness_watch(settings: SigningSettings, parts: _Parts, readiness: Readin
 
 def _internal_renewer(settings: SigningSettings, ca: WayToCa, metrics: TlsMetrics, clock: Clock) -> IdentityRenewer:
     certificate, key = settings.tls_certificate, settings.tls_key
-    return internal_renewer(ca.client, SERVICE, certificate=certificate, key=key, clock=clock, observer=metrics)
+    return internal_renewer(
+        ca.client,
+        SERVICE,
+        certificate=certificate,
+        key=key,
+        clock=clock,
+        observer=metrics,
+        superseded=ca.is_superseded,
+    )
 
 
 async def _aftercare(

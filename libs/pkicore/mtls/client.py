@@ -102,6 +102,11 @@ class TlsClient:
             self.count("connection")
         return connection
 
+    def believe(self, trust: tuple[x509.Certificate, ...]) -> None:
+        """New connections are judged by these trust anchors; open ones go on."""
+        self.trust = trust
+        self._rebuild()
+
     async def probe(self, url: str, expected: SpiffeId | None = None) -> HandshakeReport:
         """Shake hands once and report what was seen; refusals are reported, not raised.
 

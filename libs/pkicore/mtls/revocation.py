@@ -82,6 +82,7 @@ class CrlCache:
     ) -> None:
         if shards and fetch_shard is None:
             raise ValueError("shards are wanted, and nobody fetches them")
+        self._shards = shards
         self._wanted = {each: issuer for issuer in issuers for each in _lists(issuer, shards.get(issuer, 0))}
         self._fetch = fetch
         self._fetch_shard = fetch_shard
@@ -143,17 +144,17 @@ class CrlCache:
         Returns:
             Whether each of them counts; ask again where not.
         """
-        wanted = {key_hash(issuer): issuer for issuer in issuers}
-        fresh = {key: issuer for key, issuer in wanted.items() if key not in self._issuers}
-        await asyncio.gather(*(self._refresh_one(key, issuer) for key, issuer in fresh.items()))
-        before = self._issuers.keys()
-        self._issuers = {key: issuer for key, issuer in wanted.items() if key in before or key in self._held}
-        self._held = {key: held for key, held in self._held.items() if key in self._issuers}
+        wanted = {each: issuer for issuer in issuers for each in _lists(issuer, self._shards.get(issuer, 0))}
+        fresh = {each: issuer for each, issuer in wanted.items() if each not in self._wanted}
+        await asyncio.gather(*(self._refresh_one(each, issuer) for each, issuer in fresh.items()))
+        before = self._wanted.keys()
+        self._wanted = {each: issuer for each, issuer in wanted.items() if each in before or each in self._held}
+        self._held = {each: held for each, held in self._held.items() if each in self._wanted}
         self._measure()
-        if self._issuers.keys() != before:
+        if self._wanted.keys() != before:
             for listener in self._listeners:
                 listener()
-        return self._issuers.keys() == wanted.keys()
+        return self._wanted.keys() == wanted.keys()
 
     async def run(self, interval: float) -> None:
         """Refresh every `interval` seconds, for ever."""
@@ -213,8 +214,9 @@ class CrlCache:
         return None if self._directory is None else self._directory / wanted.file_name
 
     def _measure(self) -> None:
-        complete = self._held.keys() == self._wanted.keys()
-        self._good_until = min(map(self._expiry, self._held.values()), default=_NEVER) if complete else _NEVER
+        wanted = [self._held[each] for each in self._wanted if each in self._held]  # more may be held, by `follow`
+        complete = len(wanted) == len(self._wanted)
+        self._good_until = min(map(self._expiry, wanted), default=_NEVER) if complete else _NEVER
 
     def _expiry(self, held: _Held) -> datetime:
         return min(held.crl.next_update, held.confirmed_at + self._max_staleness)

@@ -123,6 +123,11 @@ class TlsListener:
         if self.staples is not None:
             await self.staples.prepare(self._serving.certificate, self._issuer(self._serving))
 
+    def believe(self, trust: tuple[x509.Certificate, ...]) -> None:
+        """New connections are judged by these trust anchors; open ones go on."""
+        self.trust = trust
+        self._rebuild()
+
     async def aclose(self) -> None:
         """Stop following the credentials; connections are uvicorn's to drain."""
         if self._switch is not None:

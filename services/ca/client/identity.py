@@ -11,7 +11,7 @@ from pkicore.x509.csr import UnverifiedCsr
 from pkicore.x509.names import Names
 from services.ca.wire import CertificateRequest, Identifier, IssuedCertificate
 from services.chassis.errors import SettingsError
-from services.chassis.identity import IdentityFiles, IdentityRenewer, Issue, RotationObserver
+from services.chassis.identity import IdentityFiles, IdentityRenewer, Issue, RotationObserver, Superseded
 
 INTERNAL_PROFILE: Final = "service"
 
@@ -41,7 +41,14 @@ def issue_from(authority: Issuer, service: str, profile: str) -> Issue:
 
 
 def internal_renewer(
-    authority: Issuer, service: str, *, certificate: Path, key: Path, clock: Clock, observer: RotationObserver
+    authority: Issuer,
+    service: str,
+    *,
+    certificate: Path,
+    key: Path,
+    clock: Clock,
+    observer: RotationObserver,
+    superseded: Superseded,
 ) -> IdentityRenewer:
     """Renews a service's mTLS identity.
 
@@ -51,7 +58,7 @@ def internal_renewer(
     if certificate.parent != key.parent:
         raise SettingsError("tls_certificate and tls_key must lie in one directory: they are renewed together")
     files = IdentityFiles(certificate.parent, certificate.name, key.name)
-    return IdentityRenewer(files, issue_from(authority, service, INTERNAL_PROFILE), clock, observer)
+    return IdentityRenewer(files, issue_from(authority, service, INTERNAL_PROFILE), clock, observer, superseded)
 
 
 def _identifiers(names: Names) -> tuple[Identifier, ...]:

@@ -44,7 +44,8 @@ class PublicSide:
         credentials = credentials_source(certificate.files)
         listener = ca.listener("public", PUBLIC, credentials, metrics, clock)
         await patiently("staple", listener.open)
-        return cls(listener, credentials, IdentityRenewer(certificate.files, issue, clock, metrics))
+        renewer = IdentityRenewer(certificate.files, issue, clock, metrics, ca.is_superseded)
+        return cls(listener, credentials, renewer)
 
     def background(self) -> list[BackgroundTask]:
         """Renewal, and the look at what renewal has written."""

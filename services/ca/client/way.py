@@ -7,7 +7,7 @@ the CA; whether a service waits for the CA otherwise is its own affair (`ready`,
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -31,10 +31,9 @@ from pkicore.mtls import (
     TlsRules,
 )
 from pkicore.ocsp import build_request
-from pkicore.x509.certificate import crl_urls, load_chain
 from services.ca.client import CaClient, CaError
 from services.ca.client.settings import BesideCaSettings
-from services.chassis.errors import SettingsError
+from services.ca.client.trust import FollowedTrust, Trust
 from services.chassis.identity import IdentityFiles
 from services.chassis.observability import TlsMetrics
 from services.chassis.runner import BackgroundTask
@@ -51,44 +50,10 @@ _Answer = TypeVar("_Answer")
 _log = structlog.get_logger("ca.client")
 
 
-@dataclass(frozen=True)
-class Trust:
-    """Whom the service believes: roots, the issuing CAs below them, and where each one's CRL is."""
-
-    roots: tuple[x509.Certificate, ...]
-    crl_paths: Mapping[x509.Certificate, str]
-
-    @classmethod
-    def load(cls, settings: BesideCaSettings) -> Trust:
-        """Read the trust bundle and the issuers' certificates.
-
-        Raises:
-            SettingsError: a file is missing, is no certificate, or there is no issuer.
-        """
-        try:
-            roots = load_chain(settings.trust_bundle.read_bytes())
-            issuers = {path: load_chain(path.read_bytes())[0] for path in settings.issuers_directory.glob("*.pem")}
-        except (OSError, PkiError) as error:
-            raise SettingsError(f"trust_bundle or issuers_directory cannot be read: {error}") from error
-        if not issuers:
-            raise SettingsError(f"issuers_directory {settings.issuers_directory} holds no certificate")
-        paths = {certificate: f"/crl/{path.stem}" for path, certificate in issuers.items()}
-        for certificate in issuers.values():
-            paths |= {root: _crl_path(certificate) for root in roots if root.subject == certificate.issuer}
-        return cls(roots, paths)
-
-
-def _crl_path(certificate: x509.Certificate) -> str:
-    urls = crl_urls(certificate)
-    if not urls:
-        raise SettingsError(f"{certificate.subject.rfc4514_string()} names no CRL distribution point")
-    return httpx.URL(urls[0]).path
-
-
 class StatusSource:
     """CRLs and OCSP responses from the CA's plain HTTP listener; what comes is verified by whoever asked."""
 
-    def __init__(self, http: httpx.AsyncClient, trust: Trust) -> None:
+    def __init__(self, http: httpx.AsyncClient, trust: FollowedTrust) -> None:
         self._http = http
         self._trust = trust
 
@@ -98,7 +63,7 @@ class StatusSource:
         Raises:
             httpx.HTTPError: there is no answer, or not 200.
         """
-        answer = await self._http.get(self._trust.crl_paths[issuer])
+        answer = await self._http.get(self._trust.crl_path(issuer))
         return answer.raise_for_status().content
 
     async def staple(self, certificate: x509.Certificate, issuer: x509.Certificate) -> bytes:
@@ -119,12 +84,21 @@ class StatusSource:
 class WayToCa:
     """The mTLS client for the CA and the status it checks with."""
 
-    trust: Trust
+    followed: FollowedTrust
     credentials: CredentialsSource
     crls: CrlCache
     staples: StapleCache
     http: Http1Client
     client: CaClient
+
+    @property
+    def trust(self) -> Trust:
+        """Whom the service believes now."""
+        return self.followed.current
+
+    def is_superseded(self, certificate: x509.Certificate) -> bool:
+        """Whether another has taken the place of its issuer, as the files say now."""
+        return self.trust.is_superseded(certificate)
 
     @classmethod
     def build(
@@ -141,8 +115,9 @@ class WayToCa:
         Raises:
             SettingsError, KeyAccessError, PkiError: files are missing or make no sense.
         """
-        trust = Trust.load(settings)
-        source = StatusSource(status_http, trust)
+        followed = FollowedTrust(settings)
+        trust = followed.current
+        source = StatusSource(status_http, followed)
         directory = settings.state_dir / "status"
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         credentials = CredentialsSource(settings.tls_certificate, settings.tls_key, _credentials_error)
@@ -156,9 +131,10 @@ class WayToCa:
             clock=clock,
             require_staple=True,
         )
+        followed.subscribe(tls.believe)
         http = tls.http1(SpiffeId.service(settings.trust_domain, "ca"), settings.ca_url)
         staples = StapleCache(source.staple, directory, clock, on_error=_staple_error)
-        return cls(trust, credentials, crls, staples, http, CaClient(http))
+        return cls(followed, credentials, crls, staples, http, CaClient(http))
 
     @classmethod
     @asynccontextmanager
@@ -203,6 +179,7 @@ class WayToCa:
         return [
             BackgroundTask("revocation-feed", self.follow_revocations),
             BackgroundTask("crls", lambda: self.crls.run(CRL_REFRESH_SECONDS)),
+            BackgroundTask("trust", lambda: self.followed.run(self.crls)),
             BackgroundTask("staples", lambda: self.staples.run(STAPLE_CHECK_SECONDS)),
             BackgroundTask("internal-credentials", lambda: self.credentials.run(CREDENTIALS_CHECK_SECONDS)),
         ]
@@ -213,7 +190,7 @@ class WayToCa:
         """A listener that believes whom this service believes; `open` it before it is used."""
         leaf = credentials.current().certificate
         metrics.certificate(name, leaf.not_valid_before_utc, leaf.not_valid_after_utc)
-        return TlsListener(
+        listener = TlsListener(
             name=name,
             credentials=credentials,
             rules=rules,
@@ -223,6 +200,8 @@ class WayToCa:
             observer=metrics,
             clock=clock,
         )
+        self.followed.subscribe(listener.believe)
+        return listener
 
 
 async def patiently(what: str, attempt: Callable[[], Awaitable[_Answer]]) -> _Answer:

@@ -9,7 +9,8 @@ from pkicore.ocsp import OcspRequest
 from pkicore.x509.certificate import to_pem
 from services.acme.settings import AcmeSettings
 from services.ca.client import CaUnavailableError
-from services.ca.client.way import StatusSource, Trust, patiently
+from services.ca.client.trust import FollowedTrust, Trust
+from services.ca.client.way import StatusSource, patiently
 from services.chassis.errors import SettingsError
 from tests.support.clock import ManualClock
 from tests.support.pki import Hierarchy, make_hierarchy
@@ -75,7 +76,7 @@ async def test_status_from_the_ca(tmp_path: Path) -> None:
         return httpx.Response(503)
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://ca.test") as http:
-        source = StatusSource(http, Trust.load(settings))
+        source = StatusSource(http, FollowedTrust(settings))
         assert await source.crl(pki.issuing.certificate) == b"crl"
         assert await source.staple(leaf, pki.issuing.certificate) == b"ocsp"
         with pytest.raises(httpx.HTTPStatusError):
