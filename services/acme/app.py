@@ -89,7 +89,15 @@ async def serve(
 
 def _internal_renewer(settings: AcmeSettings, ca: WayToCa, metrics: TlsMetrics, clock: Clock) -> IdentityRenewer:
     certificate, key = settings.tls_certificate, settings.tls_key
-    return internal_renewer(ca.client, "acme", certificate=certificate, key=key, clock=clock, observer=metrics)
+    return internal_renewer(
+        ca.client,
+        "acme",
+        certificate=certificate,
+        key=key,
+        clock=clock,
+        observer=metrics,
+        superseded=ca.is_superseded,
+    )
 
 
 def service_rules(settings: AcmeSettings) -> ServiceRules:
