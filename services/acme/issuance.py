@@ -8,22 +8,24 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 import structlog
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from pkicore.algorithms import PublicKey, known_public_key
+from pkicore.clock import from_unix
 from pkicore.errors import PkiError
 from pkicore.x509.certificate import load_chain
 from pkicore.x509.csr import UnverifiedCsr
 from services.acme.background import Background
 from services.acme.errors import AcmeError
 from services.acme.ids import new_id
-from services.acme.store import CertificateRow, OrderRow, Store
+from services.acme.store import CertificateRow, OrderRow, ProofRow, Store
 from services.acme.urls import Urls
 from services.ca import client as ca
-from services.ca.wire import CertificateRequest, IssuedCertificate, RevocationAnswer, RevocationRequest
+from services.ca.wire import MAX_TEXT, CertificateRequest, IssuedCertificate, RevocationAnswer, RevocationRequest
 from services.ca.wire import Identifier as CaIdentifier
 from services.chassis.database import AuditEvent
 from services.chassis.errors import ConflictError, DatabaseError
@@ -96,7 +98,8 @@ class Issuance:
     async def _step(self, order: OrderRow) -> None:
         try:
             async with self._slots:
-                issued = await self._authority.issue(self._request(order))
+                proofs = await self._store.proofs(order.id)
+                issued = await self._authority.issue(self._request(order, proofs))
             certificate = _certificate(order, issued)
         except ca.CaRefusedError as error:
             if error.status in _TRY_AGAIN:
@@ -120,7 +123,7 @@ class Issuance:
         audit = AuditEvent("order.failed", f"account:{order.account_id}", detail)
         await self._store.fail_order(order.id, error.document(), audit)
 
-    def _request(self, order: OrderRow) -> CertificateRequest:
+    def _request(self, order: OrderRow, proofs: Sequence[ProofRow]) -> CertificateRequest:
         return CertificateRequest(
             csr=order.csr or b"",
             profile=PROFILE,
@@ -129,8 +132,20 @@ class Issuance:
             requester={
                 "account": self._urls.of(f"acct/{order.account_id}"),
                 "order": self._urls.of(f"order/{order.id}"),
+                **validation(proofs),
             },
         )
+
+
+def validation(proofs: Sequence[ProofRow]) -> dict[str, str]:
+    """For the CA's records: method to the names that were validated by it, each with its time; as many as fit."""
+    found: dict[str, str] = {}
+    for proof in proofs:
+        proven = f"{proof.name} {from_unix(proof.validated_at):%Y-%m-%dT%H:%M:%SZ}"
+        text = f"{found[proof.method]}, {proven}" if proof.method in found else proven
+        if len(text) <= MAX_TEXT:
+            found[proof.method] = text
+    return found
 
 
 def _certificate(order: OrderRow, issued: IssuedCertificate) -> CertificateRow:

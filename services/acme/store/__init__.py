@@ -16,6 +16,7 @@ from services.acme.store.rows import (
     CertificateRow,
     ChallengeRow,
     OrderRow,
+    ProofRow,
     account_of,
     authorization_of,
     authorization_values,
@@ -25,6 +26,7 @@ from services.acme.store.rows import (
     joined_authorization_of,
     order_of,
     order_values,
+    proof_of,
     to_json,
 )
 from services.acme.store.statements import STATEMENTS
@@ -174,6 +176,10 @@ class Store:
         row = await self._one("challenge", id=challenge_id, account=account_id)
         return None if row is None else (challenge_of(row), joined_authorization_of(row))
 
+    async def proofs(self, order_id: str) -> list[ProofRow]:
+        """How each name of an order was validated, in their order."""
+        return [proof_of(row) for row in await self._all("proofs", order=order_id)]
+
     async def processing_challenges(self) -> list[tuple[ChallengeRow, AuthorizationRow]]:
         """Challenges that clients were told to wait for."""
         rows = await self._all("processing_challenges")
@@ -270,4 +276,4 @@ class Store:
         await self._database.commit(Unit(label, writes, [audit]))
 
 
-__all__ = ["AccountRow", "AuthorizationRow", "CertificateRow", "ChallengeRow", "OrderRow", "Store"]
+__all__ = ["AccountRow", "AuthorizationRow", "CertificateRow", "ChallengeRow", "OrderRow", "ProofRow", "Store"]

@@ -72,6 +72,15 @@ class ChallengeRow:
 
 
 @dataclass(frozen=True, slots=True)
+class ProofRow:
+    """How a name of an order was validated, and when (Unix time)."""
+
+    method: str
+    name: str
+    validated_at: int
+
+
+@dataclass(frozen=True, slots=True)
 class CertificateRow:
     """A certificate as delivered: `chain` is PEM, leaf first; `identifiers` are those of its order."""
 
@@ -194,6 +203,12 @@ def challenge_of(row: Row) -> ChallengeRow:
         validated_at=row["validated_at"],
         error=_problem(row["error"]),
     )
+
+
+def proof_of(row: Row) -> ProofRow:
+    """The proof in a row; a wildcard's name is the one that was ordered."""
+    name = f"*.{row['value']}" if row["wildcard"] else row["value"]
+    return ProofRow(row["method"], name, row["validated_at"] or 0)
 
 
 def challenge_values(challenge: ChallengeRow) -> dict[str, Any]:

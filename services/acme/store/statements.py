@@ -120,6 +120,12 @@ STATEMENTS: Final[Mapping[str, Any]] = {
     "processing_challenges": _CHALLENGE_AND_AUTHORIZATION.where(
         challenges.c.status == "processing", authorizations.c.status == "pending"
     ),
+    "proofs": select(
+        challenges.c.type.label("method"), authorizations.c.value, authorizations.c.wildcard, challenges.c.validated_at
+    )
+    .join_from(authorizations, challenges, challenges.c.authorization_id == authorizations.c.id)
+    .where(authorizations.c.order_id == _ORDER, challenges.c.status == "valid")
+    .order_by(authorizations.c.position),
     "challenge_processing": update(challenges)
     .where(challenges.c.id == bindparam("challenge"), challenges.c.status == "pending")
     .values(status="processing"),
