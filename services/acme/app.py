@@ -11,9 +11,11 @@ from prometheus_client import CollectorRegistry
 
 from pkicore.clock import Clock, SystemClock
 from services.acme.accounts import AccountRules
+from services.acme.inventory import AccountInventory
 from services.acme.orders import OrderRules
 from services.acme.service import AcmeService, ServiceRules
 from services.acme.settings import AcmeSettings
+from services.acme.store import Store
 from services.acme.urls import Urls
 from services.acme.validation import Validator
 from services.ca.client.identity import internal_renewer
@@ -26,6 +28,7 @@ from services.chassis.identity import IdentityRenewer
 from services.chassis.migrations import migrate
 from services.chassis.observability import HttpMetrics, TlsMetrics
 from services.chassis.ops import Readiness, ops_application
+from services.chassis.published_keys import open_published_keys
 from services.chassis.runner import BackgroundTask, Listener, bind, run_service
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
@@ -80,6 +83,7 @@ async def serve(
         background = [
             BackgroundTask("audit-checkpoints", checkpointer.run),
             BackgroundTask("clean-up", service.run_clean_up),
+            BackgroundTask("account-inventory", AccountInventory(Store(database), registry).run),
             BackgroundTask("internal-certificate", _internal_renewer(settings, ca, tls_metrics, clock).run),
             *public.background(),
             *ca.background(),
@@ -106,4 +110,5 @@ def service_rules(settings: AcmeSettings) -> ServiceRules:
         AccountRules(settings.terms_of_service, settings.max_contacts),
         OrderRules(settings.order_lifetime_seconds, settings.max_identifiers, settings.max_pending_orders),
         settings.hold_seconds,
+        open_published_keys(settings.published_keys_file),
     )

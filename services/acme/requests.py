@@ -16,7 +16,7 @@ from pkicore.errors import BadKeyError, BadSignatureError, MalformedError, Unsup
 from pkicore.jose.jwk import public_key_from_jwk
 from pkicore.jose.jws import JWS_ALGORITHMS, UnverifiedJws, VerifiedJws
 from pkicore.jose.strict import strict_object
-from pkicore.weak_keys import check_strength
+from pkicore.weak_keys import PublishedKeys, check_strength
 from services.acme.errors import AcmeError
 from services.acme.ids import is_id
 from services.acme.nonces import Nonces
@@ -125,7 +125,10 @@ class Authenticator:
     unauthorized.
     """
 
-    def __init__(self, urls: Urls, nonces: Nonces, accounts: AccountCache) -> None:
+    def __init__(
+        self, urls: Urls, nonces: Nonces, accounts: AccountCache, published: PublishedKeys | None = None
+    ) -> None:
+        self._published = PublishedKeys() if published is None else published
         self._urls = urls
         self._nonces = nonces
         self._accounts = accounts
@@ -172,6 +175,7 @@ class Authenticator:
         self._nonces.redeem(verified.nonce)
         try:  # only now: it takes milliseconds, which a stranger must not have for nothing
             check_strength(public_key)
+            self._published.check(public_key)
         except BadKeyError as error:
             raise AcmeError("badPublicKey", str(error)) from error
         return KeyRequest(verified.payload, public_key)

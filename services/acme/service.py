@@ -9,6 +9,7 @@ from typing import Final, Self
 import structlog
 
 from pkicore.clock import Clock, unix
+from pkicore.weak_keys import PublishedKeys
 from services.acme.accounts import AccountRules, Accounts
 from services.acme.api import Api, Resources
 from services.acme.authorizations import Authorizations, Validator
@@ -37,6 +38,7 @@ class ServiceRules:
     accounts: AccountRules
     orders: OrderRules
     hold_seconds: float
+    published: PublishedKeys | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class AcmeService:
             authorizations=authorizations,
             revocations=Revocations(store, authority, clock),
         )
-        api = Api(resources, Authenticator(urls, nonces, cache), nonces, urls)
+        api = Api(resources, Authenticator(urls, nonces, cache, rules.published), nonces, urls)
         return cls(api.application(metrics), store, issuance, authorizations, background, clock)
 
     async def resume(self) -> None:

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import NoDecode
 
 from services.ca.client.settings import BesideCaSettings
-from services.chassis.settings import Port, Texts, base_url, for_service
+from services.chassis.settings import AbsolutePath, Port, Texts, base_url, for_service
 
 TargetPort = Annotated[int, Field(ge=1, le=65535)]
 Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode]
@@ -46,6 +46,9 @@ class AcmeSettings(BesideCaSettings):
     )
     max_identifiers: Annotated[int, Field(ge=1, le=200)] = Field(100, description="names in one order")
     max_contacts: Annotated[int, Field(ge=1, le=100)] = Field(10, description="contacts of one account")
+    published_keys_file: AbsolutePath | None = Field(
+        None, description="keys that everybody has: the `blocklist.dat` of badkeys; None: no list"
+    )
     max_pending_orders: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
         1000, description="orders of one account that are neither finished nor expired"
     )

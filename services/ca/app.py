@@ -21,6 +21,7 @@ from pkicore.identity import SpiffeId
 from pkicore.keys.passphrase import read_passphrase
 from pkicore.keys.remote import RemoteKey
 from pkicore.ocsp import build_request
+from pkicore.weak_keys import PublishedKeys
 from pkicore.x509.profiles import Profile, load_profiles
 from services.ca.api import PROBLEMS, CaEndpoints
 from services.ca.authorization import Authorizer
@@ -41,6 +42,7 @@ from services.ca.ledger.refusals import Refusals
 from services.ca.ledger.store.counts import CountStore
 from services.ca.ledger.store.refusals import RefusalStore
 from services.ca.ledger.store.search import LedgerSearch
+from services.ca.linters import open_linters
 from services.ca.publication import CrlPublisher
 from services.ca.responder import OcspAnswers
 from services.ca.responders import DelegatedResponders
@@ -59,6 +61,7 @@ from services.chassis.observability import HttpMetrics, TlsMetrics
 from services.chassis.ops import Readiness, ops_application
 from services.chassis.peer import CallerPolicy
 from services.chassis.problems import ProblemTable
+from services.chassis.published_keys import open_published_keys
 from services.chassis.runner import BackgroundTask, Listener, bind, run_service
 from services.chassis.settings import read_text
 
@@ -180,6 +183,7 @@ class CoreRules:
     ocsp_cache_entries: int
     ocsp_archive: timedelta = timedelta()
     former_base_url: str = ""
+    published: PublishedKeys | None = None
     refusals_kept: timedelta = timedelta(days=90)
 
 
@@ -202,7 +206,16 @@ def build_core(
         has_log=certificate_log is not None,
     )
     serials = SerialPool(store, clock)
-    issuance = Issuance(store=store, authorizer=authorizer, serials=serials, cas=cas, clock=clock, log=certificate_log)
+    issuance = Issuance(
+        store=store,
+        authorizer=authorizer,
+        serials=serials,
+        cas=cas,
+        clock=clock,
+        log=certificate_log,
+        published=rules.published,
+        linters=open_linters(rules.profiles.values()),
+    )
     log = RevocationLog(store)
     publisher = CrlPublisher(
         store=store,
@@ -267,6 +280,7 @@ def core_rules(settings: CaSettings, hierarchy: Hierarchy, base_url: str) -> Cor
         ocsp_cache_entries=settings.ocsp_cache_entries,
         ocsp_archive=timedelta(seconds=settings.ocsp_archive_seconds),
         former_base_url=ceremony_url if ceremony_url != base_url else "",
+        published=open_published_keys(settings.published_keys_file),
         refusals_kept=timedelta(days=settings.refusal_days),
     )
 

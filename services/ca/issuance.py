@@ -16,6 +16,7 @@ import hashlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
 import structlog
@@ -29,9 +30,10 @@ from pkicore.encoding import canonical_json, pem_join
 from pkicore.errors import BadCertificateError, BadSignatureError, MalformedError, ProofError
 from pkicore.identity import SpiffeId
 from pkicore.keys import SigningKey
+from pkicore.weak_keys import PublishedKeys
 from pkicore.x509.certificate import load_der, sign_certificate
 from pkicore.x509.csr import UnverifiedCsr, VerifiedCsr
-from pkicore.x509.lint import lint_tbs
+from pkicore.x509.lint import lint_tbs, unsigned
 from pkicore.x509.names import Names, names_of
 from pkicore.x509.tbs import Issuer, build_tbs, random_serial
 from services.ca.authorization import Authorizer, IssuanceRequest
@@ -45,11 +47,13 @@ from services.ca.errors import (
     WrongSignatureError,
 )
 from services.ca.ledger.names import names_text
+from services.ca.linters import Linter
 from services.ca.store import CaStore, Intent
 from services.ca.wire import CertificateRequest, IssuedCertificate, format_serial
 from services.chassis.database import AuditEvent
 from services.chassis.errors import ConflictError, DuplicateError
 
+_NO_LINTERS: Final[Mapping[str, Linter]] = MappingProxyType({})
 SERIAL_BATCH: Final = 64  # serials reserved by one commit
 _NO_LOG: Final = "this certificate is logged, and this CA has no log: set ct_log_key and ct_log_public_key"
 _BLOCKED: Final = "this key was reported compromised; make a new one"
@@ -119,8 +123,12 @@ class Issuance:
         cas: Mapping[str, IssuingCa],
         clock: Clock,
         log: CertificateLog | None = None,
+        published: PublishedKeys | None = None,
+        linters: Mapping[str, Linter] = _NO_LINTERS,
     ) -> None:
         self._log = log
+        self._published = PublishedKeys() if published is None else published
+        self._linters = linters
         self._store = store
         self._authorizer = authorizer
         self._serials = serials
@@ -146,6 +154,7 @@ class Issuance:
             DatabaseError, KeyAccessError, WrongSignatureError: nothing is lost; the same request completes it later.
         """
         csr = UnverifiedCsr.parse(request.csr).verify()  # 1
+        self._published.check(csr.public_key)
         issuer = None if below is None else self._cas[below].issuer
         authorised = self._authorizer.authorise(caller, csr, request, issuer)  # 2
         await self._check_renewal(authorised)
@@ -221,7 +230,7 @@ class Issuance:
             names=request.names,
             claims=request.claims,
         )
-        lint_tbs(tbs, request.profile, request.issuer, claims=request.claims)  # 5
+        await self._lint(request, tbs)  # 5
         entered = await self._entered(request, tbs)
         found_by = _found_by(request)
         intent = Intent(
@@ -255,8 +264,13 @@ class Issuance:
         if self._log is None:
             raise NoLogError(_NO_LOG)
         entered = await self._log.enter(tbs, request.issuer.certificate)
-        lint_tbs(entered.tbs, request.profile, request.issuer, claims=request.claims, logged=True)
+        await self._lint(request, entered.tbs, logged=True)
         return entered
+
+    async def _lint(self, request: IssuanceRequest, tbs: bytes, *, logged: bool = False) -> None:
+        lint_tbs(tbs, request.profile, request.issuer, claims=request.claims, logged=logged)
+        for name in request.profile.lint:
+            await self._linters[name].lint(unsigned(tbs))
 
     async def _complete(self, intent: Intent) -> IssuedCertificate:
         ca = self._cas[intent.issuer]

@@ -129,6 +129,9 @@ class CaSettings(ServiceSettings):
     ct_log_public_key: AbsolutePath | None = Field(None, description="The log's public key, PEM; what verifiers trust.")
     passphrase_file: AbsolutePath = Field(description="File with the passphrase of the key files, mode 0600.")
     profiles_file: AbsolutePath = Field(description="The certificate profiles (TOML).")
+    published_keys_file: AbsolutePath | None = Field(
+        None, description="Keys that everybody has: the `blocklist.dat` of badkeys. None: no list."
+    )
     tls_certificate: AbsolutePath = Field(description="PEM chain of the mTLS identity.")
     tls_key: AbsolutePath = Field(description="Its private key, PKCS#8 PEM, mode 0600.")
     audit_key: PlainKeyUri = Field(description="URI of the key that signs audit checkpoints.")

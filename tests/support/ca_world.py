@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +17,9 @@ from prometheus_client import CollectorRegistry
 from pkicore.algorithms import PrivateKey
 from pkicore.identity import SpiffeId
 from pkicore.keys import SigningKey
+from pkicore.weak_keys import PublishedKeys
 from pkicore.x509.names import Names
+from pkicore.x509.profiles import Profile
 from services.ca.app import MIGRATIONS, Core, CoreRules, build_core, internal_application, status_application
 from services.ca.ct.log import CertificateLog
 from services.ca.hierarchy import Hierarchy
@@ -85,15 +87,18 @@ class CaWorld:
         keys: dict[str, Any] | None = None,
         retired: Collection[str] = (),
         log_key: SigningKey | None = None,
+        profiles: Mapping[str, Profile] = PROFILES,
+        published: PublishedKeys | None = None,
+        url: str | None = None,
     ) -> CaWorld:
         """Open (again, with the same clock and families) the CA whose database is in this directory.
 
         `keys` replaces issuing keys by family; `retired` are the families that issue nothing any more; with `log_key`
-        there is a CT log.
+        there is a CT log. `url` is of another database. `published` are keys that everybody has.
         """
         clock = clock or ManualClock()
         families = families or {family: await make_hierarchy(family, clock) for family in ("ecdsa", "mldsa")}
-        url = f"sqlite:///{directory / 'ca.sqlite3'}"
+        url = url or f"sqlite:///{directory / 'ca.sqlite3'}"
         await migrated(url, MIGRATIONS)
         database = await Database.open(url, clock=clock, commit_observer=observer)
         signing = {family: (keys or {}).get(family, item.issuing_key) for family, item in families.items()}
@@ -109,7 +114,8 @@ class CaWorld:
         )
         rules = CoreRules(
             trust_domain=TRUST_DOMAIN,
-            profiles=PROFILES,
+            profiles=profiles,
+            published=published,
             responders_directory=directory / "responders",
             crl_lifetime=timedelta(days=1),
             ocsp_lifetime=timedelta(hours=12),

@@ -58,6 +58,11 @@ class Store:
         row = await self._one("account_by_thumbprint", thumbprint=thumbprint)
         return None if row is None else account_of(row)
 
+    async def accounts_by_algorithm(self) -> dict[str, int]:
+        """How many valid accounts there are for each algorithm of their key; reads every account."""
+        rows = self._database.scan(self._statements["accounts_by_algorithm"])
+        return {row["algorithm"]: row["count"] async for row in rows}
+
     async def create_account(self, account: AccountRow, audit: AuditEvent) -> None:
         """Store a new account; DuplicateError when its key has one."""
         values = {

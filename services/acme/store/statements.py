@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sqlalchemy import BindParameter, and_, bindparam, delete, exists, func, insert, select, update
+from sqlalchemy import BindParameter, and_, bindparam, case, delete, exists, func, insert, select, update
 
 from services.acme.schema import accounts, authorizations, certificates, challenges, orders
 
 UNFINISHED: Final = ("pending", "ready")
 MAX_LISTED: Final = 1000  # orders in an account's list
+_CURVES: Final = {"P-256": "ecdsa-p256", "P-384": "ecdsa-p384", "P-521": "ecdsa-p521", "Ed25519": "ed25519"}
 CLEAN_UP_BATCH: Final = 500  # orders deleted in one commit
 
 _ACCOUNT: Final[BindParameter[Any]] = bindparam("account")
@@ -30,7 +31,18 @@ _CHALLENGE_AND_AUTHORIZATION: Final = select(
     authorizations.c.expires,
 ).join_from(challenges, authorizations, challenges.c.authorization_id == authorizations.c.id)
 
+# What a stored key (its public members, as JSON without blanks) says of its algorithm.
+_ALGORITHM: Final = case(
+    *((accounts.c.jwk.contains(f'"crv":"{curve}"'), name) for curve, name in _CURVES.items()),
+    *((accounts.c.jwk.contains(f'"alg":"{alg}"'), alg.lower()) for alg in ("ML-DSA-44", "ML-DSA-65", "ML-DSA-87")),
+    (accounts.c.jwk.contains('"kty":"RSA"'), "rsa"),
+    else_="other",
+).label("algorithm")
+
 STATEMENTS: Final[Mapping[str, Any]] = {
+    "accounts_by_algorithm": select(_ALGORITHM, func.count().label("count"))
+    .where(accounts.c.status == "valid")
+    .group_by(_ALGORITHM),
     "account": select(accounts).where(accounts.c.id == bindparam("id")),
     "account_by_thumbprint": select(accounts).where(accounts.c.thumbprint == bindparam("thumbprint")),
     "insert_account": insert(accounts),
