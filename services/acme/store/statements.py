@@ -38,11 +38,12 @@ _ALGORITHM: Final = case(
     (accounts.c.jwk.contains('"kty":"RSA"'), "rsa"),
     else_="other",
 ).label("algorithm")
+_VALID_ACCOUNTS: Final = select(_ALGORITHM).where(accounts.c.status == "valid").subquery()
 
 STATEMENTS: Final[Mapping[str, Any]] = {
-    "accounts_by_algorithm": select(_ALGORITHM, func.count().label("count"))
-    .where(accounts.c.status == "valid")
-    .group_by(_ALGORITHM),
+    "accounts_by_algorithm": select(_VALID_ACCOUNTS.c.algorithm, func.count().label("count")).group_by(
+        _VALID_ACCOUNTS.c.algorithm
+    ),
     "account": select(accounts).where(accounts.c.id == bindparam("id")),
     "account_by_thumbprint": select(accounts).where(accounts.c.thumbprint == bindparam("thumbprint")),
     "insert_account": insert(accounts),
