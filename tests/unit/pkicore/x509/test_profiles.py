@@ -166,7 +166,32 @@ def test_the_good_example_loads() -> None:
         ({"names": "{ dns = [] }"}, "names"),
         ({"families": '{ ecdsa = "gost" }'}, "families"),
         ({"families": "{ ecdsa = [] }"}, "families"),
+        ({"families": '{ ecdsa = ["ecdsa", "gost"] }'}, "families"),
+        ({"families": "{ ecdsa = 1 }"}, "families"),
         ({"typo": "1"}, "typo"),
+        ({"dns_suffixes": '["Corp.example"]'}, "dns_suffixes"),
+        ({"dns_suffixes": '[".corp.example"]'}, "dns_suffixes"),
+        ({"dns_suffixes": '["corp.example"]', "names": '{ ip = "allowed" }'}, "dns_suffixes"),
+        ({"wildcards": '"no"'}, "wildcards"),
+        ({"spiffe_paths": '["/workload/*"]'}, "spiffe_paths"),
+        ({"spiffe_paths": '["workload"]', "names": '{ uri = "one" }'}, "spiffe_paths"),
+        ({"svid": "true"}, "svid"),
+        ({"svid": "true", "names": '{ uri = "one" }'}, "svid"),
+        ({"svid": "true", "names": '{ uri = "one" }', "extended_key_usage": '["clientAuth"]'}, "svid"),
+        ({"policies": '["anyPolicy"]'}, "policies"),
+        ({"policies": '["1.2.3", "1.2.3"]'}, "policies"),
+        ({"policies": '["2.5.29.32.0"]'}, "policies"),
+        ({"policies": "[1]"}, "policies"),
+        ({"must_staple": "true", "ocsp": "false"}, "must_staple"),
+        ({"must_staple": "true", "extended_key_usage": '["clientAuth"]'}, "must_staple"),
+        ({"lint": '["zlint"]'}, "lint"),
+        ({"lint": '"pkilint"'}, "lint"),
+        ({"key_usage": '["digitalSignature", "cRLSign"]'}, "key_usage"),
+        ({"name_constraints": '{ permitted = ["dns:a.example"] }'}, "name_constraints"),
+        ({"name_constraints": "[]"}, "name_constraints"),
+        ({"name_constraints": '{ allowed = ["dns:a.example"] }'}, "name_constraints"),
+        ({"name_constraints": '{ permitted = "dns:a.example" }'}, "name_constraints"),
+        ({"name_constraints": "{ permitted = [1] }"}, "name_constraints"),
     ],
 )
 def test_nonsense_is_refused_by_field(changes: dict[str, Any], field: str) -> None:
@@ -180,3 +205,98 @@ def test_what_is_no_profile(text: str) -> None:
     """Bad TOML, a value where a table belongs, an empty table, an odd name."""
     with pytest.raises(ProfileError):
         load_profiles(text)
+
+
+SHORT = {"validity": '"6d"', "crl": "false", "ocsp": "false", "no_rev_avail": "true"}
+
+
+def test_short_lived_without_revocation() -> None:
+    """RFC 9608: noRevAvail is taken where nothing else points to a status."""
+    assert load_profiles(toml(**SHORT))["p"].no_rev_avail
+
+
+@pytest.mark.parametrize(
+    "changes", [{"crl": "true"}, {"ocsp": "true"}, {"crl": "true", "freshest_crl": "true"}, {"validity": '"8d"'}]
+)
+def test_short_lived_is_never_mixed(changes: dict[str, str]) -> None:
+    """Never with a CRL, a delta or a responder, and never for longer than a week."""
+    with pytest.raises(ProfileError, match=r"^profile p: no_rev_avail\b"):
+        load_profiles(toml(**{**SHORT, **changes}))
+
+
+AUTHORITY = {
+    "ca": "true",
+    "key_usage": '["keyCertSign", "cRLSign"]',
+    "extended_key_usage": "[]",
+    "subject": '"required"',
+    "names": "{}",
+    "callers": "[]",
+    "ocsp": "false",
+}
+CONSTRAINTS = """{ permitted = ["dns:a.example", "uri:a.example", "email:.a.example"], excluded = ["ip:::/0"] }"""
+
+
+def test_a_constrained_ca() -> None:
+    """A CA below a root may be for some names and usages."""
+    fields = {**AUTHORITY, "name_constraints": CONSTRAINTS, "extended_key_usage": '["serverAuth"]'}
+    profile = load_profiles(toml(**fields))["p"]
+    assert profile.name_constraints is not None
+    assert len(profile.name_constraints.permitted_subtrees or ()) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"callers": '["/operator/*"]'}, "callers"),
+        ({"callers": '["/service/acme"]'}, "callers"),
+        ({"renewers": '["/service/signing"]'}, "callers"),
+        ({"no_rev_avail": "true", "crl": "false", "validity": '"1d"'}, "no_rev_avail"),
+        ({"sct": "true"}, "sct"),
+        ({"extended_key_usage": '["serverAuth"]'}, "extended_key_usage"),
+        ({"name_constraints": CONSTRAINTS, "extended_key_usage": '["OCSPSigning"]'}, "extended_key_usage"),
+        ({"name_constraints": CONSTRAINTS, "extended_key_usage": '["timeStamping"]'}, "extended_key_usage"),
+        ({"name_constraints": '{ permitted = ["dns:a.example"] }'}, "name_constraints"),
+        ({"name_constraints": CONSTRAINTS.replace("dns:a", "dns:*.a")}, "name_constraints"),
+        ({"name_constraints": CONSTRAINTS.replace("ip:::/0", "ip:10.0.0.1/8")}, "name_constraints"),
+        ({"name_constraints": CONSTRAINTS.replace("dns:a", "host:a")}, "name_constraints"),
+        ({"name_constraints": CONSTRAINTS.replace("dns:a", "dns:A")}, "name_constraints"),
+    ],
+)
+def test_what_no_ca_may_be(changes: dict[str, str], field: str) -> None:
+    """Nobody asks for a CA over the wire; it is no responder and no time-stamper, and its names are all spoken of."""
+    with pytest.raises(ProfileError, match=rf"^profile p: {field}\b"):
+        load_profiles(toml(**{**AUTHORITY, **changes}))
+
+
+@pytest.mark.parametrize(
+    ("usage", "callers"),
+    [
+        ("OCSPSigning", '["/service/acme"]'),
+        ("OCSPSigning", '["/service/*"]'),
+        ("OCSPSigning", '["/operator/*"]'),
+        ("OCSPSigning", '["/service/ca", "/service/acme"]'),
+        ("OCSPSigning", '["/service/ca/x"]'),
+        ("timeStamping", '["/service/acme"]'),
+        ("timeStamping", '["/service/*"]'),
+        ("timeStamping", '["/workload/*"]'),
+        ("timeStamping", '["/operator/a/b"]'),
+    ],
+)
+def test_what_no_client_may_choose(usage: str, callers: str) -> None:
+    """A profile that would let a client become a responder or a time-stamping authority is refused at start."""
+    with pytest.raises(ProfileError, match=r"^profile p: callers\b"):
+        load_profiles(toml(extended_key_usage=f'["{usage}"]', callers=callers))
+
+
+def test_name_rules() -> None:
+    """Suffixes are compared by labels, wildcards may be refused, and SPIFFE IDs have their place."""
+    profile = load_profiles(toml(dns_suffixes='["corp.example"]', wildcards="false"))["p"]
+    profile.check_names(Names.build(dns=["corp.example", "a.b.corp.example"]))
+    for name in ("evilcorp.example", "corp.example.evil.example", "example", "*.corp.example"):
+        with pytest.raises(ProfileError):
+            profile.check_names(Names.build(dns=[name]))
+    workload = PROFILES["workload"]
+    workload.check_names(Names.build(uri=[f"spiffe://{TRUST_DOMAIN}/workload/a"]))
+    for path in ("/service/ca", "/operator/admin", "/workload/a/b", "/workload"):
+        with pytest.raises(ProfileError, match="SPIFFE IDs"):
+            workload.check_names(Names.build(uri=[f"spiffe://{TRUST_DOMAIN}{path}"]))
