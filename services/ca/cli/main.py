@@ -28,6 +28,7 @@ _COMMANDS: Final[Mapping[str, tuple[str, str, str]]] = MappingProxyType(
         "ca": ("roots", "ca", "The roots and issuing CAs."),
         "keys": ("keys", "keys", "Move the issuing keys into a back end of signer-hsm, and back."),
         "audit": ("audit", "audit", "Verify or export the audit logs."),
+        "pqc": ("pqc", "pqc", "List what is still classical."),
         "probe": ("probe", "probe", "Show what a TLS listener shows."),
     }
 )

@@ -15,7 +15,7 @@ async def test_valid_accounts_are_counted_by_the_algorithm_of_their_key(server: 
     inventory = AccountInventory(Store(server.database), registry)
     await inventory.count()
     assert registry.get_sample_value("pqcpki_acme_accounts", {"algorithm": "ecdsa-p256"}) == 2
-    await gone.post(gone.kid, {"status": "deactivated"})
+    await gone.post(str(gone.kid), {"status": "deactivated"})
     await inventory.count()
     assert registry.get_sample_value("pqcpki_acme_accounts", {"algorithm": "ecdsa-p256"}) == 1
     assert registry.get_sample_value("pqcpki_acme_accounts", {"algorithm": "other"}) is None
