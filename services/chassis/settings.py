@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -106,8 +106,26 @@ class ServiceSettings(BaseSettings):
         pattern=r"^[a-z0-9._-]{1,255}$",
     )
     policy_file: AbsolutePath = Field(description="Who may call which endpoint (TOML).")
+    audit_archive_dir: AbsolutePath | None = Field(
+        None, description="Directory of audit archives; none: audit-archive in the state directory."
+    )
+    audit_archive_after_days: int = Field(
+        0, ge=0, le=36_500, description="Audit records older than this leave the database for an archive; 0: never."
+    )
+    audit_archive_above_records: int = Field(
+        0, ge=0, description="With more audit records in the database, the older half is archived; 0: never."
+    )
+    audit_retain_days: int = Field(
+        0, ge=0, le=36_500, description="Audit archives older than this are removed for good; 0: never."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line written.")
     log_format: Literal["json", "console"] = Field("json", description="json for machines, console for people.")
+    _file: Path | None = PrivateAttr(None)
+
+    @property
+    def file(self) -> Path | None:
+        """The file that they were read from, None where the environment said everything."""
+        return self._file
 
     @classmethod
     def settings_customise_sources(
@@ -145,11 +163,13 @@ def load_settings(cls: type[Settings], toml_path: Path | None) -> Settings:
     """
     values = _read_toml(toml_path) if toml_path else {}
     try:
-        return cls(**values)
+        found = cls(**values)
     except _SourceError as error:
         raise SettingsError(f"{error}; lists are written a,b,c") from error
     except ValidationError as error:
         raise SettingsError(_sentence(cls, error, toml_path)) from error
+    found._file = toml_path
+    return found
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -7,6 +7,8 @@ elsewhere can:
 1. a `Checkpoint` names a sequence and the chain's hash there, signed by the service's audit key;
 2. `verify_chain(records, checkpoints)` demands that every checkpoint is met by the chain.
 
+`pkicore.audit.segments` has the signed heads of what has left the database for archives.
+
 Pure: records in, values or `AuditError` out. Times are Unix seconds, hashes are 32 bytes (64 hex digits in JSON).
 """
 
@@ -26,6 +28,10 @@ from pkicore.keys import SigningKey
 _RECORD_CONTEXT = b"pqcpki audit record v1\0"
 _CHECKPOINT_CONTEXT = b"pqcpki audit checkpoint v1\0"
 _HASH_SIZE = 32
+MAX_LINE = 1 << 21
+"""Octets of the longest line that is read; `MAX_DETAIL` keeps every record below it."""
+MAX_DETAIL = 1 << 20
+"""Octets of what one event may say, in canonical JSON."""
 _RECORD_FIELDS = frozenset({"sequence", "at", "event", "actor", "detail", "previous", "hash"})
 _CHECKPOINT_FIELDS = frozenset({"sequence", "hash", "at", "signature"})
 
@@ -120,9 +126,9 @@ class Checkpoint:
         Raises:
             AuditError: not a checkpoint.
         """
-        fields = _fields(line, _CHECKPOINT_FIELDS, "checkpoint")
-        sequence, at = _number(fields, "sequence"), _number(fields, "at")
-        return cls(sequence, _hash(fields, "hash", sequence), at, _bytes(fields, "signature", sequence))
+        fields = json_fields(line, _CHECKPOINT_FIELDS, "checkpoint")
+        sequence, at = whole_number(fields, "sequence"), whole_number(fields, "at")
+        return cls(sequence, hex_hash(fields, "hash", sequence), at, hex_bytes(fields, "signature", sequence))
 
 
 def _checkpoint_message(head: ChainHead, at: int) -> bytes:
@@ -156,20 +162,38 @@ class ChainVerifier:
     Args:
         checkpoints: What the chain must meet; their own signatures are the caller's to verify first
             (`verify_checkpoint`).
+        start: What the first record is chained to, where it is not the log's first.
 
     Raises:
         AuditError: two checkpoints contradict each other.
     """
 
-    def __init__(self, checkpoints: Sequence[Checkpoint] = ()) -> None:
-        self.head = GENESIS
+    def __init__(self, checkpoints: Sequence[Checkpoint] = (), start: ChainHead = GENESIS) -> None:
+        self.head = start
         self._expected: dict[int, bytes] = {}
         for checkpoint in checkpoints:
-            known = self._expected.setdefault(checkpoint.sequence, checkpoint.hash)
-            if known != checkpoint.hash:
-                raise AuditError(
-                    f"two checkpoints name different hashes for record {checkpoint.sequence}", checkpoint.sequence
-                )
+            self.expect(ChainHead(checkpoint.sequence, checkpoint.hash))
+
+    def expect(self, head: ChainHead) -> None:
+        """Demands that the chain meets what somebody has signed.
+
+        Raises:
+            AuditError: another signature says otherwise.
+        """
+        known = self._expected.setdefault(head.sequence, head.hash)
+        if known != head.hash:
+            raise AuditError(f"two checkpoints name different hashes for record {head.sequence}", head.sequence)
+        if head.sequence == self.head.sequence and head.hash != self.head.hash:
+            raise AuditError(f"record {head.sequence} is not the one that its checkpoint signed", head.sequence)
+
+    def jump(self, head: ChainHead) -> None:
+        """Passes over records that were removed, as a verified tombstone says.
+
+        Raises:
+            AuditError: the tombstone's end is not what a checkpoint signed.
+        """
+        self.head = head
+        self.expect(head)
 
     def take(self, stored: StoredRecord) -> None:
         """Verifies the next record.
@@ -237,24 +261,47 @@ def parse_export(lines: Iterable[bytes]) -> Iterator[StoredRecord | TruncatedLin
     """
     for number, line in enumerate(lines, start=1):
         if line.endswith(b"\n"):
-            yield _parse_record(line, number)
+            yield parse_record(line, number)
         else:
             yield TruncatedLine(number, len(line))
 
 
-def _parse_record(line: bytes, number: int) -> StoredRecord:
-    fields = _fields(line, _RECORD_FIELDS, f"line {number}")
-    sequence, event, actor, detail = _number(fields, "sequence"), fields["event"], fields["actor"], fields["detail"]
+def parse_record(line: bytes, number: int) -> StoredRecord:
+    """Reads one finished line.
+
+    Args:
+        line: With its line end.
+        number: Of the line, for errors.
+
+    Raises:
+        AuditError: it is not a record in its canonical form.
+    """
+    fields = json_fields(line, _RECORD_FIELDS, f"line {number}")
+    sequence, event, actor, detail = (
+        whole_number(fields, "sequence"),
+        fields["event"],
+        fields["actor"],
+        fields["detail"],
+    )
     if not (isinstance(event, str) and isinstance(actor, str) and isinstance(detail, dict)):
         raise AuditError(f"record {sequence} has a field of the wrong type", sequence=sequence)
-    record = AuditRecord(sequence, _number(fields, "at"), event, actor, detail)
-    stored = StoredRecord(record, _hash(fields, "previous", sequence), _hash(fields, "hash", sequence))
-    if export_line(stored) != line:
+    record = AuditRecord(sequence, whole_number(fields, "at"), event, actor, detail)
+    stored = StoredRecord(record, hex_hash(fields, "previous", sequence), hex_hash(fields, "hash", sequence))
+    try:
+        canonical = export_line(stored)
+    except TypeError as error:
+        raise AuditError(f"record {sequence} cannot be said in canonical JSON", sequence=sequence) from error
+    if canonical != line:
         raise AuditError(f"record {sequence} is not in canonical form", sequence=sequence)
     return stored
 
 
-def _fields(line: bytes, names: frozenset[str], what: str) -> dict[str, Any]:
+def json_fields(line: bytes, names: frozenset[str], what: str) -> dict[str, Any]:
+    """Reads one line of JSON with exactly these members.
+
+    Raises:
+        AuditError: it is not.
+    """
     try:
         fields = orjson.loads(line)
     except orjson.JSONDecodeError as error:
@@ -264,22 +311,37 @@ def _fields(line: bytes, names: frozenset[str], what: str) -> dict[str, Any]:
     return fields
 
 
-def _number(fields: Mapping[str, Any], name: str) -> int:
+def whole_number(fields: Mapping[str, Any], name: str) -> int:
+    """A member that is a whole number, not below zero.
+
+    Raises:
+        AuditError: it is not.
+    """
     value = fields[name]
     if type(value) is not int or value < 0:
         raise AuditError(f"{name} is not a whole number", sequence=None)
     return value
 
 
-def _bytes(fields: Mapping[str, Any], name: str, sequence: int) -> bytes:
+def hex_bytes(fields: Mapping[str, Any], name: str, sequence: int) -> bytes:
+    """A member that is hexadecimal.
+
+    Raises:
+        AuditError: it is not.
+    """
     try:
         return bytes.fromhex(fields[name])
     except (TypeError, ValueError) as error:
         raise AuditError(f"{name} of sequence {sequence} is not hexadecimal", sequence=sequence) from error
 
 
-def _hash(fields: Mapping[str, Any], name: str, sequence: int) -> bytes:
-    value = _bytes(fields, name, sequence)
+def hex_hash(fields: Mapping[str, Any], name: str, sequence: int) -> bytes:
+    """A member that is a hash.
+
+    Raises:
+        AuditError: it is not.
+    """
+    value = hex_bytes(fields, name, sequence)
     if len(value) != _HASH_SIZE:
         raise AuditError(f"{name} of sequence {sequence} is not {_HASH_SIZE} bytes", sequence=sequence)
     return value

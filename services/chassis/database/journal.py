@@ -1,5 +1,8 @@
 """The audit log's tables, and how records are chained inside a transaction.
 
+`audit_head` has the chain's end (row 1) and, once records have been archived, where the database's part of it begins
+(row 2): the last record that left for an archive. What is still there of records up to it goes next.
+
 The head row is read under a lock at the end of a transaction, so that several processes may share one PostgreSQL
 database, write one chain, and wait for each other as briefly as can be.
 """
@@ -7,7 +10,20 @@ database, write one chain, and wait for each other as briefly as can be.
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, Column, LargeBinary, MetaData, Table, Text, bindparam, insert, select, update
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.engine.interfaces import Dialect
 
 from pkicore.audit import GENESIS, ChainHead, append
@@ -15,6 +31,7 @@ from pkicore.encoding import canonical_json
 from services.chassis.database.statement import AuditEvent, compile_statement
 
 _HEAD_ID = 1
+_BASE_ID = 2
 
 
 class AuditTables(NamedTuple):
@@ -54,7 +71,21 @@ UPDATE_HEAD = (
     update(_HEAD).where(_HEAD.c.id == _HEAD_ID).values(sequence=bindparam("to_sequence"), hash=bindparam("to_hash"))
 )
 INSERT_RECORD = insert(_LOG)
-SELECT_RECORDS = select(_LOG).order_by(_LOG.c.sequence)
+SELECT_RECORDS = (
+    select(_LOG)
+    .where(_LOG.c.sequence > bindparam("after"), _LOG.c.sequence <= bindparam("to"))
+    .order_by(_LOG.c.sequence)
+)
+SELECT_RECORD = select(_LOG).where(_LOG.c.sequence == bindparam("of"))
+SELECT_FIRST = select(func.min(_LOG.c.sequence, type_=BigInteger).label("sequence"))
+DELETE_RECORDS = delete(_LOG).where(_LOG.c.sequence <= bindparam("to"))
+SELECT_BASE = select(_HEAD.c.sequence, _HEAD.c.hash).where(_HEAD.c.id == _BASE_ID)
+INSERT_BASE = insert(_HEAD).values(id=_BASE_ID, sequence=bindparam("to_sequence"), hash=bindparam("to_hash"))
+UPDATE_BASE = (
+    update(_HEAD)
+    .where(_HEAD.c.id == _BASE_ID, _HEAD.c.sequence == bindparam("from_sequence"))
+    .values(sequence=bindparam("to_sequence"), hash=bindparam("to_hash"))
+)
 SELECT_PRESENT_HEAD = select(_HEAD.c.sequence, _HEAD.c.hash).where(_HEAD.c.id == _HEAD_ID)
 
 

@@ -9,6 +9,7 @@ from sqlalchemy.engine.interfaces import Dialect
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.types import NullType, TypeEngine
 
+from pkicore.audit import MAX_DETAIL
 from pkicore.encoding import canonical_json
 from services.chassis.errors import InvalidValueError
 
@@ -161,8 +162,10 @@ def bind_unit(unit: Unit) -> BoundUnit:
 
 def _check_event(event: AuditEvent) -> None:
     try:
-        canonical_json([event.event, event.actor, event.detail])
+        size = len(canonical_json([event.event, event.actor, event.detail]))
     except TypeError as error:
         raise InvalidValueError(f"the audit event {event.event} holds what JSON cannot say: {error}") from error
+    if size > MAX_DETAIL:
+        raise InvalidValueError(f"the audit event {event.event} is longer than {MAX_DETAIL} octets")
     if "\0" in event.event or "\0" in event.actor:
         raise InvalidValueError("an audit event's name and actor cannot hold NUL")

@@ -64,7 +64,7 @@ class EvidenceStore:
         self._old = prepare(sa.select(evidence.c.id).where(evidence.c.created_at < sa.bindparam("before")))
         self._there = prepare(sa.select(evidence.c.id).where(evidence.c.id == of))
         self._delete = prepare(sa.delete(evidence).where(evidence.c.id == of))
-        self._head = prepare(sa.select(audit_head.c.sequence))
+        self._head = prepare(sa.select(audit_head.c.sequence).where(audit_head.c.id == 1))
         self._record = prepare(sa.select(audit_log).where(audit_log.c.sequence == sa.bindparam("sequence")))
         self._about = prepare(
             sa.select(audit_log)

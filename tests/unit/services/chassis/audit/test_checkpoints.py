@@ -69,6 +69,10 @@ class Settings:
     state_dir: Path
     passphrase_file: Path
     audit_key: str
+    audit_archive_dir: Path | None = None
+    audit_archive_after_days: int = 0
+    audit_archive_above_records: int = 0
+    audit_retain_days: int = 0
 
 
 async def test_a_service_that_ends_leaves_a_last_checkpoint(database: Database, tmp_path: Path) -> None:
