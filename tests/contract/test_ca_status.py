@@ -8,6 +8,9 @@ import httpx
 import pytest
 from cryptography import x509
 from cryptography.x509 import ocsp
+from hypothesis import HealthCheck, settings
+from hypothesis import given as drawn
+from hypothesis import strategies as st
 
 from pkicore.crl import VerifiedCrl
 from pkicore.encoding import sequence
@@ -194,3 +197,70 @@ async def test_unknown_is_not_to_be_stored(world: CaWorld, http: httpx.AsyncClie
     request = sequence(sequence(sequence(sequence(CertId.of(world.issuer(), 5).der))))
     answer = await http.get("/ocsp/" + quote(base64.b64encode(request).decode(), safe=""))
     assert answer.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    ("path", "number"),
+    [
+        ("/crl/ecdsa", "issuing-ecdsa"),
+        ("/crl/mldsa", "issuing-mldsa"),
+        ("/crl/ecdsa.crl", "issuing-ecdsa"),
+        ("/crl/ecdsa/delta", "issuing-ecdsa/delta"),
+        ("/crl/issuing-mldsa/delta", "issuing-mldsa/delta"),
+    ],
+)
+async def test_a_family_has_the_lists_of_its_active_issuer(
+    world: CaWorld, http: httpx.AsyncClient, path: str, number: str
+) -> None:
+    """Whoever knows the family alone finds its CRL, and the delta."""
+    answer, stored = await http.get(path), world.core.publisher.newest(number)
+    assert stored is not None
+    assert (answer.status_code, answer.content) == (200, stored.der)
+    assert answer.headers["content-type"] == "application/pkix-crl"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/crl/issuing-ecdsa/1",
+        "/crl/issuing-ecdsa/0",
+        "/crl/issuing-ecdsa/-1",
+        "/crl/issuing-ecdsa/1/delta",
+        "/crl/issuing-ecdsa/delta/delta",
+        "/crl/issuing-ecdsa/",
+        "/crl/delta",
+        "/crl//",
+        "/crl/rsa",
+        "/crl/root-ecdsa/delta",
+        "/crl/" + "a" * 4000,
+        "/crl/issuing-ecdsa%2F1",
+        "/crl/%00",
+    ],
+    ids=range(13),
+)
+async def test_a_list_that_is_not_there_is_404(http: httpx.AsyncClient, path: str) -> None:
+    """Unknown issuers and shards are told what there is, in few words."""
+    answer = await http.get(path)
+    assert answer.status_code == 404
+    assert len(answer.content) < 1000
+
+
+async def test_a_megabyte_of_ocsp_is_refused_unread(http: httpx.AsyncClient) -> None:
+    """By POST it is too large, by GET malformed; neither is a crash, and the next request is answered."""
+    assert (await http.post("/ocsp", content=bytes(1 << 20), headers=OCSP)).status_code == 413
+    answer = await http.get("/ocsp/" + base64.b64encode(bytes(45_000)).decode())
+    assert answer.content == error_response("malformedRequest")
+    assert (await http.get("/crl")).status_code == 200
+
+
+@drawn(garbage=st.binary(max_size=200), padded=st.booleans(), slashes=st.integers(0, 3))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+async def test_garbage_by_get_and_post_is_answered(
+    http: httpx.AsyncClient, garbage: bytes, *, padded: bool, slashes: int
+) -> None:
+    """Whatever the octets, both ways answer 200 and the same OCSP error; only an empty path may be none of OCSP's."""
+    text = base64.b64encode(garbage).decode()
+    got = await http.get("/ocsp/" + "/" * slashes + quote(text if padded else text.rstrip("="), safe="/"))
+    posted = await http.post("/ocsp", content=garbage, headers=OCSP)
+    assert posted.content == error_response("malformedRequest")
+    assert got.content == posted.content or not garbage

@@ -1,13 +1,20 @@
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from pkicore.clock import unix
 from pkicore.crl import VerifiedCrl
+from pkicore.x509.certificate import crl_urls, load_chain
 from services.ca.errors import PublicationDelayedError
 from services.ca.wire import RevocationRequest, parse_serial
 from services.chassis.audit import audit_records
 from tests.support.ca_world import ACME, CaWorld
+from tests.support.clock import ManualClock
+from tests.support.pki import make_hierarchy
 
 ISSUER = "issuing-ecdsa"
 
@@ -166,3 +173,148 @@ async def test_a_crl_covers_end_entities_and_names_its_place(world: CaWorld, fam
     crl = VerifiedCrl.verify(stored.der, world.issuer(family), world.clock.now())
     assert crl.scope == "user"
     assert world.families[family].issuing.crl_url.encode() in stored.der
+
+
+@pytest.fixture
+async def sharded(tmp_path: Path) -> AsyncIterator[CaWorld]:
+    """A CA whose classical issuer has three shards."""
+    opened = await (await with_shards(tmp_path, 3)).start()
+    yield opened
+    await opened.close()
+
+
+async def with_shards(directory: Path, shards: int, before: CaWorld | None = None) -> CaWorld:
+    """The CA in a directory; as it was before, but for the number of shards."""
+    clock = ManualClock() if before is None else before.clock
+    families = {} if before is None else dict(before.families)
+    if before is None:
+        families = {family: await make_hierarchy(family, clock) for family in ("ecdsa", "mldsa")}
+    ecdsa = families["ecdsa"]
+    families["ecdsa"] = replace(ecdsa, issuing=replace(ecdsa.issuing, crl_shards=shards))
+    return await CaWorld.open(directory, clock=clock, families=families)
+
+
+def serials_of(world: CaWorld, path: str) -> set[int]:
+    """The serials on a list, or on a delta."""
+    stored = world.core.publisher.newest(path)
+    assert stored is not None
+    return {entry.serial_number for entry in x509.load_der_x509_crl(stored.der)}
+
+
+def numbers_of(world: CaWorld, path: str) -> tuple[int, int | None]:
+    """The CRL number of a list or delta, and its base's."""
+    stored = world.core.publisher.newest(path)
+    assert stored is not None
+    crl = x509.load_der_x509_crl(stored.der)
+    number = crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+    found = [item.value.crl_number for item in crl.extensions if isinstance(item.value, x509.DeltaCRLIndicator)]
+    return number, found[0] if found else None
+
+
+async def test_a_revocation_is_on_its_shard_and_on_the_complete_list(sharded: CaWorld) -> None:
+    """And on no other shard; only the two lists concerned have a new number."""
+    before = dict(sharded.core.publisher.current)
+    serial = await revoke(sharded)
+    shard = serial % 3 + 1
+    await sharded.publish()
+    for number in (1, 2, 3):
+        path = f"{ISSUER}/{number}"
+        assert serials_of(sharded, path) == ({serial} if number == shard else set())
+        assert numbers_of(sharded, path) == (2 if number == shard else 1, None)
+    assert serials_of(sharded, ISSUER) == {serial}
+    changed = {path for path, crl in sharded.core.publisher.current.items() if crl is not before[path]}
+    assert changed == {ISSUER, f"{ISSUER}/{shard}"}
+
+
+async def test_list_and_certificate_name_the_same_place(sharded: CaWorld) -> None:
+    """The URL in the certificate is the only one of its shard, and one of the complete list's."""
+    leaf = load_chain((await sharded.issue("a.example")).certificate.encode())[0]
+    (url,) = crl_urls(leaf)
+    shard = leaf.serial_number % 3 + 1
+    assert url.endswith(f"/crl/{ISSUER}/{shard}")
+    for path, points in ((f"{ISSUER}/{shard}", 1), (ISSUER, 4)):
+        crl = VerifiedCrl.verify(sharded.core.publisher.current[path].der, sharded.issuer(), sharded.clock.now())
+        assert (crl.covers([url]), len(crl.distribution_points), crl.scope) == (True, points, "user")
+
+
+async def test_certificates_stay_in_their_shard_when_the_number_changes(sharded: CaWorld) -> None:
+    """After a restart with none, the old shards are still published, and new certificates are in none."""
+    serial = await revoke(sharded)
+    sharded.clock.advance(timedelta(seconds=1))
+    again = await (await with_shards(sharded.directory, 1, sharded)).start()
+    assert serials_of(again, f"{ISSUER}/{serial % 3 + 1}") == serials_of(again, ISSUER) == {serial}
+    leaf = load_chain((await again.issue("b.example", idempotency_key="new")).certificate.encode())[0]
+    assert crl_urls(leaf) == [again.families["ecdsa"].issuing.crl_url]
+    later = await revoke(again, "later")
+    await again.publish()
+    assert serials_of(again, ISSUER) == {serial, later}
+    assert later not in serials_of(again, f"{ISSUER}/{later % 3 + 1}")
+    await again.close()
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+async def test_a_delta_tells_what_changed_since_its_base(tmp_path: Path, shards: int) -> None:
+    """Base plus delta is the complete list, for every base from the delta's own on; numbers and seconds agree."""
+    world = await (await with_shards(tmp_path, shards)).start()
+    history = []
+    for number in range(6):
+        history.append((numbers_of(world, ISSUER)[0], serials_of(world, ISSUER)))
+        await revoke(world, str(number))
+        await world.publish()
+        (complete, _), (delta, base) = numbers_of(world, ISSUER), numbers_of(world, f"{ISSUER}/delta")
+        assert complete == delta
+        for known, serials in history:
+            if base is not None and known >= base:
+                assert serials | serials_of(world, f"{ISSUER}/delta") == serials_of(world, ISSUER)
+    assert numbers_of(world, f"{ISSUER}/delta") == (7, 1)
+    await world.close()
+
+
+async def test_a_base_is_left_after_half_a_life_and_kept_over_a_restart(world: CaWorld) -> None:
+    """A new process goes on with the base of the old one; half a life later the delta is small again."""
+    first = await revoke(world, "1")
+    await world.publish()
+    world.clock.advance(timedelta(seconds=1))
+    again = await CaWorld.open(world.directory, clock=world.clock, families=world.families)
+    await again.start()
+    second = await revoke(again, "2")
+    await again.publish()
+    assert numbers_of(again, f"{ISSUER}/delta")[1] == 1
+    assert serials_of(again, f"{ISSUER}/delta") == {first, second}
+    again.clock.advance(timedelta(hours=12))
+    await again.publish()
+    number, base = numbers_of(again, f"{ISSUER}/delta")
+    assert base == number - 1
+    assert serials_of(again, f"{ISSUER}/delta") == set()
+    await again.close()
+
+
+async def test_a_delta_has_the_place_of_its_list_and_no_delta_of_its_own(sharded: CaWorld) -> None:
+    """RFC 5280 §5.2.4 and §5.2.6: the same issuing distribution point, octet for octet; freshest CRL on lists only."""
+    for path in (ISSUER, f"{ISSUER}/2"):
+        places = []
+        for name in (path, f"{path}/delta"):
+            stored = sharded.core.publisher.newest(name)
+            assert stored is not None
+            extensions = x509.load_der_x509_crl(stored.der).extensions
+            places.append(extensions.get_extension_for_class(x509.IssuingDistributionPoint).value)
+            freshest = [item.value for item in extensions if isinstance(item.value, x509.FreshestCRL)]
+            assert bool(freshest) == (name == path)
+        assert places[0] == places[1]
+
+
+async def test_numbers_of_every_list_have_no_gaps(sharded: CaWorld) -> None:
+    """Whatever is published when, each list counts up by one, and its seconds rise."""
+    for count in range(8):
+        await revoke(sharded, str(count))
+        if count % 3:
+            await sharded.publish()
+    sharded.clock.advance(timedelta(hours=13))
+    await sharded.publish()
+    numbers: dict[str, list[int]] = {}
+    async for record in audit_records(sharded.database):
+        if record.record.event == "crl.published":
+            numbers.setdefault(record.record.detail["issuer"], []).append(record.record.detail["number"])
+    assert {f"{ISSUER}/{number}" for number in (1, 2, 3)} <= numbers.keys()
+    for found in numbers.values():
+        assert found == list(range(1, len(found) + 1))
