@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import secrets
 import shutil
 import statistics
 import sys
@@ -128,6 +129,7 @@ class Bench:
         self._searches = {where: LedgerSearch(world.database) for where, world in worlds.items()}
         self._rows = rows
         self._per_round = per_round
+        self._run = secrets.token_hex(4)  # in names and idempotency keys: a kept ledger has those of earlier runs
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._known = {"large": rows, "empty": PER_EMPTY}
         self.acts = {name: Act(name) for name in JUDGED} | {LOOK_UP: Act(LOOK_UP, judged=False)}
@@ -145,7 +147,7 @@ class Bench:
             await self._repeat("OCSP answer", where, [partial(world.core.answers.answer, der) for der in requests])
             await self._repeat(LOOK_UP, where, [partial(self._status, world, serial_of(n + 1)) for n in numbers])
             await self._repeat("search by name", where, [partial(self._search, where, host(n)) for n in numbers])
-            below = [partial(self._search, where, f"*.b{number}.test")] * len(numbers)
+            below = [partial(self._search, where, f"*.{self._run}-{number}.test")] * len(numbers)
             await self._repeat("search below a domain", where, below)
 
     def _numbers(self, where: str, number: int) -> list[int]:
@@ -161,7 +163,8 @@ class Bench:
                 await asyncio.gather(*(issue(ACME, request) for request in requests[begin : begin + at_once]))
 
     def _request(self, act: str, number: int, n: int) -> CertificateRequest:
-        return server_request(f"{act[10:11]}{n}.b{number}.test", key=self._key, idempotency_key=f"{act}-{number}-{n}")
+        name = f"{act[10]}{n}.{self._run}-{number}.test"
+        return server_request(name, key=self._key, idempotency_key=f"{self._run}-{act}-{number}-{n}")
 
     async def _repeat(self, act: str, where: str, work: Sequence[Callable[[], Awaitable[object]]]) -> None:
         with self.acts[act].timed(where, len(work)):
