@@ -99,17 +99,22 @@ class OcspAnswers:
         self._clock = clock
         self._lifetime = int(lifetime.total_seconds())
         self._capacity = capacity
-        self._issuers = {
-            (digest, *issuer_hashes(certificate, digest)): name
-            for name, certificate in issuers.items()
-            for digest in _DIGESTS
-        }
+        self._issuers: dict[tuple[str, bytes, bytes], str] = {}
+        self.include(issuers)
         self._archive = archive
         self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
         self._dropped: set[bytes] = set()
         self._wake = asyncio.Event()
         self._requests_of: dict[int, set[bytes]] = {}
         self._revocations_seen = 0
+
+    def include(self, issuers: Mapping[str, x509.Certificate]) -> None:
+        """Answer for these issuers, too."""
+        self._issuers |= {
+            (digest, *issuer_hashes(certificate, digest)): name
+            for name, certificate in issuers.items()
+            for digest in _DIGESTS
+        }
 
     @property
     def kept(self) -> int:
@@ -119,7 +124,8 @@ class OcspAnswers:
     async def answer(self, request: bytes) -> OcspAnswer:
         """The response to a DER request; errors are responses too (RFC 6960 §2.3)."""
         kept = self._kept.get(request)
-        if kept is not None and unix(self._clock.now()) < kept.answer.fresh_until:
+        # Where the clock was set back, an answer is from the future, and nobody would believe it.
+        if kept is not None and kept.answer.this_update <= unix(self._clock.now()) < kept.answer.fresh_until:
             kept.asked = True
             self._kept.move_to_end(request)
             return kept.answer

@@ -234,3 +234,14 @@ async def test_the_archive_cutoff_is_told_where_it_is_set(world: CaWorld) -> Non
     assert explicit(1, sequence(extension("1.3.6.1.5.5.7.48.1.6", told))) in (await answers.answer(request)).der
     assert b"\x2b\x06\x01\x05\x05\x07\x30\x01\x06" not in (await core.answers.answer(request)).der
     verify_response((await answers.answer(request)).der, leaf, world.issuer(), world.clock.now())
+
+
+async def test_a_clock_set_back_gets_no_answers_from_the_future(world: CaWorld) -> None:
+    """What was kept is signed anew as of now, in the background, too."""
+    leaf = await leaf_of(world)
+    request = build_request(leaf, world.issuer())
+    before = await world.core.answers.answer(request)
+    world.clock.advance(-timedelta(minutes=30))
+    after = await world.core.answers.answer(request)
+    assert after.this_update == unix(world.clock.now()) < before.this_update
+    verify_response(after.der, leaf, world.issuer(), world.clock.now())
