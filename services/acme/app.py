@@ -28,6 +28,7 @@ from services.chassis.identity import IdentityRenewer
 from services.chassis.migrations import migrate
 from services.chassis.observability import HttpMetrics, TlsMetrics
 from services.chassis.ops import Readiness, ops_application
+from services.chassis.published_keys import open_published_keys
 from services.chassis.runner import BackgroundTask, Listener, bind, run_service
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
@@ -109,4 +110,5 @@ def service_rules(settings: AcmeSettings) -> ServiceRules:
         AccountRules(settings.terms_of_service, settings.max_contacts),
         OrderRules(settings.order_lifetime_seconds, settings.max_identifiers, settings.max_pending_orders),
         settings.hold_seconds,
+        open_published_keys(settings.published_keys_file),
     )

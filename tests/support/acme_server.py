@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 
 import services.acme
 from pkicore.clock import unix
+from pkicore.weak_keys import PublishedKeys
 from pkicore.x509.certificate import sign_certificate, to_pem
 from pkicore.x509.csr import UnverifiedCsr
 from pkicore.x509.names import Names
@@ -163,7 +164,13 @@ class AcmeServer:
 
     @classmethod
     async def start(
-        cls, directory: Path, *, terms: str = "", max_pending: int = 100, hold_seconds: float = 2.0
+        cls,
+        directory: Path,
+        *,
+        terms: str = "",
+        max_pending: int = 100,
+        hold_seconds: float = 2.0,
+        published: PublishedKeys | None = None,
     ) -> Self:
         """A service with an empty database."""
         clock = ManualClock()
@@ -171,6 +178,7 @@ class AcmeServer:
             AccountRules(terms, max_contacts=3),
             OrderRules(lifetime=7 * 86400, max_identifiers=10, max_pending=max_pending),
             hold_seconds,
+            published,
         )
         ca = CaSimulator(await make_hierarchy("ecdsa", clock))
         await migrated(_url(directory), Path(services.acme.__file__).parent / "migrations")
