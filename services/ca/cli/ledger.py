@@ -181,6 +181,8 @@ def export(
     with failing_cleanly():
         if refusals:
             _refuse_filters(filters)
+        if not out.parent.is_dir():
+            raise CeremonyError(f"there is no directory {out.parent}: make it first")
         written = asyncio.run(_export(directory, form, out, None if refusals else filters))
         tell(as_json, {"rows": written, "file": str(out)}, f"{written} rows are in {out}.")
 

@@ -84,7 +84,7 @@ def entry_lines(row: LedgerEntry) -> list[str]:
         "Asked by": row.caller,
         **{f"- {name}": value for name, value in row.requester.items()},
     }
-    return [f"{name + ':':16}{plain(value)}" for name, value in lines.items() if value is not None]
+    return [plain(f"{name + ':':16}{value}") for name, value in lines.items() if value is not None]
 
 
 def plain(text: str) -> str:

@@ -42,7 +42,7 @@ def _sentences(found: Report) -> Iterator[str]:
         yield f"{area}: {sum(finding.count for finding in classical)} of {total} classical"
         for finding in classical:
             many = f" x {finding.count}" if finding.count != 1 else ""
-            detail = f" ({plain(finding.detail)})" if finding.detail else ""
-            yield f"  {finding.algorithm}{many}: {plain(finding.what)}{detail}"
+            detail = f" ({finding.detail})" if finding.detail else ""
+            yield plain(f"  {finding.algorithm}{many}: {finding.what}{detail}")
     for area, reason in found.not_asked.items():
         yield f"not asked: {area}: {plain(reason)}"

@@ -41,8 +41,8 @@ class CountStore:
 
     def __init__(self, database: Database, horizons: int) -> None:
         self._database = database
-        self._ending = database.prepare(_ending(horizons))
-        self._live = database.prepare(_live())
+        self._ending = database.prepare(ending_statement(horizons))
+        self._live = database.prepare(live_statement())
 
     async def ending(self, now: int, before: Sequence[int]) -> list[Ending]:
         """Live certificates that end from `now` and before each of these rising times.
@@ -67,7 +67,8 @@ class CountStore:
         return [Live(**{name: row[name] for name in Live.__slots__}) async for row in rows]
 
 
-def _ending(horizons: int) -> sa.Select[Any]:
+def ending_statement(horizons: int) -> sa.Select[Any]:
+    """Counts of those that end before each of so many times."""
     ends = [sa.bindparam(f"before_{n}", type_=sa.BigInteger) for n in range(horizons)]
     counts = [sa.func.count(sa.case((_c.not_after < end, 1))).label(f"count_{n}") for n, end in enumerate(ends)]
     return (
@@ -78,7 +79,8 @@ def _ending(horizons: int) -> sa.Select[Any]:
     )
 
 
-def _live() -> sa.Select[Any]:
+def live_statement() -> sa.Select[Any]:
+    """Counts by algorithm and profile."""
     return (
         sa.select(_c.algorithm, _c.profile, sa.func.count().label("count"), sa.func.min(_c.recorded_at).label("oldest"))
         .where(*_is_live())
