@@ -104,12 +104,12 @@ def test_whatever_was_issued_is_in_the_ledger(made: Layout) -> None:
 
 
 def test_first_crls_are_there(made: Layout) -> None:
-    """Roots and issuing CAs have CRL number 1; the roots' last a year."""
+    """Roots and issuing CAs have CRL number 1, issuing CAs the delta to it, too; the roots' last a year."""
     with sqlite3.connect(made.database) as database:
         rows = database.execute("SELECT issuer, number, this_update, next_update, der FROM crls").fetchall()
     database.close()
     assert {row[0]: row[1] for row in rows} == dict.fromkeys(
-        ("issuing-ecdsa", "issuing-mldsa", "root-ecdsa", "root-mldsa"), 1
+        ("issuing-ecdsa", "issuing-ecdsa/delta", "issuing-mldsa", "issuing-mldsa/delta", "root-ecdsa", "root-mldsa"), 1
     )
     year = next(row for row in rows if row[0] == "root-mldsa")
     assert year[3] - year[2] == 365 * 86400
