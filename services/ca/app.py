@@ -32,6 +32,7 @@ from services.ca.ct.log import CertificateLog
 from services.ca.ct.opening import opened_certificate_log
 from services.ca.errors import CeremonyError, WrongSignatureError
 from services.ca.feed import RevocationLog
+from services.ca.following import Following
 from services.ca.hierarchy import Hierarchy, KeyRing, load_hierarchy, responders_directory
 from services.ca.identities import Identities
 from services.ca.issuance import Issuance, SerialPool
@@ -130,6 +131,18 @@ class Core:
         await _or_later("OCSP responders", self.responders.ensure)
         await _or_later("CRLs", lambda: self.publisher.publish_outstanding(_FIRST_CRLS))
 
+    async def adopt(self, later: Hierarchy) -> None:
+        """Take up what another reading of the settings has: its CRL and OCSP answers are there before it issues.
+
+        Raises:
+            DatabaseError, PkiError, CaServiceError: not all of it is taken up; ask again.
+        """
+        self.hierarchy.take_up(later)
+        self.answers.include({name: ca.issuer.certificate for name, ca in self.hierarchy.cas.items()})
+        await self.publisher.extend(_FIRST_CRLS)
+        await _or_later("OCSP responders", self.responders.ensure)
+        self.hierarchy.switch(later)
+
     async def complete_intents(self) -> None:
         """Roll forward, for ever, what was recorded and could not be signed then."""
         while True:
@@ -197,11 +210,10 @@ def build_core(
     """Wire the domain; without a CT log, certificates of profiles that want one are refused."""
     cas = hierarchy.cas
     store = CaStore(database)
-    issuers = {ca.issuer.family: ca.issuer for ca in cas.values() if not ca.retired}
     authorizer = Authorizer(
         trust_domain=rules.trust_domain,
         profiles=rules.profiles,
-        issuers=issuers,
+        issuers=hierarchy.issuing,
         clock=clock,
         has_log=certificate_log is not None,
     )
@@ -221,7 +233,7 @@ def build_core(
         store=store,
         log=log,
         cas=cas,
-        roots=tuple(hierarchy.roots),
+        roots=hierarchy.roots.keys(),
         clock=clock,
         lifetime=rules.crl_lifetime,
         former_base_url=rules.former_base_url,
@@ -244,7 +256,7 @@ def build_core(
         archive=rules.ocsp_archive,
     )
     log.subscribe(answers.take)
-    revoker = Revoker(store=store, log=log, issuers=tuple(cas), clock=clock)
+    revoker = Revoker(store=store, log=log, issuers=cas.keys(), clock=clock)
     counts, refused = CountStore(database, len(HORIZONS)), RefusalStore(database)
     return Core(
         store=store,
@@ -312,9 +324,7 @@ def status_application(core: Core, max_age: int, metrics: HttpMetrics, clock: Cl
     endpoints = StatusEndpoints(
         publisher=core.publisher,
         answers=core.answers,
-        certificates=core.hierarchy.certificates,
-        families={ca.issuer.family: name for name, ca in core.hierarchy.cas.items() if not ca.retired},
-        first_issuer=next(name for name, ca in core.hierarchy.cas.items() if not ca.retired),
+        hierarchy=core.hierarchy,
         max_age=max_age,
         clock=clock,
     )
@@ -355,7 +365,7 @@ async def serve(
         readiness = Readiness()
         remote = RemoteKeys(core.remote_keys, readiness)
         await _begin(core, remote, settings.signer_start_seconds)
-        identities = Identities(settings, core.store, core.issuance, clock, tls_metrics)
+        identities = Identities(settings, core.store, core.issuance, clock, tls_metrics, core.hierarchy.is_superseded)
         await _or_later("identities", identities.renew_at_start)
         checkpointer = await stack.enter_async_context(audit_checkpoints(settings, database, clock))
         tls = Transport.of(standing, core, tls_metrics, clock)
@@ -371,6 +381,7 @@ async def serve(
             *core.background(),
             *identities.background(),
             *tls.background(),
+            BackgroundTask("settings", Following(settings, base_url, ring, core, standing).run),
             BackgroundTask("signer-hsm", lambda: remote.wait(core.catch_up)),
             BackgroundTask("audit-checkpoints", checkpointer.run),
         ]
@@ -416,6 +427,8 @@ async def _key_ring(
     if not settings.has_remote_keys:
         return KeyRing(lambda _uri: passphrase, pool)
     await standing.crls.refresh()
-    way = WayToSigner.build(settings, standing.credentials, standing.roots, standing.crls, registry, standing.clock)
+    way = WayToSigner.build(
+        settings, standing.credentials, standing.roots, standing.crls, registry, standing.clock, standing.subscribe
+    )
     await stack.enter_async_context(way.http)
     return KeyRing(lambda _uri: passphrase, pool, way.signer)

@@ -5,6 +5,7 @@ nothing that could be taken for a PKI. Whatever it issues goes through the nine 
 roots' keys are in memory for as long as the ceremony lasts and sealed below `offline/` afterwards.
 """
 
+import asyncio
 import base64
 import os
 import secrets
@@ -31,12 +32,13 @@ from pkicore.keys.passphrase import read_passphrase
 from pkicore.x509.certificate import self_signed_root, to_pem
 from pkicore.x509.profiles import load_profiles
 from services.ca.app import MIGRATIONS, Core, CoreRules, build_core
+from services.ca.client.trust import ACTIVE
 from services.ca.credentials import IDENTITY_KEY, issue_identity, staple_name, write_audit_key
 from services.ca.deployment import CT_LOG, OPERATOR, Deployment, packaged_profiles, write_settings
 from services.ca.errors import CeremonyError
 from services.ca.hierarchy import Hierarchy, make_issuer, make_root_issuer
 from services.ca.issuance import IssuingCa
-from services.ca.layout import FAMILIES, SIGNER, Layout
+from services.ca.layout import FAMILIES, PUBLIC_FAMILIES, SIGNER, Layout
 from services.ca.remote_keys import RemoteKeyMaker
 from services.ca.roots import CEREMONY, RootOffice, sign_root_crl
 from services.ca.signer_settings import TENANT, backend_names, ceremony_key_policy, relocated
@@ -56,10 +58,10 @@ from services.chassis.audit import audit_head
 from services.chassis.database import AuditEvent, Database, Unit
 from services.chassis.migrations import migrate
 
-ROOT_KEYS: Final = {"ecdsa": "ecdsa-p384", "mldsa": "ml-dsa-87"}
-ISSUING_KEYS: Final = {"ecdsa": "ecdsa-p256", "mldsa": "ml-dsa-65"}
+ROOT_KEYS: Final = {"ecdsa": "ecdsa-p384", "rsa": "rsa-4096", "mldsa": "ml-dsa-87"}
+ISSUING_KEYS: Final = {"ecdsa": "ecdsa-p256", "rsa": "rsa-3072", "mldsa": "ml-dsa-65"}
 CT_LOG_KEY: Final = "ecdsa-p256"
-RESPONDER_KEYS: Final = {"ecdsa": "ecdsa-p256", "mldsa": "ml-dsa-65"}
+RESPONDER_KEYS: Final = {"ecdsa": "ecdsa-p256", "rsa": "rsa-2048", "mldsa": "ml-dsa-65"}
 _CRL_LIFETIME: Final = timedelta(days=1)
 _OCSP_LIFETIME: Final = timedelta(hours=12)
 _STATUS_SECONDS: Final = 86_400
@@ -195,7 +197,7 @@ class _Ceremony:
         database = await Database.open(url, clock=self._clock)
         try:
             await _refuse_used(database)
-            roots = {family: await self._make_root(family) for family in FAMILIES}
+            roots = {family: await self._make_root(family) for family in self.deployment.families}
             await self._record_roots(database, roots)
             core = await self._make_issuing_cas(database, roots)
             await self._make_log_key()
@@ -237,7 +239,7 @@ class _Ceremony:
         return passphrase
 
     async def _make_root(self, family: str) -> _Root:
-        private_key = generate_private_key(ALGORITHMS[ROOT_KEYS[family]])
+        private_key = await asyncio.to_thread(generate_private_key, ALGORITHMS[ROOT_KEYS[family]])
         key = FileKey(f"ceremony:root-{family}", private_key, self._pool)
         name = f"{self.deployment.name} root {family}"
         certificate = await self_signed_root(self._profiles["root"], key, common_name=name, now=self._clock.now())
@@ -247,8 +249,11 @@ class _Ceremony:
 
     async def _record_roots(self, database: Database, roots: Mapping[str, _Root]) -> None:
         bundle = to_pem([root.certificate for root in roots.values()])
+        public = to_pem([root.certificate for family, root in roots.items() if family in PUBLIC_FAMILIES])
         write_atomically(self._layout.trust_bundle, bundle, 0o644)
-        write_atomically(self._layout.tls_ca_bundle, to_pem([roots["ecdsa"].certificate]), 0o644)
+        write_atomically(self._layout.tls_ca_bundle, public, 0o644)
+        active = "".join(f"issuing-{family}\n" for family in roots)
+        write_atomically(self._layout.issuers / ACTIVE, active.encode(), 0o644)
         events = [
             AuditEvent("root.made", CEREMONY, {"issuer": f"root-{family}", "sha256": _fingerprint(root.certificate)})
             for family, root in roots.items()

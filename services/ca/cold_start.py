@@ -26,12 +26,13 @@ from pkicore.x509.certificate import load_chain
 from services.ca.app import MIGRATIONS, Core, build_core, core_rules
 from services.ca.deployment import database_url, recorded_settings
 from services.ca.errors import CeremonyError
-from services.ca.hierarchy import KeyRing, load_hierarchy, publish_issuers
+from services.ca.hierarchy import KeyRing, load_hierarchy, read_issuers, trusted_issuers, trusted_roots
 from services.ca.identities import Identities
 from services.ca.layout import SIGNER, Layout
 from services.ca.settings import CaSettings
 from services.ca.temporary_signer import SignerState, remove_leftovers, temporary_signer
 from services.ca.transport import ledger_crls
+from services.ca.trust_directory import publish_trust
 from services.chassis.database import Database
 from services.chassis.migrations import migrate
 from services.chassis.settings import load_settings
@@ -76,7 +77,7 @@ async def prepare_cold_start(layout: Layout, environment: Mapping[str, str], clo
         return
     remove_leftovers(layout.root)
     settings = load_settings(CaSettings, layout.settings("ca"))
-    publish_issuers(settings, layout.issuers)
+    publish_trust(settings, layout)
     await migrate(settings.database_url, MIGRATIONS)
     database = await Database.open(settings.database_url, clock=clock)
     try:
@@ -147,7 +148,8 @@ class _Renewal:
         await core.publisher.load()
         await core.log.refresh()
         crls_end = self._crls_end_soon(core)
-        identities = Identities(self.settings, core.store, core.issuance, self.clock, Unobserved())
+        superseded = core.hierarchy.is_superseded
+        identities = Identities(self.settings, core.store, core.issuance, self.clock, Unobserved(), superseded)
         if crls_end or core.responders.due() or identities.ending(MARGIN):
             for key in core.hierarchy.remote_keys:  # nobody there is found out before an intent is recorded
                 await key.confirm()
@@ -165,7 +167,7 @@ class _Renewal:
     async def _lay_out(self, core: Core) -> None:
         status = self.layout.state(SIGNER) / "status"
         status.mkdir(parents=True, exist_ok=True, mode=0o700)
-        certificates = core.hierarchy.certificates
+        certificates = read_issuers(trusted_issuers(self.settings)) | read_issuers(trusted_roots(self.settings))
         crls = ledger_crls(certificates, core.store, status, self.clock, _STATUS_SECONDS, on_error=_replaced)
         await crls.refresh()
         crls.current()

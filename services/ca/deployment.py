@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from pkicore.encoding import write_atomically
 from services.ca.errors import CeremonyError
-from services.ca.layout import FAMILIES, SIGNER, SIGNING, Layout
+from services.ca.layout import NEEDED_FAMILIES, SIGNER, SIGNING, Layout
 from services.ca.signer_settings import backend_names, callers, key_policy, signer_callers, signer_toml
 from services.ca.signing_settings import (
     SigningFacts,
@@ -86,6 +86,7 @@ class Deployment:
         payload_kinds: what the CA's keys in signer-hsm take; the key policy allows nothing else.
         signing: whether there is a signing service; it needs signer-hsm.
         signing_kinds: what its keys take, by their ids.
+        families: those that have a root and an issuing CA.
     """
 
     name: str
@@ -102,6 +103,7 @@ class Deployment:
     payload_kinds: frozenset[str] = frozenset({"digest", "mu"})
     signing: bool = False
     signing_kinds: Mapping[str, str] = field(default_factory=dict)
+    families: tuple[str, ...] = NEEDED_FAMILIES
 
     def __post_init__(self) -> None:
         from services.chassis.database import parse_url  # slow to load, and `ztca up` has no use for it
@@ -110,6 +112,11 @@ class Deployment:
             raise CeremonyError(f"--name must be 1 to {_MAX_NAME} printable characters, without spaces around them")
         if self.signing and not self.backends:
             raise CeremonyError("the signing service has its keys at signer-hsm: --signing goes with --keys signer-hsm")
+        missing = [family for family in NEEDED_FAMILIES if family not in self.families]
+        if missing:
+            raise CeremonyError(
+                f"--families needs {missing[0]}: public listeners show ECDSA chains, services know each other by ML-DSA"
+            )
         for service, url in self.database_urls.items():
             if parse_url(url).password:
                 raise CeremonyError(
@@ -305,9 +312,10 @@ def _ca_toml(final: Layout, deployment: Deployment, passphrase_file: Path) -> st
     }
     if deployment.backends:
         settings["signer_url"] = f"https://localhost:{ports.signer}"
-    tables = [table("issuers", _issuer(final, deployment, family)) for family in FAMILIES]
+    tables = [table("issuers", _issuer(final, deployment, family)) for family in deployment.families]
     tables += [
-        table("roots", {"id": f"root-{family}", "certificate": final.root_certificate(family)}) for family in FAMILIES
+        table("roots", {"id": f"root-{family}", "certificate": final.root_certificate(family)})
+        for family in deployment.families
     ]
     others = [(f"/service/{name}", "service", final.identity(name)) for name in deployment.services if name != "ca"]
     for path, profile, directory in (*others, (f"/operator/{OPERATOR}", "client", final.operator)):

@@ -20,7 +20,7 @@ from pkicore.clock import from_unix, unix
 from pkicore.keys.remote import RemoteKey
 from services.ca.equipment import Equipment
 from services.ca.errors import CeremonyError
-from services.ca.hierarchy import publish_issuers, read_certificate
+from services.ca.hierarchy import read_certificate
 from services.ca.migration import moved_issuers, rolled_issuers
 from services.ca.remote_keys import prove
 from services.ca.responders import PROFILE
@@ -28,6 +28,7 @@ from services.ca.settings import CaSettings, IssuerSettings, is_remote
 from services.ca.settings_text import change_issuers, remove_issuer
 from services.ca.stopped import StoppedDeployment
 from services.ca.store import CaStore
+from services.ca.trust_directory import publish_trust
 from services.chassis.database import Database
 
 _BLOCK: Final = 64 * 1024
@@ -106,7 +107,7 @@ class Destruction:
             names = {"previous_key": old.key, "previous_responder_key": responder, "replaces": None}
             text = remove_issuer(change_issuers(text, {new.id: names}), old.id)
         self.deployment.write(text)
-        publish_issuers(self.deployment.settings(), self.deployment.layout.issuers)
+        publish_trust(self.deployment.settings(), self.deployment.layout)
 
     async def _destroy(self, item: IssuerSettings, settings: CaSettings) -> list[dict[str, str]]:
         gone = []

@@ -2,29 +2,65 @@
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from cryptography import x509
 
 from pkicore.algorithms import PublicKey, known_public_key
-from pkicore.encoding import write_atomically
 from pkicore.errors import KeyNotFoundError, MalformedError, UnsupportedError
 from pkicore.keys import RemoteSigner, SecretSource, SigningKey, open_key
 from pkicore.keys.remote import RemoteKey
-from pkicore.x509.certificate import load_chain, to_pem
+from pkicore.x509.certificate import load_chain
 from pkicore.x509.tbs import Issuer
+from services.ca.client.trust import superseded
 from services.ca.issuance import IssuingCa
 from services.ca.settings import CaSettings, IssuerSettings, RootSettings, is_remote
 
+BUNDLE: Final = ".p7c"
+"""Ends the AIA URL of a root's certificate together with its cross-certificates (RFC 5280 §4.2.2.1)."""
 
-@dataclass(frozen=True)
+
+@dataclass
 class Hierarchy:
-    """By issuer id: issuing CAs with their keys, the keys of their OCSP responders, and the roots' certificates."""
+    """The issuing CAs and roots of this process. It grows while the process runs; whoever holds a part sees it grow.
 
-    cas: Mapping[str, IssuingCa]
-    responder_keys: Mapping[str, SigningKey]
-    roots: Mapping[str, x509.Certificate]
+    Attributes:
+        cas: issuing CAs with their keys, by id.
+        responder_keys: the keys of their OCSP responders, likewise.
+        roots: the roots' certificates, by id, those that are not trusted any more among them.
+        crosses: by the root's id, the certificates of its key by other roots.
+        issuing: the issuer of each family that issues now.
+    """
+
+    cas: dict[str, IssuingCa]
+    responder_keys: dict[str, SigningKey]
+    roots: dict[str, x509.Certificate]
+    crosses: dict[str, tuple[x509.Certificate, ...]] = field(default_factory=dict)
+    issuing: dict[str, Issuer] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.issuing = {ca.issuer.family: ca.issuer for ca in self.cas.values() if ca.state == "active"}
+
+    def take_up(self, later: "Hierarchy") -> None:
+        """Speak for all of a later reading of the settings; who issues is as before."""
+        self.cas.update(later.cas)
+        self.responder_keys.update(later.responder_keys)
+        self.roots.update(later.roots)
+        self.crosses.update(later.crosses)
+
+    def switch(self, later: "Hierarchy") -> None:
+        """Issue as a later reading of the settings says; those requests that have their issuer keep it."""
+        families = self.issuing.keys() - later.issuing.keys()
+        self.issuing.update(later.issuing)
+        for family in families:
+            del self.issuing[family]
+
+    def is_superseded(self, certificate: x509.Certificate) -> bool:
+        """Whether its issuer is one of ours and issues no more, and another of its family does."""
+        known = {ca.issuer.certificate: None for ca in self.cas.values()}
+        return superseded(certificate, known, tuple(issuer.certificate for issuer in self.issuing.values()))
 
     @property
     def certificates(self) -> dict[str, x509.Certificate]:
@@ -32,10 +68,14 @@ class Hierarchy:
         return {name: ca.issuer.certificate for name, ca in self.cas.items()} | dict(self.roots)
 
     @property
+    def keys(self) -> dict[str, SigningKey]:
+        """The keys, by URI."""
+        return {key.uri: key for key in (*(ca.key for ca in self.cas.values()), *self.responder_keys.values())}
+
+    @property
     def remote_keys(self) -> list[RemoteKey]:
         """The keys that signer-hsm holds."""
-        keys = (*(ca.key for ca in self.cas.values()), *self.responder_keys.values())
-        return [key for key in keys if isinstance(key, RemoteKey)]
+        return [key for key in self.keys.values() if isinstance(key, RemoteKey)]
 
 
 @dataclass(frozen=True)
@@ -82,13 +122,17 @@ def make_issuer(
     base_url: str,
     *,
     crl_shards: int = 1,
+    crosses: tuple[x509.Certificate, ...] = (),
 ) -> Issuer:
-    """An issuing CA directly below a root, with its status below `base_url`."""
+    """An issuing CA directly below a root, with its status below `base_url`.
+
+    `crosses` are certificates of the root's key by other roots, which go with each chain.
+    """
     return Issuer(
         id=name,
         family=family,
         certificate=certificate,
-        chain=(certificate,),
+        chain=(certificate, *crosses),
         root=root,
         crl_url=f"{base_url}/crl/{name}",
         ocsp_url=f"{base_url}/ocsp",
@@ -97,8 +141,14 @@ def make_issuer(
     )
 
 
-def make_root_issuer(name: str, family: str, certificate: x509.Certificate, base_url: str) -> Issuer:
-    """A root as the issuer of issuing CAs; nobody answers OCSP for it, its CRL is made offline."""
+def make_root_issuer(
+    name: str, family: str, certificate: x509.Certificate, base_url: str, *, crossed: bool = False
+) -> Issuer:
+    """A root as the issuer of issuing CAs; nobody answers OCSP for it, its CRL is made offline.
+
+    What is below it names the PKCS#7 bundle with its cross-certificates: who trusts the root needs it not, and who does
+    not trust it is helped by those alone.
+    """
     return Issuer(
         id=name,
         family=family,
@@ -107,12 +157,14 @@ def make_root_issuer(name: str, family: str, certificate: x509.Certificate, base
         root=certificate,
         crl_url=f"{base_url}/crl/{name}",
         ocsp_url=None,
-        aia_url=f"{base_url}/aia/{name}",
+        aia_url=f"{base_url}/aia/{name}{BUNDLE if crossed else ''}",
     )
 
 
-async def load_hierarchy(settings: CaSettings, base_url: str, ring: KeyRing) -> Hierarchy:
-    """Read certificates and open keys as the settings say.
+async def load_hierarchy(
+    settings: CaSettings, base_url: str, ring: KeyRing, known: Hierarchy | None = None
+) -> Hierarchy:
+    """Read certificates and open keys as the settings say; keys that are `known` are not opened again.
 
     Raises:
         KeyAccessError: a key is missing, locked, or not the one of its certificate.
@@ -120,17 +172,44 @@ async def load_hierarchy(settings: CaSettings, base_url: str, ring: KeyRing) -> 
         UnsupportedError: a key URI of a scheme that is not offered.
     """
     roots = read_issuers(settings.roots)
-    cas, responder_keys = {}, {}
+    crosses = {item.id: tuple(map(read_certificate, item.cross)) for item in settings.roots}
+    cas, responder_keys = dict[str, IssuingCa](), dict[str, SigningKey]()
+    keys = {} if known is None else known.keys
     for item in settings.issuers:
         certificate = read_certificate(item.certificate)
-        key = await ring.open(item.key, certificate)
+        key = await _opened(ring, item.key, certificate, keys.get(item.key))
         if key.algorithm.family != item.family:
             raise KeyNotFoundError(f"issuer {item.id} is said to be of the family {item.family}, and its key is not")
         root = _root_of(item, roots)
-        issuer = make_issuer(item.id, item.family, certificate, root, base_url, crl_shards=item.crl_shards)
-        cas[item.id] = IssuingCa.of(issuer, key, retired=item.retired)
-        responder_keys[item.id] = await ring.open(item.responder_key, _responder_certificate(settings, item))
-    return Hierarchy(cas, responder_keys, roots)
+        issuer = make_issuer(
+            item.id,
+            item.family,
+            certificate,
+            root,
+            base_url,
+            crl_shards=item.crl_shards,
+            crosses=_helpful(item.root, crosses, settings),
+        )
+        cas[item.id] = IssuingCa.of(issuer, key, state=item.state)
+        responder = _responder_certificate(settings, item)
+        responder_keys[item.id] = await _opened(ring, item.responder_key, responder, keys.get(item.responder_key))
+    return Hierarchy(cas, responder_keys, roots, crosses)
+
+
+async def _opened(
+    ring: KeyRing, uri: str, certificate: x509.Certificate | None, known: SigningKey | None
+) -> SigningKey:
+    return await ring.open(uri, certificate) if known is None else known
+
+
+def _helpful(
+    root: str, crosses: Mapping[str, tuple[x509.Certificate, ...]], settings: CaSettings
+) -> tuple[x509.Certificate, ...]:
+    """Those cross-certificates of a root that lead to an older one which is still trusted: few know the new one."""
+    ids = [item.id for item in settings.roots]
+    older = [item for item in trusted_roots(settings) if ids.index(item.id) < ids.index(root)]
+    subjects = {read_certificate(item.certificate).subject for item in older}
+    return tuple(cross for cross in crosses[root] if cross.issuer in subjects)
 
 
 def read_issuers(items: Iterable[IssuerSettings | RootSettings]) -> dict[str, x509.Certificate]:
@@ -142,22 +221,15 @@ def read_issuers(items: Iterable[IssuerSettings | RootSettings]) -> dict[str, x5
     return {item.id: read_certificate(item.certificate) for item in items}
 
 
-def publish_issuers(settings: CaSettings, directory: Path) -> None:
-    """Have the directory that all services read hold the certificates of the settings' issuing CAs, and of no former.
+def trusted_roots(settings: CaSettings) -> list[RootSettings]:
+    """All but the retired ones."""
+    return [item for item in settings.roots if item.state != "retired"]
 
-    A service lets nobody in without the CRL of every issuer there, so this follows the settings and never goes before.
 
-    Raises:
-        KeyNotFoundError, MalformedError: as `read_certificate`.
-        OSError: it cannot be written.
-    """
-    wanted = {directory / f"{item.id}.pem": to_pem([read_certificate(item.certificate)]) for item in settings.issuers}
-    for path, pem in wanted.items():
-        if not path.exists():
-            write_atomically(path, pem, 0o644)
-    for path in directory.glob("issuing-*.pem"):
-        if path not in wanted:
-            path.unlink()
+def trusted_issuers(settings: CaSettings) -> list[IssuerSettings]:
+    """The issuing CAs below roots that are trusted."""
+    trusted = {item.id for item in trusted_roots(settings)}
+    return [item for item in settings.issuers if item.root in trusted]
 
 
 def responders_directory(settings: CaSettings) -> Path:

@@ -21,7 +21,7 @@ from services.ca.issuance import Issuance
 from services.ca.settings import CaSettings, IdentitySettings
 from services.ca.store import CaStore
 from services.ca.wire import CertificateRequest, Identifier
-from services.chassis.identity import IdentityFiles, IdentityRenewer, Issue, RotationObserver
+from services.chassis.identity import IdentityFiles, IdentityRenewer, Issue, RotationObserver, Superseded
 from services.chassis.runner import BackgroundTask
 
 _log: Final = structlog.get_logger(__name__)
@@ -31,20 +31,29 @@ class Identities:
     """The identities that the settings name."""
 
     def __init__(
-        self, settings: CaSettings, store: CaStore, issuance: Issuance, clock: Clock, observer: RotationObserver
+        self,
+        settings: CaSettings,
+        store: CaStore,
+        issuance: Issuance,
+        clock: Clock,
+        observer: RotationObserver,
+        superseded: Superseded,
     ) -> None:
         self._settings = settings
         self._store = store
         self._issuance = issuance
         self._clock = clock
         self._observer = observer
+        self._superseded = superseded
 
     def own(self) -> IdentityRenewer:
         """Renews the identity of this process."""
         identity = SpiffeId.service(self._settings.trust_domain, "ca")
         certificate, key = self._settings.tls_certificate, self._settings.tls_key
         files = IdentityFiles(certificate.parent, certificate.name, key.name)
-        return IdentityRenewer(files, self._issue_to(identity, "service"), self._clock, self._observer)
+        return IdentityRenewer(
+            files, self._issue_to(identity, "service"), self._clock, self._observer, self._superseded
+        )
 
     def operators(self) -> list[IdentityRenewer]:
         """Renew the operators' identities."""
@@ -110,7 +119,9 @@ class Identities:
                 raise RefusedError(f"{item.id} is not renewed: its certificate was revoked")
             return await issue(csr)
 
-        return IdentityRenewer(IdentityFiles(item.directory), issue_unless_revoked, self._clock, self._observer)
+        return IdentityRenewer(
+            IdentityFiles(item.directory), issue_unless_revoked, self._clock, self._observer, self._superseded
+        )
 
     def _issue_to(self, identity: SpiffeId, profile: str) -> Issue:
         async def issue(csr: bytes) -> bytes:

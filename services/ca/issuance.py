@@ -48,6 +48,7 @@ from services.ca.errors import (
 )
 from services.ca.ledger.names import names_text
 from services.ca.linters import Linter
+from services.ca.settings import IssuerState
 from services.ca.store import CaStore, Intent
 from services.ca.wire import CertificateRequest, IssuedCertificate, format_serial
 from services.chassis.database import AuditEvent
@@ -65,19 +66,19 @@ _log = structlog.get_logger(__name__)
 class IssuingCa:
     """An issuer that this process can sign for; `chain_pem` is its own chain, without the root.
 
-    A retired one completes what was recorded and speaks for what it has issued; it gets no new requests.
+    One that is not active completes what was recorded and speaks for what it has issued; it gets no new requests.
     """
 
     issuer: Issuer
     key: SigningKey
     chain_pem: str
-    retired: bool = False
+    state: IssuerState = "active"
 
     @classmethod
-    def of(cls, issuer: Issuer, key: SigningKey, *, retired: bool = False) -> "IssuingCa":
+    def of(cls, issuer: Issuer, key: SigningKey, *, state: IssuerState = "active") -> "IssuingCa":
         """Pair an issuer with its key."""
         chain = b"".join(certificate.public_bytes(Encoding.PEM) for certificate in issuer.chain)
-        return cls(issuer, key, chain.decode(), retired)
+        return cls(issuer, key, chain.decode(), state)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-FAMILIES: Final = ("ecdsa", "mldsa")
+FAMILIES: Final = ("ecdsa", "rsa", "mldsa")
+"""Families of roots and issuing CAs."""
+NEEDED_FAMILIES: Final = ("ecdsa", "mldsa")
+"""Public listeners show ECDSA chains; the services know each other by ML-DSA."""
+PUBLIC_FAMILIES: Final = frozenset({"ecdsa", "rsa"})
+"""Those of the chains that public listeners show."""
 SIGNER: Final = "signer-hsm"
 SIGNING: Final = "signing"
 SERVICES: Final = (SIGNER, "ca", "acme", SIGNING)  # in the order of their start; those without settings are left out
@@ -75,6 +80,11 @@ class Layout:
     def issuers(self) -> Path:
         """The issuing CAs' certificates, one file each."""
         return self.trust / "issuers"
+
+    @property
+    def cross(self) -> Path:
+        """Certificates of roots' keys by other roots."""
+        return self.trust / "cross"
 
     @property
     def ct_log_public_key(self) -> Path:
@@ -162,15 +172,19 @@ class Layout:
         return self.trust / f"root-{family}.pem"
 
     def root_key(self, family: str) -> Path:
-        """The sealed key of a family's root."""
-        return self.offline / f"root-{family}.key"
+        """The sealed key of a family's first root."""
+        return self.root_key_of(f"root-{family}")
+
+    def root_key_of(self, root: str) -> Path:
+        """The sealed key of a root, by its id."""
+        return self.offline / f"{root}.key"
 
     def issuer_certificate(self, family: str) -> Path:
         """The certificate of a family's issuing CA."""
         return self.issuers / f"issuing-{family}.pem"
 
     def own_certificate(self, issuer: str) -> Path:
-        """Where the CA keeps the certificate of an issuing CA that came after the ceremony."""
+        """Where the CA keeps the certificate of an issuing CA, or of a root, that came after the ceremony."""
         return self.state("ca") / "issuers" / f"{issuer}.pem"
 
     def audit_public_key(self, service: str) -> Path:

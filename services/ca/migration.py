@@ -36,14 +36,15 @@ from pkicore.keys.passphrase import read_passphrase
 from pkicore.keys.remote import REMOTE_SCHEME
 from services.ca.equipment import Equipment
 from services.ca.errors import CeremonyError
-from services.ca.hierarchy import publish_issuers, read_certificate
+from services.ca.hierarchy import read_certificate
 from services.ca.own_policy import OwnPolicy
 from services.ca.remote_keys import RemoteKeyMaker, prove, rehearse
 from services.ca.rolling import Rolled, Rolling, successor_id, successor_of
 from services.ca.settings import CaSettings, IssuerSettings, is_remote
-from services.ca.settings_text import Members, change_issuers
+from services.ca.settings_text import Members, change_issuers, in_state
 from services.ca.signer_settings import TENANT, backend_names
 from services.ca.stopped import StoppedDeployment
+from services.ca.trust_directory import publish_trust
 from services.signer_hsm.client import NotOfferedError
 
 KEPT_DAYS: Final = 30
@@ -154,7 +155,7 @@ class Migration:
             await equipment.complete(frozenset(maker.kinds), pool)
         text = rolling.in_ca_settings(self.deployment.text(), rolled, unix(self.deployment.clock.now()))
         self.deployment.write(equipment.in_ca_settings(text))
-        publish_issuers(self.deployment.settings(), self.deployment.layout.issuers)
+        publish_trust(self.deployment.settings(), self.deployment.layout)
         await self.deployment.record("key.rolled", settings, [item.members() for item in rolled])
         return rolled
 
@@ -178,7 +179,7 @@ class Migration:
         }
         for old, new in rolled:
             back.append(replace(_migrated(_plan(old, settings), old.key), before=new.key))
-            changes |= {old.id: {"retired": None}, new.id: {"retired": True}}
+            changes |= {old.id: in_state("active"), new.id: in_state("retired")}
         self.deployment.write(change_issuers(self.deployment.text(), changes))
         await self.deployment.record("key.rolled-back", settings, [item.members() for item in back])
         return back
@@ -242,7 +243,7 @@ class Migration:
 
 
 def _in_files(settings: CaSettings, only: Sequence[str]) -> list[IssuerSettings]:
-    due = [item for item in settings.issuers if not is_remote(item.key) and not item.retired]
+    due = [item for item in settings.issuers if not is_remote(item.key) and item.state == "active"]
     unknown = sorted(set(only) - {item.id for item in due})
     if unknown:
         names = ", ".join(item.id for item in due) or "none"

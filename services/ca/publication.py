@@ -9,7 +9,7 @@ are only read.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Final
@@ -48,7 +48,7 @@ class CrlPublisher:
         store: RevocationStore,
         log: RevocationLog,
         cas: Mapping[str, IssuingCa],
-        roots: Sequence[str],
+        roots: Collection[str],
         clock: Clock,
         lifetime: timedelta,
         former_base_url: str = "",
@@ -101,6 +101,26 @@ class CrlPublisher:
         self._due |= earlier.keys() - self._lists.keys()
         self._lists |= earlier
         await self._load((*self._lists, *self._roots))
+
+    async def extend(self, seconds: float) -> None:
+        """Take up the issuers and roots that have come since, and wait for the first CRLs, for so long at most.
+
+        Raises:
+            DatabaseError: the database cannot be read.
+        """
+        new = [name for name in self._cas if name not in self._lists]
+        lists = {item.path: item for name in new for item in CrlList.of(name, self._cas[name].issuer)}
+        for name in new:
+            self._entries.setdefault(name, {0: ShardEntries()})
+        self._lists |= lists
+        await self._load((*lists, *self._roots))
+        self._due |= set(lists)
+        self._wake.set()
+        try:
+            async with asyncio.timeout(seconds), self._published:
+                await self._published.wait_for(lambda: lists.keys() <= self._current.keys())
+        except TimeoutError:
+            _log.error("the first CRL of a new issuing CA is not published yet", issuers=new)
 
     async def publish_all(self, seconds: float = _PUBLISH_SECONDS) -> Mapping[str, int]:
         """Have every list published anew; issuer id to the number of its new complete CRL.
@@ -172,17 +192,17 @@ class CrlPublisher:
     def _take(self, batch: Sequence[Revoked]) -> None:
         """What happened, from the log: the lists concerned are due."""
         for revoked in batch:
-            shards = self._entries.get(revoked.issuer)
-            if shards is None:
-                continue
+            shards = self._entries.setdefault(revoked.issuer, {0: ShardEntries()})
             concerned = CrlList(revoked.issuer), CrlList(revoked.issuer, revoked.shard)
             base = min(self._base(item)[1] for item in concerned)
             shards.setdefault(revoked.shard, ShardEntries()).take(revoked, changed=revoked.sequence > base)
+            if revoked.issuer not in self._cas:  # a root, or one that another process has taken up before this one
+                continue
             self._lists |= {item.path: item for item in concerned}
             self._due |= {item.path for item in concerned}
         self._wake.set()
 
-    async def _load(self, paths: Sequence[str]) -> None:
+    async def _load(self, paths: Iterable[str]) -> None:
         for path in paths:
             stored = await self._store.crl(path)
             delta = await self._store.crl(self._lists[path].delta_path) if path in self._lists else None

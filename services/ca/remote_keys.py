@@ -29,10 +29,14 @@ class RemoteKeyMaker:
         client: calls signer-hsm as somebody who may.
         backends: their names, the preferred one first.
         pool: for the keys.
+        user: as whom the keys are used; the same, if not given.
     """
 
-    def __init__(self, client: SignerClient, backends: Sequence[str], pool: Executor) -> None:
+    def __init__(
+        self, client: SignerClient, backends: Sequence[str], pool: Executor, user: SignerClient | None = None
+    ) -> None:
         self._client = client
+        self._user = user or client
         self._backends = backends
         self._pool = pool
         self._run = secrets.token_hex(8)
@@ -85,7 +89,7 @@ class RemoteKeyMaker:
         Raises:
             KeyAccessError: there is none, or signer-hsm does not answer.
         """
-        key = await open_remote_key(uri, self._client, self._pool)
+        key = await open_remote_key(uri, self._user, self._pool)
         self.kinds.add(key.payload_kind)
         return key
 

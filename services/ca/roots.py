@@ -23,15 +23,24 @@ from services.chassis.database import AuditEvent
 
 ROOT_CRL_LIFETIME: Final = timedelta(days=365)
 CEREMONY: Final = "ceremony"
+CROSS: Final = "cross-ca"
+"""Profile of a root's certificate by another root, in the ledger."""
 _PATH: Final = "/operator/ceremony"
 
 
 @dataclass(frozen=True)
 class RootOffice:
-    """The one place where anybody may ask for a CA certificate; through the nine steps and the CA's own ledger."""
+    """The one place where anybody may ask for a CA certificate; through the nine steps and the CA's own ledger.
+
+    Attributes:
+        issuance: the nine steps.
+        caller: who asks.
+        profile: of the certificates: issuing CAs', or that of cross-certificates.
+    """
 
     issuance: Issuance
     caller: SpiffeId
+    profile: str
 
     @classmethod
     def of(
@@ -52,19 +61,24 @@ class RootOffice:
             cas={root.issuer.id: root for root in roots.values()},
             clock=clock,
         )
-        return cls(issuance, SpiffeId(trust_domain, _PATH))
+        return cls(issuance, SpiffeId(trust_domain, _PATH), profile.name)
 
     async def certify(self, key: SigningKey, common_name: str) -> x509.Certificate:
-        """The certificate of an issuing CA, by the root of its key's family.
+        """The certificate of a CA, by the root of its key's family.
 
         Raises:
             PkiError, CaServiceError, DatabaseError: it could not be issued.
         """
         csr = await make_csr(key, common_name=common_name)
         token = f"ceremony-{secrets.token_hex(8)}"
-        wanted = CertificateRequest(csr, "issuing-ca", (), token, requester={"ceremony": common_name})
+        wanted = CertificateRequest(csr, self.profile, (), token, requester={"ceremony": common_name})
         outcome = await self.issuance.issue(self.caller, wanted)
         return x509.load_pem_x509_certificate(outcome.answer.certificate.encode())
+
+
+def cross_profile(profiles: Mapping[str, Profile]) -> Profile:
+    """Cross-certificates are those of issuing CAs with one CA more below them; they end when those end."""
+    return replace(profiles["issuing-ca"], name=CROSS, path_length=1)
 
 
 async def sign_root_crl(

@@ -1,7 +1,7 @@
 """What the CA can be told: a TOML file, then the environment as PQCPKI_CA_<FIELD>."""
 
 from datetime import timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -45,6 +45,12 @@ def _key_reference(uri: str) -> str:
 KeyReference = Annotated[str, AfterValidator(_key_reference)]
 
 
+IssuerState: TypeAlias = Literal["prepared", "active", "retired"]
+"""A prepared issuing CA publishes its CRL and answers OCSP; an active one issues; a retired one does so no more."""
+RootState: TypeAlias = Literal["prepared", "active", "superseded", "retired"]
+"""A prepared root is trusted; an active one certifies issuing CAs; a superseded one is still trusted, a retired not."""
+
+
 class IssuerSettings(BaseModel):
     """One issuing CA and the delegated OCSP responder that answers for it."""
 
@@ -64,9 +70,10 @@ class IssuerSettings(BaseModel):
         "", description="URI of a retired OCSP responder's key that `ztca keys destroy-files` is about to destroy."
     )
     migrated_at: int = Field(0, ge=0, description="When `ztca keys migrate` changed the key, Unix time; 0: never.")
-    retired: bool = Field(
-        False,
-        description="It issues nothing any more, but its CRL and OCSP answers go on (`ztca keys migrate --roll`).",
+    state: IssuerState = Field(
+        "active",
+        description="prepared: publishes its CRL and answers OCSP. active: issues, too; one of each family. "
+        "retired: issues nothing any more, but its CRL and OCSP answers go on.",
     )
     replaces: str = Field("", description="Id of the issuing CA in whose place it came, where it came by a roll.")
     crl_shards: int = Field(
@@ -77,14 +84,36 @@ class IssuerSettings(BaseModel):
     )
     responder_key: KeyReference = Field(description="URI of its OCSP responder's key, as a rule a local one.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_earlier_versions(cls, values: object) -> object:
+        """They had `retired = true`."""
+        if not isinstance(values, dict) or "retired" not in values:
+            return values
+        rest = {name: value for name, value in values.items() if name != "retired"}
+        return {"state": "retired" if values["retired"] is True else "active", **rest}
+
+    @property
+    def retired(self) -> bool:
+        """Whether it has issued, and does so no more."""
+        return self.state == "retired"
+
 
 class RootSettings(BaseModel):
-    """One root. Its key is not here, and never is."""
+    """One root. Its key is not here, and never is. Of each family, one is active."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str = Field(description="Stable name, part of the CRL and AIA URLs.", pattern=r"^[a-z0-9-]{1,64}$")
     certificate: AbsolutePath = Field(description="Its certificate, PEM.")
+    state: RootState = Field(
+        "active",
+        description="prepared: is trusted. active: certifies new issuing CAs, too. superseded: is trusted, and "
+        "certifies none any more. retired: is not trusted any more; its CRL is published.",
+    )
+    cross: tuple[AbsolutePath, ...] = Field(
+        (), description="Certificates of its key by other roots, PEM: for who trusts those alone."
+    )
 
 
 class IdentitySettings(BaseModel):
@@ -172,12 +201,12 @@ class CaSettings(ServiceSettings):
 
     @model_validator(mode="after")
     def _one_issues(self) -> "CaSettings":
-        active = [item.family for item in self.issuers if not item.retired]
+        active = [item.family for item in self.issuers if item.state == "active"]
         twice = sorted({family for family in active if active.count(family) > 1})
         if twice:
-            raise ValueError(f"two issuing CAs of the family {twice[0]} issue: set retired = true in one of them")
+            raise ValueError(f"two issuing CAs of the family {twice[0]} issue: set state = 'retired' in one of them")
         if not active:
-            raise ValueError("every issuing CA is retired, so that nothing could be issued")
+            raise ValueError("no issuing CA is active, so that nothing could be issued: `ztca ca activate`")
         return self
 
     @property

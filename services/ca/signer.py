@@ -20,6 +20,7 @@ from pkicore.identity import SpiffeId
 from pkicore.keys.remote import RemoteKey, RemoteSigner
 from pkicore.keys.timed import TimedSigner
 from pkicore.mtls import INTERNAL, Credentials, CredentialsSource, CrlCache, Http1Client, TlsClient
+from services.ca.client.trust import Believe
 from services.ca.settings import CaSettings
 from services.chassis.ops import Readiness
 
@@ -46,8 +47,9 @@ class WayToSigner:
         crls: CrlCache,
         registry: CollectorRegistry,
         clock: Clock,
+        subscribe: Callable[[Believe], None] = lambda _believe: None,
     ) -> "WayToSigner":
-        """Build it; nothing is sent yet."""
+        """Build it; nothing is sent yet. `subscribe` is told who wants to hear of other roots."""
         from services.signer_hsm.client import SignerClient
 
         count = Counter(
@@ -63,6 +65,7 @@ class WayToSigner:
             handshake_timeout=settings.signer_timeout_seconds,
             count=lambda what: count.labels(what).inc(),
         )
+        subscribe(tls.believe)
         http = tls.http1(SpiffeId.service(settings.trust_domain, SERVICE), settings.signer_url)
         return cls(http, TimedSigner(SignerClient(http), settings.signer_timeout_seconds))
 

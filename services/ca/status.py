@@ -8,6 +8,7 @@
 | /crl/<family>        | as /crl/<issuer id>, of the family's active CA   |                           |
 | /crl                 | the same of the first issuer                     |                           |
 | /aia/<issuer id>     | the issuer's certificate, DER (RFC 5280 §4.2.2.1)| application/pkix-cert     |
+| /aia/<root id>.p7c   | a root with its cross-certificates, PKCS#7       | application/pkcs7-mime    |
 | /ocsp (POST)         | OCSP (RFC 6960 appendix A)                       | application/ocsp-response |
 | /ocsp/<base64> (GET) | the same; answers without nonce may be cached    |                           |
 
@@ -20,15 +21,15 @@ us and the verifier hides a revocation for no longer than that; it never reaches
 import base64
 import binascii
 import hashlib
-from collections.abc import Mapping
 from email.utils import formatdate
 from functools import lru_cache
 from typing import Final
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 
 from pkicore.clock import Clock, unix
+from services.ca.hierarchy import BUNDLE, Hierarchy
 from services.ca.publication import CrlPublisher
 from services.ca.responder import MALFORMED, OcspAnswer, OcspAnswers
 from services.ca.revocation_store import StoredCrl
@@ -40,29 +41,26 @@ _MAX_BASE64: Final = 4 * MAX_OCSP_REQUEST // 3 + 4
 
 _CRL: Final = (b"content-type", b"application/pkix-crl")
 _CERTIFICATE: Final = (b"content-type", b"application/pkix-cert")
+_BUNDLE: Final = (b"content-type", b"application/pkcs7-mime")
 _OCSP: Final = (b"content-type", b"application/ocsp-response")
 _NO_STORE: Final = (b"cache-control", b"no-store")
 
 
 class StatusEndpoints:
-    """The handlers; `families` names the active issuing CA of each, `max_age` is in seconds."""
+    """The handlers, over a hierarchy that may grow; `max_age` is in seconds."""
 
     def __init__(
         self,
         *,
         publisher: CrlPublisher,
         answers: OcspAnswers,
-        certificates: Mapping[str, x509.Certificate],
-        families: Mapping[str, str],
-        first_issuer: str,
+        hierarchy: Hierarchy,
         max_age: int,
         clock: Clock,
     ) -> None:
         self._publisher = publisher
         self._answers = answers
-        self._certificates = {name: item.public_bytes(Encoding.DER) for name, item in certificates.items()}
-        self._families = families
-        self._first_issuer = first_issuer
+        self._hierarchy = hierarchy
         self._tags: dict[str, tuple[StoredCrl, bytes]] = {}
         self._max_age = max_age
         self._clock = clock
@@ -79,24 +77,30 @@ class StatusEndpoints:
 
     async def crl(self, request: Request) -> Response:
         """The newest CRL of a list."""
-        path = request.params.get("list", self._first_issuer).removesuffix(".crl")
+        path = request.params.get("list", "").removesuffix(".crl") or self._issuing("")
         found = self._publisher.newest(path)
         if found is None:
             issuer, slash, rest = path.partition("/")
-            found = self._publisher.newest(self._families.get(issuer, "") + slash + rest)
+            found = self._publisher.newest(self._issuing(issuer) + slash + rest)
         if found is None:
-            raise RouteNotFoundError(f"there is no such CRL; there are those of {', '.join(self._certificates)}")
+            raise RouteNotFoundError(
+                f"there is no such CRL; there are those of {', '.join(self._hierarchy.certificates)}"
+            )
         max_age = self._max_age_until(found.next_update)
         headers = _headers(self._tag(found), found.this_update, found.next_update, max_age)
         return _conditional(request, found.der, [_CRL, *headers])
 
     async def aia(self, request: Request) -> Response:
-        """The certificate of an issuer."""
+        """The certificate of an issuer, or a root with its cross-certificates."""
         issuer = request.params["issuer"].removesuffix(".cer")
-        der = self._certificates.get(issuer)
-        if der is None:
-            raise RouteNotFoundError(f"there is no such issuer; there are {', '.join(self._certificates)}")
-        return _conditional(request, der, [_CERTIFICATE, *_static_headers(_tag(der), self._max_age)])
+        certificates, name = self._hierarchy.certificates, issuer.removesuffix(BUNDLE)
+        if issuer in certificates:
+            der, kind = certificates[issuer].public_bytes(Encoding.DER), _CERTIFICATE
+        elif issuer.endswith(BUNDLE) and name in self._hierarchy.roots:
+            der, kind = _bundle((certificates[name], *self._hierarchy.crosses.get(name, ()))), _BUNDLE
+        else:
+            raise RouteNotFoundError(f"there is no such issuer; there are {', '.join(certificates)}")
+        return _conditional(request, der, [kind, *_static_headers(_tag(der), self._max_age)])
 
     async def ocsp_post(self, request: Request) -> Response:
         """OCSP by POST."""
@@ -117,6 +121,12 @@ class StatusEndpoints:
         return _conditional(
             request, answer.der, [_OCSP, *_ocsp_headers(answer, self._max_age_until(answer.next_update))]
         )
+
+    def _issuing(self, family: str) -> str:
+        """The issuing CA of a family, the first one where none is named; empty where there is none."""
+        issuing = self._hierarchy.issuing
+        first = next(iter(issuing), "")
+        return issuing[family or first].id if (family or first) in issuing else ""
 
     def _tag(self, crl: StoredCrl) -> bytes:
         """The entity tag of a list, computed once."""
@@ -148,6 +158,12 @@ def _conditional(request: Request, body: bytes, headers: Headers) -> Response:
     if b"*" in tags or dict(headers)[b"etag"] in tags:
         return Response(304, b"", headers[1:])
     return Response(200, body, headers)
+
+
+@lru_cache(maxsize=16)
+def _bundle(certificates: tuple[x509.Certificate, ...]) -> bytes:
+    """A certs-only PKCS#7 message (RFC 5280 §4.2.2.1)."""
+    return pkcs7.serialize_certificates(list(certificates), Encoding.DER)
 
 
 @lru_cache(maxsize=4096)

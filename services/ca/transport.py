@@ -5,7 +5,7 @@ It asks nobody: CRLs come from its ledger, staples are made in process.
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Final, Protocol
@@ -18,7 +18,8 @@ from pkicore.clock import Clock
 from pkicore.errors import StaleStatusError
 from pkicore.mtls import INTERNAL, CredentialsSource, CrlCache, StapleCache, TlsListener
 from pkicore.x509.certificate import crl_urls
-from services.ca.hierarchy import read_issuers
+from services.ca.client.trust import Believe
+from services.ca.hierarchy import read_issuers, trusted_issuers, trusted_roots
 from services.ca.publication import CrlPublisher
 from services.ca.settings import CaSettings
 from services.ca.store import CaStore
@@ -46,14 +47,24 @@ class OwnStatus(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass
 class Standing:
-    """Who the CA is to others, and which certificates it believes: it asks nobody but its own ledger."""
+    """Who the CA is to others, and which certificates it believes: it asks nobody but its own ledger.
+
+    Attributes:
+        credentials: its own identity.
+        certificates: of the issuing CAs and roots that it believes, by the name of their CRL.
+        crls: their CRLs.
+        roots: the trust anchors.
+        clock: the time.
+    """
 
     credentials: CredentialsSource
+    certificates: dict[str, x509.Certificate]
     crls: CrlCache
     roots: tuple[x509.Certificate, ...]
     clock: Clock
+    _believers: list[Believe] = field(default_factory=list, init=False)
 
     @classmethod
     def of(cls, settings: CaSettings, store: CaStore, clock: Clock) -> "Standing":
@@ -67,11 +78,29 @@ class Standing:
             settings.tls_key,
             lambda error: _log.error("credentials not reloaded", error=str(error)),
         )
-        roots = read_issuers(settings.roots)
-        crls = ledger_crls(
-            read_issuers(settings.issuers) | roots, store, None, clock, settings.crl_max_staleness_seconds
-        )
-        return cls(credentials, crls, tuple(roots.values()), clock)
+        roots = read_issuers(trusted_roots(settings))
+        certificates = read_issuers(trusted_issuers(settings)) | roots
+        crls = ledger_crls(certificates, store, None, clock, settings.crl_max_staleness_seconds)
+        return cls(credentials, certificates, crls, tuple(roots.values()), clock)
+
+    def subscribe(self, believe: Believe) -> None:
+        """Have `believe` called with the roots whenever they change."""
+        self._believers.append(believe)
+
+    async def follow(self, settings: CaSettings) -> None:
+        """Believe as the settings say now; what comes anew counts once its CRL is in the ledger.
+
+        Raises:
+            KeyAccessError, MalformedError: a file is missing or does not parse.
+        """
+        roots = read_issuers(trusted_roots(settings))
+        wanted = read_issuers(trusted_issuers(settings)) | roots
+        self.certificates.update(wanted)
+        if not await self.crls.follow(tuple(wanted.values())):
+            raise StaleStatusError("a new issuing CA, or a new root, has no CRL yet")
+        self.roots = tuple(roots.values())
+        for believe in self._believers:
+            believe(self.roots)
 
 
 def ledger_crls(
@@ -83,16 +112,16 @@ def ledger_crls(
     on_error: Callable[[x509.Certificate, Exception], None] | None = None,
 ) -> CrlCache:
     """The newest CRL of each issuer, from the ledger; kept in a directory for others, where one is given."""
-    names = {certificate: name for name, certificate in certificates.items()}
 
     async def fetch(issuer: x509.Certificate) -> bytes:
-        stored = await store.crl(names[issuer])
+        name = next(name for name, certificate in certificates.items() if certificate == issuer)
+        stored = await store.crl(name)
         if stored is None:
-            raise StaleStatusError(f"there is no CRL of {names[issuer]}")
+            raise StaleStatusError(f"there is no CRL of {name}")
         return stored.der
 
     return CrlCache(
-        list(names),
+        list(certificates.values()),
         fetch,
         directory,
         clock,
@@ -133,6 +162,7 @@ class Transport:
             observer=metrics,
             clock=clock,
         )
+        standing.subscribe(listener.believe)
         leaf = credentials.current().certificate
         metrics.certificate("internal", leaf.not_valid_before_utc, leaf.not_valid_after_utc)
         published = asyncio.Event()

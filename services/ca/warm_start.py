@@ -41,7 +41,8 @@ async def is_warm(layout: Layout, environment: Mapping[str, str], clock: Clock) 
         return False
     try:
         settings = recorded_settings(layout, "ca")
-        wanted = {f"{item['id']}.pem" for item in settings["issuers"]}
+        roots = {item["id"] for item in _trusted(settings)}
+        wanted = {f"{item['id']}.pem" for item in settings["issuers"] if item["root"] in roots}
         if {path.name for path in layout.issuers.glob("issuing-*.pem")} != wanted:
             return False
         soon = _Soon(clock)
@@ -61,13 +62,17 @@ def _certificates(settings: Mapping[str, Any]) -> Iterator[Path]:
         yield Path(settings["state_dir"]) / "responders" / f"{item['id']}.pem"
 
 
+def _trusted(settings: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [item for item in settings["roots"] if item.get("state") != "retired"]
+
+
 async def _status_lasts(layout: Layout, settings: Mapping[str, Any], soon: Clock) -> bool:
     """Whether signer-hsm will find a CRL of every issuer on its disk, and a staple of its own certificate.
 
     Raises:
         PkiError: it will not.
     """
-    roots = [Path(item["certificate"]) for item in settings["roots"]]
+    roots = [Path(item["certificate"]) for item in _trusted(settings)]
     issuers = [_leaf(path) for path in (*roots, *layout.issuers.glob("*.pem"))]
     status = layout.state(SIGNER) / "status"
     staleness = recorded_settings(layout, SIGNER).get("crl_max_staleness_seconds", _STALENESS_SECONDS)

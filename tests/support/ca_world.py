@@ -24,6 +24,7 @@ from services.ca.app import MIGRATIONS, Core, CoreRules, build_core, internal_ap
 from services.ca.ct.log import CertificateLog
 from services.ca.hierarchy import Hierarchy
 from services.ca.issuance import IssuingCa
+from services.ca.settings import IssuerState
 from services.ca.wire import CertificateRequest, Identifier, IssuedCertificate
 from services.chassis.database import CommitObserver, Database
 from services.chassis.observability import HttpMetrics
@@ -65,6 +66,10 @@ def server_request(*dns: str, key: PrivateKey | None = None, idempotency_key: st
     return CertificateRequest(csr, "server", identifiers(*dns), idempotency_key)
 
 
+def _state(family: str, retired: Collection[str]) -> IssuerState:
+    return "retired" if family in retired else "active"
+
+
 @dataclass
 class CaWorld:
     """A started CA without listeners."""
@@ -104,7 +109,7 @@ class CaWorld:
         signing = {family: (keys or {}).get(family, item.issuing_key) for family, item in families.items()}
         hierarchy = Hierarchy(
             cas={
-                item.issuing.id: IssuingCa.of(item.issuing, signing[family], retired=family in retired)
+                item.issuing.id: IssuingCa.of(item.issuing, signing[family], state=_state(family, retired))
                 for family, item in families.items()
             },
             responder_keys={

@@ -14,7 +14,7 @@ from services.ca.ceremony import CeremonyResult, hold_ceremony
 from services.ca.cli.output import PlainPath, directory_option, failing_cleanly, json_option, tell
 from services.ca.deployment import Deployment, choose_ports
 from services.ca.errors import CeremonyError
-from services.ca.layout import SIGNER, SIGNING, Layout
+from services.ca.layout import FAMILIES, NEEDED_FAMILIES, SIGNER, SIGNING, Layout
 from services.ca.settings import base_url
 from services.ca.signer_settings import file_backend, read_backends, require_files
 
@@ -33,6 +33,13 @@ _PORT = click.IntRange(0, 65535)
     "Without it a random one is made below DIR/secrets.",
 )
 @click.option("--offline", type=PlainPath(), help="Where the roots' keys go. [default: DIR/offline]")
+@click.option(
+    "--families",
+    default=",".join(NEEDED_FAMILIES),
+    show_default=True,
+    help=f"Those that get a root and an issuing CA, of {','.join(FAMILIES)}; ecdsa and mldsa are needed. RSA keys take "
+    "seconds. Others can be added later: ztca ca prepare-root.",
+)
 @click.option("--ca-port", "ca", type=_PORT, default=5000, show_default=True, envvar="PQCPKI_CA_PORT")
 @click.option("--ca-http-port", "ca_http", type=_PORT, default=5080, show_default=True, envvar="PQCPKI_CA_HTTP_PORT")
 @click.option("--ca-ops-port", "ca_ops", type=_PORT, default=5090, show_default=True, envvar="PQCPKI_CA_OPS_PORT")
@@ -110,6 +117,7 @@ def init(  # noqa: PLR0913, PLR0917 - one argument for each option
     signer_backends: Path | None,
     responder_keys: str,
     status_url: str,
+    families: str,
     as_json: bool,  # noqa: FBT001 - a command-line flag
     **ports: int,
 ) -> None:
@@ -133,6 +141,7 @@ def init(  # noqa: PLR0913, PLR0917 - one argument for each option
             backends=_backends(holder, signer_backends, responder_keys, layout, passphrase_file),
             remote_responders=responder_keys == SIGNER,
             signing=with_signing,
+            families=_families(families),
         )
         made = asyncio.run(
             hold_ceremony(
@@ -147,6 +156,14 @@ def init(  # noqa: PLR0913, PLR0917 - one argument for each option
         tell(
             as_json, _described(made, layout), f"The PKI is in {layout.root}. Start it with: ztca up --dir {directory}"
         )
+
+
+def _families(text: str) -> tuple[str, ...]:
+    wanted = [name.strip() for name in text.split(",")]
+    unknown = [name for name in wanted if name not in FAMILIES]
+    if unknown:
+        raise CeremonyError(f"--families: {unknown[0]!r} is none; there are {', '.join(FAMILIES)}")
+    return tuple(family for family in FAMILIES if family in wanted)
 
 
 def _described(made: CeremonyResult, layout: Layout) -> dict[str, Any]:

@@ -50,12 +50,16 @@ class Inventories:
         now = unix(self._clock.now())
         live = await self._store.live(now)
         issuers = [
-            InventoryIssuer(name, "retired" if ca.retired else "issuing", _algorithm(ca.issuer.certificate), _place(ca))
+            InventoryIssuer(name, _role(ca), _algorithm(ca.issuer.certificate), _place(ca))
             for name, ca in self._cas.items()
         ]
         roots = [InventoryIssuer(name, "root", _algorithm(root), "offline") for name, root in self._roots.items()]
         counts = [LiveCertificates(row.algorithm, row.profile, row.count, row.oldest) for row in live]
         return Inventory(now, (*roots, *issuers), tuple(counts))
+
+
+def _role(ca: IssuingCa) -> str:
+    return "issuing" if ca.state == "active" else ca.state
 
 
 def _algorithm(certificate: x509.Certificate) -> str:

@@ -187,7 +187,7 @@ class RefusalPage:
 
 @dataclass(frozen=True, slots=True)
 class InventoryIssuer:
-    """A CA: its role (root, issuing, retired), its key's algorithm, and what kind of place holds that key."""
+    """A CA: its role (root, issuing, prepared, retired), its key's algorithm, and what kind of place holds that key."""
 
     id: str
     role: str

@@ -10,16 +10,12 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from pkicore.x509.certificate import to_pem
 from services.ca.errors import UnknownProfileError
-from services.ca.hierarchy import publish_issuers
 from services.ca.responders import PROFILE
-from services.ca.rolling import successor_name
+from services.ca.new_issuer import successor_name
 from services.ca.settings import CaSettings
 from services.ca.wire import RevocationRequest
 from tests.support.ca_world import OPERATOR, CaWorld, server_request
-from tests.support.clock import ManualClock
-from tests.support.pki import make_hierarchy
 
 
 @pytest.fixture
@@ -90,19 +86,5 @@ def test_one_issuing_ca_of_a_family_issues(tmp_path: Path) -> None:
     settings(tmp_path, {"id": "a", "retired": True}, {"id": "b"})
     with pytest.raises(ValueError, match="two issuing CAs of the family ecdsa"):
         settings(tmp_path, {"id": "a"}, {"id": "b"})
-    with pytest.raises(ValueError, match="every issuing CA is retired"):
+    with pytest.raises(ValueError, match="no issuing CA is active"):
         settings(tmp_path, {"id": "a", "retired": True})
-
-
-async def test_the_trust_directory_follows_the_settings(tmp_path: Path) -> None:
-    """What is missing is written, what was dropped goes, and files of other names are left alone."""
-    pem = to_pem([(await make_hierarchy("ecdsa", ManualClock())).issuing.certificate])
-    own, trust = tmp_path / "own.pem", tmp_path / "trust"
-    trust.mkdir()
-    own.write_bytes(pem)
-    (trust / "issuing-ecdsa.pem").write_bytes(pem)
-    (trust / "partner.pem").write_bytes(pem)
-    wanted = settings(tmp_path, {"id": "issuing-ecdsa-2", "certificate": str(own)})
-    publish_issuers(wanted, trust)
-    assert {path.name for path in trust.iterdir()} == {"issuing-ecdsa-2.pem", "partner.pem"}
-    assert (trust / "issuing-ecdsa-2.pem").read_bytes() == pem
