@@ -1,27 +1,83 @@
-"""`ztca audit`: verify the hash-chained logs offline, or export one."""
+"""`ztca audit`: verify the hash-chained logs offline, or export one.
+
+Exit status of `verify`: 0 every log is whole, 1 one is broken, 2 one could not be checked.
+"""
 
 import asyncio
 import os
+import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from pkicore.algorithms import PublicKey, known_public_key
-from pkicore.audit import GENESIS, ChainHead, ChainVerifier, Checkpoint, TruncatedLine, parse_export
+from pkicore.audit import GENESIS, ChainHead
+from pkicore.audit.segments import bounded_lines, parse_log
 from pkicore.clock import SystemClock
-from pkicore.errors import AuditError
+from pkicore.errors import AuditError, PkiError
 from services.ca.cli.output import PlainPath, directory_option, failing_cleanly, json_option, tell
 from services.ca.deployment import database_url, present_place, recorded_settings
-from services.ca.errors import CeremonyError
+from services.ca.errors import CaServiceError, CeremonyError
 from services.ca.layout import Layout
-from services.chassis.audit import CHECKPOINTS_FILE, export_audit, read_checkpoints, verify_audit
+from services.chassis.audit import ARCHIVE_DIRECTORY, CHECKPOINTS_FILE
+from services.chassis.audit.archives import GZIP_MAGIC, archive_lines, segment_files
+from services.chassis.audit.checkpoints import checkpoint_file
+from services.chassis.audit.verification import (
+    ArchiveWalk,
+    Evidence,
+    verify_database,
+    verify_lines,
+    verify_log,
+)
+from services.chassis.audit.whole import export_log
 from services.chassis.database import Database, parse_url
+from services.chassis.errors import ChassisError
 from services.chassis.paths import plain_path
 
-_SQLITE = b"SQLite format 3\0"
+_SQLITE: Final = b"SQLite format 3\0"
+_BROKEN, _UNCHECKED = 1, 2
+_UNCHECKABLE: Final = (CaServiceError, ChassisError, PkiError, OSError)
+
+
+@dataclass
+class Found:
+    """What was found of one log.
+
+    Attributes:
+        log: The service, or the file.
+        head: The last record, where the log is whole.
+        error: What is wrong otherwise.
+        notices: What else is to be said.
+    """
+
+    log: str
+    head: ChainHead = GENESIS
+    error: Exception | None = None
+    notices: list[str] = field(default_factory=list)
+
+    @property
+    def status(self) -> int:
+        """The exit status that it asks for."""
+        if self.error is None:
+            return 0
+        return _BROKEN if isinstance(self.error, AuditError) else _UNCHECKED
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        if self.error is None:
+            value = {"log": self.log, "records": self.head.sequence, "head": self.head.hash.hex(), "error": None}
+        else:
+            sequence = self.error.sequence if isinstance(self.error, AuditError) else None
+            error = {"checked": self.status == _BROKEN, "sequence": sequence, "reason": str(self.error)}
+            value = {"log": self.log, "records": None, "head": None, "error": error}
+        return value | {"notices": self.notices}
 
 
 @click.group()
@@ -31,69 +87,136 @@ def audit() -> None:
 
 @audit.command()
 @click.argument("path", type=PlainPath())
+@click.option("--key", type=PlainPath(), help="Public audit key, PEM; of a state directory it is DIR/trust/audit's.")
+@click.option("--checkpoints", type=PlainPath(), help="Checkpoints of a log that is given as a file.")
 @json_option
-def verify(path: Path, as_json: bool) -> None:  # noqa: FBT001 - a command-line flag
-    """Verify PATH: a state directory (every log of it, with its checkpoints), a JSONL export or a database file.
+def verify(path: Path, key: Path | None, checkpoints: Path | None, as_json: bool) -> None:  # noqa: FBT001 - a command-line flag
+    """Verify PATH: a state directory, a database, an export, an archive, or a directory of archives.
 
-    Of a state directory, each log is read where the service's settings say: another file, or PostgreSQL.
+    Of a state directory every log is verified, from its archives on, with its checkpoints, where the service's
+    settings say that it is: another file, or PostgreSQL.
+
+    Exit status: 0 all is whole, 1 a log is broken (the first bad record is named), 2 one could not be checked.
     """
-    with failing_cleanly():
-        found = _verify(path)
-        value = {"logs": [{"log": name, "records": head.sequence, "head": head.hash.hex()} for name, head in found]}
-        tell(as_json, value, *(f"{name}: {head.sequence} records, unbroken." for name, head in found))
+    found = list(_verify(path, key, checkpoints))
+    for one in found:
+        if one.error is not None:
+            click.echo(f"ztca: {one.log}: {one.error}", err=True)
+    status = min((one.status for one in found if one.status), default=0)
+    value = {"intact": status == 0, "logs": [one.as_json() for one in found]}
+    tell(as_json, value, *(sentence for one in found if one.error is None for sentence in _sentences(one)))
+    sys.exit(status)
+
+
+def _sentences(found: Found) -> Iterator[str]:
+    yield f"{found.log}: {found.head.sequence} records, unbroken."
+    for notice in found.notices:
+        yield f"  {notice}."
 
 
 @audit.command()
 @directory_option
 @click.option("--service", default="ca", show_default=True, help="Whose log.")
 def export(directory: Path, service: str) -> None:
-    """Write a service's log to standard output, one JSON line per record."""
+    """Write a service's log to standard output, archives first, one JSON line per record."""
     with failing_cleanly():
-        databases = _databases(Layout(directory))
+        layout = Layout(directory)
+        databases = _databases(layout)
         if service not in databases:
             raise CeremonyError(
                 f"there is no audit log of {service!r} in {directory}; there are: {', '.join(databases)}"
             )
-        asyncio.run(_export(databases[service]))
+        evidence = Evidence((), _trusted_key(layout, service))
+        asyncio.run(_export(databases[service], _archives(layout, service), evidence))
+        for notice in evidence.notices:
+            click.echo(f"ztca: {notice}", err=True)
 
 
-async def _export(url: str) -> None:
+async def _export(url: str, archives: Path, evidence: Evidence) -> None:
     database = await Database.open(url, clock=SystemClock())
     try:
-        async for line in export_audit(database):
+        async for line in export_log(database, archives, evidence):
             sys.stdout.buffer.write(line)
+        sys.stdout.buffer.flush()
     finally:
         await database.close()
 
 
-def _verify(path: Path) -> list[tuple[str, ChainHead]]:
-    if path.is_dir():
-        return _verify_directory(Layout(path))
+def _verify(path: Path, key: Path | None, checkpoints: Path | None) -> Iterator[Found]:
+    name = path.name
     try:
-        with path.open("rb") as file:
-            start = file.read(len(_SQLITE))
-    except FileNotFoundError as error:
-        raise CeremonyError(f"there is no {path}: give a state directory, a JSONL export or a database") from error
+        if not path.exists():
+            raise CeremonyError(f"there is no {path}: give a state directory, an export, an archive or a database")
+        if path.is_dir() and not segment_files(path):
+            yield from _verify_directory(Layout(path))
+            return
+        evidence = Evidence((), None if key is None else _public_key(key))
+        found = Found(name, notices=evidence.notices)
+        if checkpoints is not None:
+            _take_checkpoints(evidence, checkpoints)
+        found.head = _verify_archives(path, evidence) if path.is_dir() else _verify_file(path, evidence)
+        _say_what_is_not_vouched_for(evidence, found.head)
+        yield found
+    except _UNCHECKABLE as error:
+        yield Found(name, error=error)
+
+
+def _verify_file(path: Path, evidence: Evidence) -> ChainHead:
+    with path.open("rb") as file:
+        start = file.read(len(_SQLITE))
     if start == _SQLITE:
-        return [(path.name, asyncio.run(_verify_database(_sqlite_url(path), [], None)))]
-    return [(path.name, _verify_export(path))]
+        return asyncio.run(_verify_database(_sqlite_url(path), None, evidence))
+    if start.startswith(GZIP_MAGIC):
+        return _not_empty(path, *verify_lines(archive_lines(path), evidence))
+    with path.open("rb") as file:
+        return _not_empty(path, *verify_lines(parse_log(bounded_lines(file)), evidence))
 
 
-def _verify_directory(layout: Layout) -> list[tuple[str, ChainHead]]:
-    found, databases = [], _databases(layout)
+def _not_empty(path: Path, first: int, head: ChainHead) -> ChainHead:
+    if not first:
+        raise AuditError(f"{path} holds no record: a log has at least one")
+    return head
+
+
+def _verify_archives(directory: Path, evidence: Evidence) -> ChainHead:
+    evidence.verify_checkpoints()
+    walk = ArchiveWalk(evidence)
+    walk.follow(directory)
+    return walk.head
+
+
+def _verify_directory(layout: Layout) -> Iterator[Found]:
+    databases = _databases(layout)
     for service in layout.services:
         if service not in databases and _checkpoints(layout, service).exists():
-            raise AuditError(f"{service}: its log has checkpoints, and its database is gone: restore it from a backup")
+            gone = "its log has checkpoints, and its database is gone: restore it from a backup"
+            yield Found(service, error=AuditError(gone))
     for service, url in databases.items():
-        key_file = layout.audit_public_key(service)
+        evidence = Evidence()
+        found = Found(service, notices=evidence.notices)
         try:
-            checkpoints = read_checkpoints(_checkpoints(layout, service))
-            public_key = _public_key(key_file) if key_file.exists() else None
-            head = asyncio.run(_verify_database(url, checkpoints, public_key))
-        except AuditError as error:
-            raise AuditError(f"{service}: {error}", error.sequence) from error
-        found.append((service, head))
-    return found
+            evidence.public_key = _trusted_key(layout, service)
+            _take_checkpoints(evidence, _checkpoints(layout, service))
+            found.head = asyncio.run(_verify_database(url, _archives(layout, service), evidence))
+            _say_what_is_not_vouched_for(evidence, found.head)
+        except _UNCHECKABLE as error:
+            found.error = error
+        yield found
+
+
+def _take_checkpoints(evidence: Evidence, path: Path) -> None:
+    evidence.checkpoints, unfinished = checkpoint_file(path)
+    if unfinished:
+        line = f"the last line of {path.name} is unfinished ({unfinished} octets)"
+        evidence.notices.append(f"{line}: a crash cut it off, it counts for nothing")
+
+
+def _say_what_is_not_vouched_for(evidence: Evidence, head: ChainHead) -> None:
+    signed = max((checkpoint.sequence for checkpoint in evidence.checkpoints), default=0)
+    if not signed:
+        evidence.notices.append("there are no checkpoints: records missing at the end would not show")
+    elif signed < head.sequence:
+        evidence.notices.append(f"records {signed + 1} to {head.sequence} are newer than the last checkpoint")
 
 
 def _databases(layout: Layout) -> dict[str, str]:
@@ -120,35 +243,60 @@ def _database(layout: Layout, service: str) -> str | None:
 
 def _checkpoints(layout: Layout, service: str) -> Path:
     """The checkpoints of a service's log, below its state directory."""
+    return _state(layout, service) / CHECKPOINTS_FILE
+
+
+def _archives(layout: Layout, service: str) -> Path:
+    """The archives of a service's log, where its settings say."""
+    variable = f"PQCPKI_{service.upper().replace('-', '_')}_AUDIT_ARCHIVE_DIR"
+    if named := os.environ.get(variable):
+        return Path(named)
+    if service in layout.services and (recorded := recorded_settings(layout, service).get("audit_archive_dir")):
+        return present_place(layout, service, plain_path(Path(recorded)))
+    return _state(layout, service) / ARCHIVE_DIRECTORY
+
+
+def _state(layout: Layout, service: str) -> Path:
     state = layout.state(service)
     if service in layout.services:
         state = present_place(layout, service, Path(recorded_settings(layout, service).get("state_dir", state)))
-    return state / CHECKPOINTS_FILE
+    return state
 
 
 def _sqlite_url(path: Path) -> str:
     return f"sqlite:///{path}"
 
 
-async def _verify_database(url: str, checkpoints: list[Checkpoint], public_key: PublicKey | None) -> ChainHead:
-    database = await Database.open(url, clock=SystemClock())
-    try:
-        return await verify_audit(database, checkpoints, public_key)
-    finally:
-        await database.close()
+async def _verify_database(url: str, archives: Path | None, evidence: Evidence) -> ChainHead:
+    with _writable(url) as place:
+        database = await Database.open(place, clock=SystemClock())
+        try:
+            if archives is None:
+                return await verify_database(database, evidence)
+            return await verify_log(database, archives, evidence)
+        finally:
+            await database.close()
 
 
-def _verify_export(path: Path) -> ChainHead:
-    verifier = ChainVerifier(())
-    with path.open("rb") as lines:
-        for item in parse_export(lines):
-            if isinstance(item, TruncatedLine):
-                raise AuditError(f"line {item.number} is cut off after {item.size} bytes")
-            verifier.take(item)
-    head = verifier.finish()
-    if head == GENESIS:
-        raise AuditError(f"{path} holds no record: an export of a log has at least one")
-    return head
+@contextmanager
+def _writable(url: str) -> Iterator[str]:
+    """SQLite writes beside the file that it reads: of one on a medium that is read-only, a copy is read."""
+    parsed = parse_url(url)
+    path = Path(str(parsed.database))
+    if parsed.drivername != "sqlite" or not path.exists() or os.access(path.parent, os.W_OK):
+        yield url
+        return
+    with tempfile.TemporaryDirectory(prefix="ztca-audit-") as directory:
+        for suffix in ("", "-wal"):
+            part = path.with_name(path.name + suffix)
+            if part.exists():
+                shutil.copyfile(part, Path(directory, part.name))
+        yield _sqlite_url(Path(directory, path.name))
+
+
+def _trusted_key(layout: Layout, service: str) -> PublicKey | None:
+    path = layout.audit_public_key(service)
+    return _public_key(path) if path.exists() else None
 
 
 def _public_key(path: Path) -> PublicKey:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple, cast
 
 from pkicore.audit import ChainVerifier, StoredRecord, TruncatedLine, export_line
-from pkicore.audit.segments import ARCHIVE, TOMBSTONE, Segment, bounded_lines, parse_log, same_head
+from pkicore.audit.segments import ARCHIVE, TOMBSTONE, LogLine, Segment, bounded_lines, parse_log, same_head
 from pkicore.encoding import sync_directory, write_atomically
 from pkicore.errors import AuditError
 
@@ -90,6 +90,17 @@ def read_archive(file: SegmentFile) -> Iterator[StoredRecord]:
             if isinstance(item, Segment):
                 raise AuditError(f"{file.path.name} holds the head of another archive", item.first)
             yield item
+
+
+def archive_lines(path: Path) -> Iterator[LogLine]:
+    """Every line of one archive, its head too, whatever the file's name; nothing is verified.
+
+    Raises:
+        AuditError: it is cut off, is not gzip'd, or a line is neither record nor head.
+        OSError: it cannot be read.
+    """
+    with gzip.open(path) as stream, _intact(SegmentFile(0, 0, is_tombstone=False, path=path)):
+        yield from parse_log(bounded_lines(cast("BinaryIO", stream)))
 
 
 def check_archive(file: SegmentFile) -> Segment:
@@ -217,6 +228,6 @@ def _intact(file: SegmentFile) -> Iterator[None]:
     try:
         yield
     except EOFError as error:
-        raise AuditError(f"{file.path.name} is cut off", file.first) from error
+        raise AuditError(f"{file.path.name} is cut off", file.first or None) from error
     except (gzip.BadGzipFile, zlib.error) as error:
-        raise AuditError(f"{file.path.name} is damaged, or not gzip'd: {error}", file.first) from error
+        raise AuditError(f"{file.path.name} is damaged, or not gzip'd: {error}", file.first or None) from error

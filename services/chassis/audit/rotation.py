@@ -135,18 +135,18 @@ class Archiver:
         if self._rules.after_days or self._rules.above_records:
             for path in await asyncio.to_thread(sweep, self._rules.directory):
                 _log.warning("an unfinished audit archive was removed", file=str(path))
-            while (found := await self._due()) is not None:
-                last, rule = found
-                if not await self._archive(last, rule):
+            while (due := await self._due()) is not None:
+                if not await self._archive(*due):
                     break
         if self._rules.retain_days:
             await self._remove_old()
 
     # archiving
 
-    async def _due(self) -> tuple[int, str] | None:
-        """The last record that is to go next, and the rule; None where nothing is due."""
-        base, head = (await audit_base(self._database)).sequence, (await audit_head(self._database)).sequence
+    async def _due(self) -> tuple[ChainHead, int, str] | None:
+        """What the next archive follows, its last record, and the rule; None where nothing is due."""
+        after, head = await audit_base(self._database), (await audit_head(self._database)).sequence
+        base = after.sequence
         first = await self._row(base + 1)
         if first is None:
             return None
@@ -159,7 +159,7 @@ class Archiver:
             if first["at"] < until - _DAY:
                 old = await self._last_before(until, base, head)
                 last, rule = (old, f"after {self._rules.after_days} days") if old > last else (last, rule)
-        return None if last == base else (min(last, base + self._most), rule)
+        return None if last == base else (after, min(last, base + self._most), rule)
 
     async def _last_before(self, at: int, base: int, head: int) -> int:
         """The last record older than a moment; sequence and time rise together."""
@@ -173,13 +173,17 @@ class Archiver:
                 low = middle
         return low
 
-    async def _archive(self, last: int, rule: str) -> bool:
-        """One archive; False where another replica was quicker."""
-        base = await audit_base(self._database)
-        head = await self._left_behind(base)
-        if head is None:
-            head = await self._write(await self._planned(base, last, rule))
-        # A replica that was slower leaves its file: in a shared directory it may be the other's, of the same name.
+    async def _archive(self, base: ChainHead, last: int, rule: str) -> bool:
+        """One archive; False where another replica was quicker.
+
+        Its file stays then: in a shared directory it may be the other's, of the same name.
+        """
+        try:
+            head = await self._left_behind(base) or await self._write(await self._planned(base, last, rule))
+        except AuditError:
+            if await audit_base(self._database) == base:
+                raise
+            return False  # the other has deleted the rows already
         moved = await self._move_base(base, head)
         self._observer("recorded")
         return moved

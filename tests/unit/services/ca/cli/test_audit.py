@@ -5,17 +5,26 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import sqlite3
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from pkicore.clock import SystemClock
 from services.ca.app import MIGRATIONS
 from services.ca.cli.main import main
 from services.ca.toml_text import lines
-from services.chassis.database import AuditEvent, Database, Unit
+from services.chassis.audit import Archiver, ArchiveRules, Checkpointer
+from services.chassis.database import AuditEvent, Unit
+from tests.support.console import ROOT
+from tests.support.databases import opened
 from tests.support.migrated import migrated
+from tests.support.pki import MemoryKey
 
 
 def log(file: Path, *events: str) -> str:
@@ -28,9 +37,8 @@ def log(file: Path, *events: str) -> str:
 
 async def _fill(url: str, events: tuple[str, ...]) -> None:
     await migrated(url, MIGRATIONS)
-    database = await Database.open(url, clock=SystemClock())
-    await database.commit(Unit("test", [], [AuditEvent(event, "tester", {}) for event in events]))
-    await database.close()
+    async with opened(url, SystemClock()) as database:
+        await database.commit(Unit("test", [], [AuditEvent(event, "tester", {}) for event in events]))
 
 
 def settings(root: Path, service: str, url: str, state: Path | None = None) -> None:
@@ -101,3 +109,196 @@ def test_the_environment_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     url = log(tmp_path / "other.db", "first")
     monkeypatch.setenv("PQCPKI_SIGNER_HSM_DATABASE_URL", url)
     assert records(root) == {"signer-hsm": 1}
+
+
+class Deployed:
+    """A CA's log of 30 records: 1 to 25 in archives, a checkpoint over all, the key in trust/."""
+
+    def __init__(self, root: Path) -> None:
+        """Made as a service would."""
+        self.root = root
+        self.ca = root / "ca"
+        self.key = MemoryKey.generate("ml-dsa-44")
+        self.public_key = root / "trust" / "audit" / "ca.pem"
+        self.database = self.ca / "ca.sqlite3"
+        self.archives = self.ca / "audit-archive"
+        self.checkpoints = self.ca / "audit-checkpoints.jsonl"
+        url = log(self.database, *(f"event.{number}" for number in range(29)))
+        settings(root, "ca", url)
+        self.public_key.parent.mkdir(parents=True)
+        public = self.key.public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        self.public_key.write_bytes(public)
+        asyncio.run(self._archived(url))
+
+    async def _archived(self, url: str) -> None:
+        async with opened(url, SystemClock()) as database:
+            rules = ArchiveRules(self.archives, above_records=8)
+            for _ in range(2):
+                await Archiver(database, self.key, rules, SystemClock()).once()
+            await Checkpointer(database, self.key, self.checkpoints, SystemClock()).write()
+
+    @property
+    def archive(self) -> Path:
+        """The one archive."""
+        (path,) = self.archives.iterdir()
+        return path
+
+
+@pytest.fixture
+def deployed(tmp_path: Path) -> Deployed:
+    """One deployment."""
+    return Deployed(tmp_path / "pki")
+
+
+def verified(*arguments: str | Path, status: int = 0) -> dict[str, Any]:
+    """What `ztca audit verify --json` says of one log."""
+    result = ztca("audit", "verify", "--json", *map(str, arguments))
+    assert result.exit_code == status, result.output
+    value = json.loads(result.stdout)
+    assert value["intact"] == (status == 0)
+    (found,) = value["logs"]
+    return dict(found)
+
+
+def test_every_form_of_a_log_verifies_by_itself(deployed: Deployed, tmp_path: Path) -> None:
+    """Directory, archives, one archive, database, export: with the key and the checkpoints nothing is left open."""
+    export = tmp_path / "export.jsonl"
+    export.write_bytes(ztca("audit", "export", "--dir", str(deployed.root)).stdout_bytes)
+    signed = ("--key", deployed.public_key, "--checkpoints", deployed.checkpoints)
+    assert verified(deployed.root)["notices"] == []
+    assert verified(export, *signed)["notices"] == []
+    assert [verified(path)["records"] for path in (deployed.root, export, deployed.database)] == [30, 30, 30]
+    elsewhere = verified(deployed.database, *signed)["notices"]
+    assert elsewhere == ["records 1 to 25 are in archives, which were not looked at"]
+    for path in (deployed.archives, deployed.archive):
+        found = verified(path, "--key", deployed.public_key)
+        assert (found["records"], found["error"]) == (25, None)
+    unsigned = verified(deployed.archive)["notices"]
+    assert unsigned[0].startswith("the signature of the archive of records 1 to 25 was not verified")
+
+
+def test_a_moved_archive_directory_is_found(deployed: Deployed, tmp_path: Path) -> None:
+    """Where the settings say, or the environment; not found is missing."""
+    elsewhere = tmp_path / "archives"
+    shutil.move(deployed.archives, elsewhere)
+    assert verified(deployed.root, status=1)["error"]["sequence"] == 1
+    path = deployed.root / "config" / "ca.toml"
+    path.write_text(path.read_text() + lines({"audit_archive_dir": elsewhere}))
+    assert verified(deployed.root)["records"] == 30
+
+
+@pytest.mark.parametrize(
+    ("damage", "sequence", "sentence"),
+    [
+        ("DELETE FROM audit_log WHERE sequence = 30", 30, "record 30 is missing"),
+        ("DELETE FROM audit_log WHERE sequence = 28", 28, "record 28 is missing: 29 stands in its place"),
+        ("UPDATE audit_log SET actor = 'nobody' WHERE sequence = 27", 27, "record 27 was changed"),
+        ("UPDATE audit_log SET at = 'late' WHERE sequence = 27", 27, "its at is no int"),
+        ("DELETE FROM audit_head WHERE id = 2", 1, "record 1 is missing: 26 stands in its place"),
+        ("UPDATE audit_head SET sequence = 24 WHERE id = 2", 26, "record 26 is missing: records up to 24"),
+    ],
+    ids=["tail", "middle", "changed", "type", "base", "other-base"],
+)
+def test_the_first_bad_record_is_named(deployed: Deployed, damage: str, sequence: int, sentence: str) -> None:
+    """By its number and in words, on standard error and in JSON, with exit status 1."""
+    with sqlite3.connect(deployed.database) as database:
+        database.execute(damage)
+    database.close()
+    found = verified(deployed.root, status=1)
+    assert sentence in found["error"]["reason"]
+    assert (found["error"]["sequence"], found["error"]["checked"]) == (sequence, True)
+    spoken = ztca("audit", "verify", str(deployed.root))
+    assert f"ztca: ca: {found['error']['reason']}" in spoken.stderr
+
+
+def test_one_broken_log_does_not_hide_another(deployed: Deployed) -> None:
+    """All logs of a directory are verified, and each is told of."""
+    settings(deployed.root, "acme", log(deployed.root / "acme" / "acme.sqlite3", "first"))
+    deployed.archive.write_bytes(b"no archive")
+    result = ztca("audit", "verify", str(deployed.root))
+    assert result.exit_code == 1
+    assert "acme: 1 records, unbroken." in result.stdout
+    assert "no checkpoints: records missing at the end would not show" in result.stdout
+    assert "ca: audit-000000000001-000000000025.jsonl.gz is damaged, or not gzip'd" in result.stderr
+
+
+def test_a_torn_checkpoint_is_said(deployed: Deployed) -> None:
+    """Half a line of a crash does not count, and is not passed over in silence."""
+    whole = deployed.checkpoints.read_bytes()
+    deployed.checkpoints.write_bytes(whole + whole[:40])
+    (notice,) = verified(deployed.root)["notices"]
+    assert notice.startswith("the last line of audit-checkpoints.jsonl is unfinished (40 octets)")
+    deployed.checkpoints.write_bytes(whole[:-40])
+    torn, none = verified(deployed.root)["notices"]
+    assert "unfinished" in torn
+    assert "there are no checkpoints" in none
+
+
+def test_another_services_key_is_not_this_ones(deployed: Deployed) -> None:
+    """Checkpoints and archives of one service do not pass for another's."""
+    other = MemoryKey.generate("ml-dsa-44").public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    deployed.public_key.write_bytes(other)
+    assert "not signed by the audit key" in verified(deployed.root, status=1)["error"]["reason"]
+    assert (
+        "not signed by the audit key"
+        in verified(deployed.archive, "--key", deployed.public_key, status=1)["error"]["reason"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "sentence"),
+    [
+        (b"", 1, "holds no record"),
+        (b"hello\n", 1, "line 1 is not JSON"),
+        (b"{}\n", 1, "exactly the fields"),
+        (b"\x1f\x8bnot gzip", 1, "not gzip'd"),
+        (b"\0" * (3 << 20), 1, "longer than"),
+        (b"SQLite format 3\0 and no more", 2, "database"),
+        (None, 2, "there is no"),
+    ],
+    ids=["empty", "text", "json", "gzip", "huge", "sqlite", "missing"],
+)
+def test_a_file_that_is_no_audit_log_is_refused(
+    tmp_path: Path, content: bytes | None, status: int, sentence: str
+) -> None:
+    """1 for a log that is broken, 2 for one that could not be checked; always a sentence."""
+    path = tmp_path / "file"
+    if content is not None:
+        path.write_bytes(content)
+    error = verified(path, status=status)["error"]
+    assert sentence in error["reason"]
+    assert error["checked"] == (status == 1)
+
+
+def test_a_database_without_a_log_could_not_be_checked(tmp_path: Path) -> None:
+    """Its tables are another program's."""
+    with sqlite3.connect(tmp_path / "other.sqlite3") as database:
+        database.execute("CREATE TABLE other (id)")
+    database.close()
+    assert "audit_head" in verified(tmp_path / "other.sqlite3", status=2)["error"]["reason"]
+    assert ztca("audit", "verify", str(tmp_path / "nothing"), "--key", str(tmp_path / "no-key")).exit_code == 2
+
+
+def test_a_copy_that_cannot_be_written_is_verified(deployed: Deployed, tmp_path: Path) -> None:
+    """On a medium that is read-only, with what is only in the write-ahead log; nothing of it changes."""
+    copy = tmp_path / "copy"
+    keeps_wal_open = sqlite3.connect(deployed.database)
+    keeps_wal_open.execute("SELECT count(*) FROM audit_log").fetchone()
+    log(deployed.database, "later")
+    shutil.copytree(deployed.root, copy)
+    keeps_wal_open.close()
+    assert (copy / "ca" / "ca.sqlite3-wal").stat().st_size > 0
+    command = [sys.executable, "-c", "from services.ca.cli import main; main()", "audit", "verify", str(copy), "--json"]
+    script = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" || exit 99; "$@"'
+    done = subprocess.run(
+        ["unshare", "-r", "-m", "sh", "-c", script, str(copy), *command],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    if done.returncode == 99 or "unshare" in done.stderr:
+        pytest.skip(f"not run: nothing can be mounted read-only here ({done.stderr.strip()[:200]})")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["logs"][0]["records"] == 31

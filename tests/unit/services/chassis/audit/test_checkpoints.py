@@ -1,7 +1,10 @@
 import asyncio
+import resource
+import signal
 import stat
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -18,6 +21,7 @@ from services.chassis.audit import (
     read_checkpoints,
     verify_audit,
 )
+from services.chassis.audit.checkpoints import checkpoint_file
 from services.chassis.database import AuditEvent, Database, Unit, Write
 from tests.support.clock import ManualClock
 from tests.support.databases import AUDIT, create_schema, opened
@@ -162,3 +166,57 @@ async def test_a_detail_that_is_no_json_any_more_is_named(database: Database) ->
     with pytest.raises(AuditError, match="record 2 was changed") as caught:
         await verify_audit(database, (), None)
     assert caught.value.sequence == 2
+
+
+async def test_a_torn_checkpoint_is_said(
+    database: Database, checkpointer: Checkpointer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Readers hear how much was cut off; whoever removes it logs that."""
+    path = tmp_path / "checkpoints.jsonl"
+    await record(database)
+    await checkpointer.write()
+    path.write_bytes(path.read_bytes() + b'{"at":18')
+    assert checkpoint_file(path).unfinished == 8
+    await record(database)
+    await checkpointer.write()
+    assert "an unfinished audit checkpoint was removed" in capsys.readouterr().out
+    assert checkpoint_file(path).unfinished == 0
+
+
+async def test_a_file_of_checkpoints_stays_small(database: Database, tmp_path: Path) -> None:
+    """Beyond its size the last of each day and the newest 64 are kept, and the log verifies against them."""
+    path, clock = tmp_path / "checkpoints.jsonl", ManualClock()
+    small = Checkpointer(database, MemoryKey.generate("ed25519"), path, clock, full=60_000)
+    for _ in range(250):
+        await record(database)
+        await small.write()
+        clock.advance(timedelta(hours=2))
+    kept = read_checkpoints(path)
+    assert path.stat().st_size < 62_000
+    assert [checkpoint.sequence for checkpoint in kept][-64:] == [*range(187, 251)]
+    days = [checkpoint.at // 86400 for checkpoint in kept]
+    assert sorted(set(days)) == [*range(min(days), max(days) + 1)]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+async def test_a_full_disk_leaves_no_half_checkpoint(
+    database: Database, checkpointer: Checkpointer, tmp_path: Path
+) -> None:
+    """Where the file cannot grow, it stays as it was, and the next write goes on."""
+    path = tmp_path / "checkpoints.jsonl"
+    await record(database)
+    await checkpointer.write()
+    whole = path.read_bytes()
+    await record(database)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 100, before[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            await checkpointer.write()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert path.read_bytes() == whole
+    await checkpointer.write()
+    assert [checkpoint.sequence for checkpoint in read_checkpoints(path)] == [1, 2]
