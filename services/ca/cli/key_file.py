@@ -33,9 +33,10 @@ _LOADERS: Final[tuple[Callable[[bytes], Any], ...]] = (
 
 
 def key_hash_of(named: str) -> bytes:
-    """SHA-256 of the SubjectPublicKeyInfo: of the one key in a file, or as it is written.
+    """SHA-256 of the SubjectPublicKeyInfo: of the key in a file, or as it is written.
 
-    The file is a certificate, a certificate request, a public key or a private key without passphrase, PEM or DER.
+    The file is a certificate or a chain, leaf first, whose leaf is meant; a certificate request, a public key or a
+    private key without passphrase; PEM or DER.
 
     Raises:
         MalformedError: neither such a hash nor such a file.
@@ -45,7 +46,8 @@ def key_hash_of(named: str) -> bytes:
         return parse_key_hash(named)
     with path.open("rb") as file:
         data = file.read(MAX_FILE + 1)
-    if len(data) > MAX_FILE or data.count(b"-----BEGIN") > 1:
+    blocks = data.count(b"-----BEGIN")
+    if len(data) > MAX_FILE or (blocks > 1 and blocks != data.count(b"-----BEGIN CERTIFICATE-----")):
         raise MalformedError(f"{path} is too long, or holds more than one key: give one, so that it is clear which")
     return hashlib.sha256(_public_key(path, data)).digest()
 

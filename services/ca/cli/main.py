@@ -20,6 +20,7 @@ _COMMANDS: Final[Mapping[str, tuple[str, str, str]]] = MappingProxyType(
         "hold": ("revocation", "hold", "Hold certificates: revoked until they are released."),
         "release": ("revocation", "release", "Release certificates that are held."),
         "block": ("block", "block", "Keys that are never certified again."),
+        "profiles": ("profiles", "profiles", "Check and show the certificate profiles."),
         "crl": ("certificates", "crl", "Certificate revocation lists."),
         "list": ("ledger", "list_command", "List what was issued, or refused."),
         "search": ("ledger", "search", "Find certificates by name, account, key, end, profile, status."),
