@@ -94,11 +94,15 @@ def _pem_body(body: bytes) -> bytes:
 
 def tlv(tag: int, content: bytes) -> bytes:
     """One DER element with a single-octet tag (X.690 §8.1)."""
-    size = len(content)
+    return header(tag, len(content)) + content
+
+
+def header(tag: int, size: int) -> bytes:
+    """Tag and length of an element whose content has so many octets, for contents that are too large to copy."""
     if size < _SHORT_LENGTH:
-        return bytes((tag, size)) + content
+        return bytes((tag, size))
     length = size.to_bytes((size.bit_length() + 7) // 8, "big")
-    return bytes((tag, 0x80 | len(length))) + length + content
+    return bytes((tag, 0x80 | len(length))) + length
 
 
 def sequence(*parts: bytes) -> bytes:

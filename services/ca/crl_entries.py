@@ -30,7 +30,7 @@ class _Run:
 
 @dataclass(frozen=True, slots=True)
 class Spliced:
-    """Entries for a list, and how many there are."""
+    """Entries that lie one after the other, and how many there are."""
 
     octets: bytes | bytearray
     count: int

@@ -220,9 +220,11 @@ class CrlPublisher:
         number, updated = self._number(item.path) + 1, self._updated(item.path)
         crl = StoredCrl(item.path, number, now, now + self._lifetime, b"", sequence=self._log.last)
         base_number, base_sequence, base_update = self._next_base(item, crl)
-        # Both are taken from the entries of this moment: a revocation while one is signed is in neither.
-        entries = spliced(part for shard in self._shards(item) for part in shard.complete(updated))
+        # Both are of the entries of this moment: a revocation while one is signed is in neither. So the few changes are
+        # copied; the complete list is spliced before anything is waited for.
+        entries = [part for shard in self._shards(item) for part in shard.complete(updated)]
         changes = spliced(part for shard in self._shards(item) for part in shard.since(base_sequence))
+        count = sum(part.count for part in entries)
         delta = replace(
             crl,
             issuer=item.delta_path,
@@ -231,8 +233,8 @@ class CrlPublisher:
             base_update=base_update,
         )
         crl = replace(crl, der=await self._signed(item, crl, entries))
-        delta = replace(delta, der=await self._signed(item, delta, changes))
-        detail = {"issuer": item.path, "number": number, "entries": entries.count}
+        delta = replace(delta, der=await self._signed(item, delta, [changes]))
+        detail = {"issuer": item.path, "number": number, "entries": count}
         try:
             await self._store.store_crl(crl, AuditEvent("crl.published", "ca", detail), delta)
         except (ConflictError, DuplicateError):  # another process published first: its CRL may lack what ours has
@@ -241,17 +243,17 @@ class CrlPublisher:
             return
         self._show(crl, delta)
         self._forget(item)
-        _log.info("CRL published", issuer=item.path, number=number, entries=entries.count, delta=changes.count)
+        _log.info("CRL published", issuer=item.path, number=number, entries=count, delta=changes.count)
         async with self._published:
             self._published.notify_all()
 
-    async def _signed(self, item: CrlList, crl: StoredCrl, entries: Spliced) -> bytes:
+    async def _signed(self, item: CrlList, crl: StoredCrl, entries: Sequence[Spliced]) -> bytes:
         ca = self._cas[item.issuer]
         urls = self._urls(item)
         return await build_crl(
             ca.issuer.certificate,
             ca.key,
-            [bytes(entries.octets)],
+            [part.octets for part in entries],
             number=crl.number,
             this_update=from_unix(crl.this_update),
             next_update=from_unix(crl.next_update),
