@@ -264,59 +264,6 @@ def build_core(
 def _issuance(
     store: CaStore, hierarchy: Hierarchy, rules: CoreRules, clock: Clock, certificate_log: CertificateLog | None
 ) -> Issuance:
-    issuance = _issuance(store, hierarchy, rules, clock, certificate_log)
-    log = RevocationLog(store)
-    publisher = CrlPublisher(
-        store=store,
-        log=log,
-        cas=cas,
-        roots=hierarchy.roots.keys(),
-        clock=clock,
-        lifetime=rules.crl_lifetime,
-        former_base_url=rules.former_base_url,
-    )
-    responders = DelegatedResponders(
-        issuance=issuance,
-        cas=cas,
-        keys=hierarchy.responder_keys,
-        directory=rules.responders_directory,
-        caller=own,
-        clock=clock,
-    )
-    answers = OcspAnswers(
-        store=store,
-        issuers={name: ca.issuer.certificate for name, ca in cas.items()},
-        responders=responders,
-        clock=clock,
-        lifetime=rules.ocsp_lifetime,
-        capacity=rules.ocsp_cache_entries,
-        archive=rules.ocsp_archive,
-    )
-    log.subscribe(answers.take)
-    revoker = Revoker(store=store, log=log, issuers=cas.keys(), clock=clock)
-    counts, refused = CountStore(database, len(HORIZONS)), RefusalStore(database)
-    inventories = Inventories(counts, cas, hierarchy.roots, clock)
-    return Core(
-        store=store,
-        hierarchy=hierarchy,
-        issuance=issuance,
-        revoker=revoker,
-        log=log,
-        publisher=publisher,
-        responders=responders,
-        answers=answers,
-        refusals=Refusals(refused, problems=PROBLEMS, clock=clock, kept_for=rules.refusals_kept),
-        expiry=ExpiryWatch(counts, clock),
-        ledger=LedgerEndpoints(LedgerSearch(database), refused, inventories, clock),
-        block_list=BlockList(store=BlockListStore(database), revoker=revoker, own=own, clock=clock),
-        clock=clock,
-        certificate_log=certificate_log,
-    )
-
-
-def _issuance(
-    store: CaStore, hierarchy: Hierarchy, rules: CoreRules, clock: Clock, certificate_log: CertificateLog | None
-) -> Issuance:
     authorizer = Authorizer(
         trust_domain=rules.trust_domain,
         profiles=rules.profiles,
@@ -331,28 +278,6 @@ def _issuance(
         cas=hierarchy.cas,
         clock=clock,
         log=certificate_log,
-        published=rules.published,
-        linters=open_linters(rules.profiles.values()),
-    )
-
-
-def _issuance(
-    store: CaStore, hierarchy: Hierarchy, rules: CoreRules, clock: Clock, log: CertificateLog | None
-) -> Issuance:
-    authorizer = Authorizer(
-        trust_domain=rules.trust_domain,
-        profiles=rules.profiles,
-        issuers=hierarchy.issuing,
-        clock=clock,
-        has_log=log is not None,
-    )
-    return Issuance(
-        store=store,
-        authorizer=authorizer,
-        serials=SerialPool(store, clock),
-        cas=hierarchy.cas,
-        clock=clock,
-        log=log,
         published=rules.published,
         linters=open_linters(rules.profiles.values()),
     )
