@@ -352,7 +352,7 @@ async def serve(
     sockets = _bind_all(settings)
     base_url = advertised_url(settings.status_url, sockets["status"].getsockname())
     policy = CallerPolicy.load(read_text(settings.policy_file))
-    registry = CollectorRegistry()
+    registry, readiness = CollectorRegistry(), Readiness()
     metrics, tls_metrics = HttpMetrics(registry), TlsMetrics(registry, clock)
     await migrate(settings.database_url, MIGRATIONS)
     async with AsyncExitStack() as stack:
@@ -365,7 +365,6 @@ async def serve(
         log = await stack.enter_async_context(opened_certificate_log(settings, database, ring, clock))
         core = build_core(database, hierarchy, core_rules(settings, hierarchy, base_url), clock, log)
         core.register(registry)
-        readiness = Readiness()
         remote = RemoteKeys(core.remote_keys, readiness)
         await _begin(core, remote, settings.signer_start_seconds)
         identities = Identities(settings, core.store, core.issuance, clock, tls_metrics, core.hierarchy.is_superseded)
