@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -227,3 +228,34 @@ def test_a_curve_that_signs_csrs_but_no_certificates_is_refused_early() -> None:
     """P-521 is for account keys only."""
     with pytest.raises(BadKeyError):
         UnverifiedCsr.parse(make_csr(ec.generate_private_key(ec.SECP521R1()), names=Names.build(dns=["a.b"]))).verify()
+
+
+async def test_unmixed_where_there_is_an_issuer(clock: ManualClock) -> None:
+    """RSA keys have the rsa issuer where there is one, and else, as the profile says, that of ecdsa; ML-DSA its own."""
+    issuers = {family: (await make_hierarchy(family, clock)).issuing for family in ("ecdsa", "mldsa")}
+    rsa_issuer = replace(issuers["ecdsa"], id="issuing-rsa", family="rsa")
+    both = Authorizer(trust_domain=TRUST_DOMAIN, profiles=PROFILES, issuers={**issuers, "rsa": rsa_issuer}, clock=clock)
+    without = Authorizer(trust_domain=TRUST_DOMAIN, profiles=PROFILES, issuers=issuers, clock=clock)
+    request, names = asking("server", *identifiers("a.example")), Names.build(dns=["a.example"])
+    for key, with_rsa, without_rsa in (
+        ("rsa-2048", "rsa", "ecdsa"),
+        ("ecdsa-p384", "ecdsa", "ecdsa"),
+        ("ed25519", "ecdsa", "ecdsa"),
+        ("ml-dsa-44", "mldsa", "mldsa"),
+    ):
+        csr = verified(names, key)
+        assert both.authorise(ACME, csr, request).issuer.family == with_rsa
+        assert without.authorise(ACME, csr, request).issuer.family == without_rsa
+
+
+async def test_a_profile_that_says_nothing_of_mixing_mixes_nothing(clock: ManualClock) -> None:
+    """Without the family's issuer a request is refused, though another family could sign."""
+    issuers = {"ecdsa": (await make_hierarchy("ecdsa", clock)).issuing}
+    strict = {**PROFILES, "server": replace(PROFILES["server"], families={"rsa": ("rsa",), "mldsa": ("mldsa",)})}
+    authorizer = Authorizer(trust_domain=TRUST_DOMAIN, profiles=strict, issuers=issuers, clock=clock)
+    request, names = asking("server", *identifiers("a.example")), Names.build(dns=["a.example"])
+    for key in ("rsa-2048", "ml-dsa-44"):
+        with pytest.raises(UnknownProfileError, match="is not configured"):
+            authorizer.authorise(ACME, verified(names, key), request)
+    with pytest.raises(ProfileError, match="takes no"):
+        authorizer.authorise(ACME, verified(names), request)
