@@ -8,15 +8,14 @@ import click
 
 from pkicore.clock import Clock, SystemClock, unix
 from pkicore.crl import Revocation, encode_entry
-from pkicore.keys.file import load_file_key
-from pkicore.keys.passphrase import read_passphrase
 from services.ca.cli.output import PlainPath, directory_option, failing_cleanly, json_option, tell
 from services.ca.deployment import follow_move
 from services.ca.errors import AlreadyRevokedError, CeremonyError, UnknownCertificateError
-from services.ca.hierarchy import read_certificate
 from services.ca.layout import FAMILIES, Layout
+from services.ca.new_issuer import open_root, split_name
 from services.ca.revocation import parse_reason
 from services.ca.revocation_store import Revoked, StoredCrl
+from services.ca.rollover import active_root
 from services.ca.roots import sign_root_crl
 from services.ca.settings import CaSettings
 from services.ca.store import CaStore
@@ -27,21 +26,18 @@ from services.chassis.settings import load_settings
 _MOST = 1_000_000
 
 
-@click.group()
-def ca() -> None:
-    """The roots and issuing CAs."""
-
-
-@ca.command("root-crl")
+@click.command("root-crl")
 @directory_option
-@click.option("--family", type=click.Choice(FAMILIES), required=True, help="Which root.")
+@click.option("--family", type=click.Choice(FAMILIES), help="The active root of this family.")
+@click.option("--root", help="Which root: also one that is superseded or retired.")
 @click.option("--offline", type=PlainPath(), help="Where the roots' keys are. [default: DIR/offline]")
 @click.option("--revoke", "serial", help="Serial (hex) of an issuing CA to revoke with this CRL.")
 @click.option("--reason", default="cessationOfOperation", show_default=True, help="Why it is revoked.")
 @json_option
 def root_crl(
     directory: Path,
-    family: str,
+    family: str | None,
+    root: str | None,
     offline: Path | None,
     serial: str | None,
     reason: str,
@@ -56,24 +52,28 @@ def root_crl(
         if not layout.root.is_dir():
             raise CeremonyError(f"there is no PKI in {layout.root}: give its --dir")
         follow_move(layout)
-        signed = asyncio.run(_renew(layout, family, serial, reason, SystemClock()))
+        if (family is None) == (root is None):
+            raise CeremonyError("say which root: --family, or --root")
+        signed = asyncio.run(_renew(layout, root or "", family or "", serial, reason, SystemClock()))
         value = {"issuer": signed.issuer, "number": signed.number, "next_update": signed.next_update}
         tell(as_json, value, f"CRL {signed.number} of {signed.issuer} is signed.")
 
 
-async def _renew(layout: Layout, family: str, serial: str | None, reason: str, clock: Clock) -> StoredCrl:
+async def _renew(layout: Layout, root: str, family: str, serial: str | None, reason: str, clock: Clock) -> StoredCrl:
     settings = load_settings(CaSettings, layout.config / "ca.toml")
-    name = f"root-{family}"
+    name = root or active_root(settings, family).id
+    if name not in {item.id for item in settings.roots}:
+        raise CeremonyError(f"there is no root {name}; there are: {', '.join(item.id for item in settings.roots)}")
     with ThreadPoolExecutor(1) as pool:
-        key = await load_file_key(layout.root_key(family), read_passphrase(settings.passphrase_file), pool)
+        opened = await open_root(layout, settings, name, split_name(name)[0].removeprefix("root-"), pool)
         database = await Database.open(settings.database_url, clock=clock)
         try:
             store = CaStore(database)
             if serial is not None:
                 await _revoke(store, name, parse_serial(serial), parse_reason(reason), clock)
             entries = [item.entry for item in await store.revocations_after(0, _MOST) if item.issuer == name]
-            certificate = read_certificate(layout.root_certificate(family))
-            signed, event = await sign_root_crl(name, certificate, key, await store.crl(name), entries, clock)
+            certificate, previous = opened.issuer.certificate, await store.crl(name)
+            signed, event = await sign_root_crl(name, certificate, opened.key, previous, entries, clock)
             await store.store_crl(signed, event)
         finally:
             await database.close()
