@@ -6,7 +6,8 @@ Who may call what is decided before a body is read.
 |------------------------------|-------------------------------------------------------------|
 | POST /v1/certificates        | issue (201), or the certificate issued before (200)         |
 | POST /v1/revocations         | revoke, hold or release: one, or a piece of many            |
-| GET  /v1/revocations?after=N | what was revoked after sequence N; waits for it up to 30 s  |
+| GET  /v1/revocations?after=N | what was revoked after sequence N; waits for it up to 30 s, |
+|                              | unless there is wait=0, too                                 |
 """
 
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ from services.ca.revocation import Revoker
 from services.ca.selection import SelectionRequest
 from services.ca.store import CaStore
 from services.ca.wire import (
+    FEED_ENTRIES,
     MAX_BODY,
     CertificateRequest,
     FeedEntry,
@@ -36,7 +38,6 @@ from services.chassis.fields import Fields
 from services.chassis.problems import Builder, ProblemTable, problem
 
 FEED_SECONDS: Final = 30.0  # how long a feed request is held while nothing happens
-FEED_ENTRIES: Final = 1000  # revocations in one answer
 _JSON: Final = ((b"content-type", b"application/json"),)
 _MEDIA: Final = ("application/json",)
 _REVOCATION: Final = frozenset({"serial", "certificate", "selector", "reason", "after", "dry_run"})
@@ -120,8 +121,8 @@ class CaEndpoints:
 
     async def feed(self, request: Request) -> Response:
         """Revocations after a sequence, as soon as there is one."""
-        after = _after(request)
-        if self._log.last <= after:
+        after, wait = _number(request, "after", 0), _number(request, "wait", 1)
+        if wait and self._log.last <= after:
             await self._log.wait(after, FEED_SECONDS)
         rows = await self._store.revocations_after(after, FEED_ENTRIES)
         entries = tuple(
@@ -143,12 +144,12 @@ def caller_of(request: Request) -> SpiffeId:
     return identity
 
 
-def _after(request: Request) -> int:
+def _number(request: Request, name: str, default: int) -> int:
     try:
         query = parse_qs(request.scope.get("query_string", b"").decode("latin-1"), max_num_fields=4)
     except ValueError as error:
-        raise core.MalformedError("too many query parameters: there is after=N only") from error
-    (value,) = query.get("after", ["0"])[:1]
+        raise core.MalformedError("too many query parameters: there are after=N and wait=0 only") from error
+    (value,) = query.get(name, [str(default)])[:1]
     if not (value.isascii() and value.isdigit() and len(value) < 19):  # noqa: PLR2004 - fits 64 bits
-        raise core.MalformedError("after must be a whole number")
+        raise core.MalformedError(f"{name} must be a whole number")
     return int(value)

@@ -268,17 +268,16 @@ def _selection(act: Act, given: Mapping[str, object]) -> sa.Select[Any]:
         "issuer": of.issuer == sa.bindparam("issuer"),
         "profile": of.profile == sa.bindparam("profile"),
     }
-    statement = _candidates()
-    if "spiffe_id" in given:
+    statement, order = _candidates(), (of.recorded_at, of.serial)
+    if "spiffe_id" in given:  # the names' index is in the same order
         statement = statement.join(certificate_names, certificate_names.c.serial == of.serial)
-    follows = sa.or_(
-        of.recorded_at > sa.bindparam("at"),
-        sa.and_(of.recorded_at == sa.bindparam("at"), of.serial > sa.bindparam("of")),
-    )
+        order = certificate_names.c.recorded_at, certificate_names.c.serial
+    at, serial = order
+    follows = sa.or_(at > sa.bindparam("at"), sa.and_(at == sa.bindparam("at"), serial > sa.bindparam("of")))
     return (
-        statement.where(*(conditions[name] for name in given), of.recorded_at >= sa.bindparam("at"), follows)
+        statement.where(*(conditions[name] for name in given), at >= sa.bindparam("at"), follows)
         .where(of.not_after >= sa.bindparam("now"), _OPEN[act])
-        .order_by(of.recorded_at, of.serial)
+        .order_by(*order)
         .limit(sa.bindparam("most"))
     )
 

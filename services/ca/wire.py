@@ -21,6 +21,7 @@ MAX_TEXT: Final = 1024  # characters of any other string
 MAX_REQUESTER: Final = 16  # members
 MAX_EXTENSIONS: Final = 16  # members
 MAX_EXTENSION: Final = 2048  # characters of an extension's value
+FEED_ENTRIES: Final = 1000  # revocations in one answer of the feed
 
 IdentifierType = Literal["dns", "ip", "uri", "email"]
 _REQUEST: Final = frozenset(

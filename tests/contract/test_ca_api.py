@@ -255,6 +255,13 @@ async def test_a_held_feed_request_is_answered_by_the_revocation(acme: CaClient)
     assert feed.entries[0].serial == issued.serial
 
 
+async def test_a_feed_request_that_does_not_wait_is_answered_at_once(acme: CaClient) -> None:
+    """With wait=0 an empty page comes without delay."""
+    async with asyncio.timeout(10):
+        feed = await acme.revocations(0, wait=False)
+    assert (feed.entries, feed.next) == ((), 0)
+
+
 async def test_crls_are_published_on_demand(world: CaWorld, operator: CaClient) -> None:
     """The answer names each issuer's new number, once it is public."""
     before = {name: crl.number for name, crl in world.core.publisher.current.items() if name.startswith("issuing")}

@@ -26,6 +26,7 @@ from services.ca.block_list.wire import BlockAnswer, BlockedKeyPage, BlockReques
 from services.ca.ledger.wire import Inventory, LedgerEntry, LedgerPage, RefusalPage
 from services.ca.selection import SelectionAnswer, SelectionRequest
 from services.ca.wire import (
+    FEED_ENTRIES,
     CertificateRequest,
     CertificateStatus,
     IssuedCertificate,
@@ -158,14 +159,25 @@ class CaClient:
         """
         return await self._ca.ask(CertificateStatus.from_json, "GET", f"/v1/certificates/{serial}")
 
-    async def revocations(self, after: int) -> RevocationFeed:
-        """What was revoked after sequence number `after`; the CA holds the request for up to 30 s when nothing was.
+    async def revocations(self, after: int, *, wait: bool = True) -> RevocationFeed:
+        """What was revoked after sequence number `after`; where nothing was, the CA holds the request for up to 30 s.
 
         Raises:
             CaUnavailableError: no usable answer.
         """
-        path = f"/v1/revocations?after={after}"
+        path = f"/v1/revocations?after={after}{'' if wait else '&wait=0'}"
         return await self._ca.ask(RevocationFeed.from_json, "GET", path, seconds=FEED_WAIT + 10)
+
+    async def newest_revocation(self, after: int) -> int:
+        """The newest sequence number after `after`, so that many revocations are reacted to once; `after` if none came.
+
+        Raises:
+            CaUnavailableError: no usable answer.
+        """
+        feed = await self.revocations(after)
+        while len(feed.entries) >= FEED_ENTRIES:
+            feed = await self.revocations(feed.next, wait=False)
+        return feed.next
 
     async def block_key(self, request: BlockRequest) -> BlockAnswer:
         """Never certify a key again, and revoke what it has; safe to repeat.

@@ -164,13 +164,13 @@ class WayToCa:
         after = 0
         while True:
             try:
-                feed = await self.client.revocations(after)
+                newest = await self.client.newest_revocation(after)
             except CaError as error:
                 _log.warning("revocation feed not followed", error=str(error), retry_seconds=_FEED_RETRY_SECONDS)
                 await asyncio.sleep(_FEED_RETRY_SECONDS)
                 continue
-            if feed.entries:
-                after = feed.next
+            if newest > after:
+                after = newest
                 await asyncio.sleep(_PUBLICATION_SECONDS)
                 await asyncio.gather(self.crls.refresh(), self.staples.refresh())
 
