@@ -5,7 +5,7 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,16 +18,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from pkicore.clock import SystemClock, unix
 from pkicore.encoding import sync_directory
 from services.ca.cli.connection import connected
+from services.ca.cli.ledger_pages import certificates_of, refusals_of
 from services.ca.cli.ledger_text import FORMATS, certificate_lines, entry_lines, members, refusal_lines
 from services.ca.cli.output import PlainPath, directory_option, failing_cleanly, json_option, tell
-from services.ca.client import CaClient
 from services.ca.errors import CeremonyError
-from services.ca.ledger.wire import LedgerEntry, LedgerPage, RefusalEntry, RefusalPage
+from services.ca.ledger.wire import LedgerEntry, RefusalEntry
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-_Page = TypeVar("_Page", LedgerPage, RefusalPage)
 
-_PAGE: Final = 1000  # rows of one request
 _SPAN: Final = re.compile(r"(\d{1,5})([hdw])")
 _UNITS: Final = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 _HASH: Final = re.compile(r"[0-9a-fA-F:]{64,95}")
@@ -200,7 +198,7 @@ async def _tell_certificates(
     as_json: bool,  # noqa: FBT001 - the command's own flag
 ) -> None:
     async with connected(directory) as ca:
-        rows = [row async for row in _certificates(ca, filters, limit)]
+        rows = [row async for row in certificates_of(ca, filters, limit)]
     more = len(rows) > limit
     lines = certificate_lines(rows[:limit]) if rows else ["No certificate meets that."]
     if more:
@@ -210,7 +208,7 @@ async def _tell_certificates(
 
 async def _tell_refusals(directory: Path, limit: int, as_json: bool) -> None:  # noqa: FBT001 - the command's own flag
     async with connected(directory) as ca:
-        rows = [row async for row in _refusals(ca, limit)]
+        rows = [row async for row in refusals_of(ca, limit)]
     more = len(rows) > limit
     lines = refusal_lines(rows[:limit]) if rows else ["Nothing was refused."]
     tell(as_json, {"refusals": [members(row) for row in rows[:limit]], "more": more}, *lines)
@@ -225,7 +223,7 @@ async def _export(directory: Path, form: str, out: Path, filters: Mapping[str, s
     begin, line = FORMATS[form]
     kind = RefusalEntry if filters is None else LedgerEntry
     async with connected(directory) as ca:
-        rows = _refusals(ca, None) if filters is None else _certificates(ca, filters, None)
+        rows = refusals_of(ca) if filters is None else certificates_of(ca, filters)
         with _replaced(out) as file:
             file.write(begin(kind))
             written = 0
@@ -250,39 +248,3 @@ def _replaced(path: Path) -> Iterator[TextIO]:
         temporary.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
-
-
-async def _certificates(
-    ca: CaClient, filters: Mapping[str, str | int | None], limit: int | None
-) -> AsyncIterator[LedgerEntry]:
-    """Rows that meet the filters: all, or one more than the limit."""
-    query = {name: value for name, value in filters.items() if value is not None}
-    async for page in _pages(ca.ledger, query, limit, lambda page: len(page.certificates)):
-        for row in page.certificates:
-            yield row
-
-
-async def _refusals(ca: CaClient, limit: int | None) -> AsyncIterator[RefusalEntry]:
-    """Likewise, the newest first."""
-    async for page in _pages(ca.refusals, {}, limit, lambda page: len(page.refusals)):
-        for row in page.refusals:
-            yield row
-
-
-async def _pages(
-    ask: Callable[[Mapping[str, str | int]], Awaitable[_Page]],
-    query: Mapping[str, str | int],
-    limit: int | None,
-    size: Callable[[_Page], int],
-) -> AsyncIterator[_Page]:
-    """Pages to the last one, or until they hold one row more than the limit."""
-    asked, left = dict(query), limit
-    while True:
-        asked["limit"] = _PAGE if left is None else min(_PAGE, left + 1)
-        page = await ask(asked)
-        yield page
-        if left is not None:
-            left -= size(page)
-        if page.next is None or (left is not None and left < 0):
-            return
-        asked["cursor"] = page.next
