@@ -73,6 +73,7 @@ class AftercareRules:
     retention: Sequence[RetentionRule]
     passphrase_file: Path
     directory: Path
+    audit_archives: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +140,7 @@ async def build_aftercare(
     await asyncio.to_thread(archives.mkdir, mode=0o700, parents=True, exist_ok=True)
     equipment = ArchiveEquipment(
         store=signed.store,
-        archives=EvidenceStore(database),
+        archives=EvidenceStore(database, rules.audit_archives),
         outbox=signed.outbox,
         retention=retention,
         objects=signed.objects,

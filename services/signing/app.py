@@ -25,7 +25,7 @@ from services.ca.client.public_certificate import public_names
 from services.ca.client.public_side import PublicSide
 from services.ca.client.way import WayToCa
 from services.chassis.asgi import Application, AsgiApp, Route
-from services.chassis.audit import audit_checkpoints
+from services.chassis.audit import archive_rules, audit_checkpoints
 from services.chassis.database import CommitObserver, Database
 from services.chassis.first_use import OnFirstUse
 from services.chassis.identity import IdentityRenewer
@@ -377,6 +377,7 @@ async def _aftercare(
         retention=settings.retention,
         passphrase_file=settings.passphrase_file,
         directory=settings.state_dir,
+        audit_archives=archive_rules(settings).directory,
     )
     return await build_aftercare(database, signed, rules, clock=clock, registry=registry)
 

@@ -214,7 +214,7 @@ async def evidence_world(
         evidence = Evidence(
             export.ArchiveEquipment(
                 store=store,
-                archives=EvidenceStore(database),
+                archives=EvidenceStore(database, directory / "audit-archive"),
                 outbox=outbox,
                 retention=retention,
                 objects=objects,

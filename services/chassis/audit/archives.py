@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple, cast
 
-from pkicore.audit import ChainVerifier, StoredRecord, TruncatedLine, export_line
+from pkicore.audit import ChainVerifier, StoredRecord, TruncatedLine, export_line, parse_record
 from pkicore.audit.segments import ARCHIVE, TOMBSTONE, LogLine, Segment, bounded_lines, parse_log, same_head
 from pkicore.encoding import sync_directory, write_atomically
 from pkicore.errors import AuditError
@@ -117,6 +117,42 @@ def check_archive(file: SegmentFile) -> Segment:
     if not same_head(verifier.head, head.end):
         raise AuditError(f"{file.path.name} does not end with the record {head.last} of its head", head.last)
     return head
+
+
+class Archived(NamedTuple):
+    """What archives hold of a time.
+
+    Attributes:
+        records: that were looked for.
+        removed: tombstones of archives that may have held more.
+    """
+
+    records: list[StoredRecord]
+    removed: list[Segment]
+
+
+def find_archived(directory: Path, word: str, since: int, until: int) -> Archived:
+    """Archived records between two moments whose line holds a word; nothing is verified.
+
+    Raises:
+        AuditError: a file is no archive, or a line of it no record.
+        OSError: a file cannot be read.
+    """
+    sought, records, removed = word.encode(), dict[int, StoredRecord](), list[Segment]()
+    for file in segment_files(directory):
+        head = read_head(file)
+        if head.until < since or head.since > until:
+            continue
+        if file.is_tombstone:
+            removed.append(head)
+            continue
+        with gzip.open(file.path) as stream, _intact(file):
+            for number, line in enumerate(bounded_lines(cast("BinaryIO", stream)), start=1):
+                if number > 1 and sought in line:
+                    stored = parse_record(line, number)
+                    if since <= stored.record.at <= until:
+                        records[stored.record.sequence] = stored
+    return Archived(list(records.values()), removed)
 
 
 class ArchiveWriter:

@@ -14,9 +14,9 @@ from typing import Any, Final, Protocol
 
 import structlog
 
-from pkicore.audit import StoredRecord
 from pkicore.clock import Clock, unix
 from pkicore.errors import MalformedError
+from services.chassis.audit.archives import Archived
 from services.chassis.database import AuditEvent
 from services.chassis.errors import ConflictError, DatabaseError
 from services.signing.callers import Caller
@@ -159,7 +159,7 @@ class Evidence:
         files += [ArchiveFile.of(MANIFEST, body), ArchiveFile.of(CHECKSUMS, checksums(files))]
         files += await self._served(place)
         there = {file.path for file in files}
-        keys = await key_files(self._with.public_key, [place.record], await self._audit([place.record]))
+        keys = await key_files(self._with.public_key, [place.record], (await self._audit([place.record])).records)
         files += [key for key in keys if key.path not in there]
         places = [SignedPlace(_directory(record), record) for record in records]
         policies = sorted({record.policy.sha256 for record in records})
@@ -244,13 +244,17 @@ class Evidence:
         return Kept(record.id, name, until or None, keeping.held_at is not None)
 
     async def _files(self, name: str, records: Sequence[SignatureRecord], kept: Sequence[Kept]) -> list[ArchiveFile]:
-        report, lines = Report(name, records, kept), await self._audit(records)
+        report, audit = Report(name, records, kept), await self._audit(records)
+        lines = audit.records
         files = [
             ArchiveFile.of("report.json", report.to_json()),
             ArchiveFile.of("report.md", report.to_markdown()),
             ArchiveFile.of("retention.json", retention_json(kept)),
             ArchiveFile.of("audit.jsonl", extract(lines)),
         ]
+        if audit.removed:  # by the audit log's own retention: whoever misses a line finds why
+            tombstones = dict.fromkeys(segment.to_line() for segment in audit.removed)
+            files.append(ArchiveFile.of("audit-removed.jsonl", b"".join(tombstones)))
         root = self._with.trusted_root()
         files += [] if root is None else trust_files(root)
         for record in records:
@@ -277,23 +281,23 @@ class Evidence:
             if _FILE_NAME.fullmatch(name)
         ]
 
-    async def _audit(self, records: Sequence[SignatureRecord]) -> list[StoredRecord]:
+    async def _audit(self, records: Sequence[SignatureRecord]) -> Archived:
         """What is on record of them: by their ids, and the decisions before them by the hashes of their requests."""
-        found: list[StoredRecord] = []
+        found = Archived([], [])
         for record in records:
             about = await self._recorded(record, record.id)
-            found += about
-            hashes = {one.record.detail.get("request_sha256") for one in about}
-            for request in hashes - {None}:
-                found += await self._recorded(record, str(request))
+            hashes = {one.record.detail.get("request_sha256") for one in about.records}
+            for each in (about, *[await self._recorded(record, str(request)) for request in hashes - {None}]):
+                found.records.extend(each.records)
+                found.removed.extend(each.removed)
         return found
 
-    async def _recorded(self, record: SignatureRecord, word: str) -> list[StoredRecord]:
+    async def _recorded(self, record: SignatureRecord, word: str) -> Archived:
         """Lines about a tenant's own: another tenant's request may have the same hash. Exports tell of themselves."""
         since, until = record.created - _DECIDED_BEFORE, record.created + _RECORDED_AFTER
         found = await self._with.archives.audit_records(f'"{word}"', since, until)
-        own = [one for one in found if one.record.detail.get("tenant") == record.tenant]
-        return [one for one in own if one.record.event != _EXPORTED]
+        own = [one for one in found.records if one.record.detail.get("tenant") == record.tenant]
+        return Archived([one for one in own if one.record.event != _EXPORTED], found.removed)
 
     # signing and keeping
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import orjson
 import sqlalchemy as sa
 
-from pkicore.audit import GENESIS, AuditRecord, StoredRecord
+from pkicore.audit import AuditRecord, ChainHead, StoredRecord
+from services.chassis.audit import audit_base
+from services.chassis.audit.archives import Archived, find_archived
 from services.chassis.database import AuditEvent, Database, Row, Unit, Write
 from services.signing.schema import audit_head, audit_log, evidence
 
@@ -44,10 +48,16 @@ class StoredEvidence:
 
 
 class EvidenceStore:
-    """Archives, and extracts of the audit log."""
+    """Archives, and extracts of the audit log.
 
-    def __init__(self, database: Database) -> None:
+    Args:
+        database: of the service.
+        audit_archives: where records are that have left the database; None where none do.
+    """
+
+    def __init__(self, database: Database, audit_archives: Path | None = None) -> None:
         self._database = database
+        self._audit_archives = audit_archives
         prepare = database.prepare
         of, of_tenant = sa.bindparam("of", type_=sa.Text), sa.bindparam("of_tenant", type_=sa.Text)
         first, last = sa.bindparam("first", type_=sa.BigInteger), sa.bindparam("last", type_=sa.BigInteger)
@@ -110,23 +120,37 @@ class EvidenceStore:
 
     # the audit log
 
-    async def audit_records(self, word: str, since: int, until: int) -> list[StoredRecord]:
-        """Records between two moments whose detail holds a word, with the hash that each is chained to.
+    async def audit_records(self, word: str, since: int, until: int) -> Archived:
+        """Records between two moments whose detail holds a word, from the database and from the archives.
 
         Args:
             word: without characters that LIKE gives a meaning.
             since: Unix seconds.
             until: Unix seconds.
+
+        Raises:
+            AuditError: an archive of that time cannot be read as one.
+            OSError: it cannot be read.
+            DatabaseError: the database cannot be read.
         """
+        base = await audit_base(self._database)
+        archived = Archived([], [])
+        if base.sequence and self._audit_archives is not None:
+            archived = await asyncio.to_thread(find_archived, self._audit_archives, word, since, until)
+        records = [each for each in archived.records if each.record.sequence <= base.sequence]
+        return Archived(records + await self._in_database(base, word, since, until), archived.removed)
+
+    async def _in_database(self, base: ChainHead, word: str, since: int, until: int) -> list[StoredRecord]:
         head = await self._database.fetch_one(self._head)
         newest = 0 if head is None else int(head["sequence"])
-        first, last = await self._first_since(since, newest), await self._first_since(until + 1, newest) - 1
+        first = await self._first_since(since, base.sequence + 1, newest)
+        last = await self._first_since(until + 1, base.sequence + 1, newest) - 1
         rows = await self._database.fetch_all(self._about, first=first, last=last, of=f"%{word}%")
-        return [await self._stored(row) for row in rows]
+        return [await self._stored(row, base) for row in rows]
 
-    async def _first_since(self, at: int, newest: int) -> int:
+    async def _first_since(self, at: int, low: int, newest: int) -> int:
         """The first sequence that was recorded at or after a moment; one beyond the newest where none was."""
-        low, high = 1, newest + 1
+        high = newest + 1
         while low < high:
             middle = (low + high) // 2
             row = await self._database.fetch_one(self._record, sequence=middle)
@@ -136,11 +160,11 @@ class EvidenceStore:
                 low = middle + 1
         return low
 
-    async def _stored(self, row: Row) -> StoredRecord:
+    async def _stored(self, row: Row, base: ChainHead) -> StoredRecord:
         before = await self._database.fetch_one(self._record, sequence=row["sequence"] - 1)
         detail: dict[str, Any] = orjson.loads(row["detail"])
         record = AuditRecord(row["sequence"], row["at"], row["event"], row["actor"], detail)
-        return StoredRecord(record, GENESIS.hash if before is None else before["hash"], row["hash"])
+        return StoredRecord(record, base.hash if before is None else before["hash"], row["hash"])
 
 
 def _archive(row: Row) -> StoredEvidence:

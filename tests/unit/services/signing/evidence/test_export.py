@@ -7,12 +7,14 @@ import subprocess
 import tarfile
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from pkicore.audit.segments import Segment, verify_segment
 from pkicore.errors import MalformedError
-from services.chassis.audit import audit_records
+from services.chassis.audit import Archiver, ArchiveRules, audit_records
 from services.chassis.database import AuditEvent
 from services.signing.errors import NotFoundError
 from services.signing.evidence.archive import EvidenceError
@@ -23,6 +25,7 @@ from services.signing.store import NewSignature, StoredSignature
 from services.signing.verification import verify_hybrid
 from services.signing.wire import SignatureRecord
 from tests.support.evidence_world import ALICE, MALLORY, PROVENANCE, EvidenceWorld, evidence_world
+from tests.support.pki import MemoryKey
 
 ARTEFACT = b"the artefact\n"
 SBOM = b'{"bomFormat":"CycloneDX","specVersion":"1.6"}' + b" " * 200_000
@@ -120,6 +123,27 @@ async def test_audit_lines_verify_and_are_those_of_the_log(world: EvidenceWorld,
     whole = [stored async for stored in audit_records(world.database)]
     assert all(one in whole for one in found)
     assert b'"tenant":"other"' not in b"".join(lines)
+
+
+async def test_audit_lines_that_left_the_database_are_found(world: EvidenceWorld, tmp_path: Path) -> None:
+    """In their archive; and where that was removed, its tombstone is in the evidence, signed."""
+    record = await signed(world)
+    before = unpacked(world, (await world.export(record.id)).id, tmp_path / "before")
+    key, archives = MemoryKey.generate("ed25519"), tmp_path / "audit-archive"
+    rules = ArchiveRules(archives, above_records=1)
+    for _ in range(2):
+        await Archiver(world.database, key, rules, world.clock).once()
+    after = unpacked(world, (await world.export(record.id)).id, tmp_path / "after")
+    assert (after / "audit.jsonl").read_bytes() == (before / "audit.jsonl").read_bytes() != b""
+    assert not (after / "audit-removed.jsonl").exists()
+    world.clock.advance(timedelta(days=40))
+    await Archiver(world.database, key, replace(rules, above_records=0, retain_days=30), world.clock).once()
+    last = unpacked(world, (await world.export(record.id)).id, tmp_path / "last")
+    assert (last / "audit.jsonl").read_bytes() == b""
+    (line,) = (last / "audit-removed.jsonl").read_bytes().splitlines(keepends=True)
+    tombstone = Segment.from_line(line)
+    verify_segment(tombstone, key.public_key)
+    assert (tombstone.kind, tombstone.first) == ("tombstone", 1)
 
 
 async def test_report_says_what_is_shown_and_what_is_not(world: EvidenceWorld, tmp_path: Path) -> None:
