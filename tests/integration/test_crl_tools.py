@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from OpenSSL import crypto
 
+from pkicore.algorithms import ALGORITHMS, generate_private_key
 from pkicore.ocsp import build_request
 from pkicore.x509.certificate import load_chain
 from services.ca.wire import RevocationRequest, parse_serial
@@ -23,6 +25,7 @@ from tests.support.pki import make_hierarchy
 
 ISSUER = "issuing-ecdsa"
 SHARDS = 2
+_EXTENDED_CRL, _USE_DELTAS = 0x1000, 0x2000  # X509_V_FLAG_*, for which pyOpenSSL has no names
 
 
 @dataclass
@@ -149,3 +152,47 @@ def _gnutls(*command: str) -> str:
         pytest.skip(f"not run: {command[0]} missing (apt-get install gnutls-bin)")
     result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     return result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("family", ["ecdsa", "mldsa"])
+async def test_the_openssl_of_the_wheel_takes_shards_and_deltas_of_both_families(tmp_path: Path, family: str) -> None:
+    """The one that our listeners use: the right shard, never another, and a delta to an older list."""
+    clock = ManualClock()
+    families = {name: await make_hierarchy(name, clock) for name in ("ecdsa", "mldsa")}
+    families[family] = replace(families[family], issuing=replace(families[family].issuing, crl_shards=SHARDS))
+    world = await (await CaWorld.open(tmp_path, clock=clock, families=families)).start()
+    key = generate_private_key(ALGORITHMS["ml-dsa-65" if family == "mldsa" else "ecdsa-p256"])
+    leaf = load_chain((await world.issue("a.example", key=key)).certificate.encode())[0]
+    mine = f"issuing-{family}/{leaf.serial_number % SHARDS + 1}"
+    other = f"issuing-{family}/{2 - leaf.serial_number % SHARDS}"
+    root_crl = x509.load_der_x509_crl(await families[family].root_crl())
+
+    def crl(path: str) -> x509.CertificateRevocationList:
+        stored = world.core.publisher.newest(path)
+        assert stored is not None
+        return x509.load_der_x509_crl(stored.der)
+
+    def verdict(*crls: x509.CertificateRevocationList, flags: int = 0) -> str:
+        store = crypto.X509Store()
+        store.add_cert(crypto.X509.from_cryptography(families[family].root.certificate))
+        for each in (root_crl, *crls):
+            store.add_crl(each)
+        checks = crypto.X509StoreFlags.CRL_CHECK | crypto.X509StoreFlags.CRL_CHECK_ALL
+        store.set_flags(checks | _EXTENDED_CRL | flags)
+        store.set_time(clock.now().replace(tzinfo=None))
+        chain = [crypto.X509.from_cryptography(world.issuer(family))]
+        try:
+            crypto.X509StoreContext(store, crypto.X509.from_cryptography(leaf), chain).verify_certificate()
+        except crypto.X509StoreContextError as error:
+            return str(error)
+        return "good"
+
+    base = crl(mine)
+    assert verdict(base) == verdict(crl(f"issuing-{family}")) == "good"
+    assert "CRL scope" in verdict(crl(other))
+    await world.core.revoker.revoke(OPERATOR, RevocationRequest(4, serial=f"{leaf.serial_number:x}"))
+    await world.publish()
+    assert verdict(base) == "good"
+    assert "revoked" in verdict(crl(mine))
+    assert "revoked" in verdict(base, crl(f"{mine}/delta"), flags=_USE_DELTAS)
+    await world.close()
