@@ -54,7 +54,7 @@ for _name, _of in {
     "key": ("key_hash", "recorded_at", "serial"),
     "account": ("account", "recorded_at", "serial"),
     "profile": ("profile", "recorded_at", "serial"),
-    "issuer": ("issuer", "recorded_at", "serial"),
+    "issuer": ("issuer", "not_after", "serial"),
     "ends": ("not_after", "serial", "profile", "issuer", "algorithm", "recorded_at"),
 }.items():
     sa.Index(f"ix_certificates_{_name}", *(certificates.c[column] for column in _of))

@@ -28,7 +28,8 @@ _COLUMNS: Final[Mapping[Way, _Columns]] = {
     "below": (_n.path, _n.recorded_at, _n.serial),
     "ends": (_c.not_after, _c.serial),
     "revoked": (_r.sequence,),
-    **dict.fromkeys(("key", "account", "pending", "profile", "issuer", "recorded"), _BY_TIME),
+    "issuer": (_c.not_after, _c.serial),
+    **dict.fromkeys(("key", "account", "pending", "profile", "recorded"), _BY_TIME),
 }
 """What the rows of each way are ordered by; its index begins with the leading filter and goes on with these."""
 

@@ -28,7 +28,7 @@ _INDEXES = {
     "ix_certificates_key": ["key_hash", "recorded_at", "serial"],
     "ix_certificates_account": ["account", "recorded_at", "serial"],
     "ix_certificates_profile": ["profile", "recorded_at", "serial"],
-    "ix_certificates_issuer": ["issuer", "recorded_at", "serial"],
+    "ix_certificates_issuer": ["issuer", "not_after", "serial"],
     "ix_certificates_ends": ["not_after", "serial", "profile", "issuer", "algorithm", "recorded_at"],
 }
 
