@@ -213,7 +213,7 @@ def _take_checkpoints(evidence: Evidence, path: Path) -> None:
 
 def _say_what_is_not_vouched_for(evidence: Evidence, head: ChainHead) -> None:
     signed = max((checkpoint.sequence for checkpoint in evidence.checkpoints), default=0)
-    if not signed:
+    if head.sequence and not signed:
         evidence.notices.append("there are no checkpoints: records missing at the end would not show")
     elif signed < head.sequence:
         evidence.notices.append(f"records {signed + 1} to {head.sequence} are newer than the last checkpoint")

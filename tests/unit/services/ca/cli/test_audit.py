@@ -222,6 +222,13 @@ def test_one_broken_log_does_not_hide_another(deployed: Deployed) -> None:
     assert "ca: audit-000000000001-000000000025.jsonl.gz is damaged, or not gzip'd" in result.stderr
 
 
+def test_an_empty_log_is_whole(deployed: Deployed) -> None:
+    """Before its first record there is nothing that a checkpoint could vouch for."""
+    settings(deployed.root, "acme", log(deployed.root / "acme" / "acme.sqlite3"))
+    result = ztca("audit", "verify", str(deployed.root))
+    assert (result.exit_code, "acme: 0 records, unbroken.\nca: 30 records" in result.stdout) == (0, True)
+
+
 def test_a_torn_checkpoint_is_said(deployed: Deployed) -> None:
     """Half a line of a crash does not count, and is not passed over in silence."""
     whole = deployed.checkpoints.read_bytes()
