@@ -21,6 +21,7 @@ _COMMANDS: Final[Mapping[str, tuple[str, str, str]]] = MappingProxyType(
         "release": ("revocation", "release", "Release certificates that are held."),
         "block": ("block", "block", "Keys that are never certified again."),
         "profiles": ("profiles", "profiles", "Check and show the certificate profiles."),
+        "debian-keys": ("debian_keys", "debian_keys", "Make the list of Debian's weak keys."),
         "crl": ("certificates", "crl", "Certificate revocation lists."),
         "list": ("ledger", "list_command", "List what was issued, or refused."),
         "search": ("ledger", "search", "Find certificates by name, account, key, end, profile, status."),
