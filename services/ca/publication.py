@@ -9,6 +9,7 @@ are only read.
 """
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -191,12 +192,16 @@ class CrlPublisher:
 
     def _take(self, batch: Sequence[Revoked]) -> None:
         """What happened, from the log: the lists concerned are due."""
+        by_shard = defaultdict[tuple[str, int], list[Revoked]](list)
         for revoked in batch:
-            shards = self._entries.setdefault(revoked.issuer, {0: ShardEntries()})
-            concerned = CrlList(revoked.issuer), CrlList(revoked.issuer, revoked.shard)
+            by_shard[revoked.issuer, revoked.shard].append(revoked)
+        for (issuer, shard), some in by_shard.items():
+            concerned = CrlList(issuer), CrlList(issuer, shard)
             base = min(self._base(item)[1] for item in concerned)
-            shards.setdefault(revoked.shard, ShardEntries()).take(revoked, changed=revoked.sequence > base)
-            if revoked.issuer not in self._cas:  # a root, or one that another process has taken up before this one
+            entries = self._entries.setdefault(issuer, {0: ShardEntries()}).setdefault(shard, ShardEntries())
+            for revoked in some:
+                entries.take(revoked, changed=revoked.sequence > base)
+            if issuer not in self._cas:  # a root, or one that another process has taken up before this one
                 continue
             self._lists |= {item.path: item for item in concerned}
             self._due |= {item.path for item in concerned}
