@@ -59,6 +59,8 @@ CHECKED: Final = 5  # certificates of ours that are verified
 FAMILIES: Final = "ecdsa,rsa,mldsa"  # the last one because every deployment has it
 GOALS: Final = ("ecdsa-p256", "rsa-2048")  # issuers for which there are goals
 NOT_MEASURED: Final = "not measured: `ztca init` makes no issuing CA with such a key"
+PROCESSOR: Final = "cpu_us"  # microseconds of processor time per request
+FIGURES: Final = ("per_second", "p50_ms", "p99_ms", PROCESSOR)
 CORE: Final = 1500  # times that each step of the core is done
 HEADING: Final = (
     "issuer       callers   ours/s  cfssl/s  ratio  ours p50  p99 ms  cfssl p50  p99 ms  ours CPU us  cfssl  times less"
@@ -246,10 +248,20 @@ def drive_plain(config: Mapping[str, Any], prefix: Sequence[str] = ()) -> list[d
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def median_of(levels: Sequence[Mapping[str, Any]], process: str) -> dict[str, float]:
+def of_process(level: Mapping[str, Any], process: str) -> dict[str, Any]:
+    """A level as the load process tells it, with the processor time of one process only."""
+    return {**level, PROCESSOR: level[PROCESSOR][process]}
+
+
+def median_of(levels: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The middle of several measurements of one level."""
-    rates = {name: statistics.median(level[name] for level in levels) for name in ("per_second", "p50_ms", "p99_ms")}
-    return rates | {"cpu_us": statistics.median(level["cpu_us"][process] for level in levels)}
+    return {name: statistics.median(level[name] for level in levels) for name in FIGURES}
+
+
+def median_ratio(more: Sequence[Mapping[str, float]], less: Sequence[Mapping[str, float]]) -> float:
+    """How much less processor time the second use than the first, round by round: the machine changes its pace."""
+    pairs = zip(more, less, strict=True)
+    return statistics.median(peer[PROCESSOR] / own[PROCESSOR] for peer, own in pairs)
 
 
 def check_ours(made: Deployment, issuing: Issuing, at_least: int) -> None:
@@ -313,11 +325,13 @@ def measure_issuer(
     check_ours(made, issuing, sum(level["requests"] for row in ours for level in row))
     assert sum(len(row) for row in ours) == levels  # noqa: S101 -- a level without a result would be left out
     for index, callers in enumerate(options.callers):
-        row = {"issuer": issuing.algorithm, "callers": callers, "ours": median_of([r[index] for r in ours], "ca")}
+        own = [of_process(levels[index], "ca") for levels in ours]
+        row = {"issuer": issuing.algorithm, "callers": callers, "ours": median_of(own)}
         if theirs:
-            row["cfssl"] = median_of([r[index] for r in theirs], "cfssl")
+            peers = [of_process(levels[index], "cfssl") for levels in theirs]
+            row["cfssl"] = median_of(peers)
             row["rate_ratio"] = row["ours"]["per_second"] / row["cfssl"]["per_second"]
-            row["cpu_ratio"] = row["cfssl"]["cpu_us"] / row["ours"]["cpu_us"]
+            row["cpu_ratio"] = median_ratio(peers, own)
         yield row
 
 

@@ -44,7 +44,9 @@ from benchmarks.issuance import (
     PeerCa,
     drive_plain,
     median_of,
+    median_ratio,
     numbers,
+    of_process,
     pinned,
     requests_of,
 )
@@ -181,9 +183,9 @@ class Server:
         if done.returncode or "Response verify OK" not in done.stderr:
             raise SystemExit(f"{self.name}: openssl does not believe an answer:\n{done.stdout}{done.stderr}")
 
-    def figures(self, mode: Mode, index: int) -> dict[str, float]:
-        """The medians of a level."""
-        return median_of([levels[index] for levels in self.results[mode]], "server")
+    def rounds(self, mode: Mode, index: int) -> list[dict[str, Any]]:
+        """What each round had for a level."""
+        return [of_process(levels[index], "server") for levels in self.results[mode]]
 
 
 def _nonce(message: ocsp.OCSPRequest | ocsp.OCSPResponse) -> bytes | None:
@@ -325,12 +327,13 @@ def rows(responder: str, servers: Sequence[Server], options: argparse.Namespace)
         for mode in server.results:
             for index, callers in enumerate(options.callers):
                 row = {"responder": responder, "server": server.name, **mode.names, "callers": callers}
-                row |= server.figures(mode, index)
+                own = server.rounds(mode, index)
+                row |= median_of(own)
                 new, warm = Mode(mode.method, mode.nonce, True), Mode(mode.method, False, mode.new_connections)
                 for name, compared in (("openssl", new), ("bare", warm)):
                     peer = by_name.get(name)
                     if server.name == "ours" and peer is not None:
-                        row[f"against_{name}"] = peer.figures(compared, index)["cpu_us"] / row["cpu_us"]
+                        row[f"against_{name}"] = median_ratio(peer.rounds(compared, index), own)
                 yield row
 
 
