@@ -135,31 +135,33 @@ class Archiver:
         if self._rules.after_days or self._rules.above_records:
             for path in await asyncio.to_thread(sweep, self._rules.directory):
                 _log.warning("an unfinished audit archive was removed", file=str(path))
-            while (due := await self._due()) is not None:
-                if not await self._archive(*due):
-                    break
+            await self._archive_due()
         if self._rules.retain_days:
             await self._remove_old()
 
     # archiving
 
-    async def _due(self) -> tuple[ChainHead, int, str] | None:
-        """What the next archive follows, its last record, and the rule; None where nothing is due."""
-        after, head = await audit_base(self._database), (await audit_head(self._database)).sequence
-        base = after.sequence
-        first = await self._row(base + 1)
-        if first is None:
-            return None
-        last, rule = base, ""
+    async def _archive_due(self) -> None:
+        """One archive after the other up to where the rules say, or until another replica is at it."""
+        last, rule = await self._due()
+        while (base := await audit_base(self._database)).sequence < last:
+            if not await self._archive(base, min(last, base.sequence + self._most), rule):
+                return
+
+    async def _due(self) -> tuple[int, str]:
+        """The last record that is to go, and the rule; 0 where nothing is due."""
+        base, head = (await audit_base(self._database)).sequence, (await audit_head(self._database)).sequence
+        last, rule = 0, ""
         most = self._rules.above_records
         if most and head - base > most:
             last, rule = head - most // 2, f"above {most} records"
-        if self._rules.after_days:
+        first = await self._row(base + 1)
+        if self._rules.after_days and first is not None:
             until = unix(self._clock.now()) - self._rules.after_days * _DAY
             if first["at"] < until - _DAY:
                 old = await self._last_before(until, base, head)
                 last, rule = (old, f"after {self._rules.after_days} days") if old > last else (last, rule)
-        return None if last == base else (after, min(last, base + self._most), rule)
+        return last, rule
 
     async def _last_before(self, at: int, base: int, head: int) -> int:
         """The last record older than a moment; sequence and time rise together."""

@@ -120,7 +120,6 @@ async def verify_log(database: Database, archives: Path, evidence: Evidence) -> 
     walk.follow(archives)
     base = await audit_base(database)
     if base.sequence not in walk.ends:  # archived while the walk went on
-        walk = ArchiveWalk(evidence)
         walk.follow(archives)
     if base.sequence not in walk.ends:
         missing = walk.head.sequence + 1

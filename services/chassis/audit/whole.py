@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from pkicore.audit import StoredRecord, export_line
+from pkicore.audit.segments import Segment
 from pkicore.errors import AuditError
 from services.chassis.audit.records import audit_base, export_audit
 from services.chassis.audit.verification import ArchiveWalk, Evidence
@@ -25,10 +26,17 @@ async def export_log(database: Database, archives: Path, evidence: Evidence) -> 
     """
     walk = ArchiveWalk(Evidence((), evidence.public_key, evidence.notices))
     for item in walk.records(archives):
-        yield export_line(item) if isinstance(item, StoredRecord) else item.to_line()
+        yield _line(item)
     base = await audit_base(database)
+    if base.sequence > walk.head.sequence:
+        for item in walk.records(archives):  # archived while the walk went on
+            yield _line(item)
     if base.sequence > walk.head.sequence:
         missing = walk.head.sequence + 1
         raise AuditError(f"record {missing} is missing: records up to {base.sequence} were archived", missing)
     async for line in export_audit(database, walk.head):
         yield line
+
+
+def _line(item: StoredRecord | Segment) -> bytes:
+    return export_line(item) if isinstance(item, StoredRecord) else item.to_line()
