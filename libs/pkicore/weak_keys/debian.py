@@ -90,7 +90,7 @@ class _Generator:
         for start in range(0, length, _DIGEST):
             size = min(_DIGEST, length - start)
             counts = struct.pack(self._counts_form, self._asked, added)
-            local = hashlib.sha1(local + self._window(place, size, _POOL) + counts).digest()  # noqa: S324 - theirs
+            local = _sha1(local + self._window(place, size, _POOL) + counts)
             added += 1
             place = self._mix(place, local[:size], _POOL)
         self._digest = bytes(a ^ b for a, b in zip(self._digest, local, strict=True))
@@ -120,11 +120,11 @@ class _Generator:
             self._place %= end
         self._asked += 1
         for _ in range(pieces):
-            local = hashlib.sha1(first + local + counts + self._window(place, _HALF, end)).digest()  # noqa: S324 - theirs
+            local = _sha1(first + local + counts + self._window(place, _HALF, end))
             first = b""
             place = self._mix(place, local[:_HALF], end)
             found += local[_HALF:]
-        self._digest = hashlib.sha1(counts + local + self._digest).digest()  # noqa: S324 - theirs
+        self._digest = _sha1(counts + local + self._digest)
         return bytes(found[:length])
 
     def _window(self, place: int, size: int, end: int) -> bytes:
@@ -137,6 +137,10 @@ class _Generator:
             self._pool[place] ^= octet
             place = (place + 1) % end
         return place
+
+
+def _sha1(data: bytes) -> bytes:
+    return hashlib.sha1(data, usedforsecurity=False).digest()
 
 
 def _first_primes(count: int) -> tuple[int, ...]:
