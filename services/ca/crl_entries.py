@@ -12,20 +12,21 @@ from typing import Final
 from services.ca.revocation_store import HELD, RELEASED, Revoked
 
 _HOUR: Final = 3600
+_MAY_END: Final = frozenset({HELD, RELEASED})
 
 
 @dataclass(slots=True)
 class _Run:
-    """Entries one after the other; `last` is the highest sequence in it."""
+    """Entries one after the other; `last` is the sequence of the last one, since sequences only rise."""
 
     octets: bytearray = field(default_factory=bytearray)
     count: int = 0
     last: int = 0
 
-    def append(self, entry: bytes, sequence: int = 0) -> None:
+    def append(self, entry: bytes, sequence: int) -> None:
         self.octets += entry
         self.count += 1
-        self.last = max(self.last, sequence)
+        self.last = sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +48,20 @@ class ShardEntries:
 
     def take(self, revoked: Revoked, *, changed: bool) -> None:
         """What happened to a certificate; `changed` where a delta must tell of it."""
-        self._held.pop(revoked.serial, None)
-        self._changed_holds.pop(revoked.serial, None)
-        if revoked.reason in {HELD, RELEASED}:
+        if self._held or self._changed_holds:
+            self._held.pop(revoked.serial, None)
+            self._changed_holds.pop(revoked.serial, None)
+        if revoked.reason in _MAY_END:
             if revoked.reason == HELD:
                 self._held[revoked.serial] = revoked
             if changed:
                 self._changed_holds[revoked.serial] = revoked
             return
-        self._by_hour.setdefault(revoked.not_after // _HOUR, _Run()).append(revoked.entry)
+        hour = revoked.not_after // _HOUR
+        run = self._by_hour.get(hour)
+        if run is None:
+            run = self._by_hour[hour] = _Run()
+        run.append(revoked.entry, revoked.sequence)
         if changed:
             self._changes[-1].append(revoked.entry, revoked.sequence)
 
