@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Boolean, Column, MetaData, Table, bindparam, func, insert, select, update
 
-from pkicore.audit import parse_export, verify_chain
+from pkicore.audit import MAX_DETAIL, parse_export, verify_chain
 from pkicore.errors import AuditError
 from services.chassis.audit import audit_head, export_audit, verify_audit
 from services.chassis.database import AuditEvent, Database, Prepared, Unit, Write
@@ -317,8 +317,15 @@ async def test_two_processes_write_one_chain(url: str, clock: ManualClock) -> No
 
 @pytest.mark.parametrize(
     "bad",
-    [event(value=object()), event(value=2**70), event(text="\ud800"), AuditEvent("a\0b", "x"), AuditEvent("a", "x\0")],
-    ids=["object", "huge", "surrogate", "event-nul", "actor-nul"],
+    [
+        event(value=object()),
+        event(value=2**70),
+        event(text="\ud800"),
+        AuditEvent("a\0b", "x"),
+        AuditEvent("a", "x\0"),
+        event(text="x" * MAX_DETAIL),
+    ],
+    ids=["object", "huge", "surrogate", "event-nul", "actor-nul", "too-long"],
 )
 async def test_what_cannot_be_recorded_does_not_happen(database: Database, bad: AuditEvent) -> None:
     """Where an audit record cannot be written, nothing of its unit is."""

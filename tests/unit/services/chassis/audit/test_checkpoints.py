@@ -15,9 +15,13 @@ from pkicore.errors import AuditError
 from pkicore.keys.file import create_file_key
 from services.chassis.audit import (
     CHECKPOINTS_FILE,
+    Archiver,
+    ArchiveRules,
+    AuditKeeper,
     Checkpointer,
     audit_checkpoints,
     audit_head,
+    audit_records,
     read_checkpoints,
     verify_audit,
 )
@@ -220,3 +224,25 @@ async def test_a_full_disk_leaves_no_half_checkpoint(
     assert path.read_bytes() == whole
     await checkpointer.write()
     assert [checkpoint.sequence for checkpoint in read_checkpoints(path)] == [1, 2]
+
+
+async def test_what_keeps_archives_from_being_written_does_not_keep_checkpoints(
+    database: Database, checkpointer: Checkpointer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A directory that cannot be made is logged, the service goes on, and no record leaves the database."""
+    in_the_way = tmp_path / "audit-archive"
+    in_the_way.write_text("no directory")
+    await record(database, 9)
+    archiver = Archiver(database, KEY, ArchiveRules(in_the_way, above_records=3), ManualClock())
+    task = asyncio.create_task(AuditKeeper(checkpointer, archiver).run())
+    logged = ""
+    async with asyncio.timeout(20):
+        while "the audit log is not archived" not in logged or not read_checkpoints(tmp_path / "checkpoints.jsonl"):
+            await asyncio.sleep(0.01)
+            logged += capsys.readouterr().out
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert "audit-archive" in logged
+    assert (await verify_audit(database, (), None)).sequence == 9
+    assert len([each async for each in audit_records(database)]) == 9
