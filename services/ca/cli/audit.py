@@ -1,6 +1,7 @@
 """`ztca audit`: verify the hash-chained logs offline, or export one.
 
-Exit status of `verify`: 0 every log is whole, 1 one is broken, 2 one could not be checked.
+Exit status of `verify`: 0 every log is whole; 1 one is broken, or the call is wrong, as of every command; 2 one could
+not be checked.
 """
 
 import asyncio
@@ -67,7 +68,12 @@ class Found:
         """The exit status that it asks for."""
         if self.error is None:
             return 0
-        return _BROKEN if isinstance(self.error, AuditError) else _UNCHECKED
+        return _BROKEN if self.is_broken or isinstance(self.error, CaServiceError) else _UNCHECKED
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether it was verified, and is not whole."""
+        return isinstance(self.error, AuditError)
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""
@@ -75,7 +81,7 @@ class Found:
             value = {"log": self.log, "records": self.head.sequence, "head": self.head.hash.hex(), "error": None}
         else:
             sequence = self.error.sequence if isinstance(self.error, AuditError) else None
-            error = {"checked": self.status == _BROKEN, "sequence": sequence, "reason": str(self.error)}
+            error = {"checked": self.is_broken, "sequence": sequence, "reason": str(self.error)}
             value = {"log": self.log, "records": None, "head": None, "error": error}
         return value | {"notices": self.notices}
 
@@ -96,7 +102,8 @@ def verify(path: Path, key: Path | None, checkpoints: Path | None, as_json: bool
     Of a state directory every log is verified, from its archives on, with its checkpoints, where the service's
     settings say that it is: another file, or PostgreSQL.
 
-    Exit status: 0 all is whole, 1 a log is broken (the first bad record is named), 2 one could not be checked.
+    Exit status: 0 all is whole; 1 a log is broken (the first bad record is named), or PATH or an option is wrong;
+    2 a log could not be checked.
     """
     found = list(_verify(path, key, checkpoints))
     for one in found:
