@@ -155,7 +155,8 @@ class Rollover:
             made = await maker.make(name, family, root, algorithm)
         self.deployment.say(f"{name} has its key, {made.key.uri}, and its certificate")
         members = {**made.members(self.deployment.layout), "state": "prepared"}
-        self.deployment.write(add_issuer(self.deployment.text(), settings.issuers[-1].id, members))
+        last = [item.id for item in settings.issuers if item.family == family] or [settings.issuers[-1].id]
+        self.deployment.write(add_issuer(self.deployment.text(), last[-1], members))
         self.deployment.say(f"the settings say that {name} is prepared")
         return made
 
