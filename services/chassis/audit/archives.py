@@ -13,7 +13,7 @@ import secrets
 import time
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple, cast
 
@@ -205,9 +205,10 @@ class ArchiveWriter:
         return self._path
 
     def abandon(self) -> None:
-        """Takes away what was not finished."""
-        self._file.close()
+        """Takes away what was not finished; first of all its room, which may be what is missing."""
         self._unfinished.unlink(missing_ok=True)
+        with suppress(OSError):  # what is still buffered is not to be kept
+            self._file.close()
 
 
 def bury(file: SegmentFile, tombstone: Segment) -> None:
