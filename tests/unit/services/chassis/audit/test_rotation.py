@@ -53,7 +53,8 @@ async def test_another_logs_archive_in_the_way_is_not_adopted(world: AuditWorld,
     """Nothing is archived over it, nothing leaves, and the sentence names the file."""
     (tmp_path / "other").mkdir()
     async with AuditWorld.open(tmp_path / "other") as other:
-        await other.record(12)
+        await other.record(3)
+        await other.record(9)
         await other.archiver(above_records=10).once()
         stray = segment_files(other.directory)[0].path
     await world.record(12)
