@@ -3,6 +3,7 @@
 import asyncio
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Protocol
 from urllib.parse import urlsplit
 
@@ -13,8 +14,10 @@ from services.ca.layout import Layout
 from services.chassis.cli.endpoints_file import read_endpoints
 
 PATIENCE_SECONDS: Final = 60.0
-SETTLED_SECONDS: Final = 6.0
+TRUST_SECONDS: Final = 6.0
 """Services look at the trust directory every two seconds, and fetch a CRL then."""
+IDENTITY_SECONDS: Final = 20.0
+"""Services look at their identity's files every five seconds, and show a new one once they have its staple."""
 _LOOK_SECONDS: Final = 0.2
 _ASK_SECONDS: Final = 5.0
 
@@ -30,8 +33,8 @@ class Presence(Protocol):
         """
         ...
 
-    async def settled(self, issuer: str) -> None:
-        """Return when every service has had the time to know this issuing CA of the trust directory."""
+    async def settled(self, file: Path, seconds: float) -> None:
+        """Return when this file is so old that every service goes by it."""
         ...
 
 
@@ -41,7 +44,7 @@ class NothingRuns:
     async def serves(self, path: str, like: str = "") -> None:
         """At once."""
 
-    async def settled(self, issuer: str) -> None:
+    async def settled(self, file: Path, seconds: float) -> None:
         """At once."""
 
 
@@ -66,10 +69,9 @@ class Processes:
                 )
             await asyncio.sleep(_LOOK_SECONDS)
 
-    async def settled(self, issuer: str) -> None:
+    async def settled(self, file: Path, seconds: float) -> None:
         """As `Presence` says."""
-        written = (self.layout.issuers / f"{issuer}.pem").stat().st_mtime
-        await asyncio.sleep(max(0.0, min(SETTLED_SECONDS, written + SETTLED_SECONDS - time.time())))
+        await asyncio.sleep(max(0.0, min(seconds, seconds - _age(file))))
 
     async def _tag(self, path: str) -> bytes | None:
         """The entity tag; None while there is none."""
@@ -80,3 +82,8 @@ class Processes:
         except (OSError, MalformedError):
             return None
         return dict(answer.headers).get(b"etag")
+
+
+def _age(file: Path) -> float:
+    """Seconds since it was written."""
+    return time.time() - file.stat().st_mtime

@@ -23,7 +23,7 @@ from services.ca.errors import CeremonyError
 from services.ca.hierarchy import read_certificate, trusted_roots
 from services.ca.key_places import KeyPlaces, Wanted
 from services.ca.new_issuer import IssuerMaker, NewIssuer, next_name, open_root, roots_of
-from services.ca.presence import Presence
+from services.ca.presence import TRUST_SECONDS, Presence
 from services.ca.settings import CaSettings, IssuerSettings, RootSettings, is_remote
 from services.ca.settings_text import Members, add_issuer, change_issuers, in_state
 from services.ca.stopped import StoppedDeployment
@@ -111,7 +111,7 @@ class Rollover:
             await self._refuse_unfit(item, settings)
             publish_trust(settings, self.deployment.layout)  # of a preparation that was cut short
             await self.presence.serves(f"/crl/{name}")
-            await self.presence.settled(name)
+            await self.presence.settled(self.deployment.layout.issuers / f"{name}.pem", TRUST_SECONDS)
             details = [{**_facts(item), "former": ", ".join(other.id for other in former)}]
             await self.deployment.record("issuer.activation-begun", settings, details)
             self.deployment.say(f"{name} is fit to issue")

@@ -31,7 +31,7 @@ from services.ca.errors import CeremonyError
 from services.ca.hierarchy import make_root_issuer, read_certificate
 from services.ca.issuance import IssuingCa
 from services.ca.new_issuer import common_name, next_name, open_root, roots_of, split_name
-from services.ca.presence import Presence
+from services.ca.presence import IDENTITY_SECONDS, Presence
 from services.ca.responders import PROFILE
 from services.ca.rollover import Changed, sha256
 from services.ca.roots import RootOffice, cross_profile, sign_root_crl
@@ -103,6 +103,8 @@ class RootRollover:
         item = _root(settings, name)
         if item.state != "retired":
             await self._refuse_needed(item, settings, force=force)
+            for path in self._identities(settings):
+                await self.presence.settled(path, IDENTITY_SECONDS)
             await self.deployment.record("root.retirement-begun", settings, [_facts(item)])
             self.deployment.say(f"nothing needs {name} any more")
             self.deployment.write(self._without(item, settings))

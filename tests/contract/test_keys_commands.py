@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-import shutil
 from datetime import timedelta
 from pathlib import Path
 
@@ -21,11 +20,9 @@ from pkicore.x509.chain import verify_chain
 from pkicore.x509.names import Names
 from services.ca.app import Core
 from services.ca.errors import CeremonyError
-from services.ca.layout import Layout
 from services.ca.wire import CertificateRequest, Identifier, RevocationRequest
 from services.signer_hsm.wire import ApprovalRequest
 from tests.support.ca_world import OPERATOR
-from tests.support.clock import ManualClock
 from tests.support.pki import make_csr
 from tests.support.signer_world import ADMIN, SECOND
 from tests.support.stopped_world import BACKEND, StoppedWorld
@@ -45,7 +42,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def made_equipped(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same after its ECDSA key was moved: it has signer-hsm and a key policy of its own."""
-    world = copy_of(made, tmp_path_factory.mktemp("equipped") / "pki")
+    world = StoppedWorld.copied(made, tmp_path_factory.mktemp("equipped") / "pki")
     asyncio.run(world.migration.migrate(BACKEND, rehearse_only=False, backends=world.backends, only=[ECDSA]))
     return world.layout.root
 
@@ -53,21 +50,13 @@ def made_equipped(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def world(made: Path, tmp_path: Path) -> StoppedWorld:
     """File keys, no signer-hsm."""
-    return copy_of(made, tmp_path / "pki")
+    return StoppedWorld.copied(made, tmp_path / "pki")
 
 
 @pytest.fixture
 def equipped(made_equipped: Path, tmp_path: Path) -> StoppedWorld:
     """signer-hsm has the ECDSA key."""
-    return copy_of(made_equipped, tmp_path / "pki")
-
-
-def copy_of(made: Path, directory: Path) -> StoppedWorld:
-    """A copy that is in no other's way."""
-    shutil.copytree(made, directory)
-    for path in (directory / "config").glob("*.toml"):
-        path.write_text(path.read_text().replace(str(made), str(directory)))
-    return StoppedWorld(Layout(directory), ManualClock())
+    return StoppedWorld.copied(made_equipped, tmp_path / "pki")
 
 
 async def issue(core: Core, name: str) -> x509.Certificate:

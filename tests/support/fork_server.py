@@ -33,7 +33,7 @@ PRELOADED = (
     "services.ca.app",
     "services.signer_hsm.admin",
     "services.signer_hsm.app",
-    *(f"services.ca.cli.{name}" for name in ("audit", "certificates", "endpoints", "init", "keys", "probe", "roots")),
+    *(f"services.ca.cli.{name}" for name in ("audit", "certificates", "endpoints", "init", "keys", "probe", "ca")),
 )
 _MAX_REQUEST = 1 << 20
 

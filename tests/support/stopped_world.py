@@ -6,6 +6,7 @@ is the listener: the client calls signer-hsm's application in memory, under the 
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -20,8 +21,12 @@ from services.ca.ceremony import hold_ceremony
 from services.ca.cold_start import NobodySigns, open_core, signer_state
 from services.ca.deployment import Deployment, Ports
 from services.ca.destruction import Destruction
+from services.ca.key_places import KeyPlaces
 from services.ca.layout import SIGNER, Layout
 from services.ca.migration import Migration
+from services.ca.presence import NothingRuns
+from services.ca.rollover import Rollover
+from services.ca.root_rollover import RootRollover
 from services.ca.settings import CaSettings
 from services.ca.stopped import StoppedDeployment
 from services.ca.temporary_signer import SignerState
@@ -72,6 +77,14 @@ class StoppedWorld:
         )
         return world
 
+    @classmethod
+    def copied(cls, made: Path, directory: Path) -> StoppedWorld:
+        """A copy that is in no other's way."""
+        shutil.copytree(made, directory)
+        for path in (directory / "config").glob("*.toml"):
+            path.write_text(path.read_text().replace(str(made), str(directory)))
+        return cls(Layout(directory), ManualClock())
+
     @property
     def deployment(self) -> StoppedDeployment:
         """As `ztca keys` has it under its lock."""
@@ -96,6 +109,14 @@ class StoppedWorld:
     def destruction(self) -> Destruction:
         """`ztca keys destroy-files`."""
         return Destruction(self.deployment)
+
+    def rollover(self, pool: Executor) -> Rollover:
+        """`ztca ca prepare`, `activate`, `retire`."""
+        return Rollover(self.deployment, NothingRuns(), KeyPlaces(self.deployment, runs=False), pool)
+
+    def root_rollover(self, pool: Executor) -> RootRollover:
+        """`ztca ca prepare-root`, `activate-root`, `retire-root`."""
+        return RootRollover(self.deployment, NothingRuns(), pool)
 
     @property
     def backends(self) -> tuple[Mapping[str, Any], ...]:
