@@ -5,7 +5,7 @@ from __future__ import annotations
 from pkicore.clock import Clock, unix
 from services.chassis.database import AuditEvent
 from services.chassis.errors import ConflictError
-from services.signing.callers import ApiKeyRecord, Caller, Scopes, new_api_key
+from services.signing.callers import ApiKeyRecord, ApiKeyRuleError, Caller, Scopes, new_api_key
 from services.signing.decisions import Decisions, access, caller_name
 from services.signing.errors import NotFoundError
 from services.signing.store import SigningStore
@@ -25,14 +25,18 @@ class ManagedApiKeys:
 
         Raises:
             DeniedError: the policy does not let the caller.
-            MalformedError, ApiKeyRuleError: scopes that make no sense, or more than the caller has.
+            MalformedError, ApiKeyRuleError: scopes that make no sense, or more than the caller has, or for longer.
         """
         await self._decisions.permit(access(caller, "manage_api_keys"))
         scopes = Scopes.of(request.scopes)
         made = new_api_key(caller, scopes, request.life_seconds, unix(self._clock.now()))
         detail = {"id": made.record.id, "tenant": caller.tenant, "scopes": scopes.members()}
-        event = AuditEvent("api-key.created", caller_name(caller), detail | {"expires_at": made.record.expires_at})
-        await self._store.add_api_key(made.record, event)
+        ends = {"expires_at": made.record.expires_at, "made_by": made.record.made_by}
+        event = AuditEvent("api-key.created", caller_name(caller), detail | ends)
+        try:
+            await self._store.add_api_key(made.record, event)
+        except ConflictError as error:
+            raise ApiKeyRuleError("the API key that it is made with is revoked") from error
         return NewApiKeyAnswer(made.text, _described(made.record))
 
     async def listed(self, caller: Caller) -> ApiKeyList:
@@ -45,7 +49,7 @@ class ManagedApiKeys:
         return ApiKeyList(tuple(map(_described, await self._store.api_keys(caller.tenant))))
 
     async def revoke(self, caller: Caller, key_id: str) -> None:
-        """Have a key be no good from now on.
+        """Have a key, and what was made with it, be no good from now on.
 
         Raises:
             DeniedError: the policy does not let the caller.
@@ -68,4 +72,5 @@ def _described(key: ApiKeyRecord) -> ApiKeyAnswer:
         key.expires_at,
         key.revoked_at,
         key.last_used_at,
+        key.made_by,
     )

@@ -61,6 +61,7 @@ idempotency: Final = sa.Table(
 )
 sa.Index("ix_idempotency_at", idempotency.c.at)
 
+# `made_by` is the API key that a key was made with, and is revoked with.
 api_keys: Final = sa.Table(
     "api_keys",
     metadata,
@@ -72,8 +73,10 @@ api_keys: Final = sa.Table(
     sa.Column("expires_at", sa.BigInteger, nullable=False),
     sa.Column("revoked_at", sa.BigInteger),
     sa.Column("last_used_at", sa.BigInteger),
+    sa.Column("made_by", sa.Text),
 )
 sa.Index("ix_api_keys_tenant", api_keys.c.tenant, api_keys.c.created_at)
+sa.Index("ix_api_keys_made_by", api_keys.c.made_by)
 
 # Every set of policies that was in force, with its texts by file name.
 policies: Final = sa.Table(

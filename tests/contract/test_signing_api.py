@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from pkicore.dsse import Envelope, verify_all
 from pkicore.keys.remote import Reduction
+from services.signing.callers import Scopes
 from services.signing.formats import jws
 from services.signing.statements import VSA_TYPE
 from services.signing.wire import SignaturePage, SignatureRecord
@@ -332,6 +333,25 @@ async def test_api_keys_are_made_used_listed_and_revoked(world: SigningWorld) ->
         assert (await http.delete(f"/v1/api-keys/{made['id']}")).status_code == 404
     async with world.http(api_key=made["key"]) as http:
         assert (await http.post("/v1/signatures", json=request(formats=["raw"]))).status_code == 401
+
+
+async def test_an_api_key_does_not_outlive_itself_in_the_keys_it_makes(world: SigningWorld) -> None:
+    """A longer life is refused; what it made is no good once it is revoked, and shows who made it."""
+    scopes = Scopes(frozenset({"sign", "manage_api_keys"}))
+    parent = await world.api_key(scopes=scopes, life_seconds=3600)
+    wanted = {"scopes": {"actions": ["sign"]}, "life_seconds": 3600}
+    async with world.http(api_key=parent) as http:
+        refused = await http.post("/v1/api-keys", json=wanted | {"life_seconds": 300 * 86_400})
+        assert (refused.status_code, "at most 3600 seconds" in refused.json()["detail"]) == (422, True)
+        child = (await http.post("/v1/api-keys", json=wanted)).json()
+    assert child["made_by"] == parent.split("_")[1]
+    async with world.http() as http:
+        assert (await http.delete(f"/v1/api-keys/{child['made_by']}")).status_code == 204
+        listed = (await http.get("/v1/api-keys")).json()["keys"]
+    assert all(one["revoked_at"] is not None for one in listed)
+    async with world.http(api_key=child["key"]) as http:
+        assert (await http.post("/v1/signatures", json=request(formats=["raw"]))).status_code == 401
+    assert [one["made_by"] for one in await world.audit("api-key.created")] == [child["made_by"]]
 
 
 def _url(record: SignatureRecord, kind: str) -> str:

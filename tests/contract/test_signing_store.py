@@ -117,6 +117,55 @@ async def test_an_api_key_is_revoked_once_and_by_its_tenant(store: SigningStore)
     assert (found.last_used_at, found.revoked_at is None) == (3600, False)
 
 
+async def test_api_keys_go_with_the_key_that_made_them(store: SigningStore) -> None:
+    """And what those made; not what a certificate made, nor another key, and who was revoked before stays so."""
+    top, other = await made(store, Caller("mtls", "me", "acme")), await made(store, Caller("oidc", "me", "acme"))
+    child, gone, stranger = await made(store, top), await made(store, top), await made(store, other)
+    grandchild = await made(store, child)
+    await store.revoke_api_key("acme", gone, EVENT)
+    with pytest.raises(ConflictError):
+        await store.revoke_api_key("globex", top, EVENT)
+    assert await good(store) == {top, other, child, grandchild, stranger}
+    await store.revoke_api_key("acme", top, EVENT)
+    assert await good(store) == {other, stranger}
+    with pytest.raises(ConflictError):
+        await store.revoke_api_key("acme", grandchild, EVENT)
+
+
+@pytest.mark.parametrize("revoked", ["top", "child"])
+async def test_a_key_that_is_revoked_meanwhile_makes_none(store: SigningStore, revoked: str) -> None:
+    """However far above: nothing is written, even where its revocation comes after the request's beginning."""
+    top = await made(store, Caller("mtls", "me", "acme"))
+    child = await made(store, top)
+    await store.revoke_api_key("acme", {"top": top, "child": child}[revoked], EVENT)
+    with pytest.raises(ConflictError):
+        await made(store, child)
+    assert len(await store.api_keys("acme")) == 2
+
+
+async def test_making_and_revoking_at_once_leave_no_good_key(store: SigningStore) -> None:
+    """Whichever comes first."""
+    top = await made(store, Caller("mtls", "me", "acme"))
+    child = await made(store, top)
+    acts = [made(store, child), store.revoke_api_key("acme", top, EVENT), made(store, child), made(store, top)]
+    await asyncio.gather(*acts, return_exceptions=True)
+    assert await good(store) == set()
+
+
+async def made(store: SigningStore, maker: Caller | str) -> str:
+    """The id of a key that a caller, or the key of that id, has made."""
+    if isinstance(maker, str):
+        maker = Caller("api-key", maker, "acme", ends_at=160)
+    record = new_api_key(maker, Scopes(actions=frozenset({"sign"})), 60, 100).record
+    await store.add_api_key(record, EVENT)
+    return record.id
+
+
+async def good(store: SigningStore) -> set[str]:
+    """The ids of keys that are not revoked."""
+    return {one.id for one in await store.api_keys("acme") if one.revoked_at is None}
+
+
 async def test_a_probe_leaves_nothing_behind(store: SigningStore) -> None:
     """However often, and by two at once."""
     await asyncio.gather(*(store.probe() for _ in range(4)))

@@ -54,6 +54,7 @@ class ApiKeyRecord:
         expires_at: Unix seconds; every key has an end.
         revoked_at: Unix seconds; None: it is not.
         last_used_at: Unix seconds, to the hour; None: never.
+        made_by: id of the API key that it was made with, and ends with; None: with another credential.
     """
 
     id: str
@@ -64,6 +65,7 @@ class ApiKeyRecord:
     expires_at: int
     revoked_at: int | None = None
     last_used_at: int | None = None
+    made_by: str | None = None
 
 
 class NewApiKey(NamedTuple):
@@ -120,7 +122,7 @@ class ApiKeys:
         if now >= record.expires_at:
             raise CredentialError("expired", "the API key has expired")
         await self._keep_use(record, now)
-        return Caller("api-key", record.id, record.tenant, scopes=record.scopes)
+        return Caller("api-key", record.id, record.tenant, scopes=record.scopes, ends_at=record.expires_at)
 
     async def _keep_use(self, record: ApiKeyRecord, now: int) -> None:
         hour = now - now % _USE_STEP
@@ -145,7 +147,8 @@ def new_api_key(
         random: that many random octets.
 
     Raises:
-        ApiKeyRuleError: no end within 366 days, no actions, or more than the maker's own credential leaves.
+        ApiKeyRuleError: no end within 366 days, no actions, more than the maker's own credential leaves, or, made with
+            a key, an end after that one's.
     """
     if not 0 < life_seconds <= MAX_LIFE_SECONDS:
         raise ApiKeyRuleError(f"an API key lives for 1 to {MAX_LIFE_SECONDS} seconds")
@@ -153,10 +156,17 @@ def new_api_key(
         raise ApiKeyRuleError("an API key must name the actions that it is for")
     if not scopes.within(maker.scopes):
         raise ApiKeyRuleError("an API key cannot do more than the credential that it is made with")
+    if maker.ends_at is not None and at + life_seconds > maker.ends_at:
+        raise ApiKeyRuleError(
+            "the API key that it is made with ends before: ask for a life of at most "
+            f"{maker.ends_at - at} seconds, or make it with another credential"
+        )
     key_id = _digits(int.from_bytes(random(_SECRET_OCTETS)), _ID_DIGITS)
     head = f"{PREFIX}{key_id}_{_digits(int.from_bytes(random(_SECRET_OCTETS)), _SECRET_DIGITS)}"
     text = head + _checksum(head)
-    return NewApiKey(text, ApiKeyRecord(key_id, maker.tenant, _hash(text), scopes, at, at + life_seconds))
+    made_by = maker.id if maker.kind == "api-key" else None
+    record = ApiKeyRecord(key_id, maker.tenant, _hash(text), scopes, at, at + life_seconds, made_by=made_by)
+    return NewApiKey(text, record)
 
 
 def is_well_formed(text: str) -> bool:

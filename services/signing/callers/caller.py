@@ -22,6 +22,7 @@ class Caller:
         tenant: on whose behalf; nothing of another tenant is ever in reach.
         claims: what the issuer says, checked and flat; names in it are for people, ids for rules.
         scopes: what is left of the policy's grants.
+        ends_at: when an API key ends, Unix seconds; None for other credentials.
     """
 
     kind: CallerKind
@@ -29,3 +30,4 @@ class Caller:
     tenant: str
     claims: Mapping[str, str] = field(default_factory=dict, hash=False)
     scopes: Scopes = UNNARROWED
+    ends_at: int | None = None

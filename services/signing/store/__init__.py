@@ -163,9 +163,19 @@ class SigningStore:
     # API keys (`services.signing.callers.ApiKeyStore`)
 
     async def add_api_key(self, key: ApiKeyRecord, event: AuditEvent) -> None:
-        """Keep a new API key."""
+        """Keep a new API key.
+
+        Raises:
+            ConflictError: the API key that it was made with is revoked meanwhile, or ends before; nothing was written.
+        """
         params = _members(key) | {"scopes": orjson.dumps(key.scopes.members()).decode()}
-        await self._database.commit(Unit("api-key", [Write(self._callers.insert, params, 1)], [event]))
+        writes = [Write(self._callers.insert, params, 1)]
+        if key.made_by is not None:
+            # Whoever revokes one of the makers does it before, and is seen, or waits, and sees the new key.
+            maker = {"of_tenant": key.tenant, "of": key.made_by, "ends": key.expires_at}
+            held = Write(self._callers.hold_makers, {"of": key.made_by}, None)
+            writes = [held, Write(self._callers.hold_maker, maker, 1), *writes]
+        await self._database.commit(Unit("api-key", writes, [event]))
 
     async def find_api_key(self, key_id: str) -> ApiKeyRecord | None:
         """The record of that very id, revoked and expired ones too."""
@@ -178,13 +188,18 @@ class SigningStore:
         return [read_api_key(row) for row in rows]
 
     async def revoke_api_key(self, tenant: str, key_id: str, event: AuditEvent) -> None:
-        """Revoke a tenant's API key.
+        """Revoke a tenant's API key, and all that were made with it.
 
         Raises:
             ConflictError: the tenant has none of that id, or it is revoked; nothing was written.
         """
         params = {"of_tenant": tenant, "of": key_id, "now": unix(self._clock.now())}
-        await self._database.commit(Unit("api-key-revoked", [Write(self._callers.revoke, params, 1)], [event]))
+        made_with_it = {"of": key_id, "now": params["now"]}
+        writes = [
+            Write(self._callers.revoke, params, 1),
+            Write(self._callers.revoke_made_by, made_with_it, None),
+        ]
+        await self._database.commit(Unit("api-key-revoked", writes, [event]))
 
     async def api_key_used(self, key_id: str, at: int) -> None:
         """Keep that a key was used in the hour that begins at `at`."""

@@ -100,7 +100,7 @@ def read_claim(row: Row) -> Claim:
 
 def read_api_key(row: Row) -> ApiKeyRecord:
     """An API key."""
-    names = ("id", "tenant", "key_sha256", "created_at", "expires_at", "revoked_at", "last_used_at")
+    names = ("id", "tenant", "key_sha256", "created_at", "expires_at", "revoked_at", "last_used_at", "made_by")
     return ApiKeyRecord(**{name: row[name] for name in names}, scopes=Scopes.of(orjson.loads(row["scopes"])))
 
 

@@ -83,6 +83,24 @@ class CallerStatements:
             .where(*_of_tenant(api_keys), api_keys.c.id == _text("of"), api_keys.c.revoked_at.is_(None))
             .values(revoked_at=_number("now"))
         )
+        self.revoke_made_by = prepare(
+            sa.update(api_keys)
+            .where(api_keys.c.id.in_(_made_with(_text("of"))), api_keys.c.revoked_at.is_(None))
+            .values(revoked_at=_number("now"))
+        )
+        self.hold_makers = prepare(
+            sa.update(api_keys).where(api_keys.c.id.in_(_makers(_text("of")))).values(revoked_at=api_keys.c.revoked_at)
+        )
+        self.hold_maker = prepare(
+            sa.update(api_keys)
+            .where(
+                *_of_tenant(api_keys),
+                api_keys.c.id == _text("of"),
+                api_keys.c.revoked_at.is_(None),
+                api_keys.c.expires_at >= _number("ends"),
+            )
+            .values(revoked_at=api_keys.c.revoked_at)
+        )
         self.used = prepare(
             sa.update(api_keys).where(api_keys.c.id == _text("of")).values(last_used_at=_number("used_at"))
         )
@@ -115,6 +133,19 @@ def _insert(table: sa.Table) -> sa.Insert:
 
 def _of_tenant(table: sa.Table) -> tuple[sa.ColumnElement[bool]]:
     return (table.c.tenant == _text("of_tenant"),)
+
+
+def _made_with(key_id: sa.BindParameter[str]) -> sa.Select[tuple[object, ...]]:
+    """The ids of all API keys that were made with one, or with one of those."""
+    family = sa.select(api_keys.c.id).where(api_keys.c.made_by == key_id).cte("family", recursive=True)
+    return sa.select(family.union(sa.select(api_keys.c.id).where(api_keys.c.made_by == family.c.id)).c.id)
+
+
+def _makers(key_id: sa.BindParameter[str]) -> sa.Select[tuple[object, ...]]:
+    """The ids of an API key, of the one that it was made with, and so on."""
+    makers = sa.select(api_keys.c.id, api_keys.c.made_by).where(api_keys.c.id == key_id).cte("makers", recursive=True)
+    above = sa.select(api_keys.c.id, api_keys.c.made_by).where(api_keys.c.id == makers.c.made_by)
+    return sa.select(makers.union(above).c.id)
 
 
 def _page_found_by(names: int) -> sa.Select[tuple[object, ...]]:

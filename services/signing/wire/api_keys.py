@@ -36,7 +36,7 @@ class NewApiKeyRequest:
 
 @dataclass(frozen=True, slots=True)
 class ApiKeyAnswer:
-    """An API key without its secret; times in Unix seconds."""
+    """An API key without its secret; times in Unix seconds; `made_by` is the API key that it was made with."""
 
     id: str
     tenant: str
@@ -45,6 +45,7 @@ class ApiKeyAnswer:
     expires_at: int
     revoked_at: int | None
     last_used_at: int | None
+    made_by: str | None = None
 
     def members(self) -> dict[str, Any]:
         """Its JSON members."""
@@ -74,6 +75,7 @@ class ApiKeyAnswer:
             body.time("expires_at"),
             body.optional_time("revoked_at"),
             body.optional_time("last_used_at"),
+            body.optional_text("made_by"),
         )
 
 

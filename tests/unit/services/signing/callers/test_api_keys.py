@@ -71,7 +71,7 @@ async def test_a_key_names_its_caller() -> None:
     """Tenant and scopes are the record's; the id is public."""
     store, key = MemoryStore(), made()
     caller = await ApiKeys(store, ManualClock(START)).caller(store.add(key))
-    assert caller == Caller("api-key", key.record.id, "acme", scopes=SIGN)
+    assert caller == Caller("api-key", key.record.id, "acme", scopes=SIGN, ends_at=NOW + 86_400)
     assert store.asked == [key.record.id]
 
 
@@ -228,6 +228,24 @@ def test_keys_that_must_not_be_made(maker: Caller, scopes: Scopes, life: int) ->
     """No key without an end or without actions, and none that could do more than what it is made with."""
     with pytest.raises(ApiKeyRuleError):
         new_api_key(maker, scopes, life, NOW)
+
+
+def test_a_key_that_a_key_makes_ends_with_it() -> None:
+    """Not a second later, and it is on record which key made it; the sentence says what may be asked for."""
+    maker = Caller("api-key", "a" * 16, "acme", ends_at=NOW + 3600)
+    record = new_api_key(maker, SIGN, 3600, NOW).record
+    assert (record.expires_at, record.made_by) == (NOW + 3600, maker.id)
+    with pytest.raises(ApiKeyRuleError, match="a life of at most 3600 seconds"):
+        new_api_key(maker, SIGN, 3601, NOW)
+    with pytest.raises(ApiKeyRuleError, match="a life of at most 100 seconds"):
+        new_api_key(maker, SIGN, 3600, NOW + 3500)
+
+
+@pytest.mark.parametrize("kind", ["mtls", "oidc"])
+def test_a_key_that_another_credential_makes_has_no_maker_to_end_with(kind: Any) -> None:  # noqa: ANN401 - a literal
+    """Certificates and tokens are shown at the making alone."""
+    record = new_api_key(Caller(kind, "somebody", "acme"), SIGN, MAX_LIFE_SECONDS, NOW).record
+    assert (record.expires_at, record.made_by) == (NOW + MAX_LIFE_SECONDS, None)
 
 
 def test_a_key_belongs_to_its_makers_tenant() -> None:

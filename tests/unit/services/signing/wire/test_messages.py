@@ -45,7 +45,7 @@ RECORD = SignatureRecord(
     sbom={"format": "cyclonedx"},
     provenance={"form": "statement"},
 )
-API_KEY = ApiKeyAnswer("id", "acme", {"actions": ["sign"]}, 1, 2, None, 0)
+API_KEY = ApiKeyAnswer("id", "acme", {"actions": ["sign"]}, 1, 2, None, 0, "maker")
 TEXTS = st.text(st.characters(codec="utf-8", categories=["L", "N", "P"]), min_size=1, max_size=20)
 
 
