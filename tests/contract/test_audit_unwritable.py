@@ -37,7 +37,8 @@ async def test_without_the_audit_log_nothing_is_signed(tmp_path: Path, name: str
     service = await SERVICES[name].open(tmp_path)
     execute, (broken, healed) = executed(tmp_path), UNWRITABLE[harm]
     try:
-        assert (await service.ask(1)).status < 300
+        healthy = await service.ask(1)
+        assert healthy.status < 300
         execute(broken)
         for number in (2, 3):
             answer = await service.ask(number)
@@ -46,7 +47,8 @@ async def test_without_the_audit_log_nothing_is_signed(tmp_path: Path, name: str
         execute(healed)
         again = await service.ask(2)
         assert again.status < 300
-        assert (again.signed, again.recorded) == (service.keys, 1)
+        assert again.signed == healthy.signed > 0
+        assert again.recorded == 1
         await verify_audit(service.database, (), None)
     finally:
         await service.close()

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import tempfile
 from abc import ABC, abstractmethod
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -45,12 +46,10 @@ class AuditedService(ABC):
 
     Attributes:
         decision: the event that is on record before anything is signed.
-        keys: that sign upon one decision.
         database: its own.
     """
 
     decision: str
-    keys: int = 1
     database: Database
 
     @abstractmethod
@@ -167,9 +166,8 @@ class AuditedSigning(AuditedService):
     """The signing service: the policies' decision is on record before signer-hsm is asked."""
 
     decision = "sign.decision"
-    keys = len(KEYS)
 
-    def __init__(self, world: SigningWorld, signer: SignerWorld, elsewhere: tempfile.TemporaryDirectory[str]) -> None:
+    def __init__(self, world: SigningWorld, signer: SignerWorld, elsewhere: ExitStack) -> None:
         """Of a world whose signer-hsm is elsewhere."""
         self._world, self._signer, self._elsewhere = world, signer, elsewhere
         self._http = world.http()
@@ -178,12 +176,12 @@ class AuditedSigning(AuditedService):
     @classmethod
     async def open(cls, directory: Path) -> AuditedSigning:
         """One tenant; signer-hsm's database is on another disk."""
-        elsewhere = tempfile.TemporaryDirectory(dir="/var/tmp")
-        url = f"sqlite:///{elsewhere.name}/signer.sqlite3"
-        signer = await SignerWorld.open(url, policy=KEY_POLICY)
-        for name, algorithm in KEYS.items():
-            await make_key(signer, f"acme.{name}", algorithm)
-        return cls(await SigningWorld.open(directory, signer_world=signer), signer, elsewhere)
+        with ExitStack() as stack:
+            elsewhere = stack.enter_context(tempfile.TemporaryDirectory(dir="/var/tmp"))
+            signer = await SignerWorld.open(f"sqlite:///{elsewhere}/signer.sqlite3", policy=KEY_POLICY)
+            for name, algorithm in KEYS.items():
+                await make_key(signer, f"acme.{name}", algorithm)
+            return cls(await SigningWorld.open(directory, signer_world=signer), signer, stack.pop_all())
 
     async def request(self, number: int) -> httpx.Response:
         """An artefact's signature."""
@@ -197,7 +195,7 @@ class AuditedSigning(AuditedService):
         """Closes both."""
         await self._world.close()
         await self._signer.close()
-        self._elsewhere.cleanup()
+        self._elsewhere.close()
 
 
 SERVICES: Final[dict[str, type[AuditedCa | AuditedSigner | AuditedSigning]]] = {
