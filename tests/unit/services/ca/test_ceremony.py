@@ -237,3 +237,16 @@ def test_a_database_that_holds_a_pki_is_not_used_again(tmp_path: Path) -> None:
     assert not (tmp_path / "two").exists()
     assert (tmp_path / "ledger.sqlite3").read_bytes() == before
     assert load_settings(CaSettings, tmp_path / "one" / "config" / "ca.toml").database_url == url
+
+
+@pytest.mark.parametrize(
+    ("families", "sentence"),
+    [("rsa,mldsa", "needs ecdsa"), ("ecdsa", "needs mldsa"), ("ecdsa,mldsa,dsa", "'dsa' is none"), ("", "'' is none")],
+    ids=["no ecdsa", "no mldsa", "unknown", "none"],
+)
+def test_families_that_cannot_be_are_refused(tmp_path: Path, families: str, sentence: str) -> None:
+    """The sentence says which is missing, or which there are; nothing is made."""
+    result = run("init", "--dir", str(tmp_path / "pki"), "--families", families)
+    assert result.exit_code == 1
+    assert sentence in result.output
+    assert not (tmp_path / "pki").exists()

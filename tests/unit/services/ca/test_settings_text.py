@@ -3,7 +3,15 @@ import tomllib
 import pytest
 
 from services.ca.errors import CeremonyError
-from services.ca.settings_text import add_issuer, change_issuers, remove_issuer, set_top_level
+from services.ca.settings_text import (
+    add_issuer,
+    add_root,
+    change_issuers,
+    change_roots,
+    in_state,
+    remove_issuer,
+    set_top_level,
+)
 
 TEXT = """# of the CA
 port = 5000  # recorded
@@ -99,3 +107,21 @@ def test_an_unknown_issuer_is_named() -> None:
         add_issuer(TEXT, "issuing-rsa", {"id": "x"})
     with pytest.raises(CeremonyError, match="issuing-rsa"):
         remove_issuer(TEXT, "issuing-rsa")
+
+
+def test_a_root_is_added_and_changed_beside_the_issuers() -> None:
+    """Lists are written on one line; issuers of the same id are another matter."""
+    text = add_root(TEXT, "root-ecdsa", {"id": "root-ecdsa-2", "certificate": "/c", "state": "prepared"})
+    text = change_roots(text, {"root-ecdsa-2": {"cross": ["/a", "/b"]}, "root-ecdsa": {"state": "superseded"}})
+    found = tomllib.loads(text)
+    assert [item["id"] for item in found["roots"]] == ["root-ecdsa", "root-ecdsa-2"]
+    assert (found["roots"][1]["cross"], found["roots"][0]["state"]) == (["/a", "/b"], "superseded")
+    assert found["issuers"] == tomllib.loads(TEXT)["issuers"]
+    with pytest.raises(CeremonyError, match=r"no \[\[roots\]\] table with the id issuing-ecdsa"):
+        change_roots(TEXT, {"issuing-ecdsa": {"state": "retired"}})
+
+
+def test_a_state_takes_the_place_of_what_earlier_versions_said() -> None:
+    """`retired = true` goes when a state comes."""
+    text = change_issuers(TEXT.replace('"file:/a"', '"file:/a"\nretired = true'), {"issuing-ecdsa": in_state("active")})
+    assert tomllib.loads(text)["issuers"][0] == {"id": "issuing-ecdsa", "key": "file:/a", "state": "active"}
