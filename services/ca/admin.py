@@ -43,10 +43,11 @@ class PublishedCrls:
 
 @dataclass(frozen=True)
 class IssuerDescription:
-    """An issuing CA: its certificate (PEM) and where its status is found."""
+    """An issuing CA: prepared, active or retired; its certificate (PEM) and where its status is found."""
 
     id: str
     family: str
+    state: str
     certificate: str
     crl: str | None
     ocsp: str | None
@@ -124,6 +125,7 @@ def _described(ca: IssuingCa) -> IssuerDescription:
     return IssuerDescription(
         id=issuer.id,
         family=issuer.family,
+        state=ca.state,
         certificate=issuer.certificate.public_bytes(Encoding.PEM).decode(),
         crl=issuer.crl_url,
         ocsp=issuer.ocsp_url,
