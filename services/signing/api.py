@@ -39,7 +39,7 @@ from services.signing.records import BASE, POLICY_BASE
 from services.signing.signatures import Signatures
 from services.signing.statements import checked_uri
 from services.signing.store import MAX_PAGE, Artefact, SigningStore, StoredPolicies, StoredSignature
-from services.signing.uploads import MAX_UPLOAD, MULTIPART, Upload, read_upload
+from services.signing.uploads import MAX_UPLOAD, MULTIPART, Upload, check_charset, read_upload
 from services.signing.wire import MAX_REQUEST, SignatureRequest, checked_idempotency_key
 
 _JSON: Final = (b"content-type", b"application/json")
@@ -97,6 +97,7 @@ class SignatureEndpoints:
                     pieces = request.stream(MAX_UPLOAD, self.upload_seconds)
                     upload = await read_upload(content_type, pieces, scratch)
                 else:
+                    check_charset(content_type)
                     upload = Upload(await request.body(), {})
                 incoming = await read_incoming(caller, upload, key, scratch)
                 stored = await self.signatures.sign(incoming, scratch)

@@ -1,7 +1,8 @@
 """Whether this process may be sent requests: it can record what it decides, and signer-hsm answers.
 
-Both are tried every five seconds, and every two while they fail, so that `/readyz` learns of a full or locked disk, or
-of a signer-hsm that is away, and of the cure, without requests. What is on record is served all the same.
+Both are tried every three seconds, and every two while they fail, with two for an answer, so that `/readyz` learns
+within about five of a full or locked disk, or of a signer-hsm that is away, and of the cure, without requests. What is
+on record is served all the same.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from services.chassis.ops import Readiness
 
 DATABASE: Final = "database"
 SIGNER: Final = "signer-hsm"
-_FINE_SECONDS: Final = 5.0
+FINE_SECONDS: Final = 3.0
 _AGAIN_SECONDS: Final = 2.0
-_PATIENCE_SECONDS: Final = 2.0
+PATIENCE_SECONDS: Final = 2.0
 
 
 class ReadinessWatch:
@@ -49,7 +50,7 @@ class ReadinessWatch:
     async def look_at_database(self) -> bool:
         """Whether it can be written."""
         try:
-            async with asyncio.timeout(_PATIENCE_SECONDS):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 await self._probe()
         except (DatabaseError, TimeoutError):
             return self._set(DATABASE, "it cannot be written: see the log")
@@ -59,8 +60,9 @@ class ReadinessWatch:
         """Whether signer-hsm answers; what it says of the one key is no matter, since others may have theirs."""
         try:
             if self._key_id is not None:
-                await self._signer.public_key(self._key_id, None)
-        except KeyUnavailableError:
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    await self._signer.public_key(self._key_id, None)
+        except (KeyUnavailableError, TimeoutError):
             return self._set(SIGNER, "it does not answer: nothing can be signed")
         except KeyAccessError:
             return self._set(SIGNER, None)
@@ -77,4 +79,4 @@ class ReadinessWatch:
 async def _for_ever(look: Callable[[], Awaitable[bool]]) -> None:
     while True:
         fine = await look()
-        await asyncio.sleep(_FINE_SECONDS if fine else _AGAIN_SECONDS)
+        await asyncio.sleep(FINE_SECONDS if fine else _AGAIN_SECONDS)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 import orjson
@@ -52,7 +52,7 @@ class Subject:
         """
         if not isinstance(members, dict) or members.keys() != {"name", "digest"}:
             raise MalformedError("a subject must be an object with the members name and digest")
-        return cls(checked_text(members["name"], "a subject's name", MAX_NAME), _checked_digest(members["digest"]))
+        return cls(_checked_name(members["name"]), _checked_digest(members["digest"]))
 
 
 def read_subjects(values: object) -> tuple[Subject, ...]:
@@ -173,6 +173,18 @@ def checked_uri(value: object, what: str) -> str:
     if not isinstance(value, str) or len(value) > _MAX_URI or not _URI.fullmatch(value):
         raise MalformedError(f"{what} must be an absolute URI of at most {_MAX_URI} characters")
     return value
+
+
+def _checked_name(value: object) -> str:
+    """A name that is one line to whoever shows it, and that a file may have."""
+    name = checked_text(value, "a subject's name", MAX_NAME)
+    if not name.isprintable():  # no line ends, nor what turns the direction of writing
+        raise MalformedError("a subject's name has a control character")
+    if name != name.strip():
+        raise MalformedError("a subject's name begins or ends with a blank")
+    if PurePosixPath(name).name in {"", ".."}:
+        raise MalformedError("a subject's name must not be a directory's: . or ..")
+    return name
 
 
 def _described(uri: str, sha256: str) -> dict[str, Any]:

@@ -7,12 +7,13 @@ once. Whatever else is sent ends the request. Nothing longer than a piece is hel
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import MultipartParser
 
 from services.signing.errors import PartTooLargeError, UploadError
 from services.signing.objects import NewFile, Scratch, WrittenFile
@@ -30,6 +31,10 @@ MAX_UPLOAD: Final = sum(_LIMITS.values()) + 16 * 1024  # octets of a whole body,
 _MAX_HEADERS: Final = 4096  # octets of one part's
 _MAX_BOUNDARY: Final = 70  # RFC 2046 §5.1.1
 _BATCH: Final = 256 * 1024  # octets that are written to disk at once
+_PARAMETER: Final = re.compile(  # RFC 9110 §5.6.6
+    rb"""[ \t]*(?P<name>[!#$%&'*+.^_`|~0-9A-Za-z-]+)="""
+    rb"""(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<plain>[^"; \t]+))[ \t]*(?:;|$)"""
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +74,41 @@ async def read_upload(content_type: bytes, pieces: AsyncIterator[bytes], scratch
     return await asyncio.to_thread(reader.end)
 
 
+def check_charset(content_type: bytes) -> Mapping[bytes, bytes]:
+    """The parameters of a body's Content-Type.
+
+    Raises:
+        UploadError: one stands there twice or cannot be read, or the body claims to be something else than UTF-8.
+    """
+    _, found = _parameters(content_type)
+    if found.get(b"charset", b"utf-8").lower() != b"utf-8":
+        raise UploadError("the body must be UTF-8: leave charset out")
+    return found
+
+
 def _boundary(content_type: bytes) -> bytes:
-    _, options = parse_options_header(content_type)
+    options = check_charset(content_type)
     boundary = options.get(b"boundary", b"")
     if not 0 < len(boundary) <= _MAX_BOUNDARY:
         raise UploadError(f"the multipart body needs a boundary of 1 to {_MAX_BOUNDARY} characters")
     return boundary
+
+
+def _parameters(header: bytes) -> tuple[bytes, dict[bytes, bytes]]:
+    """A header's value and its parameters, each of which stands there once: nobody chooses between two."""
+    value, _, rest = header.strip().partition(b";")
+    found: dict[bytes, bytes] = {}
+    while rest.strip():
+        parameter = _PARAMETER.match(rest)
+        if parameter is None:
+            raise UploadError("a header of the multipart body has a parameter that cannot be read")
+        name = parameter["name"].lower()
+        if name in found:
+            raise UploadError("a header of the multipart body has a parameter twice")
+        quoted = parameter["quoted"]
+        found[name] = parameter["plain"] if quoted is None else re.sub(rb"\\(.)", rb"\1", quoted)
+        rest = rest[parameter.end() :]
+    return value.strip().lower(), found
 
 
 class _Part:
@@ -174,7 +208,7 @@ class _Reader:
         self._name = self._value = b""
 
     def _on_headers_finished(self) -> None:
-        disposition, options = parse_options_header(self._headers.get(b"content-disposition", b""))
+        disposition, options = _parameters(self._headers.get(b"content-disposition", b""))
         name = options.get(b"name", b"").decode("latin-1")
         if disposition != b"form-data" or name not in _LIMITS:
             raise UploadError(f"the parts may be {', '.join(_LIMITS)}, each as form-data")

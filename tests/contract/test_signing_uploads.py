@@ -97,7 +97,18 @@ async def test_a_statement_that_is_longer_than_memory_should_hold_is_signed_piec
         verify_all(parsed, [await world.public_key(f"acme.{key}")])
 
 
+def disposed(disposition: bytes) -> bytes:
+    """A part with a disposition of its own."""
+    return b"--" + BOUNDARY + b"\r\nContent-Disposition: " + disposition + b"\r\n\r\n" + SBOM + b"\r\n"
+
+
 BAD = {
+    "a name twice": body(wanted(), disposed(b'form-data; name="sbom"; name="provenance"')),
+    "a name in two cases": body(wanted(), disposed(b"form-data; name=provenance; NAME=sbom")),
+    "a quotation without end": body(wanted(), disposed(b'form-data; name="sbom')),
+    "a name behind a quotation": body(wanted(), disposed(b'form-data; x="a\\"; name=x"; name=sbom; name=sbom')),
+    "a name without value": body(wanted(), disposed(b'form-data; name; name="sbom"')),
+    "a name beside another": body(wanted(), disposed(b'form-data; x="y"name="sbom"')),
     "no request": body(part("sbom", SBOM)),
     "the request second": body(part("sbom", SBOM), wanted()),
     "two SBOMs": body(wanted(), part("sbom", SBOM), part("sbom", SBOM)),
@@ -121,6 +132,33 @@ async def test_a_body_that_breaks_a_rule_is_refused(world: SigningWorld, name: s
     answer = await upload(world, BAD[name])
     assert answer.status_code == 400, answer.text
     assert (world.files(), world.commits, world.signer.asked) == ([], [], 0)
+
+
+@pytest.mark.parametrize(
+    "more", ["; boundary=other", f"; BOUNDARY={BOUNDARY.decode()}", "; charset=utf-16", '; charset="utf-7"']
+)
+async def test_there_is_one_boundary_and_no_other_charset(world: SigningWorld, more: str) -> None:
+    """What could be read in two ways is not read."""
+    answer = await upload(world, body(wanted()), **{"content-type": TYPE["content-type"] + more})
+    assert (answer.status_code, world.signer.asked) == (400, 0)
+
+
+@pytest.mark.parametrize("charset", ["utf-16", "latin-1", '"utf-16"'])
+async def test_a_request_of_json_alone_has_no_other_charset(world: SigningWorld, charset: str) -> None:
+    """JSON is UTF-8 (RFC 8259 section 8.1)."""
+    content = orjson.dumps(request(formats=["dsse"]))
+    async with world.http() as http:
+        headers = {"content-type": f"application/json; charset={charset}"}
+        assert (await http.post("/v1/signatures", content=content, headers=headers)).status_code == 400
+        headers = {"content-type": "application/json; charset=UTF-8"}
+        assert (await http.post("/v1/signatures", content=content, headers=headers)).status_code == 201
+
+
+async def test_what_other_clients_write_is_read(world: SigningWorld) -> None:
+    """Names without quotation marks, file names with everything in them, a charset that says what is so."""
+    sbom = disposed(b'Form-Data;name=sbom;\tfilename="a;\\" name=x.json"; filename*=utf-8\'\'a.json;')
+    headers = {"content-type": f"{TYPE['content-type']}; charset=UTF-8"}
+    assert (await upload(world, body(wanted(), sbom), **headers)).status_code == 201
 
 
 @pytest.mark.parametrize("boundary", ["", "; boundary=", f"; boundary={'x' * 71}"])

@@ -83,8 +83,9 @@ def claims_of(token: VerifiedJwt, provider: Provider, server_url: str, more: tup
         _add(claims, "own_workflow", _own_workflow(claims))
     elif provider == "gitlab":
         _add(claims, "own_ci_config", _own_ci_config(claims))
-    elif claims.get("email_verified") != "true":
+    elif token.claims.get("email_verified") is not True:  # a text that says so is no statement of the issuer's
         claims.pop("email", None)  # whoever may set an address at the issuer without owning it is not its owner
+        claims.pop("email_verified", None)
     claims["subject" if provider == "generic" else "sub"] = token.subject  # CI providers make it of names
     return claims
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,11 +12,12 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from pkicore.errors import KeyUnavailableError
+from pkicore.keys.remote import RemotePublicKey
 from services.chassis.observability import HttpMetrics
 from services.chassis.ops import Readiness, ops_application
 from services.signer_hsm.client import ForbiddenError
-from services.signing.readiness import DATABASE, SIGNER, ReadinessWatch
-from tests.support.signing_world import SigningWorld
+from services.signing.readiness import DATABASE, FINE_SECONDS, PATIENCE_SECONDS, SIGNER, ReadinessWatch
+from tests.support.signing_world import SigningWorld, SwitchableSigner
 
 KEY = "acme.artefact-es256"
 
@@ -58,6 +60,22 @@ async def test_signer_that_is_away_and_comes_back(world: SigningWorld) -> None:
     assert "does not answer" in watched.readiness.reasons[SIGNER]
     world.signer.fault = None
     assert await watched.waiting() == set()
+
+
+async def test_signer_that_keeps_silent_is_noticed_in_time(world: SigningWorld) -> None:
+    """An open connection without an answer is as good as none: the look ends long before a signature would."""
+
+    class Silent(SwitchableSigner):
+        async def public_key(self, key_id: str, version: int | None) -> RemotePublicKey:
+            await asyncio.sleep(3600)
+            return await super().public_key(key_id, version)
+
+    readiness = Readiness(SIGNER)
+    watch = ReadinessWatch(world.core.store.probe, Silent(world.signer.signer), KEY, readiness)
+    async with asyncio.timeout(20):
+        assert not await watch.look_at_signer()
+    assert "does not answer" in readiness.reasons[SIGNER]
+    assert FINE_SECONDS + PATIENCE_SECONDS <= 5
 
 
 async def test_signer_that_refuses_one_key_is_there(world: SigningWorld) -> None:

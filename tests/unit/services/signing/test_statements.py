@@ -115,6 +115,27 @@ def test_subjects_that_are_none_are_refused(subjects: object) -> None:
         read_subjects(subjects)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(".", "..", "../..", "a/..", "./.", "/", " a", "a "),
+        *(f"a{one}b" for one in "\n\r\t\x7f\x85\u2028\u202e\u200b\ud800"),
+        "a\n",
+    ],
+    ids=ascii,
+)
+def test_names_that_no_line_and_no_file_has_are_refused(name: str) -> None:
+    """Control characters of every kind, blanks at the ends, the names of directories."""
+    with pytest.raises(MalformedError, match="a subject's name"):
+        read_subjects([_subject(name)])
+
+
+@pytest.mark.parametrize("name", ["app", "my app.tar", "...", "..a", "registry.example.org/app:1.2", "größe", "a/b.c"])
+def test_names_that_are_fine_stay_as_they_are(name: str) -> None:
+    """Blanks within, letters of any alphabet, slashes and dots."""
+    assert read_subjects([_subject(name)])[0].name == name
+
+
 def test_as_many_subjects_as_the_limit_are_read() -> None:
     """1024 subjects are 1024; the order of digests is the same whatever the request's."""
     assert len(read_subjects([_subject(f"a{number}") for number in range(MAX_SUBJECTS)])) == 1024

@@ -143,6 +143,7 @@ async def test_what_the_token_does_not_say_is_left_out(tmp_path: Path) -> None:
     [
         {"email_verified": False},
         {"email_verified": "True"},
+        {"email_verified": "true"},
         {"email": None},
         {"email": "alice"},
         {"email": "alice@example.org, root@example.org"},

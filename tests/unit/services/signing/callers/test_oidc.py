@@ -329,6 +329,10 @@ async def test_an_issuer_speaks_for_its_own_repositories_only(world: World) -> N
         ({"claims": {"email": "alice@example.org"}}, {}, True),
         ({"claims": {"email": "alice@example.org"}}, {"email_verified": False}, False),
         ({"claims": {"email": "alice@example.org"}}, {"email_verified": None}, False),
+        ({"claims": {"email": "alice@example.org"}}, {"email_verified": "true"}, False),
+        ({"claims": {"email": "alice@example.org"}}, {"email_verified": 1}, False),
+        ({"claims": {"email_verified": "true"}}, {}, True),
+        ({"claims": {"email_verified": "true"}}, {"email_verified": "true"}, False),
         ({"subject": "alice", "claims": {"team": "release"}}, {"sub": "bob"}, False),
     ],
 )
