@@ -16,15 +16,16 @@ from cryptography import x509
 from pkicore.x509.certificate import load_chain, to_pem
 from services.ca.layout import SIGNER, Layout
 from tests.support.deployment import Deployment, DnsProcess
-from tests.support.openssl import openssl
+from tests.support.openssl import Relying, openssl
 
 PATIENCE_SECONDS = 150.0  # services look every half minute whether to renew, and the machine does other things too
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory, dns: DnsProcess) -> Iterator[Deployment]:
-    """A deployment whose issuing keys are at signer-hsm."""
-    deployment = Deployment(tmp_path_factory.mktemp("rollover") / "state", dns).init("--keys", SIGNER).up()
+    """A deployment of all families whose issuing keys are at signer-hsm."""
+    deployment = Deployment(tmp_path_factory.mktemp("rollover") / "state", dns)
+    deployment.init("--keys", SIGNER, "--families", "ecdsa,rsa,mldsa").up()
     yield deployment
     assert deployment.stop() == []
 
@@ -103,8 +104,18 @@ def test_root_and_issuing_ca_are_replaced_under_traffic(running: Deployment, tmp
     found = {item["id"]: item for item in ca(running, "list")["authorities"]}
     assert found["issuing-mldsa-2"]["key"] == "signer-hsm:ca.issuing-mldsa-2/1"
     assert (found["issuing-mldsa"]["crl_state"], found["issuing-mldsa"]["ocsp"]) == ("current", "answers")
-    assert len(load_chain(Layout(running.directory).trust_bundle.read_bytes())) == 2
+    assert len(load_chain(Layout(running.directory).trust_bundle.read_bytes())) == 3
     running.ztca("audit", "verify", str(running.directory))
+
+
+def test_rsa_stands_beside_the_others(running: Deployment) -> None:
+    """Its root and issuing CA are there, with CRL and OCSP, and in the trust of public chains."""
+    layout = Layout(running.directory)
+    found = {item["id"]: item for item in ca(running, "list")["authorities"]}
+    assert (found["root-rsa"]["algorithm"], found["issuing-rsa"]["algorithm"]) == ("rsa-4096", "rsa-3072")
+    assert (found["issuing-rsa"]["crl_state"], found["issuing-rsa"]["ocsp"]) == ("current", "answers")
+    arguments = ("-x509_strict", "-CAfile", layout.tls_ca_bundle, layout.issuers / "issuing-rsa.pem")
+    assert "issuing-rsa.pem: OK" in openssl("verify", *arguments)
 
 
 def test_openssl_and_gnutls_believe_both_roots(running: Deployment, tmp_path: Path) -> None:
@@ -131,8 +142,7 @@ def verified(chain: tuple[x509.Certificate, ...], root: Path, directory: Path) -
     files["first"].write_bytes(to_pem(chain[:1]))
     files["above"].write_bytes(to_pem(chain[1:]))
     files["all"].write_bytes(to_pem(chain))
-    arguments = ("-x509_strict", "-CAfile", root, "-untrusted", files["above"], files["first"])
-    assert "first.pem: OK" in openssl("verify", *arguments)
-    command = ["certtool", "--verify", "--load-ca-certificate", root, "--infile", files["all"]]
+    assert "first.pem: OK" in Relying(root, directory).verify(files["first"], files["above"])  # with all their CRLs
+    command = ["certtool", "--verify", "--load-ca-certificate", str(root), "--infile", str(files["all"])]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert "Chain verification output: Verified." in done.stdout, done.stdout + done.stderr
