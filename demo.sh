@@ -183,7 +183,7 @@ KEYS=$STATE/pki/trust/signing
 .venv/bin/pqcsign trusted-root --dir "$STATE/pki" --out "$STATE/trusted_root.json" > /dev/null 2>&1
 verify_release() {
     .venv/bin/pqcsign verify "$RELEASE" --bundle "$RELEASE.sigstore.jsonl" --bundle "$RELEASE.intoto.jsonl" --trusted-root "$STATE/trusted_root.json" \
-        --key "$KEYS/default.artefact-es256.pem" --key "$KEYS/default.artefact-mldsa65.pem" --predicate-type https://cyclonedx.org/bom 2>&1
+        --key "$KEYS/default.attestation-es256.pem" --key "$KEYS/default.attestation-mldsa65.pem" --predicate-type https://cyclonedx.org/bom 2>&1
 }
 verify_release | saw
 

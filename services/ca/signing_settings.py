@@ -23,9 +23,12 @@ KEYS: Final[Mapping[str, str]] = {
     TIMESTAMP_KEY: "ecdsa-p256",
     f"{FIRST_TENANT}.artefact-es256": "ecdsa-p256",
     f"{FIRST_TENANT}.artefact-mldsa65": "ml-dsa-65",
+    f"{FIRST_TENANT}.attestation-es256": "ecdsa-p256",
+    f"{FIRST_TENANT}.attestation-mldsa65": "ml-dsa-65",
 }
 """The keys that the ceremony makes: id and algorithm."""
-ARTEFACT_KEYS: Final = tuple(key_id for key_id in KEYS if key_id.startswith(f"{FIRST_TENANT}."))
+ARTEFACT_KEYS: Final = tuple(key_id for key_id in KEYS if key_id.startswith(f"{FIRST_TENANT}.artefact-"))
+ATTESTATION_KEYS: Final = tuple(key_id for key_id in KEYS if key_id.startswith(f"{FIRST_TENANT}.attestation-"))
 TENANTS: Final = (SIGNING, FIRST_TENANT)
 _AT_THE_CA: Final = (
     "POST /v1/certificates",
@@ -133,6 +136,7 @@ def _profile(final: Layout) -> dict[str, Any]:
         "id": "default",
         "tenant": FIRST_TENANT,
         "keys": ARTEFACT_KEYS,
+        "attestation_keys": ATTESTATION_KEYS,
         "certificates": {key_id: final.signing_chain(key_id) for key_id in ARTEFACT_KEYS},
         "formats": ["raw", "dsse", "bundle"],
         "timestamp": True,

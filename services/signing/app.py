@@ -176,7 +176,8 @@ def build_core(
         keys=keys,
         store=store,
         objects=objects,
-        published=rules.published | {key for profile in rules.profiles.values() for key in profile.keys},
+        published=rules.published
+        | {key for one in rules.profiles.values() for key in (*one.keys, *one.attestation_keys)},
         upload_seconds=rules.upload_seconds,
     )
     return Core(
@@ -341,7 +342,7 @@ async def _parts(
 
 def _readiness_watch(settings: SigningSettings, parts: _Parts, readiness: Readiness) -> ReadinessWatch:
     own = [key.partition("/")[0] for key in (settings.log_key, settings.timestamp_key) if key is not None]
-    keys = own + [key for profile in settings.profiles for key in profile.keys]
+    keys = own + [key for one in settings.profiles for key in (*one.keys, *one.attestation_keys)]
     return ReadinessWatch(parts.core.store.probe, parts.signer, keys[0] if keys else None, readiness)
 
 
@@ -387,6 +388,7 @@ def core_rules(settings: SigningSettings, base_url: str, certified: Mapping[str,
     profiles = {
         (one.tenant, one.id): Profile(
             one.keys,
+            one.attestation_keys,
             one.formats,
             one.timestamp,
             one.log,

@@ -20,6 +20,7 @@ from pkicore.dsse import IN_TOTO_PAYLOAD
 from pkicore.encoding import pem_join
 from services.signing.formats import LogEntry, Output, SignedWith, bundle, cms, dsse, jws, raw, short_name
 from services.signing.jobs import ArtefactToSign, Job, StatementToSign
+from services.signing.keys import JobKey
 from services.signing.making import Plan
 from services.signing.objects import Scratch, WrittenFile
 from services.signing.store import INLINE_OCTETS, Artefact
@@ -67,6 +68,7 @@ class Delivery:
 
     def __init__(self, job: Job, base: str, scratch: Scratch) -> None:
         self._job = job
+        self._keys = (*job.keys, *job.attestation_keys)
         self._formats = frozenset(job.profile.formats)
         self._base = base
         self._scratch = scratch
@@ -109,35 +111,34 @@ class Delivery:
             await self._signature(output, "raw", _ENCODINGS[signed.algorithm.family], signed, found.subject.name)
         if "bundle" in self._formats and signed.algorithm.signature_hash is not None:
             output = bundle.message_output(signed, found.digest, found.number)
-            await self._bundle(output, "message", signed.algorithm.name)
+            await self._bundle(output, "message", [signed])
 
     async def _statement(self, statement: StatementToSign, signed: Sequence[SignedWith]) -> None:
-        algorithm = HYBRID if len(signed) > 1 else signed[0].algorithm.name
         if statement.is_long:
-            await self._long_statement(statement, signed, algorithm)
+            await self._long_statement(statement, signed)
             return
         kind, payload = statement.kind, statement.content()
         if "dsse" in self._formats:
             first, *singles = dsse.outputs(kind, signed, payload)
-            await self._bundle(first, kind, algorithm, signed)
+            await self._bundle(first, kind, signed)
             for output, one in zip(singles, signed, strict=False):
-                await self._bundle(output, kind, one.algorithm.name, [one])
+                await self._bundle(output, kind, [one])
         if "bundle" in self._formats:
             for one in signed:
-                await self._bundle(bundle.dsse_output(kind, one, payload), kind, one.algorithm.name)
+                await self._bundle(bundle.dsse_output(kind, one, payload), kind, [one])
 
-    async def _long_statement(self, statement: StatementToSign, signed: Sequence[SignedWith], algorithm: str) -> None:
+    async def _long_statement(self, statement: StatementToSign, signed: Sequence[SignedWith]) -> None:
         """One envelope with all signatures; each of them alone is a bundle, where these are wanted."""
         kind = statement.kind
         if "dsse" in self._formats:
             pieces = dsse.envelope_chunks(signed, statement.pieces())
             url = await self._add_file(f"{kind}.dsse.json", dsse.MEDIA_TYPE, pieces)
-            await self._named_bundle(kind, algorithm, dsse.MEDIA_TYPE, url, signed)
+            await self._named_bundle(kind, dsse.MEDIA_TYPE, url, signed)
         if "bundle" in self._formats:
             for one in signed:
                 name = f"{kind}-{short_name(one.algorithm)}.sigstore.json"
                 url = await self._add_file(name, bundle.MEDIA_TYPE, bundle.dsse_chunks(one, statement.pieces()))
-                await self._named_bundle(kind, one.algorithm.name, bundle.MEDIA_TYPE, url, ())
+                await self._named_bundle(kind, bundle.MEDIA_TYPE, url, [one])
 
     async def _cms(self, plan: Plan) -> None:
         """All signers in one file; their time-stamps are in it."""
@@ -148,12 +149,12 @@ class Delivery:
         entry = await self._log_entry(signed[0])
         for output, name in zip(outputs, names, strict=False):
             url = await self._add(output)
-            keys, inline = self._all_keys(), self._inline(output.content)
+            keys, inline = _named(self._job.keys), self._inline(output.content)
             self._made.signatures.append(MadeSignature(keys, name, "cms", "cms", subject, inline, url, None, entry))
 
     async def _composite(self, output: Output) -> None:
         url = await self._add(output)
-        keys, inline = self._all_keys(), self._inline(output.content)
+        keys, inline = _named(self._job.attestation_keys), self._inline(output.content)
         self._made.signatures.append(MadeSignature(keys, "composite", "composite", "dsse", None, inline, url))
         self._made.algorithms.append("composite")
 
@@ -168,7 +169,7 @@ class Delivery:
                 urls["timestamp"] = url
             if made.entry is None and (url := await self._log_entry(one)) is not None:
                 made.entry, urls["log_entry"] = one.log_entry, url
-        chain = next((key.chain for key in self._job.keys if key.chain), ())
+        chain = next((key.chain for key in self._keys if key.chain), ())
         if chain:
             pem = pem_join("CERTIFICATE", *(one.public_bytes(Encoding.DER) for one in chain))
             urls["certificate_chain"] = await self._add(Output("chain.pem", "application/pem-certificate-chain", pem))
@@ -178,21 +179,27 @@ class Delivery:
     ) -> None:
         url, inline = await self._add(output), self._inline(output.content)
         timestamp, entry = await self._timestamp(signed), await self._log_entry(signed)
-        key = next(key.name for key in self._job.keys if key.key_id == signed.key_id)
         algorithm = signed.algorithm.name
-        made = MadeSignature(key, algorithm, name, encoding, subject, inline, url, timestamp, entry)
+        made = MadeSignature(self._name(signed), algorithm, name, encoding, subject, inline, url, timestamp, entry)
         self._made.signatures.append(made)
 
-    async def _bundle(self, output: Output, kind: str, algorithm: str, signed: Sequence[SignedWith] = ()) -> None:
-        await self._named_bundle(kind, algorithm, output.media_type, await self._add(output), signed)
+    async def _bundle(self, output: Output, kind: str, signed: Sequence[SignedWith]) -> None:
+        await self._named_bundle(kind, output.media_type, await self._add(output), signed)
 
-    async def _named_bundle(
-        self, kind: str, algorithm: str, media_type: str, url: str, signed: Sequence[SignedWith]
-    ) -> None:
-        """Name it in the record; `signed` are those whose witnesses are not in it."""
-        timestamps = [found for one in signed if (found := await self._timestamp(one)) is not None]
-        entries = [found for one in signed if (found := await self._log_entry(one)) is not None]
-        self._made.bundles.append(MadeBundle(kind, algorithm, media_type, url, tuple(timestamps), tuple(entries)))
+    async def _named_bundle(self, kind: str, media_type: str, url: str, signed: Sequence[SignedWith]) -> None:
+        """Name it in the record; an envelope has no place for the witnesses of its signatures."""
+        timestamps: list[str] = []
+        entries: list[str] = []
+        if media_type == dsse.MEDIA_TYPE:
+            timestamps = [found for one in signed if (found := await self._timestamp(one)) is not None]
+            entries = [found for one in signed if (found := await self._log_entry(one)) is not None]
+        algorithm = HYBRID if len(signed) > 1 else signed[0].algorithm.name
+        keys = tuple(map(self._name, signed))
+        made = MadeBundle(kind, algorithm, media_type, url, keys, tuple(timestamps), tuple(entries))
+        self._made.bundles.append(made)
+
+    def _name(self, signed: SignedWith) -> str:
+        return next(key.name for key in self._keys if key.key_id == signed.key_id)
 
     async def _timestamp(self, signed: SignedWith) -> str | None:
         """The path of a signature's time-stamp, which is served from now on; None where there is none."""
@@ -216,9 +223,6 @@ class Delivery:
             self._log_entries[signed.signature] = found
         return found
 
-    def _all_keys(self) -> str:
-        return "+".join(key.name for key in self._job.keys)
-
     def _inline(self, content: bytes) -> bytes | None:
         fits = len(content) <= INLINE_SIGNATURE and len(self._made.signatures) < _MOST_INLINE
         return content if fits else None
@@ -234,6 +238,10 @@ class Delivery:
 
     async def _add_file(self, name: str, media_type: str, pieces: Iterable[bytes]) -> str:
         return self.keep(name, media_type, await asyncio.to_thread(self._scratch.write, pieces))
+
+
+def _named(keys: Sequence[JobKey]) -> str:
+    return "+".join(key.name for key in keys)
 
 
 def _numbered(name: str, before: int, ending: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from services.signing.callers import Caller
-from services.signing.jobs import Job, Profile, StatementToSign, needs_statement
+from services.signing.jobs import Job, Profile, StatementToSign
 from services.signing.keys import JobKey
 from services.signing.objects import WrittenFile
 from services.signing.policy import Decision
@@ -15,6 +15,20 @@ from services.signing.provenance import PROVENANCE_TYPE, Provenance
 from services.signing.sbom import Sbom
 from services.signing.statements import VSA_TYPE
 from services.signing.wire import PolicyUsed, SignatureRequest
+
+
+class OwnStatement(NamedTuple):
+    """What this service itself says of the subjects; no request of a caller brings one.
+
+    Attributes:
+        kind: for the names of files.
+        predicate_type: that no caller's document has.
+        predicate: JSON.
+    """
+
+    kind: str
+    predicate_type: str
+    predicate: bytes
 
 
 class DocumentFile(NamedTuple):
@@ -43,11 +57,19 @@ class Incoming:
     idempotency_key: str | None
     sbom: DocumentFile | None = None
     provenance: bytes | None = field(default=None, repr=False)
+    own: OwnStatement | None = None
 
     @property
     def octets(self) -> int:
         """Of the documents."""
         return (0 if self.sbom is None else self.sbom.file.size) + len(self.provenance or b"")
+
+
+class Keys(NamedTuple):
+    """The keys of a request, by what they sign."""
+
+    artefacts: tuple[JobKey, ...]
+    statements: tuple[JobKey, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +90,24 @@ class Checked:
 
     def predicate_types(self) -> frozenset[str]:
         """Of all that is attested."""
-        found = {VSA_TYPE} if needs_statement(self.profile.formats) else set()
+        if self.incoming.own is not None:
+            return frozenset({self.incoming.own.predicate_type})
+        found = {VSA_TYPE} if self.profile.attestation_keys else set()
         if self.sbom is not None:
             found.add(self.sbom.predicate_type)
         if self.provenance is not None:
             found.add(PROVENANCE_TYPE)
         return frozenset(found)
 
-    def job(self, keys: Sequence[JobKey], statements: tuple[StatementToSign, ...] = ()) -> Job:
+    def job(self, keys: Keys, statements: tuple[StatementToSign, ...] = ()) -> Job:
         """What these keys are to do."""
-        request = self.incoming.request
         return Job(
-            subjects=request.subjects, keys=tuple(keys), profile=self.profile, mu=request.mu, statements=statements
+            subjects=self.incoming.request.subjects,
+            keys=keys.artefacts,
+            attestation_keys=keys.statements,
+            profile=self.profile,
+            mu=self.incoming.request.mu,
+            statements=statements,
         )
 
 
@@ -96,7 +124,7 @@ class Approved:
     """
 
     checked: Checked
-    keys: Sequence[JobKey]
+    keys: Keys
     policy: PolicyUsed
     id: str
     at: int

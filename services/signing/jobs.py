@@ -15,23 +15,27 @@ from services.signing.formats import raw
 from services.signing.formats.log_entry import entry_digest_name
 from services.signing.keys import JobKey
 from services.signing.statements import Subject
-from services.signing.wire import Format, SignatureRequest
+from services.signing.wire import OF_ARTEFACTS, OF_STATEMENTS, Format, SignatureRequest
 
 LONG: Final = 1024 * 1024
 """Octets above which a statement is not held in memory."""
 _MAX_ARTEFACT_SIGNATURES: Final = 1024  # of one request
-_OF_STATEMENTS: Final[frozenset[Format]] = frozenset({"dsse", "bundle", "jws", "composite"})
 _WITHOUT_ENTRY: Final[frozenset[Format]] = frozenset({"composite"})  # Sigstore has no name for such keys
 _OF_ATTESTATIONS: Final[frozenset[Format]] = frozenset({"dsse", "bundle"})
-_KEY_FORMATS: Final[tuple[Format, ...]] = ("raw", "dsse", "bundle")
+_ARTEFACT_KEY_FORMATS: Final[tuple[Format, ...]] = ("raw", "bundle")
+_ATTESTATION_KEY_FORMATS: Final[tuple[Format, ...]] = ("dsse", "bundle")
 _IDENTITY_FORMATS: Final[tuple[Format, ...]] = ("bundle",)
 
 
 class Profile(NamedTuple):
     """What a caller signs with when it names the profile.
 
+    Artefacts are signed by the digests that callers give, so whoever may have that done has any octets signed: the
+    digest of a statement's PAE, too. Statements are therefore signed by keys that sign nothing else.
+
     Attributes:
-        keys: TENANT.NAME.
+        keys: TENANT.NAME, that sign artefacts.
+        attestation_keys: likewise, that sign statements.
         formats: where a request names none.
         timestamp: whether signatures are time-stamped.
         log: whether they are entered in the log.
@@ -39,14 +43,18 @@ class Profile(NamedTuple):
     """
 
     keys: tuple[str, ...]
+    attestation_keys: tuple[str, ...]
     formats: tuple[Format, ...]
     timestamp: bool = False
     log: bool = False
     chains: Mapping[str, tuple[x509.Certificate, ...]] = {}
 
 
-IDENTITY: Final = Profile((), _IDENTITY_FORMATS, timestamp=True, log=True)
-"""With a short-lived certificate: bundles, with all that foreign verifiers ask for."""
+IDENTITY: Final = Profile(("certificate",), ("certificate",), _IDENTITY_FORMATS, timestamp=True, log=True)
+"""With a short-lived certificate: bundles, with all that foreign verifiers ask for.
+
+Its one key signs both: what is signed under a caller's own identity is that caller's word, statements as well.
+"""
 
 
 class Profiles:
@@ -56,28 +64,53 @@ class Profiles:
         self._profiles = profiles
 
     def wanted(self, caller: Caller, request: SignatureRequest) -> Profile:
-        """What the request is to be signed with; its formats are those that were asked for.
+        """What the request is to be signed with: its formats are those that were asked for, its keys those they need.
 
         Raises:
             UnknownKeyError: a profile or key that the caller's tenant does not have.
-            NotOfferedError: formats that cannot say what was sent along.
+            NotOfferedError: formats that none of the keys signs in.
         """
         profile = self._named(caller.tenant, request)
         if request.formats is not None:
             profile = profile._replace(formats=request.formats)
-        return profile
+        return _only_needed(profile)
 
     def _named(self, tenant: str, request: SignatureRequest) -> Profile:
         if request.identity:
             return IDENTITY
         if request.key is not None:
-            if request.key.partition(".")[0] != tenant:
-                raise UnknownKeyError("there is no such key")
-            return Profile((request.key,), _KEY_FORMATS)
+            return self._of_key(tenant, request.key)
         profile = self._profiles.get((tenant, request.profile or ""))
         if profile is None:
             raise UnknownKeyError("there is no such profile")
         return profile
+
+    def _of_key(self, tenant: str, key_id: str) -> Profile:
+        """One key of a profile, witnessed as there, so that nobody leaves the log by naming the key alone."""
+        if key_id.partition(".")[0] != tenant:
+            raise UnknownKeyError("there is no such key")
+        having = [one for one in self._profiles.values() if key_id in {*one.keys, *one.attestation_keys}]
+        if not having:
+            raise UnknownKeyError("there is no such key in a profile")
+        attests = any(key_id in one.attestation_keys for one in having)
+        return Profile(
+            () if attests else (key_id,),
+            (key_id,) if attests else (),
+            _ATTESTATION_KEY_FORMATS if attests else _ARTEFACT_KEY_FORMATS,
+            any(one.timestamp for one in having),
+            any(one.log for one in having),
+            having[0].chains,
+        )
+
+
+def _only_needed(profile: Profile) -> Profile:
+    keys = profile.keys if OF_ARTEFACTS & {*profile.formats} else ()
+    attestation_keys = profile.attestation_keys if OF_STATEMENTS & {*profile.formats} else ()
+    for name in profile.formats:
+        if not (keys and name in OF_ARTEFACTS) and not (attestation_keys and name in OF_STATEMENTS):
+            role = "artefacts" if name in OF_ARTEFACTS else "statements"
+            raise NotOfferedError(f"the format {name} is signed by keys for {role}, and there is none here")
+    return profile._replace(keys=keys, attestation_keys=attestation_keys)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +150,8 @@ class Job:
 
     Attributes:
         subjects: the artefacts.
-        keys: each signs all of it.
+        keys: each signs the artefacts.
+        attestation_keys: each signs the statements.
         profile: formats and what else is wanted.
         mu: by key id.
         statements: the summary first, then what was sent along.
@@ -125,6 +159,7 @@ class Job:
 
     subjects: tuple[Subject, ...]
     keys: tuple[JobKey, ...]
+    attestation_keys: tuple[JobKey, ...]
     profile: Profile
     mu: Mapping[str, bytes] = field(default_factory=dict)
     statements: tuple[StatementToSign, ...] = ()
@@ -152,18 +187,13 @@ class ArtefactToSign(NamedTuple):
         return bytes.fromhex(self.subject.digest[entry_digest_name(self.key.algorithm)])
 
 
-def needs_statement(formats: Iterable[Format]) -> bool:
-    """Whether any of them is around a statement."""
-    return not _OF_STATEMENTS.isdisjoint(formats)
-
-
-def check_attestable(formats: Iterable[Format]) -> None:
+def check_attestable(profile: Profile) -> None:
     """See to it that what was sent along can be attested.
 
     Raises:
-        NotOfferedError: no format has a place for it.
+        NotOfferedError: no format has a place for it, or no key attests.
     """
-    if _OF_ATTESTATIONS.isdisjoint(formats):
+    if not profile.attestation_keys or _OF_ATTESTATIONS.isdisjoint(profile.formats):
         raise NotOfferedError("an SBOM or provenance is attested in the formats dsse and bundle: name one of these")
 
 
@@ -185,7 +215,7 @@ def check_job(job: Job) -> None:
     if len(job.subjects) * len(job.keys) > _MAX_ARTEFACT_SIGNATURES and formats & {"raw", "bundle"}:
         raise MalformedError(f"a request makes at most {_MAX_ARTEFACT_SIGNATURES} signatures of artefacts")
     for key in job.keys:
-        if not signs_artefacts(key, formats, job.mu) and not (formats & _OF_STATEMENTS or "cms" in formats):
+        if not signs_artefacts(key, formats, job.mu) and not (job.attestation_keys or "cms" in formats):
             raise _uncovered(key)
         if signs_artefacts(key, formats, job.mu):
             for subject in job.subjects:

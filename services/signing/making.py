@@ -66,8 +66,8 @@ class Plan:
 
     Attributes:
         artefacts: signatures of the artefacts themselves, for raw signatures and message bundles.
-        statements: those of each statement, in the order of the job's keys, for DSSE and bundles.
-        jws: by each key.
+        statements: those of each statement, in the order of the job's attestation keys, for DSSE and bundles.
+        jws: by each attestation key.
         cms: by each key.
         composite: the one by both keys.
     """
@@ -112,7 +112,7 @@ class Making:
         if self._formats & {"dsse", "bundle"}:
             plan.statements = [(one, await self._of_statement(one)) for one in self._job.statements]
         if "jws" in self._formats:
-            plan.jws = [self._of_jws(key) for key in self._job.keys]
+            plan.jws = [self._of_jws(key) for key in self._job.attestation_keys]
         if "cms" in self._formats:
             plan.cms = [self._of_cms(key) for key in self._job.keys]
         await together([one.sign for one in plan.signatures()])
@@ -131,7 +131,7 @@ class Making:
         await together([partial(witness, one) for one in plan.signatures()])
 
     async def _of_statement(self, statement: StatementToSign) -> list[Wanted]:
-        keys = self._job.keys
+        keys = self._job.attestation_keys
         digests = [partial(_statement_digest, statement, entry_digest_name(key.algorithm)) for key in keys]
         if not statement.is_long:
             message = pae_head(IN_TOTO_PAYLOAD, statement.length) + statement.content()
@@ -154,8 +154,9 @@ class Making:
         return prepared, _of_message(key, prepared.to_sign.message)
 
     async def _composite(self) -> Output:
-        halves = {key.algorithm.family == "mldsa": key for key in self._job.keys}
-        if len(halves) != len(self._job.keys) or len(halves) != 2:  # noqa: PLR2004 - a composite has two halves
+        keys = self._job.attestation_keys
+        halves = {key.algorithm.family == "mldsa": key for key in keys}
+        if len(halves) != len(keys) or len(halves) != 2:  # noqa: PLR2004 - a composite has two halves
             raise NotOfferedError("a composite signature is made by one ML-DSA key and one classical key")
         mldsa, classical = halves[True], halves[False]
         prepared = composite.PreparedComposite(

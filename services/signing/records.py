@@ -12,7 +12,7 @@ from services.chassis.database import AuditEvent
 from services.signing.decisions import caller_name
 from services.signing.delivery import Made
 from services.signing.incoming import Approved, DocumentFile
-from services.signing.jobs import StatementToSign, needs_statement
+from services.signing.jobs import StatementToSign
 from services.signing.provenance import PROVENANCE_TYPE, Provenance
 from services.signing.sbom import Sbom
 from services.signing.statements import (
@@ -43,16 +43,21 @@ def first_id(at: int) -> str:
 
 
 def statements_of(approved: Approved, verifier: str) -> tuple[StatementToSign, ...]:
-    """What is signed about the artefacts: the summary, then what came along; nothing where no format has statements.
+    """What is signed about the artefacts: the summary, then what came along; nothing where no key attests.
+
+    What this service itself has to say is signed alone.
 
     Args:
         approved: the request.
         verifier: URL of this service.
     """
     checked, incoming = approved.checked, approved.incoming
-    if not needs_statement(checked.profile.formats):
+    if not checked.profile.attestation_keys:
         return ()
     subjects = incoming.request.subjects
+    if incoming.own is not None:
+        kind, predicate_type, predicate = incoming.own
+        return (StatementToSign.of(kind, predicate_type, statement(subjects, predicate_type, predicate)),)
     place = f"{verifier}{BASE}/{approved.id}"
     found, looked_at = [], []
     if incoming.sbom is not None and checked.sbom is not None:

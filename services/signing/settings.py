@@ -14,7 +14,7 @@ from services.signing.domain import OWN_TENANT
 from services.signing.retention import RetentionRule
 from services.signing.timestamps import DEFAULT_POLICY
 from services.signing.webhooks.settings import WebhookSettings
-from services.signing.wire import FORMATS, Format
+from services.signing.wire import FORMATS, OF_ARTEFACTS, OF_STATEMENTS, Format
 
 _MIB = 1024 * 1024
 _PinnedKey = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}\.[a-z0-9][a-z0-9-]{0,62}(/[1-9][0-9]{0,6})?$")]
@@ -29,7 +29,16 @@ class ProfileSettings(BaseModel):
     id: str = Field(description="its name, one of its own per tenant", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
     tenant: TenantName = Field(description="whose it is")
     keys: tuple[_KeyId, ...] = Field(
-        min_length=1, max_length=8, description="ids at signer-hsm, TENANT.NAME, one per algorithm"
+        (),
+        max_length=8,
+        description="ids at signer-hsm, TENANT.NAME, one per algorithm, that sign artefacts by the digests that are "
+        "given: raw signatures, message bundles, CMS",
+    )
+    attestation_keys: tuple[_KeyId, ...] = Field(
+        (),
+        max_length=8,
+        description="likewise, that sign the statements that this service makes: DSSE, bundles of these, JWS, "
+        "composite; never the same keys, since whoever has any digest signed can have a forged statement's signed",
     )
     formats: tuple[Format, ...] = Field(
         ("raw", "dsse", "bundle"), min_length=1, description=f"formats where a request names none: {', '.join(FORMATS)}"
@@ -42,13 +51,18 @@ class ProfileSettings(BaseModel):
 
     @model_validator(mode="after")
     def _own_keys(self) -> ProfileSettings:
-        foreign = [key for key in self.keys if key.partition(".")[0] != self.tenant]
+        keys = (*self.keys, *self.attestation_keys)
+        foreign = [key for key in keys if key.partition(".")[0] != self.tenant]
         if foreign:
             raise ValueError(
                 f"profile {self.id} has the key {foreign[0]}, which is not one of the tenant {self.tenant}"
             )
-        if len(set(self.keys)) < len(self.keys) or len(set(self.formats)) < len(self.formats):
+        if len(set(keys)) < len(keys) or len(set(self.formats)) < len(self.formats):
             raise ValueError(f"profile {self.id} has a key or format twice")
+        for name in self.formats:
+            if not (self.keys and name in OF_ARTEFACTS) and not (self.attestation_keys and name in OF_STATEMENTS):
+                role = "keys" if name in OF_ARTEFACTS else "attestation_keys"
+                raise ValueError(f"profile {self.id} has the format {name}, and no {role} that sign in it")
         return self
 
 
@@ -153,6 +167,17 @@ class SigningSettings(BesideCaSettings):
     crl_max_staleness_seconds: int = Field(
         3600, ge=60, le=864_000, description="without news of the CRLs for this long, no client certificate is believed"
     )
+
+    @model_validator(mode="after")
+    def _roles_differ(self) -> SigningSettings:
+        artefacts = {key for profile in self.profiles for key in profile.keys}
+        both = artefacts & {key for profile in self.profiles for key in profile.attestation_keys}
+        if both:
+            raise ValueError(
+                f"{min(both)} has two roles, among keys and among attestation_keys: whoever may have any digest signed by it could "
+                "have a forged statement's signed; give statements keys of their own"
+            )
+        return self
 
     @model_validator(mode="after")
     def _names_differ(self) -> SigningSettings:

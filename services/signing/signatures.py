@@ -30,8 +30,8 @@ from services.signing.callers import Action, Caller
 from services.signing.decisions import Decisions, caller_name
 from services.signing.delivery import Delivery, Made
 from services.signing.errors import IdempotencyConflictError, IdentityNeededError
-from services.signing.incoming import Approved, Checked, Incoming, policy_used
-from services.signing.jobs import Profiles, check_attestable, check_job
+from services.signing.incoming import Approved, Checked, Incoming, Keys, policy_used
+from services.signing.jobs import Profile, Profiles, check_attestable, check_job
 from services.signing.keys import JobKey, SigningKeys
 from services.signing.making import Making
 from services.signing.metrics import SigningMetrics, Step
@@ -42,7 +42,7 @@ from services.signing.quotas import Quotas
 from services.signing.records import BASE, created, first_id, found_by, new_id, record_of, statements_of
 from services.signing.sbom import Sbom
 from services.signing.store import Claim, NewSignature, SigningStore, StoredSignature
-from services.signing.wire import SignatureRecord
+from services.signing.wire import OF_ARTEFACTS, OF_STATEMENTS, SignatureRecord
 from services.signing.witnesses import Witnesses
 
 __all__ = ["Announce", "Certifier", "Checker", "Equipment", "Incoming", "Signatures", "first_id"]
@@ -158,22 +158,30 @@ class Signatures:
             await self._with.quotas.take_octets(incoming.caller.tenant, incoming.octets)  # 3
         checked = await self._check(incoming)  # 5
         if not incoming.request.identity:
-            keys = [await self._with.keys.key(key_id) for key_id in checked.profile.keys]
+            keys = await self._keys(checked.profile)
             check_job(checked.job(keys))
             return await self._sign(await self._approve(checked, keys), scratch)
         if incoming.caller.kind != "oidc" or self._with.certifier is None:
             raise IdentityNeededError("short-lived certificates are made here for the bearers of OIDC tokens alone")
-        decisions = await self._decide(checked, [])
+        decisions = await self._decide(checked, Keys((), ()))
         async with self._with.certifier.certified(incoming.caller) as key:
-            check_job(checked.job([key]))
-            return await self._sign(self._approved(checked, [key], decisions), scratch)
+            profile = checked.profile
+            keys = Keys((key,) if profile.keys else (), (key,) if profile.attestation_keys else ())
+            check_job(checked.job(keys))
+            return await self._sign(self._approved(checked, keys, decisions), scratch)
+
+    async def _keys(self, profile: Profile) -> Keys:
+        artefacts = [await self._with.keys.key(key_id) for key_id in profile.keys]
+        return Keys(tuple(artefacts), tuple([await self._with.keys.key(key_id) for key_id in profile.attestation_keys]))
 
     async def _check(self, incoming: Incoming) -> Checked:
         """Step 5."""
         profile = self._with.profiles.wanted(incoming.caller, incoming.request)
+        if incoming.own is not None:  # is no artefact of a caller's, and is not signed like one
+            profile = profile._replace(keys=())
         provenance = sbom = None
         if incoming.sbom is not None or incoming.provenance is not None:
-            check_attestable(profile.formats)
+            check_attestable(profile)
         if incoming.provenance is not None:
             provenance = await asyncio.to_thread(read_provenance, incoming.provenance, incoming.request.subjects)
         if incoming.sbom is not None:
@@ -181,21 +189,22 @@ class Signatures:
                 sbom = await self._with.sboms.check_sbom(incoming.sbom.file.path, incoming.sbom.media_type)
         return Checked(incoming, profile, sbom, provenance)
 
-    async def _approve(self, checked: Checked, keys: Sequence[JobKey]) -> Approved:
+    async def _approve(self, checked: Checked, keys: Keys) -> Approved:
         return self._approved(checked, keys, await self._decide(checked, keys))
 
-    def _approved(self, checked: Checked, keys: Sequence[JobKey], decisions: Sequence[Decision]) -> Approved:
+    def _approved(self, checked: Checked, keys: Keys, decisions: Sequence[Decision]) -> Approved:
         now = unix(self._with.clock.now())
         return Approved(checked, keys, policy_used(decisions), new_id(now), now)
 
-    async def _decide(self, checked: Checked, keys: Sequence[JobKey]) -> Sequence[Decision]:
-        """Step 6: one answer for each key; without keys, one for a short-lived certificate."""
+    async def _decide(self, checked: Checked, keys: Keys) -> Sequence[Decision]:
+        """Step 6: one answer for each key, about what that one signs; without keys, one for a certificate."""
         incoming = checked.incoming
         caller, subjects = incoming.caller, incoming.request.subjects
-        what = (frozenset(checked.profile.formats), checked.predicate_types(), len(subjects))
-        asked = [
-            _asked(caller, key.key_id.partition(".")[2], frozenset({key.algorithm.name}), *what) for key in keys
-        ] or [_asked(caller, None, _EPHEMERAL, *what)]
+        formats, types, count = frozenset[str](checked.profile.formats), checked.predicate_types(), len(subjects)
+        nothing = frozenset[str]()
+        asked = [_asked(caller, *_described(key), formats & OF_ARTEFACTS, nothing, count) for key in keys.artefacts]
+        asked += [_asked(caller, *_described(key), formats & OF_STATEMENTS, types, count) for key in keys.statements]
+        asked = asked or [_asked(caller, None, _EPHEMERAL, formats, types, count)]
         about: dict[str, Any] = {"request_sha256": incoming.request_hash.hex(), "subjects": len(subjects)}
         about["sha256"] = [subject.sha256 for subject in subjects[:_NAMED]]
         with self._timed("decide"):
@@ -280,6 +289,11 @@ def _place(incoming: Incoming) -> tuple[str, str, str] | None:
 def _require_same(request_hash: bytes, incoming: Incoming) -> None:
     if request_hash != incoming.request_hash:
         raise IdempotencyConflictError("this idempotency key was used with another request")
+
+
+def _described(key: JobKey) -> tuple[str, frozenset[str]]:
+    """A key as policies know it: its name in the tenant, and its algorithm."""
+    return key.key_id.partition(".")[2], frozenset({key.algorithm.name})
 
 
 def _asked(

@@ -87,7 +87,8 @@ async def test_dead_letters_are_seen_and_sent_again(service: Service) -> None:
         await service.world.sign(request(b"artefact"))
         await service.aftercare.courier.round()
         await service.aftercare.courier.settled()
-        page = (await service.ask("GET", "/v1/webhook-deliveries")).json()
+        page = (await service.ask("GET", "/v1/webhook-deliveries?state=dead")).json()
+        assert (await service.ask("GET", "/v1/webhook-deliveries")).json() == page
         (dead,) = page["deliveries"]
         assert (dead["last_status"], page["next"]) == (410, None)
         receiver.answer(200)
@@ -100,6 +101,7 @@ async def test_dead_letters_are_seen_and_sent_again(service: Service) -> None:
         await service.aftercare.courier.settled()
         delivered = await service.ask("GET", "/v1/webhook-deliveries?state=delivered")
         assert len(delivered.json()["deliveries"]) == 1
+        assert (await service.ask("GET", "/v1/webhook-deliveries")).json() == delivered.json()
         assert (await service.ask("DELETE", f"/v1/webhooks/{made['id']}")).status_code == 204
 
 
@@ -149,7 +151,7 @@ async def test_archive_is_believed_by_the_log_alone(service: Service, tmp_path: 
     """Its manifest is in the trusted log, its bundles have entries and time-stamps; another root believes none."""
     record, path = await exported(service, tmp_path)
     found = verify_archive(path, await trusted_root(service.world))
-    key = await service.world.public_key("acme.artefact-es256")
+    key = await service.world.public_key("acme.attestation-es256")
     assert (found.release, found.tenant, found.signatures) == ("app-1.0", "acme", (record.id,))
     assert found.signed_by == (key_id(key),)
     assert found.log_index is not None

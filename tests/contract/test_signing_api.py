@@ -133,7 +133,7 @@ async def test_a_hybrid_envelope_has_the_signatures_of_all_keys(world: SigningWo
     """Over one statement, and a verifier that demands both gets both."""
     record = await world.sign(request(ARTEFACT, profile="hybrid"))
     envelope = Envelope.parse((await world.fetch(_url(record, "vsa"))).content)
-    keys = [await world.public_key(f"acme.{name}") for name in ("artefact-es256", "artefact-mldsa65")]
+    keys = [await world.public_key(f"acme.{name}") for name in ("attestation-es256", "attestation-mldsa65")]
     verify_all(envelope, keys)
     statement = orjson.loads(envelope.payload)
     assert statement["predicateType"] == VSA_TYPE
@@ -174,14 +174,14 @@ async def test_a_detached_jws_comes_with_the_statement_that_it_is_of(world: Sign
     record = await world.sign(request(ARTEFACT, formats=["jws"]))
     (made,) = record.signatures
     statement = (await world.fetch(record.urls["statement"])).content
-    jws.verify((await world.fetch(made.url)).content, statement, await world.public_key("acme.artefact-es256"))
+    jws.verify((await world.fetch(made.url)).content, statement, await world.public_key("acme.attestation-es256"))
 
 
 async def test_composite_signatures_are_made_where_they_are_asked_for(world: SigningWorld) -> None:
     """One envelope with one signature of both keys; its format verifies both halves before it is handed out."""
     record = await world.sign(request(ARTEFACT, profile="hybrid", formats=["composite"]))
     (made,) = record.signatures
-    assert (made.format, made.key) == ("composite", "acme.artefact-es256/1+acme.artefact-mldsa65/1")
+    assert (made.format, made.key) == ("composite", "acme.attestation-es256/1+acme.attestation-mldsa65/1")
     envelope = Envelope.parse((await world.fetch(made.url)).content)
     assert len(envelope.signatures) == 1
 
@@ -257,8 +257,8 @@ async def test_what_was_decided_is_on_record_before_and_after(world: SigningWorl
     assert decision["request_sha256"] == created["request_sha256"]
     assert decision["sha256"] == [hashlib.sha256(ARTEFACT).hexdigest()]
     assert [(one["key"], one["policies"]) for one in decision["answers"]] == [
-        ("artefact-es256", ["acme-signs"]),
-        ("artefact-mldsa65", ["acme-signs"]),
+        ("attestation-es256", ["acme-signs"]),
+        ("attestation-mldsa65", ["acme-signs"]),
     ]
     assert (created["id"], created["policy_sha256"]) == (record.id, record.policy.sha256)
     assert world.commits == ["decision", "signature"]

@@ -86,13 +86,15 @@ async def test_a_statement_that_is_longer_than_memory_should_hold_is_signed_piec
     assert len(served.content) > INLINE_OCTETS
     assert served.headers["etag"] == f'"{hashlib.sha256(served.content).hexdigest()}"'
     envelope = Envelope.parse(served.content, max_bytes=8 << 20)
-    verify_all(envelope, [await world.public_key(f"acme.{key}") for key in ("artefact-es256", "artefact-mldsa65")])
+    verify_all(
+        envelope, [await world.public_key(f"acme.{key}") for key in ("attestation-es256", "attestation-mldsa65")]
+    )
     assert sbom in envelope.payload
     bundles = [one for one in record.bundles if one.kind == "sbom" and "bundle" in one.media_type]
     assert [one.algorithm for one in bundles] == ["ecdsa-p256", "ml-dsa-65"]
     for one in bundles:
         inner = (await world.fetch(one.url)).json()["dsseEnvelope"]
-        key = "artefact-es256" if one.algorithm == "ecdsa-p256" else "artefact-mldsa65"
+        key = "attestation-es256" if one.algorithm == "ecdsa-p256" else "attestation-mldsa65"
         parsed = Envelope.parse(orjson.dumps(inner), max_bytes=8 << 20)
         verify_all(parsed, [await world.public_key(f"acme.{key}")])
 

@@ -174,6 +174,8 @@ async def evidence_world(
             for name, key in (
                 ("es256", ec.generate_private_key(ec.SECP256R1())),
                 ("mldsa65", mldsa.MLDSA65PrivateKey.generate()),
+                ("attestation-es256", ec.generate_private_key(ec.SECP256R1())),
+                ("attestation-mldsa65", mldsa.MLDSA65PrivateKey.generate()),
             )
         }
     )
@@ -181,7 +183,11 @@ async def evidence_world(
     version = await store.policy_in_force(policies.sha256, policies.files)
     metrics = SigningMetrics(CollectorRegistry())
     profiles = {
-        (tenant, "default"): Profile((f"{tenant}.es256", f"{tenant}.mldsa65"), ("raw", "dsse", "bundle"))
+        (tenant, "default"): Profile(
+            (f"{tenant}.es256", f"{tenant}.mldsa65"),
+            (f"{tenant}.attestation-es256", f"{tenant}.attestation-mldsa65"),
+            ("raw", "dsse", "bundle"),
+        )
         for tenant in ("acme", "other")
     }
     quotas = Quotas(

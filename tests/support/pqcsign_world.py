@@ -37,6 +37,7 @@ from tests.support.webhook_world import LOOPBACK
 URL: Final = "https://signing.acme.test"
 HOLDING: Final = '@id("holds") permit (principal in Tenant::"acme", action == Action::"hold_signatures", resource);'
 BOTH: Final = ("acme.artefact-es256", "acme.artefact-mldsa65")
+ATTESTING: Final = ("acme.attestation-es256", "acme.attestation-mldsa65")
 OFFLINE: Final = ("verify", "policy test", "evidence verify")
 
 
@@ -77,13 +78,13 @@ class PqcsignWorld:
     @classmethod
     @asynccontextmanager
     async def opened(cls, directory: Path) -> AsyncIterator[PqcsignWorld]:
-        """A running one whose state is below the directory; profile `all` makes every format, by both keys of acme."""
+        """A running one whose state is below the directory; profile `all` makes every format, by all keys of acme."""
         chains: dict[str, tuple[x509.Certificate, ...]] = {}
         world = await SigningWorld.open(
             directory,
             witnesses=True,
             policies={**POLICIES, "third.cedar": HOLDING},
-            more_profiles={("acme", "all"): Profile(BOTH, FORMATS, timestamp=True, log=True, chains=chains)},
+            more_profiles={("acme", "all"): Profile(BOTH, ATTESTING, FORMATS, timestamp=True, log=True, chains=chains)},
         )
         chains |= await _certified(world)
         passphrase = directory / "passphrase"
@@ -195,7 +196,8 @@ class Cli:
 
     async def keys(self, *names: str) -> list[object]:
         """Options that name keys of acme."""
-        return [word for name in names for word in ("--key", await self.key(f"acme.artefact-{name}"))]
+        whole = [name if "-" in name else f"artefact-{name}" for name in names]
+        return [word for name in whole for word in ("--key", await self.key(f"acme.{name}"))]
 
     def names(self, directory: Path | None = None) -> set[str]:
         """The files that stand beside the artefact, or in a directory."""

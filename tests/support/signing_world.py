@@ -60,7 +60,12 @@ VERIFIER: Final = "https://signing.acme.test"
 ORIGIN: Final = "signing.acme.test"
 
 TENANTS: Final = ("acme", "globex")
-KEYS: Final[Mapping[str, str]] = {"artefact-es256": "ecdsa-p256", "artefact-mldsa65": "ml-dsa-65"}
+KEYS: Final[Mapping[str, str]] = {
+    "artefact-es256": "ecdsa-p256",
+    "artefact-mldsa65": "ml-dsa-65",
+    "attestation-es256": "ecdsa-p256",
+    "attestation-mldsa65": "ml-dsa-65",
+}
 OWN_KEYS: Final[Mapping[str, str]] = {"log": "ecdsa-p256", "tsa": "ecdsa-p256"}
 _RULES: Final = "".join(
     tenant(name)
@@ -91,14 +96,16 @@ QUOTA: Final = Quota(per_second=10_000.0, burst=10_000, in_flight=256, bytes_per
 
 
 def profiles() -> dict[tuple[str, str], Profile]:
-    """`default` (ES256), `hybrid` (ES256 and ML-DSA-65), `witnessed` (likewise, time-stamped and logged) per tenant."""
+    """`default` (ES256), `hybrid` (and ML-DSA-65), `witnessed` (likewise, stamped and logged) per tenant; `more`."""
     found = {}
     for name in TENANTS:
-        classical, quantum_safe = f"{name}.artefact-es256", f"{name}.artefact-mldsa65"
+        keys = (f"{name}.artefact-es256", f"{name}.artefact-mldsa65")
+        attestation_keys = (f"{name}.attestation-es256", f"{name}.attestation-mldsa65")
         formats: tuple[Format, ...] = ("raw", "dsse", "bundle")
-        found[name, "default"] = Profile((classical,), formats)
-        found[name, "hybrid"] = Profile((classical, quantum_safe), formats)
-        found[name, "witnessed"] = Profile((classical, quantum_safe), formats, timestamp=True, log=True)
+        found[name, "default"] = Profile(keys[:1], attestation_keys[:1], formats)
+        found[name, "hybrid"] = Profile(keys, attestation_keys, formats)
+        found[name, "witnessed"] = Profile(keys, attestation_keys, formats, timestamp=True, log=True)
+    found["acme", "more"] = Profile(("acme.p384", "acme.secret"), (), ("raw",))
     return found
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+import orjson
 import structlog
 
 from pkicore.clock import Clock, unix
@@ -26,10 +27,18 @@ from services.signing.evidence.archive import ArchiveFile, EvidenceError, write_
 from services.signing.evidence.audit_extract import extract
 from services.signing.evidence.how_to_verify import SignedPlace, verify_text
 from services.signing.evidence.keys import PublicKeyOf, key_files
-from services.signing.evidence.manifest import CHECKSUMS, MANIFEST, SIGNATURE_DIRECTORY, VERIFY, checksums, manifest
+from services.signing.evidence.manifest import (
+    CHECKSUMS,
+    EVIDENCE_TYPE,
+    MANIFEST,
+    SIGNATURE_DIRECTORY,
+    VERIFY,
+    checksums,
+    manifest,
+)
 from services.signing.evidence.report import Kept, Report, retention_json
 from services.signing.evidence.trust import trust_files
-from services.signing.incoming import Incoming
+from services.signing.incoming import Incoming, OwnStatement
 from services.signing.objects import Objects, Scratch
 from services.signing.quotas import Quotas
 from services.signing.records import first_id
@@ -154,7 +163,7 @@ class Evidence:
         if sum(file.size for file in files) > MAX_OCTETS:
             raise MalformedError(f"an archive has at most {MAX_OCTETS} octets: name fewer signatures")
         body = manifest(wanted.name, caller.tenant, files)
-        signed = await self._sign(caller, wanted.profile, body)
+        signed = await self._sign(caller, wanted, body)
         place = SignedPlace(SIGNATURE_DIRECTORY, SignatureRecord.from_json(signed.record))
         files += [ArchiveFile.of(MANIFEST, body), ArchiveFile.of(CHECKSUMS, checksums(files))]
         files += await self._served(place)
@@ -301,13 +310,18 @@ class Evidence:
 
     # signing and keeping
 
-    async def _sign(self, caller: Caller, profile: str, body: bytes) -> StoredSignature:
+    async def _sign(self, caller: Caller, wanted: ExportRequest, body: bytes) -> StoredSignature:
+        """As a statement that nobody else can have signed: an artefact of that name and digest is anybody's."""
         digest = {"sha256": hashlib.sha256(body).hexdigest(), "sha384": hashlib.sha384(body).hexdigest()}
         digest["sha512"] = hashlib.sha512(body).hexdigest()
-        request = SignatureRequest((Subject(MANIFEST, digest),), profile=profile, context={"purpose": "evidence"})
+        context = {"purpose": "evidence"}
+        request = SignatureRequest(
+            (Subject(MANIFEST, digest),), profile=wanted.profile, formats=("dsse", "bundle"), context=context
+        )
         request_hash = hashlib.sha256(request.to_json()).digest()
+        own = OwnStatement("evidence", EVIDENCE_TYPE, orjson.dumps({"release": wanted.name, "tenant": caller.tenant}))
         async with self._with.objects.scratch() as scratch:
-            return await self._with.signer.sign(Incoming(caller, request, request_hash, None), scratch)
+            return await self._with.signer.sign(Incoming(caller, request, request_hash, None, own=own), scratch)
 
     async def _keep(
         self,

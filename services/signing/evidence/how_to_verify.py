@@ -7,8 +7,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from services.signing.evidence.manifest import CHECKSUMS, MANIFEST
+from pkicore.dsse import IN_TOTO_PAYLOAD
+from services.signing.evidence.manifest import CHECKSUMS, EVIDENCE_TYPE, MANIFEST
 from services.signing.evidence.trust import TSA_CHAIN, TSA_ROOTS
+from services.signing.formats.dsse import MEDIA_TYPE
 from services.signing.wire import MadeSignature, SignatureRecord
 
 _CLASSICAL: Final = ("ecdsa", "rsa")
@@ -39,7 +41,7 @@ def verify_text(manifest_signature: SignedPlace, places: Iterable[SignedPlace], 
     sections = [
         _HEAD,
         _section("1. The files are those of the manifest", [f"sha256sum --check --quiet {CHECKSUMS}"]),
-        _section("2. The manifest was signed", _openssl(manifest_signature, MANIFEST)),
+        _section("2. The manifest was signed, as evidence", _manifest(manifest_signature)),
         _section(
             "3. The artefacts were signed: put each here, by its name, or its SHA-256 if that is unusual",
             _artefacts(places),
@@ -63,10 +65,20 @@ def _section(title: str, commands: Iterable[str]) -> str:
     return "\n".join([f"## {title}", "", "```sh", *lines, "```", ""])
 
 
-def _openssl(place: SignedPlace, file: str) -> Iterator[str]:
-    for one in place.record.signatures:
-        if one.format == "raw" and one.algorithm.startswith(_CLASSICAL) and one.subject == file:
-            yield _dgst(place, one, file)
+def _manifest(place: SignedPlace) -> Iterator[str]:
+    """A DSSE envelope's signature is over its PAE, which is put together of the payload."""
+    for one in place.record.bundles:
+        if one.media_type != MEDIA_TYPE or not one.algorithm.startswith(_CLASSICAL):
+            continue
+        path, pae = _path(place, one.url), f"DSSEv1 {len(IN_TOTO_PAYLOAD)} {IN_TOTO_PAYLOAD}"
+        signature = _envelope_signature(path, 1)
+        yield f"""statement() {{ grep -o '"payload":"[^"]*"' {path} | cut -d'"' -f4 | openssl base64 -d -A; }}"""
+        yield f"""statement | grep -q '"predicateType":"{EVIDENCE_TYPE}"'"""
+        yield f"""statement | grep -q "$(sha256sum {MANIFEST} | cut -d' ' -f1)\""""
+        yield (
+            f"""{{ printf '{pae} %d ' "$(statement | wc -c)"; statement; }} | """
+            f"openssl dgst {_hash(one.algorithm)} -verify {key_path(one.keys[0])} -signature {signature}"
+        )
 
 
 def _artefacts(places: Iterable[SignedPlace]) -> Iterator[str]:
@@ -84,12 +96,15 @@ def _file(record: SignatureRecord, subject: str) -> str:
 
 
 def _dgst(place: SignedPlace, one: MadeSignature, file: str) -> str:
-    digest = "-sha384" if one.algorithm == "ecdsa-p384" else "-sha512" if one.algorithm == "ecdsa-p521" else "-sha256"
     signature = _path(place, one.url)
     key = key_path(one.key)
     if "/" not in one.key:  # made for this signature: its public half is in the certificate
         key = f"<(openssl x509 -in {place.directory}/chain.pem -pubkey -noout)"
-    return f"openssl dgst {digest} -verify {key} -signature {signature} {file}"
+    return f"openssl dgst {_hash(one.algorithm)} -verify {key} -signature {signature} {file}"
+
+
+def _hash(algorithm: str) -> str:
+    return {"ecdsa-p384": "-sha384", "ecdsa-p521": "-sha512"}.get(algorithm, "-sha256")
 
 
 def _timestamps(places: Iterable[SignedPlace]) -> Iterator[str]:

@@ -27,10 +27,11 @@ async def key_files(
 ) -> list[ArchiveFile]:
     """The public keys that records name, and every version of those that decisions in the audit log name.
 
-    Bundles do not say which key of a profile signed them. A key that signer-hsm no longer tells is left out: the
+    A key that signer-hsm no longer tells is left out: the
     archive is wanted all the same.
     """
     named = {name for record in records for one in record.signatures for name in one.key.split("+") if "/" in name}
+    named |= {name for record in records for one in record.bundles for name in one.keys if "/" in name}
     decided = {
         f"{line.record.detail['tenant']}.{answer['key']}"
         for line in lines

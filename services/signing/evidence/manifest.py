@@ -13,6 +13,8 @@ CHECKSUMS: Final = "SHA256SUMS"
 VERIFY: Final = "VERIFY.md"
 SIGNATURE_DIRECTORY: Final = "manifest-signature"
 FORMAT: Final = "pqcpki evidence 1"
+EVIDENCE_TYPE: Final = "urn:pqcpki:evidence:v1"
+"""Predicate type of the statement about a manifest: this service makes it for archives alone, whoever asks."""
 
 
 def manifest(name: str, tenant: str, files: Iterable[ArchiveFile]) -> bytes:

@@ -2,12 +2,14 @@
 
 1 the file is a tar of plain files below one directory, each once · 2 every file that the manifest names is there with
 its size and digest, and beside them nothing but the manifest, its sums and signatures, keys, and VERIFY.md · 3 the
-manifest was signed by every key that is expected; where none is, a trusted log has the entry of a signature over it ·
-4 each Sigstore bundle of a key is by a key of the archive, about an artefact of its record, and its time-stamps and log
-entry are by what the trusted root has · 5 the lines of the audit log are whole, and chained where they are neighbours.
+manifest was signed, as evidence, by every key that is expected; where none is, a trusted log has the entry of such a
+signature · 4 each Sigstore bundle of a key is by a key of the archive, about an artefact of its record, and its
+time-stamps and log entry are by what the trusted root has · 5 the lines of the audit log are whole, and chained where
+they are neighbours.
 
-Whose keys these are is nothing that an archive can prove. With keys expected, 3 ties it to them; by the log alone, it
-says that the service made a signature over it for some caller: `signed_by` is then to be compared with a known key.
+Evidence is a statement of a type of its own, which a service makes about its archives alone, by keys that sign nothing
+but its statements. Whose keys these are is nothing that an archive can prove. With keys expected, 3 ties it to them; by
+the log alone, it says that some key signed it as evidence: `signed_by` is then to be compared with a known key.
 """
 
 from __future__ import annotations
@@ -28,8 +30,7 @@ from pkicore.jose.strict import strict_object
 from services.chassis.fields import Fields
 from services.signing.evidence.archive import EvidenceError
 from services.signing.evidence.audit_extract import verify_extract
-from services.signing.evidence.manifest import CHECKSUMS, FORMAT, MANIFEST, SIGNATURE_DIRECTORY, VERIFY
-from services.signing.formats import raw
+from services.signing.evidence.manifest import CHECKSUMS, EVIDENCE_TYPE, FORMAT, MANIFEST, SIGNATURE_DIRECTORY, VERIFY
 from services.signing.formats.unverified_bundle import MessageSignature, UnverifiedBundle
 from services.signing.trusted_root import TrustedRoot
 from services.signing.verification import (
@@ -202,25 +203,31 @@ def _believe_manifest(
         data = archive.read(name)
         signer = _key_of(UnverifiedBundle.parse(data), held)
         if signer is not None:
-            return verify_with_key(data, signer, digests, root=root).log_index, [signer]
+            verified = verify_with_key(data, signer, digests, root=root)
+            _require_evidence(verified.payload or b"")
+            return verified.log_index, [signer]
     raise NoLogEntryError("no trusted log has a signature over the manifest: say which keys must have signed it")
 
 
 def _require_signed(archive: _Archive, digests: Mapping[str, bytes], key: PublicKey) -> None:
     for name in archive.below(SIGNATURE_DIRECTORY, ""):
         try:
-            if name.endswith(".sig"):
-                raw.verify(key, archive.read(name), digests)
-            elif name.endswith(".dsse.json"):
-                verify_hybrid(archive.read(name), [key], digests)
+            if name.endswith(".dsse.json"):
+                _require_evidence(verify_hybrid(archive.read(name), [key], digests).payload)
             elif name.endswith(_BUNDLE):
-                verify_with_key(archive.read(name), key, digests)
+                _require_evidence(verify_with_key(archive.read(name), key, digests).payload or b"")
             else:
                 continue
         except (PkiError, VerificationError):  # another key's, perhaps
             continue
         return
-    raise BadSignatureError("the manifest is not signed by a key that must have signed it")
+    raise BadSignatureError("the manifest is not signed, as evidence, by a key that must have signed it")
+
+
+def _require_evidence(statement: bytes) -> None:
+    """The statement says that its subject is the manifest of an archive; who signs artefacts cannot say so."""
+    if strict_object(statement, "the Statement").get("predicateType") != EVIDENCE_TYPE:
+        raise WrongArtefactError("the manifest is signed, but not as evidence")
 
 
 def _is_believed(

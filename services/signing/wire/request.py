@@ -21,6 +21,10 @@ Format = Literal["raw", "dsse", "bundle", "jws", "cms", "composite"]
 """What signatures are delivered in."""
 
 FORMATS: Final[tuple[Format, ...]] = get_args(Format)
+OF_ARTEFACTS: Final[frozenset[Format]] = frozenset({"raw", "bundle", "cms"})
+"""What is made around a signature of an artefact's digest, which the caller gives."""
+OF_STATEMENTS: Final[frozenset[Format]] = frozenset({"dsse", "bundle", "jws", "composite"})
+"""What is made around a signature of a statement, which this service makes."""
 MAX_REQUEST: Final = 1024 * 1024  # octets of the JSON
 MAX_DOCUMENT: Final = 64 * 1024 * 1024  # octets of an uploaded SBOM
 _MEMBERS: Final = frozenset(

@@ -86,6 +86,7 @@ class MadeBundle:
         algorithm: of its signature; `hybrid` where there are several.
         media_type: of the file.
         url: of the file.
+        keys: TENANT.NAME/VERSION of each signature in it, in their order.
         timestamps: URLs of the time-stamps over its signatures, in their order, where they are not in it.
         log_entries: URLs of their entries in the log, likewise.
     """
@@ -94,6 +95,7 @@ class MadeBundle:
     algorithm: str
     media_type: str
     url: str
+    keys: tuple[str, ...] = ()
     timestamps: tuple[str, ...] = ()
     log_entries: tuple[str, ...] = ()
 
@@ -104,6 +106,7 @@ class MadeBundle:
             "algorithm": self.algorithm,
             "media_type": self.media_type,
             "url": self.url,
+            "keys": list(self.keys),
             "timestamps": list(self.timestamps),
             "log_entries": list(self.log_entries),
         }
@@ -112,14 +115,15 @@ class MadeBundle:
     def of(cls, members: object) -> MadeBundle:
         """Read one; MalformedError where it is none."""
         body = Fields.of(members)
-        timestamps, log_entries = (
-            tuple(body.texts(name)) if name in body.members else () for name in ("timestamps", "log_entries")
+        keys, timestamps, log_entries = (
+            tuple(body.texts(name)) if name in body.members else () for name in ("keys", "timestamps", "log_entries")
         )
         return cls(
             body.text("kind"),
             body.text("algorithm"),
             body.text("media_type"),
             body.text("url"),
+            keys,
             timestamps,
             log_entries,
         )

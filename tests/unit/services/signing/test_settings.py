@@ -26,7 +26,7 @@ REQUIRED = {
     "audit_key": "file:/s/audit.key",
     "passphrase_file": "/s/passphrase",
 }
-PROFILE = {"id": "default", "tenant": "acme", "keys": ["acme.k"]}
+PROFILE = {"id": "default", "tenant": "acme", "keys": ["acme.k"], "attestation_keys": ["acme.a"]}
 
 
 def load(tmp_path: Path, **more: Any) -> SigningSettings:  # noqa: ANN401 -- TOML values
@@ -49,7 +49,7 @@ def _toml(value: object) -> str:
 
 
 def test_what_the_ceremony_writes_is_enough(tmp_path: Path) -> None:
-    """Without profiles, log and authority the service starts, and signs by key."""
+    """Without profiles, log and authority the service starts."""
     settings = load(tmp_path)
     assert (settings.port, settings.profiles, settings.log_key) == (7000, (), None)
 
@@ -66,10 +66,20 @@ def test_what_the_ceremony_writes_is_enough(tmp_path: Path) -> None:
         ({"certificate_renewal_days": 301}, "certificate_renewal_days"),
         ({"profiles": [{**PROFILE, "keys": ["acme.k", "acme.k"]}]}, "twice"),
         ({"profiles": [PROFILE, PROFILE]}, "twice"),
+        ({"profiles": [{**PROFILE, "keys": ["acme.a"]}]}, "twice"),
+        (
+            {"profiles": [PROFILE, {**PROFILE, "id": "b", "keys": ["acme.a"], "attestation_keys": ["acme.b"]}]},
+            "two roles",
+        ),
+        ({"profiles": [{**PROFILE, "attestation_keys": []}]}, "no attestation_keys"),
+        ({"profiles": [{**PROFILE, "keys": []}]}, "no keys that sign in it"),
         ({"profiles": [{**PROFILE, "formats": ["pgp"]}]}, "profiles"),
         ({"profiles": [{**PROFILE, "log": True}]}, "log_key"),
         ({"profiles": [{**PROFILE, "timestamp": True}]}, "timestamp_key"),
-        ({"profiles": [{"id": "x", "tenant": "signing", "keys": ["signing.log"]}]}, "the service's own"),
+        (
+            {"profiles": [{"id": "x", "tenant": "signing", "keys": ["signing.log"], "formats": ["raw"]}]},
+            "the service's own",
+        ),
         ({"mtls_callers": [{"spiffe_id": "spiffe://a/b", "tenant": "signing"}]}, "the service's own"),
         ({"timestamp_key": "signing.tsa"}, "go together"),
         ({"certificate_profile": "code-signing"}, "ct_log_public_key"),

@@ -66,6 +66,7 @@ async def test_dead_letters_are_seen_and_sent_again(cli: Cli) -> None:
         await courier.round()
         await courier.settled()
     (dead,) = (await cli.read("webhooks", "deliveries"))["deliveries"]
+    assert dead in (await cli.read("webhooks", "deliveries", "--state", "all"))["deliveries"]
     assert (dead["event"], dead["state"], dead["attempts"] > 1) == (pending["event"], "dead", True)
     assert f"dead after {dead['attempts']} attempts" in (await cli.run("webhooks", "deliveries")).stdout
     await cli.read("webhooks", "redeliver", made["id"], dead["event"])
@@ -87,7 +88,7 @@ async def test_evidence_is_made_fetched_and_verified_offline(cli: Cli) -> None:
     assert hashlib.sha256(archive.read_bytes()).hexdigest() == made["sha256"]
     verified = await cli.read("evidence", "verify", archive, *cli.root)
     assert (verified["release"], verified["tenant"], verified["signatures"]) == ("app-1.0", "acme", [record])
-    both = await cli.keys("es256", "mldsa65")
+    both = await cli.keys("attestation-es256", "attestation-mldsa65")
     assert "verified" in (await cli.run("evidence", "verify", archive, *cli.root, *both)).stdout
     again = cli.home / "again.tar"
     await cli.read("evidence", "download", made["id"], "--out", again)

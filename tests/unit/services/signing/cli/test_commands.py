@@ -43,8 +43,11 @@ async def test_a_file_is_signed_and_verified_by_openssl_and_by_us(cli: Cli) -> N
     assert {Path(file).name for file in signed["files"]} == cli.names() - {"app.bin"}
     assert "Verified OK" in openssl("dgst", "-sha256", "-verify", key, "-signature", f"{cli.app}.sig", cli.app)
     policy = signed["record"]["policy"]["sha256"]
-    bundles = [word for name in ("sigstore.json", "intoto.jsonl") for word in ("--bundle", f"{cli.app}.{name}")]
-    assert (await cli.run("verify", cli.app, *bundles, "--key", key, "--policy-sha256", policy)).exit_code == 0
+    assert (await cli.run("verify", cli.app, "--bundle", f"{cli.app}.sigstore.json", "--key", key)).exit_code == 0
+    attested = ("--bundle", f"{cli.app}.intoto.jsonl", "--policy-sha256", policy)
+    attesting = await cli.key("acme.attestation-es256")
+    assert (await cli.run("verify", cli.app, *attested, "--key", attesting)).exit_code == 0
+    assert (await cli.run("verify", cli.app, *attested, "--key", key)).exit_code == REFUSED
 
 
 async def test_a_hybrid_with_sbom_and_provenance_is_verified_with_both_keys(cli: Cli) -> None:
@@ -56,7 +59,7 @@ async def test_a_hybrid_with_sbom_and_provenance_is_verified_with_both_keys(cli:
     signed = await cli.read("sign", cli.app, *words)
     assert signed["record"]["sbom"]["format"] == "cyclonedx"
     assert signed["record"]["context"] == {"ticket": "REL-7"}
-    keys = [word for name in ("es256", "mldsa65") for word in ("--key", await cli.key(f"acme.artefact-{name}"))]
+    keys = [word for name in ("es256", "mldsa65") for word in ("--key", await cli.key(f"acme.attestation-{name}"))]
     for bundle in ("intoto.jsonl", "sigstore.jsonl"):
         for predicate_type in ("https://cyclonedx.org/bom", "https://slsa.dev/provenance/v1"):
             demand = ("--bundle", f"{cli.app}.{bundle}", "--predicate-type", predicate_type)
@@ -86,17 +89,13 @@ async def test_several_files_are_signed_together(cli: Cli) -> None:
     signed = await cli.read("sign", cli.app, other, "--out", out)
     assert len(signed["record"]["subjects"]) == 2
     assert "multiple.intoto.jsonl" in cli.names(out)
-    key = await cli.key("acme.artefact-es256")
+    keys = [await cli.key(f"acme.{name}-es256") for name in ("artefact", "attestation")]
     for file in (cli.app, other):
-        words = (
-            "--bundle",
-            out / f"{file.name}.sigstore.json",
-            "--bundle",
-            out / "multiple.intoto.jsonl",
-            "--key",
-            key,
-        )
-        assert (await cli.run("verify", file, *words)).exit_code == 0
+        bundles = (out / f"{file.name}.sigstore.json", out / "multiple.intoto.jsonl")
+        for bundle, key in zip(bundles, keys, strict=True):
+            assert (await cli.run("verify", file, "--bundle", bundle, "--key", key)).exit_code == 0
+    cms = await cli.run("sign", cli.app, cli.home / "nothing", "--format", "cms", "--format", "raw")
+    assert (cms.exit_code, "about one artefact" in cms.stderr) == (USAGE, True)
     two = await cli.run("sign", cli.app, other, "--key", "acme.artefact-mldsa65", "--format", "raw", "--force")
     assert (two.exit_code, "one file at a time" in two.stderr) == (USAGE, True)
 
@@ -234,7 +233,7 @@ async def test_an_api_key_is_made_used_listed_and_revoked(cli: Cli) -> None:
 async def test_an_api_key_that_may_sign_gets_what_it_signed_and_nothing_else(cli: Cli) -> None:
     """The action sign is enough for `pqcsign sign`; a record of others is refused."""
     path = cli.home / "api-key"
-    await cli.read("api-keys", "create", "--action", "sign", "--key", "artefact-*", "--out", path)
+    await cli.read("api-keys", "create", "--action", "sign", "--key", "a*", "--out", path)
     signed = await cli.run("sign", cli.app, "--api-key-file", path, as_operator=False)
     assert signed.exit_code == 0, signed.output
     assert "app.bin.sigstore.json" in cli.names()

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 CLASSICAL: Final = ("es256",)
 BOTH: Final = ("es256", "mldsa65")
+ATTESTING: Final = ("attestation-es256", "attestation-mldsa65")
 ALL: Final = ("--profile", "all", "--prepare-for", "acme.artefact-mldsa65")
 FORMATS: Final = ("raw", "dsse", "bundle", "jws", "cms", "composite")
 FORMS: Final = [
@@ -21,12 +22,12 @@ FORMS: Final = [
     (("--signature", ".sig", "--timestamp", ".tsr", "--log-entry", ".log-entry.json"), CLASSICAL),
     (("--signature", ".sig", "--signature", ".ml-dsa-65.sig", "--log-entry", ".log-entry.json"), BOTH),
     (("--signature", ".ml-dsa-65.sig", "--timestamp", ".ml-dsa-65.tsr", "--bundle", ".sigstore.json"), None),
-    (("--signature", ".jws", "--timestamp", ".jws.tsr", "--log-entry", ".jws.log-entry.json"), CLASSICAL),
-    (("--signature", ".jws", "--signature", ".ml-dsa-65.jws", "--log-entry", ".jws.log-entry.json"), BOTH),
+    (("--signature", ".jws", "--timestamp", ".jws.tsr", "--log-entry", ".jws.log-entry.json"), ATTESTING[:1]),
+    (("--signature", ".jws", "--signature", ".ml-dsa-65.jws", "--log-entry", ".jws.log-entry.json"), ATTESTING),
     (("--signature", ".p7s", "--log-entry", ".p7s.log-entry.json"), BOTH),
     (("--signature", ".classical.p7s", "--log-entry", ".p7s.log-entry.json"), CLASSICAL),
-    (("--bundle", ".composite.dsse.json", "--bundle", ".sigstore.jsonl"), BOTH),
-    (("--bundle", ".intoto.jsonl", "--bundle", ".sigstore.jsonl"), BOTH),
+    (("--bundle", ".composite.dsse.json", "--bundle", ".sigstore.jsonl"), ATTESTING),
+    (("--bundle", ".intoto.jsonl", "--bundle", ".sigstore.jsonl"), ATTESTING),
     (("--bundle", ".es256.intoto.jsonl", "--bundle", ".sigstore.jsonl"), None),
 ]
 """Files of one artefact, and the keys that verify them; None: these do not."""
@@ -61,14 +62,14 @@ async def test_every_form_is_verified_with_its_keys_and_no_others(cli: Cli) -> N
 async def test_what_is_hybrid_is_demanded_whole(cli: Cli) -> None:
     """One of its keys is not enough for what both have signed together, however good its own half is."""
     await signed(cli)
-    for ending, option in (
-        (".intoto.jsonl", "--bundle"),
-        (".p7s", "--signature"),
-        (".composite.dsse.json", "--bundle"),
+    for ending, option, names in (
+        (".intoto.jsonl", "--bundle", ATTESTING),
+        (".p7s", "--signature", BOTH),
+        (".composite.dsse.json", "--bundle", ATTESTING),
     ):
         file = f"{cli.app}{ending}"
-        assert (await cli.run("verify", cli.app, option, file, *await cli.keys(*BOTH))).exit_code == 0, ending
-        for name in BOTH:
+        assert (await cli.run("verify", cli.app, option, file, *await cli.keys(*names))).exit_code == 0, ending
+        for name in names:
             result = await cli.run("verify", cli.app, option, file, *await cli.keys(name))
             assert (result.exit_code, result.stdout) == (REFUSED, ""), ending
             assert "believed whole" in result.stderr or "nobody who is expected" in result.stderr, result.stderr
@@ -80,11 +81,12 @@ async def test_a_digest_stands_for_the_artefact(cli: Cli) -> None:
     content = cli.app.read_bytes()
     digest = f"sha256:{hashlib.sha256(content).hexdigest()},sha512:{hashlib.sha512(content).hexdigest()}"
     both, classical = await cli.keys(*BOTH), await cli.keys(*CLASSICAL)
+    attesting = await cli.keys(*ATTESTING)
     for words in (
-        ("--bundle", f"{cli.app}.intoto.jsonl", *both),
-        ("--bundle", f"{cli.app}.composite.dsse.json", *both),
+        ("--bundle", f"{cli.app}.intoto.jsonl", *attesting),
+        ("--bundle", f"{cli.app}.composite.dsse.json", *attesting),
         ("--signature", f"{cli.app}.p7s", *both),
-        ("--signature", f"{cli.app}.jws", "--signature", f"{cli.app}.ml-dsa-65.jws", *both),
+        ("--signature", f"{cli.app}.jws", "--signature", f"{cli.app}.ml-dsa-65.jws", *attesting),
         ("--signature", f"{cli.app}.sig", *classical),
         ("--bundle", f"{cli.app}.sigstore.json", *classical),
     ):
@@ -157,10 +159,28 @@ async def test_a_jws_without_its_statement_names_the_file(cli: Cli) -> None:
     """It can be given by name."""
     await signed(cli)
     statement = (cli.home / "app.bin.intoto.json").rename(cli.home / "elsewhere.json")
-    words = ("verify", cli.app, "--signature", f"{cli.app}.jws", *await cli.keys("es256"))
+    words = ("verify", cli.app, "--signature", f"{cli.app}.jws", *await cli.keys("attestation-es256"))
     result = await cli.run(*words)
     assert (result.exit_code, "app.bin.intoto.json" in result.stderr) == (FILES, True)
     assert (await cli.run(*words, "--statement", statement)).exit_code == 0
+
+
+async def test_a_file_keeps_its_own_name(cli: Cli) -> None:
+    """A colon in it stays, in the record and beside it: its bundle is found by its name."""
+    odd = cli.home / "app.a:b"
+    odd.write_bytes(b"odd" + cli.app.read_bytes())
+    made = await cli.read("sign", odd)
+    assert made["record"]["subjects"][0]["name"] == "app.a:b"
+    assert "app.a:b.sigstore.json" in cli.names()
+    assert (await cli.run("verify", odd, *await cli.keys("es256"))).exit_code == 0
+
+
+async def test_names_that_come_to_one_file_are_refused(cli: Cli) -> None:
+    """A colon becomes a hyphen, so these two would write over each other."""
+    digest = f"sha256:{'ab' * 32}"
+    words = ("--digest", digest, "--name", "x/app:1", "--digest", digest, "--name", "y/app-1")
+    done = await cli.run("sign", *words)
+    assert (done.exit_code, "same name" in done.stderr) == (USAGE, True)
 
 
 async def test_images_are_signed_and_verified_by_digest(cli: Cli) -> None:
@@ -176,21 +196,21 @@ async def test_images_are_signed_and_verified_by_digest(cli: Cli) -> None:
         "app.bin", "registry.example.org/acme/app:1.2", "app.chart",
     ]  # fmt: skip
     endings = {".sig", ".tsr", ".log-entry.json", ".sigstore.json"}
-    assert {f"app{one}{ending}" for one in (".bin", ":1.2", ".chart") for ending in endings} <= {
+    assert {f"app{one}{ending}" for one in (".bin", "-1.2", ".chart") for ending in endings} <= {
         path.name for path in out.iterdir()
     }
     keys = await cli.keys("es256")
     verified = ("verify", "--digest", f"sha256:{image}", *keys, *cli.root)
     files = (
         "--signature",
-        out / "app:1.2.sig",
+        out / "app-1.2.sig",
         "--timestamp",
-        out / "app:1.2.tsr",
+        out / "app-1.2.tsr",
         "--log-entry",
-        out / "app:1.2.log-entry.json",
+        out / "app-1.2.log-entry.json",
     )
     assert (await cli.run(*verified, *files)).exit_code == 0
-    assert (await cli.run(*verified, "--bundle", out / "app:1.2.sigstore.json")).exit_code == 0
+    assert (await cli.run(*verified, "--bundle", out / "app-1.2.sigstore.json")).exit_code == 0
     assert (await cli.run(*verified, "--bundle", out / "app.chart.sigstore.json")).exit_code == REFUSED
 
 

@@ -20,6 +20,7 @@ from services.signing.errors import NotFoundError
 from services.signing.evidence.archive import EvidenceError
 from services.signing.evidence.audit_extract import verify_extract
 from services.signing.evidence.export import KEPT_DAYS, ExportRequest
+from services.signing.evidence.manifest import EVIDENCE_TYPE
 from services.signing.retention import RetentionRule
 from services.signing.store import NewSignature, StoredSignature
 from services.signing.verification import verify_hybrid
@@ -88,14 +89,16 @@ async def test_commands_of_its_own_text_verify_it(world: EvidenceWorld, tmp_path
         _shell(blocks[1], root)
 
 
-async def test_manifest_is_signed_by_both_keys(world: EvidenceWorld, tmp_path: Path) -> None:
-    """The envelope over the manifest's digest is verified with the classical and the ML-DSA key."""
+async def test_manifest_is_signed_as_evidence_by_both_keys_that_attest(world: EvidenceWorld, tmp_path: Path) -> None:
+    """The envelope over its digest, of a type of its own, is verified with the classical and the ML-DSA key."""
     archive = await world.export((await signed(world)).id)
     root = unpacked(world, archive.id, tmp_path / "out")
     digest = hashlib.sha256((root / "manifest.json").read_bytes()).digest()
-    keys = [await world.held.named(name) for name in ("acme.es256/1", "acme.mldsa65/1")]
-    envelope = (root / "manifest-signature/vsa.dsse.json").read_bytes()
-    verify_hybrid(envelope, keys, {"sha256": digest})
+    keys = [await world.held.named(f"acme.attestation-{name}/1") for name in ("es256", "mldsa65")]
+    envelope = verify_hybrid((root / "manifest-signature/evidence.dsse.json").read_bytes(), keys, {"sha256": digest})
+    statement = json.loads(envelope.payload)
+    assert statement["predicateType"] == EVIDENCE_TYPE
+    assert statement["predicate"] == {"release": "app-1.0", "tenant": "acme"}
     assert await world.store.signature("acme", archive.manifest_signature) is not None
 
 
@@ -210,7 +213,7 @@ async def test_file_that_was_changed_on_disk_is_not_exported(world: EvidenceWorl
 
 async def test_hostile_names_stay_data(world: EvidenceWorld, tmp_path: Path) -> None:
     """A subject's name is no command in VERIFY.md, no markup in the report, and no path of the archive."""
-    name = "$(touch owned)`touch owned`|<script>\n```\n# ../../x"
+    name = "$(touch owned)`touch owned`|<script> ``` # ../../x"
     record = await world.sign({name: hashlib.sha256(ARTEFACT).hexdigest()})
     root = unpacked(world, (await world.export(record.id)).id, tmp_path / "out")
     assert "touch" not in (root / "VERIFY.md").read_text()

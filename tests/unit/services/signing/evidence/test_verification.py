@@ -13,10 +13,12 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from pkicore.dsse import key_id
+from pkicore.dsse import IN_TOTO_PAYLOAD, Envelope, Signature, key_id, pae
 from pkicore.errors import AuditError, BadSignatureError, MalformedError, PkiError
 from services.signing.evidence import verify_archive
 from services.signing.evidence.archive import EvidenceError
+from services.signing.evidence.manifest import EVIDENCE_TYPE
+from services.signing.statements import STATEMENT_TYPE, VSA_TYPE
 from services.signing.trusted_root import TrustedRoot
 from services.signing.verification import NoLogEntryError, VerificationError
 from tests.support.evidence_world import PROVENANCE, EvidenceWorld, evidence_world
@@ -42,7 +44,7 @@ async def archive(world: EvidenceWorld) -> Path:
 
 async def test_archive_is_believed_by_its_keys(world: EvidenceWorld, archive: Path) -> None:
     """With both keys of the profile expected, and by either alone."""
-    keys = [await world.held.named(name) for name in ("acme.es256/1", "acme.mldsa65/1")]
+    keys = [await world.held.named(name) for name in ("acme.attestation-es256/1", "acme.attestation-mldsa65/1")]
     found = verify_archive(archive, NOBODY, keys)
     assert (found.release, found.tenant, len(found.signatures)) == ("app-1.0", "acme", 1)
     assert found.signed_by == tuple(key_id(key) for key in keys)
@@ -53,9 +55,12 @@ async def test_archive_is_believed_by_its_keys(world: EvidenceWorld, archive: Pa
 
 async def test_keys_that_did_not_sign(world: EvidenceWorld, archive: Path) -> None:
     """Another tenant's key, or one beside the right one; without any key, only a trusted log would do."""
-    own, others = await world.held.named("acme.es256/1"), await world.held.named("other.es256/1")
+    own, others = (
+        await world.held.named("acme.attestation-es256/1"),
+        await world.held.named("other.attestation-es256/1"),
+    )
     for keys in ([others], [own, others]):
-        with pytest.raises(BadSignatureError, match="not signed by"):
+        with pytest.raises(BadSignatureError, match="not signed, as evidence, by"):
             verify_archive(archive, NOBODY, keys)
     with pytest.raises(NoLogEntryError):
         verify_archive(archive, NOBODY)
@@ -112,7 +117,7 @@ async def test_change_is_found(world: EvidenceWorld, archive: Path, tmp_path: Pa
     """Whatever is changed, taken away or put in is found, with the right keys expected."""
     forged = _rewritten(archive, tmp_path / "forged.tar", CHANGES[name])
     with pytest.raises((EvidenceError, MalformedError)):
-        verify_archive(forged, NOBODY, [await world.held.named("acme.es256/1")])
+        verify_archive(forged, NOBODY, [await world.held.named("acme.attestation-es256/1")])
 
 
 @pytest.mark.parametrize("name", list(CHANGES)[:4])
@@ -126,9 +131,33 @@ async def test_manifest_that_is_made_to_fit_is_not_signed(
         _relist(files)
 
     forged = _rewritten(archive, tmp_path / "forged.tar", forge)
-    for key in ("acme.es256/1", "acme.mldsa65/1"):
+    for key in ("acme.attestation-es256/1", "acme.attestation-mldsa65/1"):
         with pytest.raises(BadSignatureError):
             verify_archive(forged, NOBODY, [await world.held.named(key)])
+
+
+def _evidence(manifest: bytes, key: ec.EllipticCurvePrivateKey, predicate_type: str = EVIDENCE_TYPE) -> bytes:
+    """What a deployment with this key would sign."""
+    subject = {"name": "manifest.json", "digest": {"sha256": hashlib.sha256(manifest).hexdigest()}}
+    made = {"_type": STATEMENT_TYPE, "subject": [subject], "predicateType": predicate_type, "predicate": {}}
+    payload = orjson.dumps(made)
+    signature = key.sign(pae(IN_TOTO_PAYLOAD, payload), ec.ECDSA(hashes.SHA256()))
+    return Envelope(IN_TOTO_PAYLOAD, payload, (Signature("", signature),)).to_json()
+
+
+async def test_manifest_that_was_signed_as_something_else(archive: Path, tmp_path: Path) -> None:
+    """Who may have artefacts and releases signed has no evidence: neither a raw signature nor a summary is any."""
+    key = ec.generate_private_key(ec.SECP256R1())
+
+    def forge(files: Files) -> None:
+        CHANGES["a report that says more"](files)
+        _relist(files)
+        files["manifest-signature/evidence.dsse.json"] = _evidence(files["manifest.json"], key, VSA_TYPE)
+        files["manifest-signature/raw-es256.sig"] = key.sign(files["manifest.json"], ec.ECDSA(hashes.SHA256()))
+
+    forged = _rewritten(archive, tmp_path / "forged.tar", forge)
+    with pytest.raises(BadSignatureError, match="as evidence"):
+        verify_archive(forged, NOBODY, [key.public_key()])
 
 
 async def test_changed_line_in_a_manifest_that_was_signed(archive: Path, tmp_path: Path) -> None:
@@ -138,7 +167,7 @@ async def test_changed_line_in_a_manifest_that_was_signed(archive: Path, tmp_pat
     def forge(files: Files) -> None:
         CHANGES["a changed line of the audit log"](files)
         _relist(files)
-        files["manifest-signature/raw-es256.sig"] = key.sign(files["manifest.json"], ec.ECDSA(hashes.SHA256()))
+        files["manifest-signature/evidence.dsse.json"] = _evidence(files["manifest.json"], key)
 
     forged = _rewritten(archive, tmp_path / "forged.tar", forge)
     with pytest.raises(AuditError, match="was changed"):
@@ -155,7 +184,7 @@ async def test_bundle_by_a_key_that_the_archive_does_not_have(archive: Path, tmp
         manifest = orjson.loads(files["manifest.json"])
         manifest["files"] = [one for one in manifest["files"] if one["path"] != name]
         files["manifest.json"] = orjson.dumps(manifest)
-        files["manifest-signature/raw-es256.sig"] = key.sign(files["manifest.json"], ec.ECDSA(hashes.SHA256()))
+        files["manifest-signature/evidence.dsse.json"] = _evidence(files["manifest.json"], key)
 
     forged = _rewritten(archive, tmp_path / "forged.tar", forge)
     with pytest.raises(BadSignatureError, match="does not have"):
@@ -174,7 +203,7 @@ async def test_members_that_no_archive_has(world: EvidenceWorld, archive: Path, 
         more.type, more.linkname = kind, "/etc/passwd"
     forged = _rewritten(archive, tmp_path / "forged.tar", lambda _: None, more)
     with pytest.raises(EvidenceError, match="no plain file"):
-        verify_archive(forged, NOBODY, [await world.held.named("acme.es256/1")])
+        verify_archive(forged, NOBODY, [await world.held.named("acme.attestation-es256/1")])
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 10_240, b"x" * 2000, b"\x1f\x8b\x08" + b"\0" * 600])
