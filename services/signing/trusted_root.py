@@ -33,6 +33,7 @@ from services.signing.formats.key_details import key_details
 TRUSTED_ROOT_TYPE: Final = "application/vnd.dev.sigstore.trustedroot+json;version=0.1"
 """The one that cosign 3 and sigstore-python 4 both read; they refuse 0.2."""
 SIGNING_CONFIG_TYPE: Final = "application/vnd.dev.sigstore.signingconfig.v0.2+json"
+CLIENT_TRUST_CONFIG_TYPE: Final = "application/vnd.dev.sigstore.clienttrustconfig.v0.1+json"
 MAX_TRUSTED_ROOT: Final = 1 << 20  # octets
 _READABLE: Final = (TRUSTED_ROOT_TYPE, "application/vnd.dev.sigstore.trustedroot.v0.2+json")
 _MAX_ITEMS: Final = 64
@@ -235,6 +236,18 @@ def signing_config(operator: str, *, timestamps: Sequence[Service] = (), issuers
         "tsaConfig": {"selector": "ANY"},
     }
     return orjson.dumps(members, option=orjson.OPT_INDENT_2)
+
+
+def client_trust_config(trusted_root: bytes, signing_configuration: bytes) -> bytes:
+    """Both in one file, as `sigstore --trust-config` takes it (ClientTrustConfig), each of them octet for octet.
+
+    Raises:
+        MalformedError: the signing configuration is no JSON object of its type.
+    """
+    if strict_object(signing_configuration, "the signing configuration").get("mediaType") != SIGNING_CONFIG_TYPE:
+        raise MalformedError("the signing configuration is of another media type")
+    head = b'{"mediaType":"%b","trustedRoot":' % CLIENT_TRUST_CONFIG_TYPE.encode()
+    return head + trusted_root + b',"signingConfig":' + signing_configuration + b"}"
 
 
 def _spki(public_key: PublicKey) -> bytes:

@@ -10,6 +10,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from pkicore.algorithms import sign_with
 from pkicore.dsse import IN_TOTO_PAYLOAD, pae
 from services.signing.formats import bundle
 from services.signing.statements import Subject, statement
+from services.signing.trusted_root import client_trust_config, signing_config
 from tests.support.pki import MemoryKey
 from tests.support.sigstore_world import GITHUB, WORKFLOW, SigstoreWorld
 
@@ -114,6 +116,28 @@ def test_sigstore_python_believes_an_attestation(files: Files) -> None:
     """Likewise for a Statement in an envelope, which comes back to the octet."""
     found = Bundle.from_json(files.read("certificate-dsse"))
     assert verifier(files).verify_dsse(found, POLICY) == (IN_TOTO_PAYLOAD, STATEMENT)
+
+
+@pytest.mark.parametrize(("artefact", "identity", "status"), [
+    ("artefact", WORKFLOW, 0), ("other", WORKFLOW, 1), ("artefact", f"{WORKFLOW}x", 1),
+])  # fmt: skip
+def test_sigstore_at_a_terminal_takes_our_trust_config(files: Files, artefact: str, identity: str, status: int) -> None:
+    """`pqcsign trusted-root --client-trust-config` writes what --trust-config reads; nobody is asked."""
+    config = client_trust_config(files.read("trusted_root.json"), signing_config("acme"))
+    (files.directory / "trust.json").write_bytes(config)
+    command = [sys.executable, "-m", "sigstore", "--trust-config", "trust.json", "verify", "identity", "--offline"]
+    whose = ["--cert-identity", identity, "--cert-oidc-issuer", GITHUB]
+    done = subprocess.run(
+        [*command, "--bundle", "certificate-message", *whose, artefact],
+        cwd=files.directory,
+        env={"HOME": str(files.directory), "PATH": os.defpath},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == status, done.stderr
+    assert ("OK: artefact" in done.stderr) == (status == 0)
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ class OidcSimulator:
 
     def id_token(self, **changes: Any) -> str:  # noqa: ANN401 - claims are of any type
         """An ID token, good for five minutes."""
-        claims = {"iss": self.issuer, "aud": CLIENT, "sub": "alice", "exp": self.now + 300} | changes
+        claims = {"iss": self.issuer, "aud": CLIENT, "sub": "alice", "iat": self.now, "exp": self.now + 300} | changes
         if self.key is not None:
             token = oracle_jwt.JWT(header={"alg": "RS256", "kid": self.key["kid"], "typ": "JWT"}, claims=claims)
             token.make_signed_token(self.key)

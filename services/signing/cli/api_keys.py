@@ -46,7 +46,7 @@ def create(
     For `pqcsign sign` the action sign is enough: a key reads what it has signed itself.
     """
     if out is not None:  # it is shown once, so where it goes must be free before it is made
-        refuse_existing(out)
+        refuse_existing(out, "give --out another name")
     narrowed = {"actions": actions, "keys": keys, "formats": formats}
     scopes = {name: list(dict.fromkeys(values)) for name, values in narrowed.items() if values}
     request = NewApiKeyRequest(scopes, days * _DAY)

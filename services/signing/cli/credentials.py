@@ -144,6 +144,7 @@ class Search:
                 raise CommandError("the stored login has expired", USAGE, "log in again: `pqcsign login`")
             async with outbound(self.given.oidc_ca) as out:
                 tokens = await refresh(out, await discover(out, login.issuer), login.client_id, login.refresh_token)
+            tokens.check(unix(self.clock.now()))
             fresh = Login(
                 login.service,
                 login.issuer,

@@ -45,6 +45,7 @@ _LABEL: Final = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}", re.ASCII)
 _NUMBER: Final = re.compile(r"-([1-9][0-9]{0,3})\.sigstore\.json", re.ASCII)
 _TOGETHER: Final = "multiple"
 _MAX_NAME: Final = 200  # octets, so that suffixes find room
+_ELSEWHERE: Final = "--force writes over it, --out DIR writes elsewhere"
 
 Source = bytes | str
 """Octets that are at hand, or the path of the service where they are."""
@@ -140,7 +141,7 @@ class Plan:
         if name is None:
             beside = next(iter(self._paths.values()), Path())
             return (self._directory or beside.parent) / f"{_TOGETHER}{suffix}"
-        beside = self._paths.get(name, Path(file_name(name)))
+        beside = self._paths.get(name, Path(written_name(name)))
         return (self._directory or beside.parent) / f"{file_name(beside.name)}{suffix}"
 
 
@@ -155,14 +156,14 @@ def refuse_taken(paths: Sequence[Path], formats: Sequence[str] | None) -> None:
             refuse_existing(path.with_name(path.name + suffix))
 
 
-def refuse_existing(path: Path) -> None:
+def refuse_existing(path: Path, advice: str = _ELSEWHERE) -> None:
     """See before something is done that its result can be written.
 
     Raises:
-        CommandError: a file is there.
+        CommandError: a file is there; the advice says what to do about it.
     """
     if path.exists():
-        raise _taken(path)
+        raise CommandError(f"{path} is there already", FILES, advice)
 
 
 async def deliver(service: SigningClient, planned: Sequence[PlannedFile], *, force: bool) -> list[Path]:
@@ -234,14 +235,12 @@ def _put_in_place(ready: Sequence[tuple[Path, Path]], *, force: bool) -> None:
         except OSError as error:
             for earlier in () if force else placed:
                 earlier.unlink()
-            raise (_taken(path) if isinstance(error, FileExistsError) else error) from error
+            if isinstance(error, FileExistsError):
+                raise CommandError(f"{path} is there already", FILES, _ELSEWHERE) from error
+            raise
         placed.append(path)
     for directory in {path.parent for path in placed}:
         sync_directory(directory)
-
-
-def _taken(path: Path) -> CommandError:
-    return CommandError(f"{path} is there already", FILES, "--force writes over it, --out DIR writes elsewhere")
 
 
 def file_name(name: str) -> str:
@@ -254,6 +253,17 @@ def file_name(name: str) -> str:
     if last in {"", "..", "."} or len(last.encode()) > _MAX_NAME or not last.isprintable() or "\\" in last:
         raise MalformedError(f"no file may be called {name[:80]!a}")
     return last
+
+
+def written_name(name: str) -> str:
+    """What files are called that belong to an artefact which is none here, such as the image `example.org/app:1.2`.
+
+    A colon becomes a hyphen: scp and rsync take what is before it for a host, and Windows for a drive.
+
+    Raises:
+        MalformedError: no file may be called that.
+    """
+    return file_name(name).replace(":", "-")
 
 
 def _label(algorithm: str) -> str:

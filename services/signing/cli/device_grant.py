@@ -30,6 +30,8 @@ _MAX_INTERVAL: Final = 300
 _MAX_LIFE: Final = 3600  # seconds that a code is waited for
 _MAX_CODE: Final = 4096
 _MAX_SHOWN: Final = 64
+_SKEW: Final = 60  # seconds that two clocks may differ
+_CLOCKS: Final = "see whether the clock of this machine is right"
 _MAX_URL: Final = 2048
 _REFUSALS: Final[Mapping[str, str]] = {
     "access_denied": "the login was refused",
@@ -73,14 +75,27 @@ class Tokens:
     Attributes:
         id_token: for the signing service.
         subject: who logged in.
+        issued_at: of the ID token, Unix seconds.
         expires_at: of the ID token, Unix seconds.
         refresh_token: None where there is none.
     """
 
     id_token: str = field(repr=False)
     subject: str
+    issued_at: int
     expires_at: int
     refresh_token: str | None = field(repr=False)
+
+    def check(self, now: int) -> None:
+        """See that the ID token is good at this moment, as far as that can be seen without the service.
+
+        Raises:
+            CommandError: it has ended, or begins in the future.
+        """
+        if self.expires_at <= now:
+            raise CommandError("the issuer gave an ID token that has expired already", REFUSED, _CLOCKS)
+        if self.issued_at > now + _SKEW:
+            raise CommandError("the issuer gave an ID token that begins in the future", REFUSED, _CLOCKS)
 
 
 async def discover(outbound: Outbound, issuer: str) -> Issuer:
@@ -194,12 +209,16 @@ def _tokens(members: Mapping[str, Any], issuer: str, client_id: str) -> Tokens:
         raise MalformedError("the ID token is no JWS")
     claims = Fields.of(strict_object(base64url_decode(parts[1]), "the ID token's payload"))
     audience = claims.members.get("aud")
-    if claims.text("iss") != issuer or client_id not in (audience if isinstance(audience, list) else [audience]):
+    audiences = audience if isinstance(audience, list) else [audience]
+    if claims.text("iss") != issuer or client_id not in audiences:
         raise MalformedError("the ID token is of another issuer, or for another client")
+    if claims.members.get("azp", client_id) != client_id or (len(audiences) > 1 and "azp" not in claims.members):
+        raise MalformedError("the ID token was given to another client (azp), or it does not say to which of several")
     refresh_token = members.get("refresh_token")
     return Tokens(
         token,
         claims.text("sub"),
+        claims.time("iat"),
         claims.time("exp"),
         None if refresh_token is None else checked_token(str(refresh_token), "the issuer's answer"),
     )

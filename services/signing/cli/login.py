@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from pkicore.clock import unix
 from services.chassis.cli.output import json_option, tell
 from services.signing.cli.connection import Surroundings, Way, surroundings, way_options
 from services.signing.cli.device_grant import Invitation, Tokens, discover, log_in
@@ -41,6 +42,7 @@ def login(
     around = surroundings()
     client = {"client_id": client_id, "scope": scope}
     tokens = asyncio.run(_log_in(issuer, client, oidc_ca, around))
+    tokens.check(unix(around.clock.now()))
     path = Logins.of(around.environment).keep(
         Login(way.url, issuer, client_id, tokens.subject, tokens.id_token, tokens.expires_at, tokens.refresh_token)
     )
@@ -48,7 +50,8 @@ def login(
     renewed = "" if tokens.refresh_token is None else ", and is then renewed"
     value = {"service": way.url, "issuer": issuer, "subject": tokens.subject, "expires_at": tokens.expires_at}
     sentence = plain(
-        f"Logged in at {issuer} as {tokens.subject}, for {way.url}; the token is good until {until}{renewed}."
+        f"Logged in at {issuer} as {tokens.subject}, for {way.url}; "
+        f"the token, for the audience {client_id}, is good until {until}{renewed}."
     )
     tell(as_json, value | {"file": str(path)}, sentence)
 

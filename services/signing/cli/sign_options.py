@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, cast
 
 from pkicore.errors import MalformedError
-from services.signing.cli.delivery import file_name
+from services.signing.cli.delivery import written_name
 from services.signing.cli.failures import FILES, USAGE, CommandError
 from services.signing.cli.hashing import Artefact, read_digests
 from services.signing.statements import Subject
@@ -65,7 +65,7 @@ class SignOptions:
     @property
     def targets(self) -> list[Path]:
         """What the names of the files to be written begin with, one for each artefact."""
-        beside = [*self.files, *(Path(file_name(name)) for name in self.names)]
+        beside = [*self.files, *(Path(written_name(name)) for name in self.names)]
         return [path if self.out is None else self.out / path.name for path in beside]
 
     @property
@@ -83,7 +83,7 @@ class SignOptions:
         if not 0 < len(self.files) + len(self.digests) <= _MAX_SUBJECTS:
             raise CommandError(f"give 1 to {_MAX_SUBJECTS} artefacts: FILEs, or --digest and --name", USAGE)
         try:
-            names = {*(file.name for file in self.files), *map(file_name, self.names)}
+            names = {*(file.name for file in self.files), *map(written_name, self.names)}
         except MalformedError as error:
             raise CommandError(f"--name: {error}", USAGE) from error
         if len(names) < len(self.files) + len(self.names):
@@ -93,6 +93,8 @@ class SignOptions:
                 raise CommandError(
                     f"the digests of {artefact.name} lack sha256", USAGE, "give --digest sha256:HEX,sha512:HEX"
                 )
+        if "cms" in self.formats and len(self.files) + len(self.names) > 1:
+            raise CommandError("a CMS signature is about one artefact", USAGE, "sign one at a time with --format cms")
         if self.names and self.prepare_for:
             raise CommandError("what --prepare-for needs is computed from a FILE; a digest does not do", USAGE)
 

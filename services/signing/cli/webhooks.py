@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -22,6 +22,7 @@ from services.signing.wire.webhooks import (
     WebhookAnswer,
 )
 
+_ANY: Final = "all"
 _OUT = click.option(
     "--out", type=click.Path(path_type=Path), help="New file for the secret, for you alone. [default: printed]"
 )
@@ -86,7 +87,11 @@ def delete(webhook_id: str, route: Route, as_json: bool) -> None:  # noqa: FBT00
 
 @webhooks.command()
 @click.option(
-    "--state", type=click.Choice(DELIVERY_STATES), default="dead", show_default=True, help="Those that are so."
+    "--state",
+    type=click.Choice([*DELIVERY_STATES, _ANY]),
+    default="dead",
+    show_default=True,
+    help="Those that are so.",
 )
 @click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="How many at most.")
 @service_command
@@ -96,8 +101,9 @@ def deliveries(state: str, limit: int, route: Route, as_json: bool) -> None:  # 
 
     A dead letter had its last attempt; `pqcsign webhooks redeliver WEBHOOK EVENT` sends it again.
     """
-    found = route.run(lambda service: service.deliveries(state, limit))
-    lines = [_delivery_line(one) for one in found] or [f"There is none that is {state}."]
+    found = route.run(lambda service: service.deliveries(None if state == _ANY else state, limit))
+    none = "There is none." if state == _ANY else f"There is none that is {state}."
+    lines = [_delivery_line(one) for one in found] or [none]
     tell(as_json, {"deliveries": [one.members() for one in found]}, *lines)
 
 
@@ -116,7 +122,7 @@ def redeliver(webhook_id: str, event_id: str, route: Route, as_json: bool) -> No
 def _check_out(out: Path | None) -> None:
     """A secret is shown once: where it goes must be free before it is made."""
     if out is not None:
-        refuse_existing(out)
+        refuse_existing(out, "give --out another name")
 
 
 def _show_secret(made: NewWebhookAnswer, out: Path | None, *, as_json: bool) -> None:

@@ -113,6 +113,10 @@ class SigningClient:
         """`GET /v1/trusted-root`: JSON as verifiers read it."""
         return await self._calls.ask(bytes, "GET", "/v1/trusted-root")
 
+    async def signing_config(self) -> bytes:
+        """`GET /v1/signing-config`: JSON as sigstore's clients read it."""
+        return await self._calls.ask(bytes, "GET", "/v1/signing-config")
+
     async def policies(self, sha256: str | None = None) -> PoliciesAnswer:
         """`GET /v1/policy[/{sha256}]`: the set in force, or one that was."""
         path = "/v1/policy" if sha256 is None else f"/v1/policy/{_segment(sha256)}"
@@ -151,8 +155,8 @@ class SigningClient:
         """`DELETE /v1/webhooks/{id}`."""
         await self._calls.ask(bytes, "DELETE", f"/v1/webhooks/{_segment(webhook_id)}")
 
-    async def deliveries(self, state: str, limit: int) -> list[DeliveryAnswer]:
-        """`GET /v1/webhook-deliveries`: up to `limit` of those that are pending, delivered or dead."""
+    async def deliveries(self, state: str | None, limit: int) -> list[DeliveryAnswer]:
+        """`GET /v1/webhook-deliveries`: up to `limit` of those that are pending, delivered or dead; None: of all."""
 
         async def page(after: str | None) -> tuple[tuple[DeliveryAnswer, ...], str | None]:
             path = f"/v1/webhook-deliveries?{urlencode(_query(state=state, after=after))}"

@@ -6,7 +6,7 @@
 | GET    /v1/webhooks                          | those of the tenant                                               |
 | POST   /v1/webhooks/{id}/rotate              | a new secret; the old one signs along for a day                   |
 | DELETE /v1/webhooks/{id}                     | forget it, and what is on its way to it (204)                     |
-| GET    /v1/webhook-deliveries?state=&after=  | deliveries that are dead (the default), pending or delivered      |
+| GET    /v1/webhook-deliveries?state=&after=  | deliveries; with state those that are dead, pending or delivered  |
 | POST   /v1/webhook-deliveries/{webhook}/{event} | send one again that is dead, or was delivered (202)            |
 """
 
@@ -89,8 +89,10 @@ def webhook_routes(webhooks: Webhooks, decisions: Decisions) -> AddRoutes:
     return add
 
 
-def _state(request: fastapi.Request) -> DeliveryState:
-    asked = request.query_params.get("state", "dead")
+def _state(request: fastapi.Request) -> DeliveryState | None:
+    asked = request.query_params.get("state")
+    if asked is None:
+        return None
     for state in DELIVERY_STATES:
         if asked == state:
             return state

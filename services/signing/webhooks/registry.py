@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final, NamedTuple
 
 from pkicore.clock import Clock, unix
@@ -16,7 +17,7 @@ from services.signing.errors import NotFoundError, NotOfferedError
 from services.signing.store.outbox import Delivery, OutboxStore, Webhook
 from services.signing.webhooks.receiver_url import receiver_url
 from services.signing.webhooks.secrets import SecretBox, new_secret, shown
-from services.signing.wire.webhooks import EVENT_TYPES, DeliveryState
+from services.signing.wire.webhooks import DELIVERY_STATES, EVENT_TYPES, DeliveryState
 
 OVERLAP_SECONDS: Final = 86_400
 """How long a secret is still good after it was replaced."""
@@ -121,10 +122,14 @@ class Webhooks:
             raise _unknown(webhook_id) from error
 
     async def deliveries(
-        self, tenant: str, state: DeliveryState, after: tuple[int, str] = (0, ""), most: int = MAX_PAGE
+        self, tenant: str, state: DeliveryState | None, after: tuple[int, str] = (0, ""), most: int = MAX_PAGE
     ) -> Sequence[Delivery]:
-        """The tenant's deliveries in a state, the oldest first: `dead` ones are the dead letters."""
-        return await self._store.deliveries(tenant, state, after, min(most, MAX_PAGE))
+        """The tenant's deliveries in a state, or in any, the oldest first: `dead` ones are the dead letters."""
+        most = min(most, MAX_PAGE)
+        if state is not None:
+            return await self._store.deliveries(tenant, state, after, most)
+        pages = [await self._store.deliveries(tenant, one, after, most) for one in DELIVERY_STATES]
+        return sorted(chain.from_iterable(pages), key=lambda one: (one.created_at, one.event, one.webhook))[:most]
 
     async def redeliver(self, tenant: str, actor: str, event_id: str, webhook_id: str) -> None:
         """Send a delivery once more that is dead, or was delivered.

@@ -94,8 +94,6 @@ async def test_several_files_are_signed_together(cli: Cli) -> None:
         bundles = (out / f"{file.name}.sigstore.json", out / "multiple.intoto.jsonl")
         for bundle, key in zip(bundles, keys, strict=True):
             assert (await cli.run("verify", file, "--bundle", bundle, "--key", key)).exit_code == 0
-    cms = await cli.run("sign", cli.app, cli.home / "nothing", "--format", "cms", "--format", "raw")
-    assert (cms.exit_code, "about one artefact" in cms.stderr) == (USAGE, True)
     two = await cli.run("sign", cli.app, other, "--key", "acme.artefact-mldsa65", "--format", "raw", "--force")
     assert (two.exit_code, "one file at a time" in two.stderr) == (USAGE, True)
 
@@ -112,6 +110,12 @@ async def test_a_service_that_signs_something_else_is_caught(cli: Cli) -> None:
         result = await cli.run("sign", cli.app)
         assert (result.exit_code, words in result.stderr) == (REFUSED, True), result.output
         assert cli.names() == {"app.bin"}
+
+
+async def test_a_cms_signature_is_about_one_file(cli: Cli) -> None:
+    """Several are refused before any of them is read."""
+    done = await cli.run("sign", cli.app, cli.home / "nothing", "--format", "cms", "--format", "raw")
+    assert (done.exit_code, "about one artefact" in done.stderr) == (USAGE, True)
 
 
 async def test_nothing_is_signed_that_could_not_be_written(cli: Cli) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import orjson
@@ -19,6 +20,7 @@ from services.signing.cli.connection import Surroundings
 from services.signing.cli.failures import FILES, REFUSED, UNAVAILABLE, USAGE, plain
 from services.signing.cli.logins import Logins
 from services.signing.cli.main import main
+from services.signing.trusted_root import client_trust_config, signing_config
 from tests.support.clock import ManualClock
 from tests.support.oidc_simulator import CLIENT, USER_CODE, OidcSimulator, oidc_simulator
 from tests.support.sigstore_world import SigstoreWorld
@@ -57,12 +59,15 @@ async def issuer(tmp_path: Path) -> AsyncIterator[OidcSimulator]:
 
 
 @asynccontextmanager
-async def service(issuer: OidcSimulator, root: bytes) -> AsyncIterator[str]:
-    """A server with the issuer's certificate that answers every request with this trusted root."""
+async def service(
+    issuer: OidcSimulator, root: bytes, answers: Mapping[str, bytes] = MappingProxyType({})
+) -> AsyncIterator[str]:
+    """A server with the issuer's certificate that answers requests by path, and every other one with `root`."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(root) + root)
+        path = (await reader.readuntil(b"\r\n\r\n")).split(b" ")[1].decode()
+        body = answers.get(path, root)
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body) + body)
         await writer.drain()
         writer.close()
 
@@ -103,8 +108,26 @@ async def test_the_trusted_root_is_fetched_over_tls_with_the_roots_that_are_give
         words = ("trusted-root", "--url", url, "--ca", issuer.ca_file, "--out", out)
         done = await asyncio.to_thread(run, *words)
         assert (done.exit_code, out.read_bytes()) == (0, root), done.output
-        assert (await asyncio.to_thread(run, *words)).exit_code == FILES
+        again = await asyncio.to_thread(run, *words)
+        assert (again.exit_code, again.stderr.count(str(out)), "--force" in again.stderr) == (FILES, 1, True)
+        assert "temporary" not in again.stderr
+        assert f".{out.name}" not in again.stderr
         assert (await asyncio.to_thread(run, *words, "--force")).exit_code == 0
+
+
+async def test_a_file_for_sigstore_has_root_and_configuration(tmp_path: Path, issuer: OidcSimulator) -> None:
+    """Octet for octet; beside the trusted root or alone; what is in the way stays."""
+    root, config = SigstoreWorld().trusted_root.to_json(), signing_config("acme")
+    out, joined = tmp_path / "trusted_root.json", tmp_path / "trust.json"
+    answers = {"/v1/trusted-root": root, "/v1/signing-config": config}
+    async with service(issuer, root, answers) as url:
+        words = ("trusted-root", "--url", url, "--ca", issuer.ca_file, "--client-trust-config", joined)
+        done = await asyncio.to_thread(run, *words, "--out", out)
+        assert (done.exit_code, out.read_bytes()) == (0, root), done.output
+        assert joined.read_bytes() == client_trust_config(root, config)
+        again = await asyncio.to_thread(run, *words)
+        assert (again.exit_code, f"{joined} is there already" in again.stderr) == (FILES, True)
+    assert (root in joined.read_bytes(), config in joined.read_bytes()) == (True, True)
 
 
 async def test_a_server_of_other_roots_is_not_asked(tmp_path: Path, issuer: OidcSimulator) -> None:
@@ -175,6 +198,29 @@ async def test_a_login_that_is_refused_keeps_nothing(tmp_path: Path, issuer: Oid
     url = ("--url", "https://signing.example.org", "--ca", tmp_path / "none")
     done = await asyncio.to_thread(lambda: run(*words, *url, environment={"HOME": str(tmp_path)}))
     assert (done.exit_code, "access_denied" in done.stderr) == (REFUSED, True)
+    assert not (tmp_path / ".local").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"exp": 1_893_456_000}, "expired already"),
+        ({"iat": 1_893_456_000 + 61}, "begins in the future"),
+        ({"iat": None}, "iat"),
+        ({"aud": "somebody"}, "another client"),
+        ({"aud": [CLIENT, "somebody"]}, "azp"),
+        ({"azp": "somebody"}, "azp"),
+    ],
+)
+async def test_a_token_that_is_not_good_is_no_login(
+    tmp_path: Path, issuer: OidcSimulator, changes: dict[str, Any], words: str
+) -> None:
+    """Its times and its audience are looked at before anything is kept or called good."""
+    issuer.token_answers = [issuer.tokens(**changes)]
+    command = ("login", "--issuer", issuer.issuer, "--client-id", CLIENT, "--oidc-ca", issuer.ca_file)
+    url = ("--url", "https://signing.example.org", "--ca", tmp_path / "none")
+    done = await asyncio.to_thread(lambda: run(*command, *url, environment={"HOME": str(tmp_path)}))
+    assert (done.exit_code, words in done.stderr) == (REFUSED, True), done.output
     assert not (tmp_path / ".local").exists()
 
 
