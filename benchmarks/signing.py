@@ -122,14 +122,20 @@ def works(backend: str, wanted: Sequence[str]) -> Iterator[Work]:
             mu = {"mu": {key: MU}} if algorithm == "ml-dsa-65" else {}
             yield Work(f"raw {algorithm}", (algorithm,), {"key": key, "formats": ["raw"], **mu}, many=not mu)
     if "dsse" in wanted:
-        yield Work("dsse ecdsa-p256", ("ecdsa-p256",), {"key": key_id(backend, "ecdsa-p256"), "formats": ["dsse"]})
+        attesting = attestation_key_id(backend, "ecdsa-p256")
+        yield Work("dsse ecdsa-p256", ("ecdsa-p256",), {"key": attesting, "formats": ["dsse"]})
     if "hybrid" in wanted:
-        yield Work("hybrid dsse", ("ecdsa-p256", "ml-dsa-65"), {"profile": f"hybrid-{backend}", "formats": ["dsse"]})
+        yield Work("hybrid dsse", ("ecdsa-p256", "ml-dsa-65"), {"profile": backend, "formats": ["dsse"]})
 
 
 def key_id(backend: str, algorithm: str) -> str:
-    """TENANT.NAME of a benchmark's key."""
+    """TENANT.NAME of a benchmark's key for artefacts."""
     return f"bench.{backend}-{algorithm}"
+
+
+def attestation_key_id(backend: str, algorithm: str) -> str:
+    """Likewise of one for statements."""
+    return f"bench.{backend}-attest-{algorithm}"
 
 
 def prepare(backends: Sequence[str], directory: Path) -> None:
@@ -153,8 +159,10 @@ def prepare(backends: Sequence[str], directory: Path) -> None:
 def _profiles(backends: Sequence[str]) -> str:
     written = "\n[quota]\nper_second = 1000000\nburst = 1000000\nin_flight = 10000\n"
     for backend in backends:
-        keys = [key_id(backend, "ecdsa-p256"), key_id("file", "ml-dsa-65")]
-        written += f'\n[[profiles]]\nid = "hybrid-{backend}"\ntenant = "bench"\nkeys = {json.dumps(keys)}\n'
+        keys = [key_id(backend, algorithm) for algorithm in KEYS[backend]]
+        attesting = [attestation_key_id(backend, "ecdsa-p256"), attestation_key_id("file", "ml-dsa-65")]
+        written += f'\n[[profiles]]\nid = "{backend}"\ntenant = "bench"\nkeys = {json.dumps(keys)}\n'
+        written += f"attestation_keys = {json.dumps(attesting)}\n"
     return written
 
 
@@ -164,14 +172,15 @@ def create_keys(made: Deployment, backends: Sequence[str]) -> None:
         json.dumps(
             {
                 "tenant": "bench",
-                "name": f"{backend}-{algorithm}",
+                "name": name.partition(".")[2],
                 "algorithm": algorithm,
                 "backend": backend,
-                "idempotency_key": f"{backend}-{algorithm}",
+                "idempotency_key": name,
             }
         )
         for backend in backends
         for algorithm in KEYS[backend]
+        for name in (key_id(backend, algorithm), attestation_key_id(backend, algorithm))
     ]
     config = {"callers": [1], "seconds": 60, "unique": True, "warm_up": 0, "bodies": bodies}
     drive(made, None, "signer_hsm", "/v1/keys", **config)
@@ -286,7 +295,7 @@ class Children:
 async def sign_with_sbom(made: Deployment, content: bytes) -> float:
     """Seconds from the first octet of the upload to the answer."""
     deployed = Deployed.read(made.directory)
-    work = Work("", (), {"key": key_id("file", "ecdsa-p256"), "formats": ["dsse"]})
+    work = Work("", (), {"key": attestation_key_id("file", "ecdsa-p256"), "formats": ["dsse"]})
     parts: dict[str, Any] = {
         "request": (None, work.body(1), "application/json"),
         "sbom": ("sbom.json", content, "application/vnd.cyclonedx+json"),

@@ -38,7 +38,8 @@ from tests.support.openssl import openssl
 
 PQCSIGN = Path(sys.executable).with_name("pqcsign")
 PATIENCE_SECONDS = 120.0
-ES256, MLDSA = "default.artefact-es256", "default.artefact-mldsa65"
+ES256 = "default.artefact-es256"
+ATTESTING = "default.attestation-es256", "default.attestation-mldsa65"
 ALICE = "alice@example.org"
 WORKFLOW = "https://github.com/acme/app/.github/workflows/release.yml@refs/tags/v1.2.3"
 RELEASES = """
@@ -208,7 +209,7 @@ def test_both_keys_of_a_hybrid_are_demanded(running: Deployment, artefact: Path)
     """Our verifier wants both keys of the envelope, and takes no other in place of either; nor does the CLI."""
     signed(running, artefact)
     envelope = artefact.with_name(f"{artefact.name}.intoto.jsonl")
-    keys = [loaded(running, key_id) for key_id in (ES256, MLDSA)]
+    keys = [loaded(running, key_id) for key_id in ATTESTING]
     digests = {"sha256": bytes.fromhex(openssl("dgst", "-sha256", "-r", artefact).split()[0])}
     (document,) = envelope.read_bytes().splitlines()
     verify_hybrid(document, keys, digests)
@@ -216,7 +217,7 @@ def test_both_keys_of_a_hybrid_are_demanded(running: Deployment, artefact: Path)
     for wrong in ([stranger, keys[1]], [keys[0], stranger]):
         with pytest.raises((VerificationError, BadSignatureError, PkiError)):
             verify_hybrid(document, wrong, digests)
-    options = [option for key_id in (ES256, MLDSA) for option in ("--key", public_key(running, key_id))]
+    options = [option for key_id in ATTESTING for option in ("--key", public_key(running, key_id))]
     assert "verified" in pqcsign(running, "verify", artefact, "--bundle", envelope, *options).stdout
     artefact.write_bytes(b"something else")
     assert pqcsign(running, "verify", artefact, "--bundle", envelope, *options, check=False).returncode == 1
