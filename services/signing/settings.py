@@ -174,8 +174,8 @@ class SigningSettings(BesideCaSettings):
         both = artefacts & {key for profile in self.profiles for key in profile.attestation_keys}
         if both:
             raise ValueError(
-                f"{min(both)} has two roles, among keys and among attestation_keys: whoever may have any digest signed by it could "
-                "have a forged statement's signed; give statements keys of their own"
+                f"{min(both)} has two roles, among keys and among attestation_keys: whoever may have any digest signed "
+                "by it could have a forged statement's signed; give statements keys of their own"
             )
         return self
 

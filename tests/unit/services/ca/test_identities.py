@@ -62,7 +62,8 @@ async def deployed(world: CaWorld) -> tuple[Identities, dict[str, Path]]:
         }
     )
     metrics = TlsMetrics(CollectorRegistry(), world.clock)
-    return Identities(settings, world.core.store, world.core.issuance, world.clock, metrics, lambda _certificate: False), directories
+    store, issuance = world.core.store, world.core.issuance
+    return Identities(settings, store, issuance, world.clock, metrics, lambda _certificate: False), directories
 
 
 async def test_what_expired_meanwhile_is_renewed_at_the_start(world: CaWorld) -> None:

@@ -11,8 +11,8 @@ import pytest
 from cryptography import x509
 
 from services.ca.errors import UnknownProfileError
-from services.ca.responders import PROFILE
 from services.ca.new_issuer import successor_name
+from services.ca.responders import PROFILE
 from services.ca.settings import CaSettings
 from services.ca.wire import RevocationRequest
 from tests.support.ca_world import OPERATOR, CaWorld, server_request
