@@ -5,6 +5,7 @@ It is the only module that reads the environment. Secrets never stand in setting
 
 import difflib
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -216,12 +217,25 @@ def _sentence(cls: type[ServiceSettings], error: ValidationError, path: Path | N
 
 
 def _fault(cls: type[ServiceSettings], fault: dict[str, Any], path: Path | None) -> str:
-    field = str(fault["loc"][0]) if fault["loc"] else "the settings"
+    reason = str(fault["msg"]).removeprefix("Value error, ")
     where = f"in {path} or as" if path else "as"
-    variable = f"{cls.model_config.get('env_prefix', '')}{field}".upper()
+    if not fault["loc"]:
+        return _misfit(cls, reason, where)
+    field = str(fault["loc"][0])
+    variable = _variable(cls, field)
     if fault["type"] == "missing":
         return f"{field} is missing: set it {where} {variable}"
     if fault["type"] == "extra_forbidden":
         return f"{field} is no setting{_suggestion(field, set(cls.model_fields))}"
-    reason = str(fault["msg"]).removeprefix("Value error, ")
     return f"{field} is wrong: {reason} (set {where} {variable})"
+
+
+def _misfit(cls: type[ServiceSettings], reason: str, where: str) -> str:
+    """A fault of several fields together; those that its sentence names can be set."""
+    named = dict.fromkeys(word for word in re.findall(r"[a-z0-9_]+", reason) if word in cls.model_fields)
+    variables = ", ".join(_variable(cls, field) for field in named)
+    return f"the settings do not fit together: {reason}" + (f" (set {where} {variables})" if variables else "")
+
+
+def _variable(cls: type[ServiceSettings], field: str) -> str:
+    return f"{cls.model_config.get('env_prefix', '')}{field}".upper()

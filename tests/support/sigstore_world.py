@@ -234,10 +234,10 @@ class SigstoreWorld:
             log_entry=self.log.add(entry),
         )
 
-    def certify(self, key: PrivateKey) -> tuple[x509.Certificate, ...]:
-        """A long-lived certificate for an artefact key, as CMS needs it, and the chain above."""
+    def certify(self, key: PrivateKey, lifetime: timedelta = timedelta(days=30)) -> tuple[x509.Certificate, ...]:
+        """A certificate for an artefact key, as CMS needs it, and the chain above."""
         extensions: Extensions = [(key_usage(digital_signature=True), True), (CODE_SIGNING, False)]
-        leaf = self._leaf(key, "Acme Releases", self.issuing, extensions, timedelta(days=30))
+        leaf = self._leaf(key, "Acme Releases", self.issuing, extensions, lifetime)
         return leaf, self.issuing.certificate, self.root.certificate
 
     def leaf(self, key: PrivateKey, extensions: Extensions) -> x509.Certificate:

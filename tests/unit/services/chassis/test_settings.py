@@ -1,7 +1,8 @@
 from pathlib import Path
+from typing import Self
 
 import pytest
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from services.chassis.errors import SettingsError
 from services.chassis.settings import (
@@ -112,6 +113,31 @@ def test_nonsense_is_refused_with_the_fields_name(
         load_settings(BakerySettings, toml)
     assert f"PQCPKI_BAK_ERY_{name}" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+class PairSettings(BakerySettings):
+    """Settings of which two must fit together."""
+
+    @model_validator(mode="after")
+    def _fit(self) -> Self:
+        if self.port == 8080:
+            raise ValueError("port is less than oven_seconds times a hundred, so that bread and port are one")
+        if self.port == 8081:
+            raise ValueError("nothing fits")
+        return self
+
+
+def test_fields_that_do_not_fit_together_are_named(toml: Path) -> None:
+    """Each that the reason names, with its variable, once; no variable that does not exist."""
+    with pytest.raises(SettingsError) as caught:
+        load_settings(PairSettings, toml)
+    assert str(caught.value) == (
+        "the settings do not fit together: port is less than oven_seconds times a hundred, so that bread and port are "
+        f"one (set in {toml} or as PQCPKI_BAK_ERY_PORT, PQCPKI_BAK_ERY_OVEN_SECONDS)"
+    )
+    toml.write_text(toml.read_text().replace("8080", "8081"))
+    with pytest.raises(SettingsError, match=r"^the settings do not fit together: nothing fits$"):
+        load_settings(PairSettings, toml)
 
 
 def test_a_missing_field_says_where_to_set_it(tmp_path: Path) -> None:

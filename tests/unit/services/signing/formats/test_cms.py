@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from pkicore.errors import BadSignatureError, MalformedError, UnsupportedError
 from pkicore.tsp import MessageImprint, verify_token
 from pkicore.x509.certificate import to_pem
 from services.signing.formats import Output, SignedWith, cms
+from tests.support.clock import ManualClock
 from tests.support.openssl import openssl
 from tests.support.sigstore_world import SigstoreWorld
 
@@ -38,7 +40,7 @@ async def sign(world: SigstoreWorld, signer: cms.PreparedSigner, key: PrivateKey
     return SignedWith(signer.key_id, algorithm_of(public_key), public_key, signature, signer.chain, timestamp)
 
 
-def openssl_verify(tmp_path: Path, world: SigstoreWorld, content: bytes) -> str:
+def openssl_verify(tmp_path: Path, world: SigstoreWorld, content: bytes, *more: str) -> str:
     """`openssl cms -verify` of a detached signature."""
     (tmp_path / "signature.p7s").write_bytes(content)
     (tmp_path / "artefact").write_bytes(ARTEFACT)
@@ -47,6 +49,7 @@ def openssl_verify(tmp_path: Path, world: SigstoreWorld, content: bytes) -> str:
         *("-verify", "-binary", "-inform", "DER", "-purpose", "any"),
         *("-in", tmp_path / "signature.p7s", "-content", tmp_path / "artefact"),
         *("-CAfile", tmp_path / "root.pem", "-out", tmp_path / "out"),
+        *more,
     )
     return openssl("cms", *arguments, check=False)
 
@@ -67,6 +70,19 @@ async def test_openssl_verifies_the_classical_file_beside_a_hybrid_one(tmp_path:
     assert (hybrid.name, classical.name) == ("detached.p7s", "detached-classical.p7s")
     assert "successful" in openssl_verify(tmp_path, world, classical.content)
     assert len(UnverifiedSignedData.parse(hybrid.content).signers) == 2
+
+
+async def test_openssl_verifies_as_of_the_time_stamp_when_the_certificate_is_over(tmp_path: Path) -> None:
+    """A certificate of ten minutes, an hour later: with -attime alone; the time is that of our verifier."""
+    world = SigstoreWorld(clock=ManualClock((datetime.now(UTC) - timedelta(hours=1)).replace(microsecond=0)))
+    key = generate_private_key(ALGORITHMS["ecdsa-p256"])
+    prepared = cms.prepare("default.k", world.certify(key, timedelta(minutes=10)), DIGESTS, world.clock.now())
+    (output,) = cms.outputs([prepared], [await sign(world, prepared, key, stamped=True)])
+    (signer,) = UnverifiedSignedData.parse(output.content).signers
+    assert len(signer.timestamp_tokens) == 1
+    assert "successful" not in openssl_verify(tmp_path, world, output.content)
+    at = str(int(world.clock.now().timestamp()))
+    assert "successful" in openssl_verify(tmp_path, world, output.content, "-attime", at)
 
 
 async def test_both_signers_of_a_hybrid_are_believed() -> None:
