@@ -122,8 +122,10 @@ async def test_old_deliveries_are_forgotten_and_waiting_ones_kept(webhooks: Webh
         for number in range(3):
             await webhooks.happens(f"evt_{number}")
         await webhooks.deliver()
-        page = await webhooks.store.deliveries("acme", "delivered", (0, ""), 2)
-        rest = await webhooks.store.deliveries("acme", "delivered", (page[-1].created_at, page[-1].event), 2)
+        page = await webhooks.store.deliveries("acme", "delivered", (0, "", ""), 2)
+        rest = await webhooks.store.deliveries(
+            "acme", "delivered", (page[-1].created_at, page[-1].event, page[-1].webhook), 2
+        )
         assert [one.event for one in (*page, *rest)] == ["evt_0", "evt_1", "evt_2"]
         await webhooks.happens("evt_3")
         webhooks.later(100)

@@ -92,7 +92,7 @@ async def test_lists_and_searches_are_of_the_own_tenant(service: Service) -> Non
         f"/v1/evidence?after={beyond}",
         "/v1/webhooks",
         "/v1/webhook-deliveries?state=pending",
-        "/v1/webhook-deliveries?state=pending&after=0-a",
+        "/v1/webhook-deliveries?state=pending&after=0-a-wh_0",
         "/v1/api-keys",
     ):
         answer = await service.ask("GET", path, peer=GLOBEX)
@@ -228,8 +228,8 @@ async def test_odd_queries_are_refused(quick: Service) -> None:
 
 
 HUGE = [
-    "/v1/webhook-deliveries?after=999999999999999999-x",
-    "/v1/webhook-deliveries?after=9999999999999999999-x",
+    "/v1/webhook-deliveries?after=999999999999999999-x-wh_0",
+    "/v1/webhook-deliveries?after=9999999999999999999-x-wh_0",
     "/v1/webhook-deliveries?after=0-%00",
     "/v1/webhook-deliveries?state=%00",
     f"/v1/evidence?after={'f' * 64}",

@@ -214,10 +214,13 @@ class OutboxStore:
             writes += [Write(self._sql.gone, {"of": delivery.webhook}, None), self._burying(outcome.due_at)]
         await self._database.commit(Unit("delivery-settled", writes, audit))
 
-    async def deliveries(self, tenant: str, state: DeliveryState, after: tuple[int, str], most: int) -> list[Delivery]:
-        """A tenant's deliveries in a state by (created_at, event), from behind `after` on."""
+    async def deliveries(
+        self, tenant: str, state: DeliveryState, after: tuple[int, str, str], most: int
+    ) -> list[Delivery]:
+        """A tenant's deliveries in a state by (created_at, event, webhook), from behind `after` on."""
+        place = dict(zip(("after_at", "after_event", "after_webhook"), after, strict=True))
         rows = await self._database.fetch_all(
-            self._sql.deliveries, of_tenant=tenant, of_state=state, after_at=after[0], after_event=after[1], most=most
+            self._sql.deliveries, of_tenant=tenant, of_state=state, most=most, **place
         )
         return [_delivery(row) for row in rows]
 
@@ -364,10 +367,11 @@ def _insert_webhook() -> sa.Insert:
 
 
 def _page() -> sa.Select[Any]:
-    after_at, after_event = sa.bindparam("after_at", type_=sa.BigInteger), sa.bindparam("after_event", type_=sa.Text)
-    behind = (deliveries.c.created_at > after_at) | (
-        (deliveries.c.created_at == after_at) & (deliveries.c.event > after_event)
-    )
+    at = sa.bindparam("after_at", type_=sa.BigInteger)
+    event, webhook = sa.bindparam("after_event", type_=sa.Text), sa.bindparam("after_webhook", type_=sa.Text)
+    in_event = (deliveries.c.event == event) & (deliveries.c.webhook > webhook)
+    in_second = (deliveries.c.created_at == at) & ((deliveries.c.event > event) | in_event)
+    behind = (deliveries.c.created_at > at) | in_second
     return (
         sa.select(deliveries)
         .where(deliveries.c.tenant == sa.bindparam("of_tenant"), deliveries.c.state == sa.bindparam("of_state"), behind)

@@ -31,7 +31,7 @@ from services.signing.wire.webhooks import DELIVERY_STATES, DeliveryState
 _JSON: Final = "application/json"
 _NO_STORE: Final = {"cache-control": "no-store"}
 _CREATED, _ACCEPTED, _NO_CONTENT = 201, 202, 204
-_AFTER: Final = re.compile(r"([0-9]{1,18})-([A-Za-z0-9_-]{1,128})", re.ASCII)
+_AFTER: Final = re.compile(r"([0-9]{1,18})-([A-Za-z0-9_]{1,128})-(wh_[0-9a-f]{1,64})", re.ASCII)
 
 
 def webhook_routes(webhooks: Webhooks, decisions: Decisions) -> AddRoutes:
@@ -99,17 +99,18 @@ def _state(request: fastapi.Request) -> DeliveryState | None:
     raise MalformedError(f"state must be one of {', '.join(DELIVERY_STATES)}")
 
 
-def _after(text: str | None) -> tuple[int, str]:
+def _after(text: str | None) -> tuple[int, str, str]:
     if text is None:
-        return (0, "")
+        return (0, "", "")
     found = _AFTER.fullmatch(text)
     if found is None:
         raise MalformedError("after must be what a page called next")
-    return int(found[1]), found[2]
+    return int(found[1]), found[2], found[3]
 
 
 def _page(found: Sequence[Delivery]) -> fastapi.Response:
-    following = f"{found[-1].created_at}-{found[-1].event}" if len(found) == MAX_PAGE else None
+    last = found[-1] if len(found) == MAX_PAGE else None
+    following = None if last is None else f"{last.created_at}-{last.event}-{last.webhook}"
     return _answer({"deliveries": [_delivery(one) for one in found], "next": following})
 
 

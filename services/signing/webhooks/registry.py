@@ -122,7 +122,7 @@ class Webhooks:
             raise _unknown(webhook_id) from error
 
     async def deliveries(
-        self, tenant: str, state: DeliveryState | None, after: tuple[int, str] = (0, ""), most: int = MAX_PAGE
+        self, tenant: str, state: DeliveryState | None, after: tuple[int, str, str] = (0, "", ""), most: int = MAX_PAGE
     ) -> Sequence[Delivery]:
         """The tenant's deliveries in a state, or in any, the oldest first: `dead` ones are the dead letters."""
         most = min(most, MAX_PAGE)
