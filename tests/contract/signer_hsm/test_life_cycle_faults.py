@@ -28,8 +28,8 @@ from services.signer_hsm.client import (
 )
 from services.signer_hsm.store import Claim, VersionIntent
 from services.signer_hsm.wire import KeyDescription, LifeCycleRequest, NewKeyRequest, SignRequest
-from tests.support.backend_faults import CERTAIN, FAULTS
 from tests.support.crashing_signer import ACTS, device_in
+from tests.support.faulty_back_ends import CERTAIN, FAULTS
 from tests.support.fork_server import fork_server
 from tests.support.signer_world import ADMIN, CA, SignerWorld
 

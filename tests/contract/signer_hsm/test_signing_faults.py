@@ -22,7 +22,7 @@ from services.signer_hsm.client import (
 )
 from services.signer_hsm.store import Claim
 from services.signer_hsm.wire import LifeCycleRequest, SignatureProblem, SignRequest
-from tests.support.backend_faults import CERTAIN, FAULTS
+from tests.support.faulty_back_ends import CERTAIN, FAULTS
 from tests.support.signer_world import ADMIN, CA, KEY_POLICY, SHOP, SignerWorld, never, tenant
 
 DIGEST = hashlib.sha256(b"message").digest()
