@@ -21,12 +21,21 @@ class LazyGroup(click.Group):
         return list(self._table)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command, imported now."""
+        """The command, imported now.
+
+        Raises:
+            ClickException: a library of an extra is not installed.
+        """
         del ctx
         if cmd_name not in self._table:
             return None
         module, attribute, _ = self._table[cmd_name]
-        command: click.Command = getattr(importlib.import_module(f"{self._package}.{module}"), attribute)
+        try:
+            command: click.Command = getattr(importlib.import_module(f"{self._package}.{module}"), attribute)
+        except ModuleNotFoundError as error:
+            raise click.ClickException(
+                f"{cmd_name} needs the library {error.name}, which is not here: pip install 'pqcpki[all]'"
+            ) from error
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
