@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.crl_steps import REASONS, row_of, serials
+from benchmarks.deployments import processors
 from benchmarks.issuance import PeerCa, numbers, pinned
-from benchmarks.signer import processors
 
 HERE: Final = Path(__file__).parent
 SMALL_PARENT: Final = """

@@ -39,7 +39,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from benchmarks.signer import deployment, drive, processors
+from benchmarks.deployments import deployment, drive, processors
 from pkicore.algorithms import ALGORITHMS, algorithm_of, generate_private_key, sign_with
 from pkicore.clock import SystemClock
 from pkicore.x509.certificate import sign_certificate

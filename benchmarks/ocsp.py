@@ -37,6 +37,7 @@ import httpx
 from cryptography import x509
 from cryptography.x509 import ocsp
 
+from benchmarks.deployments import deployment, drive, processors
 from benchmarks.issuance import (
     FAMILIES,
     START,
@@ -50,7 +51,6 @@ from benchmarks.issuance import (
     pinned,
     requests_of,
 )
-from benchmarks.signer import deployment, drive, processors
 from pkicore.algorithms import algorithm_of
 from pkicore.ocsp import build_request
 from services.ca.layout import Layout

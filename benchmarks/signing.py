@@ -34,7 +34,7 @@ from typing import Any, Final, Self
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from benchmarks.signer import (
+from benchmarks.deployments import (
     World,
     add_file,
     add_pkcs11,
