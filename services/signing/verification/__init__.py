@@ -21,14 +21,9 @@ VerificationError
 and those of `pkicore.errors`: MalformedError, UnsupportedError, BadSignatureError, BadCertificateError, ProofError.
 """
 
-from services.signing.verification.bundles import (
-    Verified,
-    verify_composite,
-    verify_hybrid,
-    verify_with_certificate,
-    verify_with_key,
-)
+from services.signing.verification.bundles import Verified, verify_with_certificate, verify_with_key
 from services.signing.verification.certificates import ISSUER_OID, Identity, check_identity, verify_leaf
+from services.signing.verification.envelopes import verify_composite, verify_hybrid
 from services.signing.verification.errors import (
     NoLogEntryError,
     NoTimestampError,

@@ -1,4 +1,4 @@
-"""Believe bundles and envelopes; the steps are those of the package."""
+"""Believe bundles; the steps are those of the package."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from pkicore.algorithms import PublicKey, algorithm_of, known_public_key, verify_signature
-from pkicore.composite import CompositePublicKey
-from pkicore.dsse import MAX_ENVELOPE_BYTES, Envelope, pae, verify_all
+from pkicore.dsse import MAX_ENVELOPE_BYTES, Envelope, pae
 from pkicore.errors import PkiError
 from pkicore.tsp import token_of
-from services.signing.formats import composite, raw
+from services.signing.formats import raw
 from services.signing.formats.log_entry import entry_digest_name, hashed_rekord
 from services.signing.formats.unverified_bundle import MessageSignature, UnverifiedBundle
 from services.signing.trusted_root import TrustedAuthority, TrustedLog, TrustedRoot
@@ -41,60 +40,6 @@ class Verified:
     log_index: int | None
     payload_type: str | None
     payload: bytes | None = field(repr=False)
-
-
-def verify_hybrid(
-    data: bytes,
-    keys: Sequence[PublicKey],
-    digests: Mapping[str, bytes] | None = None,
-    *,
-    max_bytes: int = MAX_ENVELOPE_BYTES,
-) -> Envelope:
-    """The envelope that every one of these keys has signed.
-
-    Args:
-        data: a DSSE envelope.
-        keys: the policy; of a hybrid one both.
-        digests: of the artefact that its Statement must name, by the name of the hash; None for any.
-        max_bytes: of the envelope.
-
-    Raises:
-        MalformedError: it does not parse.
-        BadSignatureError: a key has not signed it.
-        WrongArtefactError: it is about another artefact.
-    """
-    envelope = Envelope.parse(data, max_bytes=max_bytes)
-    verify_all(envelope, keys)
-    if digests is not None:
-        check_statement(envelope.payload_type, envelope.payload, digests)
-    return envelope
-
-
-def verify_composite(
-    data: bytes,
-    keys: CompositePublicKey,
-    digests: Mapping[str, bytes] | None = None,
-    *,
-    max_bytes: int = MAX_ENVELOPE_BYTES,
-) -> Envelope:
-    """The envelope that both halves of a composite key have signed (draft -19).
-
-    Args:
-        data: a DSSE envelope.
-        keys: both halves.
-        digests: as for `verify_hybrid`.
-        max_bytes: of the envelope.
-
-    Raises:
-        MalformedError: it does not parse.
-        BadSignatureError: the key has not signed it.
-        WrongArtefactError: it is about another artefact.
-    """
-    envelope = Envelope.parse(data, max_bytes=max_bytes)
-    composite.verify_envelope(envelope, keys)
-    if digests is not None:
-        check_statement(envelope.payload_type, envelope.payload, digests)
-    return envelope
 
 
 def verify_with_key(

@@ -13,8 +13,8 @@ import pytest
 
 from pkicore.algorithms import ALGORITHMS, PublicKey, generate_private_key, sign_with
 from pkicore.dsse import IN_TOTO_PAYLOAD, pae
-from pkicore.errors import BadCertificateError, BadSignatureError, MalformedError, ProofError, UnsupportedError
-from services.signing.formats import SignedWith, bundle, dsse
+from pkicore.errors import BadCertificateError, BadSignatureError, ProofError, UnsupportedError
+from services.signing.formats import SignedWith, bundle
 from services.signing.formats.log_entry import entry_digest_name, hashed_rekord
 from services.signing.statements import Subject, statement
 from services.signing.trusted_root import Period, TrustedRoot
@@ -25,7 +25,6 @@ from services.signing.verification import (
     Verified,
     WrongArtefactError,
     WrongIdentityError,
-    verify_hybrid,
     verify_leaf,
     verify_with_certificate,
     verify_with_key,
@@ -346,75 +345,6 @@ async def test_a_missing_digest_is_named() -> None:
     data, key = await attested_with_key(SigstoreWorld())
     with pytest.raises(UnsupportedError, match="sha256"):
         verify_with_key(data, key, {"sha512": DIGESTS["sha512"]})
-
-
-def hybrid(
-    *names: str, payload: bytes = STATEMENT, payload_type: str = IN_TOTO_PAYLOAD
-) -> tuple[bytes, list[PublicKey]]:
-    """An envelope that fresh keys of these algorithms have signed."""
-    keys = [MemoryKey.generate(name) for name in names]
-    message = pae(payload_type, payload)
-    signed = [
-        SignedWith("default.k", key.algorithm, key.public_key, sign_with(key.private_key, message)) for key in keys
-    ]
-    return dsse.envelope(signed, payload, payload_type), [key.public_key for key in keys]
-
-
-def strip(place: int, members: Members) -> None:
-    """Take a signature away."""
-    del members["signatures"][place]
-
-
-def spoil(place: int, members: Members) -> None:
-    """Put garbage in a signature's place."""
-    members["signatures"][place]["sig"] = "AAAA"
-
-
-def test_a_hybrid_needs_every_key() -> None:
-    """Both signatures must be there and hold: a stripped or altered one is refused, in either half."""
-    data, keys = hybrid("ecdsa-p256", "ml-dsa-65")
-    assert verify_hybrid(data, keys, DIGESTS).payload == STATEMENT
-    for place in (0, 1):
-        stripped = changed(data, partial(strip, place))
-        with pytest.raises(BadSignatureError):
-            verify_hybrid(stripped, keys, DIGESTS)
-        altered = changed(data, partial(spoil, place))
-        with pytest.raises(BadSignatureError):
-            verify_hybrid(altered, keys, DIGESTS)
-    with pytest.raises(BadSignatureError, match="without keys"):
-        verify_hybrid(data, [], DIGESTS)
-
-
-@pytest.mark.parametrize(
-    "payload",
-    [
-        b"{}",
-        b'{"_type":"https://in-toto.io/Statement/v0.1","subject":[]}',
-        b'{"_type":"https://in-toto.io/Statement/v1","subject":{}}',
-        b'{"_type":"https://in-toto.io/Statement/v1","subject":["a",{},{"digest":"x"},{"digest":{"sha256":5}}]}',
-        STATEMENT.replace(DIGESTS["sha256"].hex().encode(), DIGESTS["sha256"].hex().upper().encode()),
-    ],
-)
-def test_a_payload_that_does_not_name_the_artefact_is_refused(payload: bytes) -> None:
-    """What a hybrid's keys have signed counts for an artefact only if it is a Statement about it."""
-    data, keys = hybrid("ecdsa-p256", payload=payload)
-    with pytest.raises(WrongArtefactError):
-        verify_hybrid(data, keys, DIGESTS)
-    assert verify_hybrid(data, keys).payload == payload
-
-
-def test_a_payload_of_another_type_names_no_artefact() -> None:
-    """The payload type is signed: a Statement under another type is not one."""
-    data, keys = hybrid("ecdsa-p256", payload_type="application/json")
-    with pytest.raises(WrongArtefactError):
-        verify_hybrid(data, keys, DIGESTS)
-
-
-def test_a_statement_with_a_member_twice_is_refused() -> None:
-    """Two subjects' lists in one Statement: other readers might see the other one."""
-    data, keys = hybrid("ecdsa-p256", payload=STATEMENT[:-1] + b',"subject":[]}')
-    with pytest.raises(MalformedError):
-        verify_hybrid(data, keys, DIGESTS)
 
 
 def test_the_identity_of_the_tests_is_the_one_of_the_world() -> None:
