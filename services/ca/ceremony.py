@@ -31,8 +31,9 @@ from pkicore.keys.file import FileKey, create_file_key
 from pkicore.keys.passphrase import read_passphrase
 from pkicore.x509.certificate import self_signed_root, to_pem
 from pkicore.x509.profiles import load_profiles
-from services.ca.app import MIGRATIONS, Core, CoreRules, build_core
+from services.ca.app import MIGRATIONS
 from services.ca.client.trust import ACTIVE
+from services.ca.core import Core, CoreRules, build_core
 from services.ca.credentials import IDENTITY_KEY, issue_identity, staple_name, write_audit_key
 from services.ca.deployment import CT_LOG, OPERATOR, Deployment, packaged_profiles, write_settings
 from services.ca.errors import CeremonyError

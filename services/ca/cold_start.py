@@ -23,7 +23,8 @@ from pkicore.keys.passphrase import read_passphrase
 from pkicore.keys.remote import RemotePublicKey, RemoteSigner
 from pkicore.mtls import StapleCache
 from pkicore.x509.certificate import load_chain
-from services.ca.app import MIGRATIONS, Core, build_core, core_rules
+from services.ca.app import MIGRATIONS
+from services.ca.core import Core, build_core, core_rules
 from services.ca.deployment import database_url, recorded_settings
 from services.ca.errors import CeremonyError
 from services.ca.hierarchy import KeyRing, load_hierarchy, read_issuers, trusted_issuers, trusted_roots

@@ -21,7 +21,8 @@ from pkicore.errors import KeyAccessError
 from pkicore.keys.passphrase import read_passphrase
 from pkicore.x509.certificate import load_chain
 from pkicore.x509.names import Names
-from services.ca.app import Core, status_application
+from services.ca.app import status_application
+from services.ca.core import Core
 from services.ca.following import Following
 from services.ca.hierarchy import KeyRing
 from services.ca.transport import Standing

@@ -18,7 +18,7 @@ from pkicore.ocsp import build_request, verify_response
 from pkicore.x509.certificate import load_chain
 from pkicore.x509.chain import verify_chain
 from pkicore.x509.names import Names
-from services.ca.app import Core
+from services.ca.core import Core
 from services.ca.errors import CeremonyError
 from services.ca.wire import CertificateRequest, Identifier, RevocationRequest
 from services.signer_hsm.wire import ApprovalRequest

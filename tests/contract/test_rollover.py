@@ -20,8 +20,8 @@ from pkicore.errors import KeyNotFoundError
 from pkicore.ocsp import build_request, verify_response
 from pkicore.x509.certificate import load_chain, to_pem
 from pkicore.x509.names import Names
-from services.ca.app import Core
 from services.ca.client.trust import ACTIVE
+from services.ca.core import Core
 from services.ca.errors import CeremonyError
 from services.ca.key_places import Wanted
 from services.ca.rollover import Rollover

@@ -20,7 +20,8 @@ from pkicore.keys import SigningKey
 from pkicore.weak_keys import PublishedKeys
 from pkicore.x509.names import Names
 from pkicore.x509.profiles import Profile
-from services.ca.app import MIGRATIONS, Core, CoreRules, build_core, internal_application, status_application
+from services.ca.app import MIGRATIONS, internal_application, status_application
+from services.ca.core import Core, CoreRules, build_core
 from services.ca.ct.log import CertificateLog
 from services.ca.hierarchy import Hierarchy
 from services.ca.issuance import IssuingCa

@@ -16,9 +16,9 @@ from typing import Any, Final
 
 from pkicore.clock import Clock
 from pkicore.identity import SpiffeId
-from services.ca.app import Core
 from services.ca.ceremony import hold_ceremony
 from services.ca.cold_start import NobodySigns, open_core, signer_state
+from services.ca.core import Core
 from services.ca.deployment import Deployment, Ports
 from services.ca.destruction import Destruction
 from services.ca.key_places import KeyPlaces
