@@ -31,9 +31,10 @@ from services.chassis.audit import audit_records
 from services.chassis.database import AuditEvent, CommitObserver, Database
 from services.chassis.observability import HttpMetrics
 from services.signer_hsm.wire import NewKeyRequest
-from services.signing.app import MIGRATIONS, Core, CoreRules, Outside, build_core, public_application
+from services.signing.app import MIGRATIONS, public_application
 from services.signing.callers import Caller, MtlsBinding, MtlsCallers, OidcCallers, Scopes, SigningIssuerSettings
 from services.signing.callers.api_keys import new_api_key
+from services.signing.core import Core, CoreRules, Outside, build_core
 from services.signing.jobs import Profile
 from services.signing.log import SigningLog, signing_log_routes
 from services.signing.metrics import SigningMetrics
