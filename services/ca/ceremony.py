@@ -277,7 +277,7 @@ class _Ceremony:
         )
         for family, root in roots.items():
             name = f"issuing-{family}"
-            key = await self._issuing_key(name, ISSUING_KEYS[family])
+            key = await self._issuing_key(name, self.deployment.issuing_algorithms.get(family, ISSUING_KEYS[family]))
             certificate = await office.certify(key, f"{self.deployment.name} issuing {family}")
             write_atomically(self._layout.issuer_certificate(family), to_pem([certificate]), 0o644)
             cas[name] = IssuingCa.of(make_issuer(name, family, certificate, root.certificate, base), key)

@@ -87,6 +87,7 @@ class Deployment:
         signing: whether there is a signing service; it needs signer-hsm.
         signing_kinds: what its keys take, by their ids.
         families: those that have a root and an issuing CA.
+        issuing_algorithms: of the issuing CAs' keys, by family, where they are not the usual ones.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Deployment:
     signing: bool = False
     signing_kinds: Mapping[str, str] = field(default_factory=dict)
     families: tuple[str, ...] = NEEDED_FAMILIES
+    issuing_algorithms: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         from services.chassis.database import parse_url  # slow to load, and `ztca up` has no use for it

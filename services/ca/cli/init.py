@@ -40,6 +40,12 @@ _PORT = click.IntRange(0, 65535)
     help=f"Those that get a root and an issuing CA, of {','.join(FAMILIES)}; ecdsa and mldsa are needed. RSA keys take "
     "seconds. Others can be added later: ztca ca prepare-root.",
 )
+@click.option(
+    "--rsa-bits",
+    type=click.Choice(["2048", "3072", "4096"]),
+    help="Of the RSA issuing CA's key; the root's has 4096. 2048 signs quickest, and is not advised beyond 2030. "
+    "[default: 3072]",
+)
 @click.option("--ca-port", "ca", type=_PORT, default=5000, show_default=True, envvar="PQCPKI_CA_PORT")
 @click.option("--ca-http-port", "ca_http", type=_PORT, default=5080, show_default=True, envvar="PQCPKI_CA_HTTP_PORT")
 @click.option("--ca-ops-port", "ca_ops", type=_PORT, default=5090, show_default=True, envvar="PQCPKI_CA_OPS_PORT")
@@ -118,6 +124,7 @@ def init(  # noqa: PLR0913, PLR0917 - one argument for each option
     responder_keys: str,
     status_url: str,
     families: str,
+    rsa_bits: str | None,
     as_json: bool,  # noqa: FBT001 - a command-line flag
     **ports: int,
 ) -> None:
@@ -141,7 +148,8 @@ def init(  # noqa: PLR0913, PLR0917 - one argument for each option
             backends=_backends(holder, signer_backends, responder_keys, layout, passphrase_file),
             remote_responders=responder_keys == SIGNER,
             signing=with_signing,
-            families=_families(families),
+            families=(wanted := _families(families)),
+            issuing_algorithms=_algorithms(rsa_bits, wanted),
         )
         made = asyncio.run(
             hold_ceremony(
@@ -164,6 +172,14 @@ def _families(text: str) -> tuple[str, ...]:
     if unknown:
         raise CeremonyError(f"--families: {unknown[0]!r} is none; there are {', '.join(FAMILIES)}")
     return tuple(family for family in FAMILIES if family in wanted)
+
+
+def _algorithms(rsa_bits: str | None, families: tuple[str, ...]) -> Mapping[str, str]:
+    if rsa_bits is None:
+        return {}
+    if "rsa" not in families:
+        raise CeremonyError("--rsa-bits goes with the family rsa: --families ecdsa,rsa,mldsa")
+    return {"rsa": f"rsa-{rsa_bits}"}
 
 
 def _described(made: CeremonyResult, layout: Layout) -> dict[str, Any]:

@@ -250,3 +250,11 @@ def test_families_that_cannot_be_are_refused(tmp_path: Path, families: str, sent
     assert result.exit_code == 1
     assert sentence in result.output
     assert not (tmp_path / "pki").exists()
+
+
+def test_rsa_bits_without_rsa_are_refused(tmp_path: Path) -> None:
+    """The size of a key that nobody makes is a mistake, and nothing is made."""
+    result = run("init", "--dir", str(tmp_path / "pki"), "--rsa-bits", "2048")
+    assert result.exit_code == 1
+    assert "--rsa-bits goes with the family rsa" in result.output
+    assert not (tmp_path / "pki").exists()
