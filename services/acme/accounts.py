@@ -9,6 +9,7 @@ from typing import Any, Final
 from pkicore.clock import Clock, unix
 from pkicore.jose.jwk import jwk_of, thumbprint
 from services.acme.answers import answer, link, location, not_found
+from services.acme.blocked_keys import BlockedKeys
 from services.acme.errors import AcmeError
 from services.acme.ids import new_id
 from services.acme.requests import AccountCache, AccountRequest, KeyRequest
@@ -36,8 +37,17 @@ class AccountRules:
 class Accounts:
     """The resources newAccount, account and the list of its orders."""
 
-    def __init__(self, store: Store, cache: AccountCache, urls: Urls, rules: AccountRules, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: Store,
+        cache: AccountCache,
+        urls: Urls,
+        rules: AccountRules,
+        blocked: BlockedKeys,
+        clock: Clock,
+    ) -> None:
         self._store = store
+        self._blocked = blocked
         self._cache = cache
         self._urls = urls
         self._rules = rules
@@ -47,11 +57,13 @@ class Accounts:
         """Make an account for the key, or find the one it has.
 
         Raises:
-            AcmeError: accountDoesNotExist, unauthorized (deactivated), userActionRequired, or a contact is refused.
+            AcmeError: badPublicKey (blocked), accountDoesNotExist, unauthorized (deactivated), userActionRequired, or a
+                contact is refused.
         """
         members = request.members()
         only_existing = _flag(members, "onlyReturnExisting")
         agreed = _flag(members, "termsOfServiceAgreed")
+        await self._blocked.refuse_new(request.public_key)
         existing = await self._store.account_by_thumbprint(thumbprint(request.public_key))
         if existing is not None:
             return self._found(existing)

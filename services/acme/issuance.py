@@ -17,9 +17,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pkicore.algorithms import PublicKey, known_public_key
 from pkicore.clock import from_unix
 from pkicore.errors import PkiError
+from pkicore.jose.jwk import public_key_from_jwk
 from pkicore.x509.certificate import load_chain
 from pkicore.x509.csr import UnverifiedCsr
 from services.acme.background import Background
+from services.acme.blocked_keys import BlockedKeys
 from services.acme.errors import AcmeError
 from services.acme.ids import new_id
 from services.acme.store import CertificateRow, OrderRow, ProofRow, Store
@@ -52,14 +54,24 @@ class CertificateAuthority(Protocol):
     async def revoke(self, request: RevocationRequest) -> RevocationAnswer:
         """Revoked, or CaError."""
 
+    async def is_blocked(self, key_hash: str) -> bool:
+        """Whether the key with this SHA-256 (hex) is blocked, or CaError."""
+
 
 class Issuance:
     """Drives orders that are processing, one task each; a request waits for it at most `hold_seconds`."""
 
     def __init__(
-        self, store: Store, authority: CertificateAuthority, background: Background, urls: Urls, hold_seconds: float
+        self,
+        store: Store,
+        authority: CertificateAuthority,
+        blocked: BlockedKeys,
+        background: Background,
+        urls: Urls,
+        hold_seconds: float,
     ) -> None:
         self._store = store
+        self._blocked = blocked
         self._authority = authority
         self._background = background
         self._urls = urls
@@ -98,6 +110,7 @@ class Issuance:
     async def _step(self, order: OrderRow) -> None:
         try:
             async with self._slots:
+                await self._check_account(order.account_id)
                 proofs = await self._store.proofs(order.id)
                 issued = await self._authority.issue(self._request(order, proofs))
             certificate = _certificate(order, issued)
@@ -106,6 +119,9 @@ class Issuance:
                 raise ca.CaUnavailableError(error.detail) from error
             self._log.warning("the CA refused an order", order=order.id, kind=error.kind, error=error.detail)
             await self._fail(order, _refusal(error))
+        except AcmeError as error:
+            self._log.warning("an order is not fulfilled", order=order.id, error=error.detail)
+            await self._fail(order, error)
         except PkiError as error:
             self._log.error("the CA's certificate is not what was ordered", order=order.id, error=str(error))
             await self._fail(order, AcmeError("serverInternal", "the CA did not issue what was ordered"))
@@ -117,6 +133,17 @@ class Issuance:
             }
             audit = AuditEvent("certificate.issued", f"account:{order.account_id}", detail)
             await self._store.complete_order(certificate, audit)
+
+    async def _check_account(self, account_id: str) -> None:
+        """Its key may have been blocked since it ordered.
+
+        Raises:
+            AcmeError: it was.
+            CaError: the CA does not say.
+        """
+        account = await self._store.account(account_id)
+        if account is not None:
+            await self._blocked.refuse_order(public_key_from_jwk(account.jwk))
 
     async def _fail(self, order: OrderRow, error: AcmeError) -> None:
         detail = {"order": order.id, "error": error.acme_type}

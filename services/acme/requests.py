@@ -1,7 +1,7 @@
 """Who sends a POST, and that nobody tampered with it (RFC 8555 §6.2 to §6.5).
 
 1 parse the JWS · 2 compare the URL · 3 find the key: `kid` of an account or, where the resource allows it, `jwk` ·
-4 verify the signature · 5 redeem the nonce · 6 the account must be valid.
+4 verify the signature · 5 redeem the nonce · 6 the account must be valid, and its key not blocked.
 The nonce comes after the signature, so that strangers cannot use up nonces; the payload is believed only after all six.
 """
 
@@ -17,6 +17,7 @@ from pkicore.jose.jwk import public_key_from_jwk
 from pkicore.jose.jws import JWS_ALGORITHMS, UnverifiedJws, VerifiedJws
 from pkicore.jose.strict import strict_object
 from pkicore.weak_keys import PublishedKeys, check_strength
+from services.acme.blocked_keys import BlockedKeys
 from services.acme.errors import AcmeError
 from services.acme.ids import is_id
 from services.acme.nonces import Nonces
@@ -126,8 +127,14 @@ class Authenticator:
     """
 
     def __init__(
-        self, urls: Urls, nonces: Nonces, accounts: AccountCache, published: PublishedKeys | None = None
+        self,
+        urls: Urls,
+        nonces: Nonces,
+        accounts: AccountCache,
+        blocked: BlockedKeys,
+        published: PublishedKeys | None = None,
     ) -> None:
+        self._blocked = blocked
         self._published = PublishedKeys() if published is None else published
         self._urls = urls
         self._nonces = nonces
@@ -191,6 +198,7 @@ class Authenticator:
         self._nonces.redeem(verified.nonce)
         if account.row.status != "valid":
             raise AcmeError("unauthorized", f"this account is {account.row.status}")
+        await self._blocked.refuse_account(account.public_key)
         return AccountRequest(verified.payload, account)
 
 

@@ -14,6 +14,7 @@ from services.acme.accounts import AccountRules, Accounts
 from services.acme.api import Api, Resources
 from services.acme.authorizations import Authorizations, Validator
 from services.acme.background import Background
+from services.acme.blocked_keys import BlockedKeys
 from services.acme.directory import Directory
 from services.acme.issuance import CertificateAuthority, Issuance
 from services.acme.nonces import Nonces
@@ -66,17 +67,17 @@ class AcmeService:
     ) -> Self:
         """Put the parts together."""
         store, background, nonces = Store(database), Background(), Nonces()
-        cache = AccountCache(store)
-        issuance = Issuance(store, authority, background, urls, rules.hold_seconds)
+        cache, blocked = AccountCache(store), BlockedKeys(authority)
+        issuance = Issuance(store, authority, blocked, background, urls, rules.hold_seconds)
         authorizations = Authorizations(store, validator, background, urls, clock, rules.hold_seconds)
         resources = Resources(
             directory=Directory(urls, rules.accounts.terms),
-            accounts=Accounts(store, cache, urls, rules.accounts, clock),
+            accounts=Accounts(store, cache, urls, rules.accounts, blocked, clock),
             orders=Orders(store, issuance, urls, rules.orders, clock),
             authorizations=authorizations,
             revocations=Revocations(store, authority, clock),
         )
-        api = Api(resources, Authenticator(urls, nonces, cache, rules.published), nonces, urls)
+        api = Api(resources, Authenticator(urls, nonces, cache, blocked, rules.published), nonces, urls)
         return cls(api.application(metrics), store, issuance, authorizations, background, clock)
 
     async def resume(self) -> None:

@@ -48,6 +48,7 @@ _ACME_ENDPOINTS: Final = (
     "GET /v1/certificates/{serial}",
     "POST /v1/revocations",
     "GET /v1/revocations",
+    "GET /v1/blocked-keys/{key_hash}",
     "GET /v1/issuers",
 )
 

@@ -129,6 +129,22 @@ async def test_the_list_says_who_when_and_why(world: CaWorld, operator: CaClient
     assert (await operator.blocked_keys()).keys == [entry]
 
 
+async def test_a_service_asks_about_one_key(world: CaWorld, operator: CaClient) -> None:
+    """The ACME server learns whether a key is blocked, in any spelling of its hash, and nothing else of the list."""
+    key_hash = hash_of(new_key())
+    async with world.internal(ACME) as http:
+        client = CaClient(http)
+        assert not await client.is_blocked(key_hash.hex())
+        await operator.block_key(BlockRequest(key_hash, "in a Git repository"))
+        assert await client.is_blocked(key_hash.hex().upper())
+        answer = await http.get(f"/v1/blocked-keys/{key_hash.hex()}")
+        assert answer.json() == {"key_hash": key_hash.hex(), "is_blocked": True}
+        await operator.unblock_key(key_hash.hex())
+        assert not await client.is_blocked(key_hash.hex())
+        with pytest.raises(ForbiddenError):
+            await client.blocked_keys()
+
+
 async def test_a_long_list_comes_in_pages(world: CaWorld, operator: CaClient) -> None:
     """Each page begins behind the last; the last one says so."""
     store = BlockListStore(world.database)
@@ -193,6 +209,8 @@ async def test_a_key_that_is_no_hash(world: CaWorld, path: str) -> None:
         with pytest.raises(UnknownKeyError) as caught:
             await CaClient(http).unblock_key("0" * 64)
     assert isinstance(caught.value, CaRefusedError)
+    async with world.internal(ACME) as http:
+        assert (await http.get(f"/v1/blocked-keys/{path}")).status_code == 400
 
 
 @pytest.mark.parametrize("spell", [bytes.hex, lambda digest: digest.hex().upper(), lambda digest: digest.hex(":")])

@@ -52,6 +52,7 @@ class CaSimulator:
         lost_answers: so many answers are lost after the certificate was issued.
         requests: every request for a certificate, repeated ones too.
         revoked: serial to reason.
+        blocked: SHA-256 of the keys on the block list, hex; `asked` counts the questions about it.
     """
 
     def __init__(self, hierarchy: Hierarchy) -> None:
@@ -63,6 +64,8 @@ class CaSimulator:
         self.lost_answers = 0
         self.requests: list[CertificateRequest] = []
         self.revoked: dict[str, str | int] = {}
+        self.blocked: set[str] = set()
+        self.asked = 0
         self.gate = asyncio.Event()
         self.gate.set()
 
@@ -98,6 +101,13 @@ class CaSimulator:
             raise AlreadyRevokedError("already-revoked", 409, "revoked before")
         self.revoked[request.serial] = request.reason
         return RevocationAnswer(request.serial, unix(self._hierarchy.clock.now()), str(request.reason))
+
+    async def is_blocked(self, key_hash: str) -> bool:
+        """As `CaClient.is_blocked`."""
+        self.asked += 1
+        if self.away:
+            raise CaUnavailableError("the simulated CA is away")
+        return key_hash in self.blocked
 
     async def _sign(self, request: CertificateRequest) -> IssuedCertificate:
         csr = UnverifiedCsr.parse(request.csr).verify()

@@ -38,12 +38,13 @@ from tests.support.pki import Hierarchy as FamilyOfKeys
 ACME = SpiffeId.service(TRUST_DOMAIN, "acme")
 CA = SpiffeId.service(TRUST_DOMAIN, "ca")
 OPERATOR = SpiffeId.operator(TRUST_DOMAIN, "admin")
-RESPONDERS = {"ecdsa": "ecdsa-p256", "mldsa": "ml-dsa-44"}
+RESPONDERS = {"ecdsa": "ecdsa-p256", "rsa": "rsa-2048", "mldsa": "ml-dsa-44"}
 POLICY = f"""
 [[allow]]
 caller = "spiffe://{TRUST_DOMAIN}/service/acme"
 service = "ca"
-endpoints = ["POST /v1/certificates", "POST /v1/revocations", "GET /v1/revocations"]
+endpoints = ["POST /v1/certificates", "POST /v1/revocations", "GET /v1/revocations",
+             "GET /v1/blocked-keys/{{key_hash}}"]
 
 [[allow]]
 caller = "spiffe://{TRUST_DOMAIN}/operator/*"

@@ -13,7 +13,7 @@ from pkicore.clock import Clock, unix
 from pkicore.identity import SpiffeId
 from services.ca.authorization import is_operator
 from services.ca.block_list.store import BlockListStore
-from services.ca.block_list.wire import BlockAnswer, BlockedKeyPage, BlockRequest
+from services.ca.block_list.wire import BlockAnswer, BlockedKeyPage, BlockRequest, BlockStatus
 from services.ca.errors import CaServiceError, NotAuthorisedError, NotBlockedError
 from services.ca.revocation import Revoker
 from services.ca.wire import format_serial
@@ -66,6 +66,10 @@ class BlockList:
             await self._store.remove(key_hash, event)
         except ConflictError as error:
             raise NotBlockedError(f"the key {key_hash.hex()} is not blocked") from error
+
+    async def status(self, key_hash: bytes) -> BlockStatus:
+        """Whether a key is blocked."""
+        return BlockStatus(key_hash.hex(), await self._store.has(key_hash))
 
     async def page(self, after: bytes) -> BlockedKeyPage:
         """A page of entries."""

@@ -1,9 +1,12 @@
-"""The block list on the mTLS listener, for operators; who may call what is decided before a body is read.
+"""The block list on the mTLS listener: operators change it, services ask about a key.
+
+Who may call what is decided before a body is read.
 
 | endpoint                            | what                                                   |
 |-------------------------------------|--------------------------------------------------------|
 | POST /v1/blocked-keys               | block a key (201; 200 if it was), and revoke what it has |
 | GET /v1/blocked-keys?after=HASH     | the entries, in pages                                  |
+| GET /v1/blocked-keys/{key_hash}     | whether a key is blocked                               |
 | DELETE /v1/blocked-keys/{key_hash}  | let it be certified again                              |
 """
 
@@ -31,6 +34,7 @@ class BlockListEndpoints:
         return [
             Route("POST", "/v1/blocked-keys", self.add, ("application/json",), _MAX_BODY),
             Route("GET", "/v1/blocked-keys", self.page),
+            Route("GET", "/v1/blocked-keys/{key_hash}", self.status),
             Route("DELETE", "/v1/blocked-keys/{key_hash}", self.remove),
         ]
 
@@ -42,6 +46,11 @@ class BlockListEndpoints:
     async def page(self, request: Request) -> Response:
         """Some entries."""
         return Response(200, (await self._block_list.page(_after(request))).to_json(), [*_JSON])
+
+    async def status(self, request: Request) -> Response:
+        """Whether a key is blocked."""
+        status = await self._block_list.status(parse_key_hash(request.params["key_hash"]))
+        return Response(200, status.to_json(), [*_JSON])
 
     async def remove(self, request: Request) -> Response:
         """Unblock a key."""

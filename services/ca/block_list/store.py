@@ -21,6 +21,7 @@ class BlockListStore:
         of = blocked_keys.c
         self._add = database.prepare(_insert_once())
         self._remove = database.prepare(sa.delete(blocked_keys).where(of.key_hash == sa.bindparam("of")))
+        self._one = database.prepare(sa.select(of.blocked_at).where(of.key_hash == sa.bindparam("of")))
         self._page = database.prepare(
             sa.select(blocked_keys)
             .where(of.key_hash > sa.bindparam("after", type_=sa.LargeBinary))
@@ -45,6 +46,10 @@ class BlockListStore:
             ConflictError: it is not blocked.
         """
         await self._database.commit(Unit("unblocked key", [Write(self._remove, {"of": key_hash}, 1)], [event]))
+
+    async def has(self, key_hash: bytes) -> bool:
+        """Whether a key is blocked."""
+        return await self._database.fetch_one(self._one, of=key_hash) is not None
 
     async def page(self, after: bytes, most: int) -> Sequence[BlockedKey]:
         """Entries with greater hashes, in their order, at most so many."""

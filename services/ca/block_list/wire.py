@@ -73,6 +73,28 @@ class BlockedKey:
 
 
 @dataclass(frozen=True, slots=True)
+class BlockStatus:
+    """`GET /v1/blocked-keys/{key_hash}`: whether a key is blocked now; no more than a service needs to know."""
+
+    key_hash: str
+    is_blocked: bool
+
+    def to_json(self) -> bytes:
+        """The answer body."""
+        return orjson.dumps(self)
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Self:
+        """Read an answer body.
+
+        Raises:
+            MalformedError: a field is missing or of another kind.
+        """
+        body = Fields.parse(data)
+        return cls(body.text("key_hash"), body.flag("is_blocked"))
+
+
+@dataclass(frozen=True, slots=True)
 class BlockedKeyPage:
     """`GET /v1/blocked-keys?after=HASH`: entries in the order of their hashes; `after` begins the next page, if any."""
 

@@ -22,7 +22,7 @@ from urllib.parse import quote, urlencode
 import orjson
 
 from pkicore.errors import MalformedError
-from services.ca.block_list.wire import BlockAnswer, BlockedKeyPage, BlockRequest
+from services.ca.block_list.wire import BlockAnswer, BlockedKeyPage, BlockRequest, BlockStatus
 from services.ca.ledger.wire import Inventory, LedgerEntry, LedgerPage, RefusalPage
 from services.ca.selection import SelectionAnswer, SelectionRequest
 from services.ca.wire import (
@@ -197,6 +197,17 @@ class CaClient:
             CaUnavailableError: no usable answer.
         """
         return await self._ca.ask(BlockedKeyPage.from_json, "GET", f"/v1/blocked-keys?after={after}")
+
+    async def is_blocked(self, key_hash: str) -> bool:
+        """Whether the key with this SHA-256 of its SubjectPublicKeyInfo (hex) is on the block list now.
+
+        Raises:
+            ForbiddenError: the caller policy of this deployment does not let this service ask.
+            CaRefusedError: the CA said no.
+            CaUnavailableError: no usable answer.
+        """
+        status = await self._ca.ask(BlockStatus.from_json, "GET", f"/v1/blocked-keys/{key_hash}")
+        return status.is_blocked
 
     async def unblock_key(self, key_hash: str) -> None:
         """Let a key be certified again.

@@ -1,0 +1,127 @@
+"""Account keys and the CA's block list: a key that is blocked makes no account, and an account that has it is dead.
+
+The CA is asked, and its answer holds for half a minute, so that an account at work costs one request now and then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import structlog
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from pkicore.algorithms import PublicKey
+from services.acme.answers import retry_after
+from services.acme.errors import AcmeError
+from services.ca import client as ca
+
+HOLDS_SECONDS: Final = 30.0  # an answer of the CA
+REMEMBERED: Final = 10_000  # keys
+_AWAY_SECONDS: Final = 5.0  # not asked again, where an account can do without the answer
+
+_log = structlog.get_logger("acme.blocked_keys")
+
+
+class AsksAboutKeys(Protocol):
+    """Who knows the block list; `services.ca.client.CaClient` does."""
+
+    async def is_blocked(self, key_hash: str) -> bool:
+        """Whether the key with this SHA-256 (hex) is blocked, or CaError."""
+
+
+class BlockedKeys:
+    """What the CA says of keys, for a while.
+
+    Args:
+        authority: who is asked.
+        monotonic: seconds that never go back.
+        remembered: keys at most.
+    """
+
+    def __init__(
+        self,
+        authority: AsksAboutKeys,
+        monotonic: Callable[[], float] = time.monotonic,
+        remembered: int = REMEMBERED,
+    ) -> None:
+        self._authority = authority
+        self._remembered = remembered
+        self._monotonic = monotonic
+        self._known: OrderedDict[str, tuple[bool, float]] = OrderedDict()
+        self._away_until = 0.0
+
+    async def refuse_new(self, key: PublicKey) -> None:
+        """The key of an account that is to be made: never without the CA's answer.
+
+        Raises:
+            AcmeError: badPublicKey; serverInternal where the CA cannot be asked.
+        """
+        try:
+            blocked = await self._ask(_hash_of(key))
+        except ca.CaError as error:
+            _log.warning("no account without the block list", error=str(error))
+            detail = "the CA cannot be asked about this key now; try again"
+            raise AcmeError("serverInternal", detail, headers=[retry_after(int(_AWAY_SECONDS))]) from error
+        if blocked:
+            raise AcmeError("badPublicKey", "this key is on the block list of the CA; make another one")
+
+    async def refuse_account(self, key: PublicKey) -> None:
+        """The key of an account that asks for something; while the CA is away, what it said last holds.
+
+        Nothing is issued on that: `services.acme.issuance` asks with `refuse_order`.
+
+        Raises:
+            AcmeError: unauthorized.
+        """
+        key_hash = _hash_of(key)
+        blocked, _ = self._known.get(key_hash, (False, 0.0))
+        if self._monotonic() >= self._away_until:
+            try:
+                blocked = await self._ask(key_hash)
+            except ca.CaError as error:
+                self._away_until = self._monotonic() + _AWAY_SECONDS
+                _log.warning("block list not asked", error=str(error))
+        if blocked:
+            raise _dead()
+
+    async def refuse_order(self, key: PublicKey) -> None:
+        """The key of an account for which a certificate is to be issued: never without the CA's answer.
+
+        Raises:
+            AcmeError: unauthorized.
+            CaError: the CA cannot be asked.
+        """
+        if await self._ask(_hash_of(key)):
+            raise _dead()
+
+    async def _ask(self, key_hash: str) -> bool:
+        blocked, until = self._known.get(key_hash, (False, 0.0))
+        now = self._monotonic()
+        if now < until:
+            return blocked
+        try:
+            blocked = await self._authority.is_blocked(key_hash)
+        except ca.ForbiddenError:  # by a policy file that is older than this question; all else goes on as it was
+            _log.error(
+                "not allowed to ask for blocked keys: add the endpoint to /service/acme in config/policy.toml",
+                endpoint="GET /v1/blocked-keys/{key_hash}",
+            )
+            blocked = False
+        self._known[key_hash] = (blocked, now + HOLDS_SECONDS)
+        self._known.move_to_end(key_hash)
+        if len(self._known) > self._remembered:
+            self._known.popitem(last=False)
+        return blocked
+
+
+def _dead() -> AcmeError:
+    detail = "the key of this account is on the block list of the CA: make an account with another key"
+    return AcmeError("unauthorized", detail)
+
+
+def _hash_of(key: PublicKey) -> str:
+    return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
