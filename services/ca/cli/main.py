@@ -16,6 +16,7 @@ _COMMANDS: Final[Mapping[str, tuple[str, str, str]]] = MappingProxyType(
         "up": ("up", "up", "Run every service of a deployment."),
         "endpoints": ("endpoints", "endpoints", "Print where a running deployment answers."),
         "issue": ("certificates", "issue", "Make a client identity for a workload."),
+        "certify": ("certify", "certify", "Have a certificate request certified, as its operator."),
         "revoke": ("revocation", "revoke", "Revoke certificates, for good."),
         "hold": ("revocation", "hold", "Hold certificates: revoked until they are released."),
         "release": ("revocation", "release", "Release certificates that are held."),
