@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -298,3 +299,37 @@ def test_damage_is_one_sentence(deployment: Deployment, file: str, content: byte
     assert said in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert not (deployment.directory / "endpoints.json").exists()
+
+
+def request_file(folder: Path, *options: str) -> Path:
+    """A certificate request that openssl made, for a key of P-256."""
+    csr = folder / "request.csr"
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", folder / "request.key")
+    openssl("req", "-new", *key, "-out", csr, *options)
+    return csr
+
+
+def test_an_operator_has_a_request_certified(deployment: Deployment, tmp_path: Path) -> None:
+    """Names and key are those of the request, the end is the one that was asked for, and the ledger says who asked."""
+    csr = request_file(tmp_path, "-subj", "/CN=app.example", "-addext", "subjectAltName=DNS:app.example,IP:192.0.2.7")
+    out, where = tmp_path / "chain.pem", ("--dir", str(deployment.directory))
+    end = datetime.now(UTC).date() + timedelta(days=20)
+    said = deployment.ztca("certify", str(csr), *where, "--out", str(out), "--not-after", f"{end}", "--json").stdout
+    assert json.loads(said)["names"] == ["dns:app.example", "ip:192.0.2.7"]
+    leaf = x509.load_pem_x509_certificates(out.read_bytes())[0]
+    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["app.example"]
+    assert leaf.not_valid_after_utc.date() == end
+    assert leaf.public_key() == x509.load_pem_x509_csr(csr.read_bytes()).public_key()
+    assert "/operator/admin" in deployment.ztca("show", *where, f"{leaf.serial_number:x}").stdout
+
+
+def test_an_operator_cannot_have_a_ca_certified(deployment: Deployment, tmp_path: Path) -> None:
+    """Nor by the profile, nor by what the request asks for; no file is left."""
+    csr = request_file(tmp_path, "-subj", "/CN=app.example", "-addext", "basicConstraints=critical,CA:TRUE")
+    for profile in ("sub-ca", "issuing-ca", "ocsp-responder", "server"):
+        options = ("--dir", str(deployment.directory), "--out", str(tmp_path / "chain.pem"), "--profile", profile)
+        refused = deployment.ztca("certify", str(csr), *options, check=False)
+        assert refused.returncode == 1
+        assert "ztca: " in refused.stderr
+    assert not (tmp_path / "chain.pem").exists()
