@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -25,8 +25,10 @@ from pkicore.x509.tbs import Issuer, build_tbs, random_serial, validity
 PROFILES = load_profiles((Path(__file__).parents[2] / "services/ca/profiles.toml").read_text())
 BASE_URL = "http://127.0.0.1:5080"
 TRUST_DOMAIN = "pqcpki.internal"
-ROOT_ALGORITHM = {"ecdsa": "ecdsa-p384", "mldsa": "ml-dsa-87", "rsa": "rsa-4096"}
-ISSUING_ALGORITHM = {"ecdsa": "ecdsa-p256", "mldsa": "ml-dsa-65", "rsa": "rsa-3072"}
+# A deployment's RSA keys are larger, and take seconds to make.
+ROOT_ALGORITHM = {"ecdsa": "ecdsa-p384", "mldsa": "ml-dsa-87", "rsa": "rsa-2048"}
+ISSUING_ALGORITHM = {"ecdsa": "ecdsa-p256", "mldsa": "ml-dsa-65", "rsa": "rsa-2048"}
+ROOT_PROFILE = replace(PROFILES["root"], keys=PROFILES["root"].keys | {"rsa-2048"})
 
 
 class MemoryKey:
@@ -150,12 +152,21 @@ class Hierarchy:
         )
 
 
+async def make_root(
+    family: str, clock: Clock, *, number: int = 1, base_url: str = BASE_URL
+) -> tuple[MemoryKey, Issuer]:
+    """A fresh root of the family; from the second on it has its number, as those of a deployment have."""
+    key, end = MemoryKey.generate(ROOT_ALGORITHM[family]), "" if number == 1 else f"-{number}"
+    name = f"Test root {family}{end.replace('-', ' ')}"
+    certificate = await self_signed_root(ROOT_PROFILE, key, common_name=name, now=clock.now())
+    return key, _issuer(f"root-{family}{end}", family, certificate, (), certificate, base_url)
+
+
 async def make_hierarchy(family: str, clock: Clock, *, base_url: str = BASE_URL) -> Hierarchy:
-    """A fresh PKI of the family: ecdsa, mldsa, or (slowly) rsa."""
+    """A fresh PKI of the family: ecdsa, rsa or mldsa."""
     now = clock.now()
-    root_key = MemoryKey.generate(ROOT_ALGORITHM[family])
-    root_certificate = await self_signed_root(PROFILES["root"], root_key, common_name=f"Test root {family}", now=now)
-    root = _issuer(f"root-{family}", family, root_certificate, (), root_certificate, base_url)
+    root_key, root = await make_root(family, clock, base_url=base_url)
+    root_certificate = root.certificate
     issuing_key = MemoryKey.generate(ISSUING_ALGORITHM[family])
     profile = PROFILES["issuing-ca"]
     not_before, not_after = validity(profile, root, now)
