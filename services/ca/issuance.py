@@ -21,21 +21,22 @@ from typing import Any, Final
 
 import structlog
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from pkicore.clock import Clock, unix
-from pkicore.ct.precertificate import sct_list_of
+from pkicore.ct.precertificate import may_have_sct_list, sct_list_of
 from pkicore.encoding import canonical_json, pem_join
 from pkicore.errors import BadCertificateError, BadSignatureError, MalformedError, ProofError
 from pkicore.identity import SpiffeId
 from pkicore.keys import SigningKey
 from pkicore.weak_keys import PublishedKeys
-from pkicore.x509.certificate import load_der, sign_certificate
+from pkicore.x509.certificate import Signer, load_der
 from pkicore.x509.csr import UnverifiedCsr, VerifiedCsr
-from pkicore.x509.lint import lint_tbs, unsigned
+from pkicore.x509.lint import TbsLint, unsigned
 from pkicore.x509.names import Names, names_of
-from pkicore.x509.tbs import Issuer, build_tbs, random_serial
+from pkicore.x509.tbs import Issuer, random_serial
+from pkicore.x509.template import Templates
 from services.ca.authorization import Authorizer, IssuanceRequest
 from services.ca.ct.log import CertificateLog, Entered
 from services.ca.errors import (
@@ -64,13 +65,16 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class IssuingCa:
-    """An issuer that this process can sign for; `chain_pem` is its own chain, without the root.
+    """An issuer that this process can sign for; `signer` verifies what its key has signed.
+
+    `chain_pem` is its own chain, without the root.
 
     One that is not active completes what was recorded and speaks for what it has issued; it gets no new requests.
     """
 
     issuer: Issuer
     key: SigningKey
+    signer: Signer
     chain_pem: str
     state: IssuerState = "active"
 
@@ -78,7 +82,7 @@ class IssuingCa:
     def of(cls, issuer: Issuer, key: SigningKey, *, state: IssuerState = "active") -> "IssuingCa":
         """Pair an issuer with its key."""
         chain = b"".join(certificate.public_bytes(Encoding.PEM) for certificate in issuer.chain)
-        return cls(issuer, key, chain.decode(), state)
+        return cls(issuer, key, Signer.of(issuer.certificate), chain.decode(), state)
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,8 @@ class Issuance:
         self._serials = serials
         self._cas = cas
         self._clock = clock
+        self._templates = Templates()
+        self._tbs_lint = TbsLint()
         self._running: dict[tuple[str, str], asyncio.Future[None]] = {}
 
     async def issue(self, caller: SpiffeId, request: CertificateRequest, *, below: str | None = None) -> Outcome:
@@ -220,13 +226,14 @@ class Issuance:
 
     async def _prepare(self, request: IssuanceRequest) -> Intent:
         serial = await self._serials.take()  # 3
-        tbs = build_tbs(  # 4
+        tbs = self._templates.build(  # 4
             request.profile,
             request.issuer,
             serial=serial,
             not_before=request.not_before,
             not_after=request.not_after,
             public_key=request.csr.public_key,
+            spki=request.csr.spki,
             common_name=request.common_name,
             names=request.names,
             claims=request.claims,
@@ -269,15 +276,16 @@ class Issuance:
         return entered
 
     async def _lint(self, request: IssuanceRequest, tbs: bytes, *, logged: bool = False) -> None:
-        lint_tbs(tbs, request.profile, request.issuer, claims=request.claims, logged=logged)
+        self._tbs_lint.lint(tbs, request.profile, request.issuer, claims=request.claims, logged=logged)
         for name in request.profile.lint:
             await self._linters[name].lint(unsigned(tbs))
 
     async def _complete(self, intent: Intent) -> IssuedCertificate:
         ca = self._cas[intent.issuer]
         try:
-            certificate = await sign_certificate(intent.tbs, ca.key, ca.issuer.certificate)  # 7 and 8
-            self._verify_timestamp(certificate, ca)
+            certificate = await ca.signer.certify(intent.tbs, ca.key)  # 7 and 8
+            if may_have_sct_list(intent.tbs):
+                self._verify_timestamp(certificate, ca)
         except (BadSignatureError, BadCertificateError, MalformedError, ProofError) as error:
             _log.error("wrong signature", serial=format_serial(intent.serial), key=ca.key.uri, error=str(error))
             raise WrongSignatureError(f"the key of {intent.issuer} made no valid signature; try again") from error
@@ -371,8 +379,7 @@ def _found_by(request: IssuanceRequest) -> list[tuple[str, str]]:
 
 
 def _key_hash(csr: VerifiedCsr) -> bytes:
-    spki = csr.public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return hashlib.sha256(spki).digest()
+    return hashlib.sha256(csr.spki).digest()
 
 
 def _intent_event(intent: Intent, request: IssuanceRequest, entered: Entered | None) -> AuditEvent:

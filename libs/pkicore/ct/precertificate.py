@@ -101,6 +101,11 @@ def embed(tbs: bytes, scts: Sequence[SignedCertificateTimestamp]) -> bytes:
     return _put_together(head, [*extensions.values(), extension(SCT_LIST_OID, encode_sct_list(scts))])
 
 
+def may_have_sct_list(tbs: bytes) -> bool:
+    """Whether the octets of the extension's OID are anywhere in the bytes: where not, there are no timestamps."""
+    return _SCT_LIST in tbs
+
+
 def sct_list_of(tbs: bytes) -> bytes | None:
     """The value of the extension with the list of timestamps, as it stands there; None without.
 

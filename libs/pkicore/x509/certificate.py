@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from pkicore.algorithms import Algorithm, algorithm_of, known_public_key, signature_algorithm_der, verify_signature
-from pkicore.encoding import bit_string, pem_join, pem_split, sequence
+from pkicore.algorithms import (
+    Algorithm,
+    PublicKey,
+    algorithm_of,
+    known_public_key,
+    signature_algorithm_der,
+    verify_signature,
+)
+from pkicore.encoding import DerReader, bit_string, pem_join, pem_split, sequence
 from pkicore.errors import BadCertificateError, MalformedError
 from pkicore.keys import SigningKey
 from pkicore.x509 import PARSE_ERRORS
@@ -33,34 +41,76 @@ def assemble(tbs: bytes, signature: bytes, algorithm: Algorithm) -> x509.Certifi
         raise MalformedError("the certificate does not parse") from error
 
 
+@dataclass(frozen=True)
+class Signer:
+    """What a certificate of an issuer is verified with, taken from the issuer's own certificate once."""
+
+    name: bytes
+    public_key: PublicKey
+    algorithm: Algorithm
+
+    @classmethod
+    def of(cls, certificate: x509.Certificate) -> Signer:
+        """The signer whose certificate this is.
+
+        Raises:
+            UnsupportedError, BadKeyError: its key is not offered.
+        """
+        public_key = known_public_key(certificate.public_key())
+        return cls(certificate.subject.public_bytes(), public_key, algorithm_of(public_key))
+
+    def verify(self, certificate: x509.Certificate, tbs: bytes) -> None:
+        """A fresh certificate is what was linted, and this signer signed it.
+
+        Raises:
+            BadCertificateError: other bytes, another issuer name or another algorithm.
+            BadSignatureError: the signature does not verify with the issuer's key.
+        """
+        if certificate.tbs_certificate_bytes != tbs:
+            raise BadCertificateError("the signed bytes are not the bytes that were checked")
+        if _issuer_name(tbs) != self.name:
+            raise BadCertificateError("the certificate names another issuer")
+        if certificate.signature_algorithm_oid.dotted_string != self.algorithm.signature_oid:
+            raise BadCertificateError("the certificate names another signature algorithm than its issuer's")
+        verify_signature(self.public_key, certificate.signature, tbs)
+
+    async def certify(self, tbs: bytes, key: SigningKey) -> x509.Certificate:
+        """Have linted bytes signed with this signer's key, and check what comes back.
+
+        Raises:
+            KeyUnavailableError: the key's back end does not answer.
+            BadSignatureError: what came back is no signature by the issuer's key.
+            BadCertificateError: the bytes name another issuer or algorithm.
+            MalformedError: the bytes do not parse.
+        """
+        certificate = assemble(tbs, await key.sign(tbs), key.algorithm)
+        self.verify(certificate, tbs)
+        return certificate
+
+
+def _issuer_name(tbs: bytes) -> bytes:
+    fields = DerReader(tbs).enter()
+    for _ in range(3):  # version, serial, signature
+        fields.read_element()
+    return fields.read_element()
+
+
 def verify_issued(certificate: x509.Certificate, issuer_certificate: x509.Certificate, tbs: bytes) -> None:
-    """A fresh certificate is what was linted, and its issuer signed it.
+    """As `Signer.verify`.
 
     Raises:
-        BadCertificateError: other bytes, another issuer name or another algorithm.
-        BadSignatureError: the signature does not verify with the issuer's key.
+        BadCertificateError, BadSignatureError: as there.
     """
-    if certificate.tbs_certificate_bytes != tbs:
-        raise BadCertificateError("the signed bytes are not the bytes that were checked")
-    if certificate.issuer != issuer_certificate.subject:
-        raise BadCertificateError("the certificate names another issuer")
-    public_key = known_public_key(issuer_certificate.public_key())
-    if certificate.signature_algorithm_oid.dotted_string != algorithm_of(public_key).signature_oid:
-        raise BadCertificateError("the certificate names another signature algorithm than its issuer's")
-    verify_signature(public_key, certificate.signature, tbs)
+    Signer.of(issuer_certificate).verify(certificate, tbs)
 
 
 async def sign_certificate(tbs: bytes, key: SigningKey, issuer_certificate: x509.Certificate) -> x509.Certificate:
-    """Sign linted bytes and check what came back.
+    """As `Signer.certify`, for one certificate.
 
     Raises:
-        KeyUnavailableError: the key's back end does not answer.
-        BadSignatureError: what came back is no signature by the issuer's key.
-        BadCertificateError: the bytes name another issuer or algorithm.
+        KeyUnavailableError, BadSignatureError, BadCertificateError, MalformedError: as there.
     """
-    certificate = assemble(tbs, await key.sign(tbs), key.algorithm)
-    verify_issued(certificate, issuer_certificate, tbs)
-    return certificate
+    return await Signer.of(issuer_certificate).certify(tbs, key)
 
 
 async def self_signed_root(

@@ -15,6 +15,7 @@ from typing import TypeVar
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtensionOID, NameOID
 
 from pkicore.algorithms import Algorithm, PublicKey, known_public_key
@@ -48,6 +49,7 @@ class VerifiedCsr:
     Attributes:
         der: the request as it came, in DER.
         public_key: the key whose possession it proves.
+        spki: that key as SubjectPublicKeyInfo, in its one form.
         algorithm: the table row of the key.
         subject: as asked for; no rule of ours copies it into a certificate.
         common_name: the common name asked for, if any.
@@ -56,6 +58,7 @@ class VerifiedCsr:
 
     der: bytes
     public_key: PublicKey
+    spki: bytes
     algorithm: Algorithm
     subject: x509.Name
     common_name: str | None
@@ -108,7 +111,9 @@ class UnverifiedCsr:
         requested = _requested_names(extensions)
         _check_ip_common_name(common_name, requested)
         names = _with_host(requested, common_name)
-        return VerifiedCsr(self.der, known_public_key(key), algorithm, subject, common_name, names)
+        public_key = known_public_key(key)
+        spki = public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        return VerifiedCsr(self.der, public_key, spki, algorithm, subject, common_name, names)
 
     def _key(self) -> object:
         try:

@@ -241,16 +241,25 @@ def _flags(profile: Profile) -> Iterator[x509.ExtensionType]:
         yield NO_REV_AVAIL
 
 
-def _subject(profile: Profile, common_name: str | None, names: Names) -> x509.Name:
-    chosen: str | None = None
+def common_name_of(profile: Profile, common_name: str | None, names: Names) -> str | None:
+    """The common name of the subject, which is all that a subject has; None where it is empty.
+
+    Raises:
+        ProfileError: the profile needs one, and none that fits was asked for.
+    """
     if profile.subject == "required":
         if not common_name or len(common_name) > MAX_COMMON_NAME:
             raise ProfileError(f"profile {profile.name} needs a common name of at most {MAX_COMMON_NAME} characters")
-        chosen = common_name
-    elif profile.subject == "first-name":
-        hosts = sorted(names.dns, key=lambda name: name.startswith("*."))
-        candidates = (common_name, *hosts) if common_name in names.dns else hosts
-        chosen = next((name for name in candidates if len(name) <= MAX_COMMON_NAME), None)
+        return common_name
+    if profile.subject == "empty":
+        return None
+    hosts = sorted(names.dns, key=lambda name: name.startswith("*."))
+    candidates = (common_name, *hosts) if common_name in names.dns else hosts
+    return next((name for name in candidates if len(name) <= MAX_COMMON_NAME), None)
+
+
+def _subject(profile: Profile, common_name: str | None, names: Names) -> x509.Name:
+    chosen = common_name_of(profile, common_name, names)
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, chosen)] if chosen else [])
 
 

@@ -18,21 +18,28 @@ from pkicore.errors import LintError, PkiError
 from pkicore.x509 import PARSE_ERRORS
 from pkicore.x509.key_rules import check_certificate_key
 from pkicore.x509.lint import authority, encoding, extensions, key, names, svid
+from pkicore.x509.lint.shape import Shape
 from pkicore.x509.lint.subject import LintSubject
 from pkicore.x509.profiles import Profile
 from pkicore.x509.tbs import Issuer
 
-__all__ = ["lint_tbs", "unsigned"]
+__all__ = ["TbsLint", "lint_tbs", "unsigned"]
 
 _NO_CLAIMS: Mapping[str, str] = MappingProxyType({})
 _Rule: TypeAlias = Callable[[LintSubject], Iterator[str]]
-_RULES: tuple[_Rule, ...] = (
-    *encoding.RULES,
-    *authority.RULES,
-    *key.RULES,
-    *names.RULES,
-    *extensions.RULES,
-    *svid.RULES,
+_Kind: TypeAlias = tuple[str, str, str, int]
+_OF_EACH: tuple[_Rule, ...] = (
+    *encoding.OF_EACH,
+    *authority.OF_EACH,
+    *key.OF_EACH,
+    *names.OF_EACH,
+    *svid.OF_EACH,
+)
+_OF_THE_SHAPE: tuple[_Rule, ...] = (
+    *encoding.OF_THE_SHAPE,
+    *authority.OF_THE_SHAPE,
+    *key.OF_THE_SHAPE,
+    *extensions.OF_THE_SHAPE,
 )
 
 
@@ -56,26 +63,71 @@ def lint_tbs(
     Raises:
         LintError: with every finding, each named after its source.
     """
-    findings: tuple[str, ...]
+    _refuse(tbs, lambda: _findings(_subject(tbs, profile, issuer, claims, logged=logged), (*_OF_THE_SHAPE, *_OF_EACH)))
+
+
+class TbsLint:
+    """The same for a process that makes many: rules on what is alike in them are applied to the first of a kind.
+
+    A kind is a profile, an issuer with the shard of its CRL, and a key algorithm: what those rules look at beside the
+    bytes of the shape. Where claims or timestamps are in a certificate, every rule is applied to it.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[_Kind, Shape] = {}
+
+    def lint(
+        self,
+        tbs: bytes,
+        profile: Profile,
+        issuer: Issuer,
+        *,
+        claims: Mapping[str, str] = _NO_CLAIMS,
+        logged: bool = False,
+    ) -> None:
+        """As `lint_tbs`.
+
+        Raises:
+            LintError: with every finding, each named after its source.
+        """
+        if claims or logged:
+            lint_tbs(tbs, profile, issuer, claims=claims, logged=logged)
+        else:
+            _refuse(tbs, lambda: self._findings(_subject(tbs, profile, issuer, claims, logged=logged), issuer))
+
+    def _findings(self, subject: LintSubject, issuer: Issuer) -> list[str]:
+        profile, tbs = subject.profile, subject.tbs
+        kind = profile.name, issuer.id, subject.algorithm.name, issuer.shard_of(subject.certificate.serial_number)
+        known = self._known.get(kind)
+        if known is not None and known.fits(tbs, profile, issuer):
+            return _findings(subject, _OF_EACH)
+        found = _findings(subject, (*_OF_THE_SHAPE, *_OF_EACH))
+        if not found and (shape := Shape.of(tbs, profile, issuer)) is not None:
+            self._known[kind] = shape
+        return found
+
+
+def _subject(
+    tbs: bytes, profile: Profile, issuer: Issuer | None, claims: Mapping[str, str], *, logged: bool
+) -> LintSubject:
+    certificate = x509.load_der_x509_certificate(unsigned(tbs))
+    algorithm = check_certificate_key(certificate.public_key())
+    return LintSubject(tbs, certificate, algorithm, profile, issuer, claims=claims, logged=logged)
+
+
+def _refuse(tbs: bytes, look: Callable[[], list[str]]) -> None:
     try:
         # cryptography refuses, or warns of, what these are about; so they come before its parser.
-        findings = tuple(encoding.version_and_serial(tbs))
-        if not findings:
-            certificate = x509.load_der_x509_certificate(unsigned(tbs))
-            algorithm = check_certificate_key(certificate.public_key())
-            subject = LintSubject(
-                tbs, certificate, certificate.extensions, algorithm, profile, issuer, claims=claims, logged=logged
-            )
-            findings = tuple(_findings(subject))
+        findings = list(encoding.version_and_serial(tbs)) or look()
     except (PkiError, *PARSE_ERRORS) as error:
         raise LintError((f"RFC 5280 §4.1: the to-be-signed bytes do not parse: {error}",)) from error
     if findings:
         raise LintError(tuple(dict.fromkeys(findings)))
 
 
-def _findings(subject: LintSubject) -> list[str]:
+def _findings(subject: LintSubject, rules: tuple[_Rule, ...]) -> list[str]:
     found = list[str]()
-    for rule in _RULES:
+    for rule in rules:
         try:
             found.extend(rule(subject))
         except x509.ExtensionNotFound as error:

@@ -99,14 +99,14 @@ def _urls(points: Iterable[x509.DistributionPoint]) -> list[str]:
     return [str(name.value) for point in points for name in point.full_name or ()]
 
 
-RULES = (
+OF_THE_SHAPE = (
     _name,
     _is_ca,
     _family,
-    _name_constraints,
     _extended_usages,
     _key_identifier,
     _information,
     _distribution_points,
     _freshest,
 )
+OF_EACH = (_name_constraints,)

@@ -73,4 +73,5 @@ def _unique_identifiers(subject: LintSubject) -> Iterator[str]:
         yield "RFC 5280 §4.1.2.8: conforming CAs make no unique identifiers"
 
 
-RULES = (_signature, _times, _period, _key, _unique_identifiers)
+OF_THE_SHAPE = (_signature, _unique_identifiers)
+OF_EACH = (_times, _period, _key)

@@ -143,7 +143,7 @@ def _old_issuer(subject: LintSubject) -> Iterator[str]:
         yield "Fulcio: the issuer is not said twice, in the old form and the new"
 
 
-RULES = (
+OF_THE_SHAPE = (
     _set,
     _criticality,
     _constraints,

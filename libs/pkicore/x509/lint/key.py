@@ -78,4 +78,5 @@ def _is_rsa(subject: LintSubject) -> bool:
     return isinstance(subject.public_key, rsa.RSAPublicKey)
 
 
-RULES = (_offered, _identifier, _usages, _authority_usages, _signs_alone, _extended_usages)
+OF_THE_SHAPE = (_offered, _usages, _authority_usages, _signs_alone, _extended_usages)
+OF_EACH = (_identifier,)

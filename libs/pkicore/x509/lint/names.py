@@ -70,4 +70,4 @@ def _allowed(subject: LintSubject) -> Iterator[str]:
         yield f"profile: {error}"
 
 
-RULES = (_subject_form, _subject_of_ca, _common_name, _criticality, _canonical, _allowed)
+OF_EACH = (_subject_form, _subject_of_ca, _common_name, _criticality, _canonical, _allowed)

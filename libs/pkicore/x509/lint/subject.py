@@ -24,7 +24,6 @@ class LintSubject:
 
     tbs: bytes
     certificate: x509.Certificate
-    extensions: x509.Extensions
     algorithm: Algorithm
     profile: Profile
     issuer: Issuer | None
@@ -57,6 +56,11 @@ class LintSubject:
             BadCsrError: one that no certificate may carry.
         """
         return names_of(self.value(x509.SubjectAlternativeName)) if self.has(x509.SubjectAlternativeName.oid) else None
+
+    @cached_property
+    def extensions(self) -> x509.Extensions:
+        """All of them."""
+        return self.certificate.extensions
 
     @cached_property
     def _by_oid(self) -> Mapping[x509.ObjectIdentifier, x509.Extension[x509.ExtensionType]]:

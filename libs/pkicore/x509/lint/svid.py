@@ -68,4 +68,4 @@ def _uris(subject: LintSubject) -> list[str]:
     return subject.value(x509.SubjectAlternativeName).get_values_for_type(x509.UniformResourceIdentifier)
 
 
-RULES = (_one_uri, _spiffe_id, _is_leaf, _key_usage, _extended_key_usage)
+OF_EACH = (_one_uri, _spiffe_id, _is_leaf, _key_usage, _extended_key_usage)

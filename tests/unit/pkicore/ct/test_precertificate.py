@@ -14,7 +14,7 @@ from pkicore.ct import (
     encode_sct_list,
     precertificate_tbs,
 )
-from pkicore.ct.precertificate import POISON_OID, SCT_LIST_OID, sct_list_of
+from pkicore.ct.precertificate import POISON_OID, SCT_LIST_OID, may_have_sct_list, sct_list_of
 from pkicore.ct.sct import MAX_TIMESTAMP
 from pkicore.encoding import NULL, explicit, extension, object_identifier, octet_string, sequence
 from pkicore.errors import MalformedError
@@ -64,6 +64,7 @@ def test_bytes_without_either_extension_stay_as_they_are(tbs: bytes) -> None:
     """What our CA builds is what its log signs."""
     assert precertificate_tbs(tbs) == tbs
     assert sct_list_of(tbs) is None
+    assert not may_have_sct_list(tbs)
 
 
 def test_the_poison_is_taken_out(tbs: bytes, certificate: x509.Certificate, hierarchy: Hierarchy) -> None:
@@ -82,6 +83,7 @@ def test_timestamps_are_taken_out_as_cryptography_does(
     assert built == embed(tbs, [SCT, SCT])
     assert precertificate_tbs(built) == tbs
     assert sct_list_of(built) == encode_sct_list([SCT, SCT])
+    assert may_have_sct_list(built)
 
 
 async def test_what_is_embedded_is_all_that_changes(tbs: bytes, hierarchy: Hierarchy) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,19 +18,20 @@ from hypothesis import strategies as st
 
 from pkicore.algorithms import ALGORITHMS, generate_private_key
 from pkicore.encoding import SEQUENCE, DerReader, integer, sequence, tlv
-from pkicore.errors import LintError
+from pkicore.errors import LintError, PkiError
 from pkicore.x509.capture import CAPTURING_KEYS
-from pkicore.x509.lint import lint_tbs
+from pkicore.x509.lint import TbsLint, lint_tbs
 from pkicore.x509.names import Names
 from pkicore.x509.profiles import Profile
 from pkicore.x509.tbs import Issuer, build_tbs, random_serial, validity
+from tests.support.clock import ManualClock
 from tests.support.pki import PROFILES, Hierarchy
 
 SERVER = PROFILES["server"]
 KEY = generate_private_key(ALGORITHMS["ecdsa-p256"])
 
 
-def tbs_of(hierarchy: Hierarchy, profile: Profile = SERVER, **changes: Any) -> bytes:  # noqa: ANN401 - one field each
+def tbs_of(hierarchy: Hierarchy | SimpleNamespace, profile: Profile = SERVER, **changes: Any) -> bytes:  # noqa: ANN401 - one field each
     """What `build_tbs` makes of a good request, with some fields changed."""
     not_before, not_after = validity(profile, hierarchy.issuing, hierarchy.clock.now())
     fields: dict[str, Any] = {
@@ -45,10 +48,24 @@ def tbs_of(hierarchy: Hierarchy, profile: Profile = SERVER, **changes: Any) -> b
 
 
 def findings(tbs: bytes, issuer: Issuer | None, profile: Profile = SERVER) -> str:
-    """What the lint says, in one text."""
+    """What the lint says, in one text; the one that remembers what is alike says the same."""
     with pytest.raises(LintError) as caught:
         lint_tbs(tbs, profile, issuer)
+    if issuer is not None:
+        assert set(findings_of_one_that_remembers(tbs, issuer, profile)) == set(caught.value.findings)
     return "\n".join(caught.value.findings)
+
+
+def findings_of_one_that_remembers(tbs: bytes, issuer: Issuer, profile: Profile) -> tuple[str, ...]:
+    """What a lint says that has seen a good certificate of this profile and issuer, where there is such a thing."""
+    lint, good = TbsLint(), SimpleNamespace(issuing=issuer, clock=ManualClock())
+    with suppress(PkiError):
+        lint.lint(tbs_of(good, profile), profile, issuer)
+    try:
+        lint.lint(tbs, profile, issuer)
+    except LintError as error:
+        return error.findings
+    return ()
 
 
 def with_fields(tbs: bytes, change: Callable[[list[bytes]], None]) -> bytes:
@@ -274,3 +291,50 @@ def test_lint_is_total_on_rubbish(data: bytes) -> None:
     """Bytes that are no TBSCertificate are a finding, not a crash."""
     with pytest.raises(LintError):
         lint_tbs(data, PROFILES["root"], None)
+
+
+def test_no_octet_goes_unseen_by_one_that_remembers(ecdsa: Hierarchy) -> None:
+    """Whichever octet of a certificate is another, both lints say the same of it."""
+    profile, issuer, lint = PROFILES["short-lived"], ecdsa.issuing, TbsLint()
+    good = tbs_of(ecdsa, profile)
+    lint.lint(good, profile, issuer)
+    passed = []
+    for index in range(len(good)):
+        bent = good[:index] + bytes((good[index] ^ 1,)) + good[index + 1 :]
+        said: list[tuple[str, ...]] = []
+        for look in (lint.lint, lint_tbs):
+            try:
+                look(bent, profile, issuer)
+            except LintError as error:
+                said.append(error.findings)
+            else:
+                said.append(())
+        assert set(said[0]) == set(said[1])
+        if not said[1]:
+            passed.append(index)
+    serial = good.index(b"\x02\x14") + 2
+    assert set(range(serial + 1, serial + 20)) <= set(passed)  # any serial is as good as another
+    assert len(passed) < 60  # the rest: a shorter period
+
+
+def test_a_shape_is_of_one_profile_and_issuer(ecdsa: Hierarchy) -> None:
+    """A profile or issuer that took another's name is held against every rule."""
+    lint, tbs = TbsLint(), tbs_of(ecdsa)
+    lint.lint(tbs, SERVER, ecdsa.issuing)
+    with pytest.raises(LintError, match="extended key usage"):
+        lint.lint(tbs, replace(SERVER, extended_key_usage=("clientAuth",)), ecdsa.issuing)
+    with pytest.raises(LintError, match="CRL distribution point"):
+        lint.lint(tbs, SERVER, replace(ecdsa.issuing, crl_url="http://elsewhere.example/crl"))
+    lint.lint(tbs, SERVER, ecdsa.issuing)
+
+
+def test_a_shard_is_the_serials(ecdsa: Hierarchy) -> None:
+    """The URL of another shard's CRL is found, whichever shards were seen before."""
+    issuer, lint = replace(ecdsa.issuing, crl_shards=2), TbsLint()
+    serials = [(1 << 150) + shard for shard in range(2)]
+    first, second = (tbs_of(ecdsa, issuer=issuer, serial=serial) for serial in serials)
+    for tbs in (first, second):
+        lint.lint(tbs, SERVER, issuer)
+    swapped = first.replace(integer(serials[0]), integer(serials[1]))
+    with pytest.raises(LintError, match="CRL distribution point"):
+        lint.lint(swapped, SERVER, issuer)

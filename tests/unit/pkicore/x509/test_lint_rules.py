@@ -15,7 +15,7 @@ from pkicore.algorithms import ALGORITHMS, generate_private_key
 from pkicore.encoding import NULL, DerReader, sequence, tlv
 from pkicore.errors import LintError
 from pkicore.x509.capture import CAPTURING_KEYS
-from pkicore.x509.lint import lint_tbs, unsigned
+from pkicore.x509.lint import TbsLint, lint_tbs, unsigned
 from pkicore.x509.names import Names
 from pkicore.x509.profiles import Profile
 from pkicore.x509.tbs import NO_REV_AVAIL, Issuer, build_tbs, random_serial, validity
@@ -66,9 +66,14 @@ def bent(tbs: bytes, *changes: Change, drop: tuple[type[x509.ExtensionType], ...
 
 
 def findings(tbs: bytes, profile: Profile, issuer: Issuer) -> str:
-    """What the lint says, in one text."""
+    """What the lint says, in one text; the one that remembers what is alike says the same."""
     with pytest.raises(LintError) as caught:
         lint_tbs(tbs, profile, issuer)
+    remembering = TbsLint()
+    for _ in range(2):
+        with pytest.raises(LintError) as again:
+            remembering.lint(tbs, profile, issuer)
+        assert again.value.findings == caught.value.findings
     return "\n".join(caught.value.findings)
 
 
