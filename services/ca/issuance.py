@@ -130,10 +130,12 @@ class Issuance:
         log: CertificateLog | None = None,
         published: PublishedKeys | None = None,
         linters: Mapping[str, Linter] = _NO_LINTERS,
+        for_cas: bool = False,
     ) -> None:
         self._log = log
         self._published = PublishedKeys() if published is None else published
         self._linters = linters
+        self._for_cas = for_cas
         self._store = store
         self._authorizer = authorizer
         self._serials = serials
@@ -160,7 +162,7 @@ class Issuance:
             RevokedIntentError: the intent of this request was revoked before it was completed.
             DatabaseError, KeyAccessError, WrongSignatureError: nothing is lost; the same request completes it later.
         """
-        csr = UnverifiedCsr.parse(request.csr).verify()  # 1
+        csr = UnverifiedCsr.parse(request.csr).verify(for_ca=self._for_cas)  # 1
         self._published.check(csr.public_key)
         issuer = None if below is None else self._cas[below].issuer
         authorised = self._authorizer.authorise(caller, csr, request, issuer)  # 2

@@ -90,8 +90,11 @@ class UnverifiedCsr:
         except PARSE_ERRORS as error:
             raise MalformedError("the certificate request does not parse") from error
 
-    def verify(self) -> VerifiedCsr:
+    def verify(self, *, for_ca: bool = False) -> VerifiedCsr:
         """Check key, signature and content, in this order.
+
+        Args:
+            for_ca: whether it may say that it is for a CA. What it says is not heeded: the profile decides.
 
         Raises:
             MalformedError: a part that does not parse.
@@ -105,7 +108,7 @@ class UnverifiedCsr:
         self._check_signature()
         _check_attributes(_parsed(lambda: request.attributes))
         extensions = _parsed(lambda: request.extensions)
-        _check_extensions(extensions)
+        _check_extensions(extensions, for_ca=for_ca)
         subject = _parsed(self._subject)
         common_name = _common_name(subject)
         requested = _requested_names(extensions)
@@ -164,10 +167,12 @@ def _check_attributes(attributes: x509.Attributes) -> None:
         raise BadCsrError("the request carries the same attribute twice")
 
 
-def _check_extensions(extensions: x509.Extensions) -> None:
+def _check_extensions(extensions: x509.Extensions, *, for_ca: bool) -> None:
     for extension in extensions:
         if extension.critical and extension.oid not in _UNDERSTOOD:
             raise BadCsrError(f"the critical extension {extension.oid.dotted_string} is not understood")
+        if for_ca:
+            continue
         value = extension.value
         if isinstance(value, x509.BasicConstraints) and value.ca:
             raise BadCsrError("a request may not ask for a CA certificate")
