@@ -10,6 +10,7 @@ Who may call what is decided before a body is read.
 |                              | unless there is wait=0, too                                 |
 """
 
+import hashlib
 from collections.abc import Mapping
 from typing import Final
 from urllib.parse import parse_qs
@@ -19,7 +20,7 @@ from pkicore.identity import SpiffeId
 from services.ca import errors
 from services.ca.feed import RevocationLog
 from services.ca.issuance import Issuance
-from services.ca.ledger.refusals import Refusals
+from services.ca.ledger.refusals import Asked, Refusals
 from services.ca.revocation import Revoker
 from services.ca.selection import SelectionRequest
 from services.ca.store import CaStore
@@ -102,7 +103,7 @@ class CaEndpoints:
     async def issue(self, request: Request) -> Response:
         """Issue a certificate."""
         caller, wanted = caller_of(request), CertificateRequest.from_json(await request.body())
-        async with self._refusals.recorded(caller, wanted):
+        async with self._refusals.recorded(caller, lambda: Asked.certificate(wanted)):
             try:
                 outcome = await self._issuance.issue(caller, wanted)
             except core.MalformedError as error:
@@ -114,9 +115,13 @@ class CaEndpoints:
         caller, data = caller_of(request), await request.body()
         body = Fields.parse(data, _REVOCATION)
         if "selector" in body.members:
-            selected = await self._revoker.revoke_selected(caller, SelectionRequest.of(body))
+            selection = SelectionRequest.of(body)
+            async with self._refusals.recorded(caller, lambda: Asked("revoke", (str(selection.selector),))):
+                selected = await self._revoker.revoke_selected(caller, selection)
             return Response(200, selected.to_json(), [*_JSON])
-        answer = await self._revoker.revoke(caller, RevocationRequest.from_json(data))
+        wanted = RevocationRequest.from_json(data)
+        async with self._refusals.recorded(caller, lambda: Asked("revoke", (_named(wanted),))):
+            answer = await self._revoker.revoke(caller, wanted)
         return Response(200, answer.to_json(), [*_JSON])
 
     async def feed(self, request: Request) -> Response:
@@ -130,6 +135,11 @@ class CaEndpoints:
         )
         feed = RevocationFeed(entries, entries[-1].sequence if entries else after)
         return Response(200, feed.to_json(), [*_JSON])
+
+
+def _named(request: RevocationRequest) -> str:
+    """The certificate that is to be revoked, as a record of the refusal has it."""
+    return request.serial or f"SHA-256 {hashlib.sha256(request.certificate or b'').hexdigest()}"
 
 
 def caller_of(request: Request) -> SpiffeId:

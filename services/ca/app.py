@@ -49,7 +49,7 @@ def internal_application(core: Core, policy: CallerPolicy, metrics: HttpMetrics,
         store=core.store,
         refusals=core.refusals,
     )
-    routes = endpoints.routes() + core.ledger.routes() + BlockListEndpoints(core.block_list).routes()
+    routes = endpoints.routes() + core.ledger.routes() + BlockListEndpoints(core.block_list, core.refusals).routes()
 
     def guard(request: Request) -> None:
         policy.authorize(request.peer, "ca", request.method, request.path)
@@ -59,7 +59,15 @@ def internal_application(core: Core, policy: CallerPolicy, metrics: HttpMetrics,
 
         return ca_admin(store=core.store, publisher=core.publisher, cas=core.hierarchy.cas, policy=policy, clock=clock)
 
-    return Application("ca", routes, problems=PROBLEMS, metrics=metrics, guard=guard, admin=OnFirstUse(admin))
+    return Application(
+        "ca",
+        routes,
+        problems=PROBLEMS,
+        metrics=metrics,
+        guard=guard,
+        refused=core.refusals.record_call,
+        admin=OnFirstUse(admin),
+    )
 
 
 def status_application(core: Core, max_age: int, metrics: HttpMetrics, clock: Clock) -> Application:

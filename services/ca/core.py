@@ -30,8 +30,10 @@ from services.ca.issuance import Issuance, SerialPool
 from services.ca.ledger.endpoints import LedgerEndpoints
 from services.ca.ledger.expiry import HORIZONS, ExpiryWatch
 from services.ca.ledger.inventory import Inventories
+from services.ca.ledger.naming import Naming
 from services.ca.ledger.refusals import Refusals
 from services.ca.ledger.store.counts import CountStore
+from services.ca.ledger.store.naming import NamingStore
 from services.ca.ledger.store.refusals import RefusalStore
 from services.ca.ledger.store.search import LedgerSearch
 from services.ca.linters import open_linters
@@ -71,6 +73,7 @@ class Core:
     expiry: ExpiryWatch
     ledger: LedgerEndpoints
     block_list: BlockList
+    naming: Naming
     clock: Clock
     certificate_log: CertificateLog | None = None
 
@@ -143,6 +146,7 @@ class Core:
             BackgroundTask("blocked-keys", self.block_list.run),
             BackgroundTask("refusals", self.refusals.run),
             BackgroundTask("expiry", self.expiry.run),
+            BackgroundTask("naming", self.naming.run),
         ]
 
     def register(self, registry: CollectorRegistry) -> None:
@@ -241,6 +245,7 @@ def build_core(
         expiry=ExpiryWatch(counts, clock),
         ledger=LedgerEndpoints(LedgerSearch(database), refused, inventories, clock),
         block_list=BlockList(store=BlockListStore(database), revoker=revoker, own=own, clock=clock),
+        naming=Naming(NamingStore(database)),
         clock=clock,
         certificate_log=certificate_log,
     )

@@ -47,6 +47,13 @@ sa.Index(
     sqlite_where=certificates.c.certificate.is_(None),
     postgresql_where=certificates.c.certificate.is_(None),
 )
+# Recorded before names were indexed: `services.ca.ledger.naming` empties this.
+sa.Index(
+    "ix_certificates_unnamed",
+    certificates.c.serial,
+    sqlite_where=sa.text("algorithm = ''"),
+    postgresql_where=sa.text("algorithm = ''"),
+)
 
 # What the ledger is searched by, each with what its pages are ordered by.
 for _name, _of in {
@@ -84,6 +91,7 @@ refusals: Final = sa.Table(
     sa.Column("problem", sa.Text, nullable=False),
     sa.Column("detail", sa.Text, nullable=False),
     sa.Column("rule", sa.Text, nullable=False, server_default=""),  # of services.ca.authorization; "" for other steps
+    sa.Column("act", sa.Text, nullable=False, server_default="issue"),  # what was refused
 )
 
 # What last happened to a serial: `sequence` orders the feed, and a release of a hold moves its row to the feed's end as

@@ -198,6 +198,7 @@ def problem_response(problem: Problem) -> Response:
 Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 Guard: TypeAlias = Callable[[Request], None]
 Finish: TypeAlias = Callable[[Request, Response], None]
+Refused: TypeAlias = Callable[[Request, Exception], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +231,7 @@ class Application:
         problems: Exceptions to problem documents.
         metrics: Counts and times the requests.
         guard: Raises when the caller may not use the matched route; runs before the body is read.
+        refused: Told of every exception before it is answered; must not raise.
         finish: May add headers to every response, errors included.
         admin: Answers the paths that are no route's (`services.chassis.admin`).
 
@@ -245,6 +247,7 @@ class Application:
         problems: ProblemTable,
         metrics: HttpMetrics,
         guard: Guard | None = None,
+        refused: Refused | None = None,
         finish: Finish | None = None,
         admin: AsgiApp | None = None,
     ) -> None:
@@ -252,6 +255,7 @@ class Application:
         self._problems = problems
         self._account = RequestLog(service, problems, metrics).account
         self._guard = guard
+        self._refused = refused
         self._finish = finish
         self._admin = admin
 
@@ -269,6 +273,8 @@ class Application:
                 await response.source.open()
         except Exception as error:  # noqa: BLE001 - the edge: whatever happened becomes a problem document
             fault = error
+            if self._refused is not None:
+                await self._refused(request, error)
             response = self._problem(request, error)
         try:
             await self._send(request, response, send)

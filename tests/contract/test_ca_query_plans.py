@@ -12,6 +12,7 @@ from pkicore.clock import from_unix
 from services.ca.app import MIGRATIONS
 from services.ca.block_list.store import BlockListStore
 from services.ca.ledger.store.counts import CountStore
+from services.ca.ledger.store.naming import NamingStore
 from services.ca.ledger.store.refusals import RefusalStore
 from services.ca.ledger.store.search import LedgerSearch
 from services.ca.store import CaStore
@@ -26,6 +27,7 @@ STORES: dict[str, Any] = {
     "block list": BlockListStore,
     "search": LedgerSearch,
     "refusals": RefusalStore,
+    "naming": NamingStore,
     "counts": lambda database: CountStore(database, 3),
 }
 

@@ -15,7 +15,7 @@ from services.chassis.database import Prepared
 _SQLITE = "sqlite:///"
 # An index read from end to end is no better than its table; but one of intents alone, or the first of an order.
 _WHOLE_TABLE = re.compile(
-    r"SCAN (?!.*USING (COVERING )?INDEX (ix_certificates_intents|sqlite_autoindex_refusals_1))"
+    r"SCAN (?!.*USING (COVERING )?INDEX (ix_certificates_(intents|unnamed)|sqlite_autoindex_refusals_1))"
     r"(certificates|certificate_names|revocations|refusals|unsigned)|Seq Scan on"
 )
 

@@ -17,6 +17,7 @@ from pkicore.errors import MalformedError
 from services.ca.api import caller_of
 from services.ca.block_list.blocking import BlockList
 from services.ca.block_list.wire import BlockRequest, parse_key_hash
+from services.ca.ledger.refusals import Asked, Refusals
 from services.chassis.asgi import Request, Response, Route
 
 _JSON: Final = ((b"content-type", b"application/json"), (b"cache-control", b"no-store"))
@@ -26,8 +27,9 @@ _MAX_BODY: Final = 4096  # octets
 class BlockListEndpoints:
     """The handlers."""
 
-    def __init__(self, block_list: BlockList) -> None:
+    def __init__(self, block_list: BlockList, refusals: Refusals) -> None:
         self._block_list = block_list
+        self._refusals = refusals
 
     def routes(self) -> list[Route]:
         """What the mTLS listener answers."""
@@ -40,7 +42,9 @@ class BlockListEndpoints:
 
     async def add(self, request: Request) -> Response:
         """Block a key."""
-        answer = await self._block_list.add(caller_of(request), BlockRequest.from_json(await request.body()))
+        caller, wanted = caller_of(request), BlockRequest.from_json(await request.body())
+        async with self._refusals.recorded(caller, lambda: Asked("block", (wanted.key_hash.hex(),))):
+            answer = await self._block_list.add(caller, wanted)
         return Response(201 if answer.is_new else 200, answer.to_json(), [*_JSON])
 
     async def page(self, request: Request) -> Response:
@@ -54,7 +58,9 @@ class BlockListEndpoints:
 
     async def remove(self, request: Request) -> Response:
         """Unblock a key."""
-        await self._block_list.remove(caller_of(request), parse_key_hash(request.params["key_hash"]))
+        caller, key_hash = caller_of(request), parse_key_hash(request.params["key_hash"])
+        async with self._refusals.recorded(caller, lambda: Asked("unblock", (key_hash.hex(),))):
+            await self._block_list.remove(caller, key_hash)
         return Response(200, b"{}", [*_JSON])
 
 

@@ -62,9 +62,13 @@ def certificate_lines(rows: Iterable[LedgerEntry]) -> list[str]:
 
 def refusal_lines(rows: Iterable[RefusalEntry]) -> list[str]:
     """A table, one line per refusal."""
-    heading = ["AT", "CALLER", "PROFILE", "PROBLEM", "RULE", "DETAIL"]
+    heading = ["AT", "CALLER", "ACT", "WHAT", "PROBLEM", "RULE", "DETAIL"]
     return _table(
-        heading, [[moment(row.at), row.caller, row.profile, row.problem, row.rule or "-", row.detail] for row in rows]
+        heading,
+        [
+            [moment(row.at), row.caller or "-", row.act, _refused(row), row.problem, row.rule or "-", row.detail]
+            for row in rows
+        ],
     )
 
 
@@ -90,6 +94,11 @@ def entry_lines(row: LedgerEntry) -> list[str]:
 def plain(text: str) -> str:
     """Text for a terminal, which acts on control characters."""
     return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def _refused(row: RefusalEntry) -> str:
+    """The profile of a certificate, else the serial, selection, key or endpoint."""
+    return row.profile or ", ".join(row.names) or "-"
 
 
 def _names(row: LedgerEntry) -> str:

@@ -1,4 +1,4 @@
-"""What is refused is on record: who asked for what, and which rule said no.
+"""What is refused is on record: who asked for what, be it a certificate, a revocation or a call, and why not.
 
 A caller has only so many records in a second, so that nobody fills the disk by asking for what it may not have; those
 beyond are answered and counted, not recorded. Old records are deleted, and so are those beyond a number.
@@ -9,8 +9,9 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
+from typing import Final, Literal
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter
@@ -21,7 +22,8 @@ from services.ca.authorization import rule_of
 from services.ca.ledger.store.refusals import RefusalStore
 from services.ca.ledger.wire import RefusalEntry
 from services.ca.wire import CertificateRequest
-from services.chassis.errors import DatabaseError
+from services.chassis.asgi import Request
+from services.chassis.errors import DatabaseError, ForbiddenError
 from services.chassis.problems import INTERNAL_PREFIX, ProblemTable
 from services.chassis.refusal_budget import RefusalBudget
 
@@ -38,7 +40,7 @@ class RefusalMetrics:
     """Counts refusals by problem, and those that were not recorded."""
 
     def __init__(self) -> None:
-        self.refused = Counter("pqcpki_ca_refusals_total", "Certificates refused.", ("problem",), registry=None)
+        self.refused = Counter("pqcpki_ca_refusals_total", "Requests refused.", ("problem",), registry=None)
         self.unrecorded = Counter(
             "pqcpki_ca_refusals_unrecorded_total", "Refusals that are not in the ledger.", registry=None
         )
@@ -49,8 +51,24 @@ class RefusalMetrics:
         registry.register(self.unrecorded)
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What somebody wanted, as a record of its refusal has it."""
+
+    act: Literal["issue", "revoke", "block", "unblock", "call"]
+    names: tuple[str, ...] = ()
+    profile: str = ""
+    account: str = ""
+
+    @classmethod
+    def certificate(cls, request: CertificateRequest) -> "Asked":
+        """A certificate."""
+        names = tuple(name.value for name in request.identifiers[:_NAMES])
+        return cls("issue", names, request.profile, request.requester.get("account", ""))
+
+
 class Refusals:
-    """Records what `issue` refuses.
+    """Records what the CA refuses.
 
     Args:
         store: where to.
@@ -77,15 +95,22 @@ class Refusals:
         self._kept_for = kept_for
 
     @asynccontextmanager
-    async def recorded(self, caller: SpiffeId, request: CertificateRequest) -> AsyncIterator[None]:
-        """Whatever refuses the request inside is on record when it comes out; costs nothing where nothing does."""
+    async def recorded(self, caller: SpiffeId, asked: Callable[[], Asked]) -> AsyncIterator[None]:
+        """Whatever refuses what is asked inside is on record when it comes out; costs nothing where nothing does."""
         try:
             yield
         except Exception as error:
-            await self._record(caller, request, error)
+            await self._record(str(caller), asked(), error)
             raise
 
-    async def _record(self, caller: SpiffeId, request: CertificateRequest, error: Exception) -> None:
+    async def record_call(self, request: Request, error: Exception) -> None:
+        """Have it on record where the caller may not use the endpoint; other errors are none of this function's."""
+        if isinstance(error, ForbiddenError):
+            identity = None if request.peer is None else request.peer.spiffe_id
+            asked = Asked("call", (f"{request.method} {request.route}",))
+            await self._record("" if identity is None else str(identity), asked, error)
+
+    async def _record(self, caller: str, asked: Asked, error: Exception) -> None:
         problem = self._problems.problem_of(error)
         if problem.status not in _CLIENT_ERRORS:
             return  # a failure of ours is no decision about the request
@@ -98,13 +123,14 @@ class Refusals:
         refusal = RefusalEntry(
             id=first_id(now) + secrets.token_hex(8),
             at=now,
-            caller=str(caller),
-            account=_shown(request.requester.get("account", "")),
-            profile=_shown(request.profile),
-            names=[name.value[:_NAME] for name in request.identifiers[:_NAMES]],
+            caller=caller,
+            account=_shown(asked.account),
+            profile=_shown(asked.profile),
+            names=[name[:_NAME] for name in asked.names],
             problem=kind,
             rule=rule_of(error),
             detail=_shown(problem.detail, _DETAIL),
+            act=asked.act,
         )
         try:
             await self._store.add(refusal)

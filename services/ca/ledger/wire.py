@@ -120,18 +120,20 @@ class LedgerPage:
 
 @dataclass(frozen=True, slots=True)
 class RefusalEntry:
-    """A request for a certificate that was not granted.
+    """A request that was not granted.
 
     Attributes:
         id: orders refusals by time.
         at: Unix time.
-        caller: who asked.
+        caller: who asked; empty where its certificate has no SPIFFE ID.
         account: on whose behalf, as the caller says.
         profile: that was asked for.
-        names: that were asked for; the first few.
+        names: that were asked for, the first few; of a revocation the serial or the selection, of the block list the
+            key, of a call that the policy does not allow the endpoint.
         problem: type of the problem document that was answered, without its prefix.
         rule: of authorisation that refused; empty where it was another step.
         detail: the sentence that was answered.
+        act: what was refused: issue, revoke, block, unblock, or call (an endpoint of any kind).
     """
 
     id: str
@@ -143,6 +145,7 @@ class RefusalEntry:
     problem: str
     rule: str
     detail: str
+    act: str = "issue"
 
     @classmethod
     def read(cls, body: Fields) -> "RefusalEntry":
@@ -158,6 +161,7 @@ class RefusalEntry:
             caller=body.text("caller"),
             names=body.texts("names"),
             problem=body.text("problem"),
+            act=body.optional_text("act") or "issue",
             **texts,
         )
 

@@ -158,6 +158,64 @@ async def test_a_refusal_takes_bounded_room(world: CaWorld) -> None:
     assert len(refused["names"]) == 10
 
 
+async def test_a_refused_revocation_is_on_record(world: CaWorld) -> None:
+    """Who wanted to revoke what, and why that was refused: another's certificate, one twice, one that never was."""
+    serial = (await post(world, asked("a.test"), OPERATOR)).json()["serial"]
+    async with world.internal(ACME) as acme, world.internal(OPERATOR) as operator:
+        answers = [
+            await http.post("/v1/revocations", json=body)
+            for http, body in (
+                (acme, {"serial": serial}),
+                (operator, {"serial": serial, "reason": "nonsense"}),
+                (operator, {"serial": "0a"}),
+                (operator, {"serial": serial}),
+                (operator, {"serial": serial}),
+                (acme, {"selector": {"spiffe_id": str(ACME)}}),
+            )
+        ]
+    assert [answer.status_code for answer in answers] == [403, 400, 404, 200, 409, 403]
+    found = {(row["caller"], row["act"], row["names"][0], row["problem"]) for row in await refusals(world)}
+    assert found == {
+        (str(ACME), "revoke", serial, "forbidden"),
+        (str(OPERATOR), "revoke", serial, "bad-revocation-reason"),
+        (str(OPERATOR), "revoke", "0a", "unknown-certificate"),
+        (str(OPERATOR), "revoke", serial, "already-revoked"),
+        (str(ACME), "revoke", f"spiffe_id {ACME}", "forbidden"),
+    }
+
+
+async def test_a_call_that_the_policy_refuses_is_on_record(world: CaWorld) -> None:
+    """Who called what, for plain routes and operators' ones; a caller without identity, too."""
+    for caller, method, path in (
+        (ACME, "POST", "/v1/blocked-keys"),
+        (ACME, "POST", "/v1/crls"),
+        (None, "GET", "/v1/ledger/certificates/0a"),
+    ):
+        async with world.internal(caller) as http:
+            assert (await http.request(method, path)).status_code == 403
+    found = {(row["caller"], row["act"], row["names"][0], row["problem"]) for row in await refusals(world)}
+    assert found == {
+        (str(ACME), "call", "POST /v1/blocked-keys", "forbidden"),
+        (str(ACME), "call", "POST /v1/crls", "forbidden"),
+        ("", "call", "GET /v1/ledger/certificates/{serial}", "forbidden"),
+    }
+
+
+async def test_refused_calls_fill_no_disk(world: CaWorld) -> None:
+    """Whatever is refused counts against one budget of the caller's."""
+    async with world.internal(ACME) as http:
+        for _ in range(REFUSALS_PER_SECOND * 3):
+            assert (await http.post("/v1/crls")).status_code == 403
+    assert REFUSALS_PER_SECOND <= len(await refusals(world)) < REFUSALS_PER_SECOND * 3
+
+
+async def test_a_refusal_stands_where_it_cannot_be_recorded(world: CaWorld) -> None:
+    """A database that is gone makes of a 403 neither a 200 nor a crash."""
+    await world.database.close()
+    async with world.internal(ACME) as http:
+        assert (await http.post("/v1/crls")).status_code == 403
+
+
 async def test_refusals_come_in_pages(world: CaWorld) -> None:
     """Pages of two hold every refusal once, the newest second first."""
     for second in range(3):
