@@ -1,4 +1,4 @@
-"""The one table of signature algorithms, and the four things done with them locally.
+"""The one table of signature algorithms, and what is done with them locally.
 
 Whatever is not in the table is not offered: other curves, RSA of other sizes or exponents, Ed448, HashML-DSA.
 Sources: RFC 5758 (ECDSA), RFC 4055 (RSA PKCS#1 v1.5), RFC 8410 (Ed25519), RFC 9881 (ML-DSA), RFC 7518, RFC 9964 (JOSE).
@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
 from pkicore.encoding import NULL, object_identifier, sequence
 from pkicore.errors import BadKeyError, BadSignatureError, UnsupportedError
@@ -208,6 +209,42 @@ def verify_signature(public_key: PublicKey, signature: bytes, message: bytes) ->
             public_key.verify(signature, message, padding.PKCS1v15(), _hash_of(algorithm))
         else:
             public_key.verify(signature, message)
+    except (InvalidSignature, ValueError) as error:
+        raise BadSignatureError(f"the {algorithm.name} signature does not verify") from error
+
+
+def sign_digest_with(private_key: PrivateKey, digest: bytes) -> bytes:
+    """As `sign_with`, for a message of which only the digest is at hand.
+
+    Raises:
+        UnsupportedError: keys of this algorithm sign no digests, or the key is not in the table.
+        BadKeyError: likewise, for RSA.
+    """
+    hashed = Prehashed(_hash_of(algorithm_of(private_key.public_key())))
+    if isinstance(private_key, ec.EllipticCurvePrivateKey):
+        return private_key.sign(digest, ec.ECDSA(hashed))
+    if isinstance(private_key, rsa.RSAPrivateKey):
+        return private_key.sign(digest, padding.PKCS1v15(), hashed)
+    raise UnsupportedError("only ECDSA and RSA sign digests")
+
+
+def verify_digest(public_key: PublicKey, signature: bytes, digest: bytes) -> None:
+    """As `verify_signature`, for a message of which only the digest is at hand.
+
+    Raises:
+        BadSignatureError: the signature does not verify.
+        UnsupportedError: keys of this algorithm sign no digests, or the key is not in the table.
+        BadKeyError: likewise, for RSA.
+    """
+    algorithm = algorithm_of(public_key)
+    hashed = Prehashed(_hash_of(algorithm))
+    try:
+        if isinstance(public_key, ec.EllipticCurvePublicKey):
+            public_key.verify(signature, digest, ec.ECDSA(hashed))
+        elif isinstance(public_key, rsa.RSAPublicKey):
+            public_key.verify(signature, digest, padding.PKCS1v15(), hashed)
+        else:
+            raise UnsupportedError(f"{algorithm.name} signs no digests")
     except (InvalidSignature, ValueError) as error:
         raise BadSignatureError(f"the {algorithm.name} signature does not verify") from error
 

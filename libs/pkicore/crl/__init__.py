@@ -4,7 +4,7 @@ An entry is encoded when its certificate is revoked and kept as bytes; publishin
 TBSCertList, signs and writes. cryptography's builder would encode every entry again for each publication.
 """
 
-from pkicore.crl.build import Scope, build_crl
+from pkicore.crl.build import Scope, build_crl, entries_start, stated_size
 from pkicore.crl.entries import REASONS, Revocation, encode_entry
 from pkicore.crl.verify import CLOCK_SKEW, MAX_CRL_BYTES, VerifiedCrl
 
@@ -17,4 +17,6 @@ __all__ = [
     "VerifiedCrl",
     "build_crl",
     "encode_entry",
+    "entries_start",
+    "stated_size",
 ]

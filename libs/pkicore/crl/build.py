@@ -3,19 +3,31 @@
 The caller's duties: CRL numbers strictly increase, and so does thisUpdate, since OpenSSL takes the newer of two lists
 of one issuer by thisUpdate and ignores a list of the same second. A delta has the issuing distribution point of the
 lists that it is for, and shares their numbers (RFC 5280 §5.2.3, §5.2.4).
+
+A list of a million entries has fifty megabytes: it is hashed in its parts, copied once, and both beside the event loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from cryptography import x509
 
-from pkicore.algorithms import known_public_key, signature_algorithm_der, verify_signature
+from pkicore.algorithms import (
+    Payload,
+    PublicKey,
+    known_public_key,
+    signature_algorithm_der,
+    verify_digest,
+    verify_signature,
+)
 from pkicore.encoding import SEQUENCE, bit_string, explicit, extension, header, integer, sequence, tlv, x509_time
+from pkicore.errors import MalformedError
 from pkicore.keys import SigningKey
+from pkicore.keys.remote import Reduction
 
 Scope: TypeAlias = Literal["user", "ca"]
 
@@ -25,12 +37,24 @@ _ISSUING_POINT, _FRESHEST = "2.5.29.28", "2.5.29.46"
 _ONLY_USER, _ONLY_CA = 0x81, 0x82
 _TRUE = b"\xff"
 _URI_NAME = 0x86
+_LARGE = 1 << 18  # octets from which a list is hashed and copied beside the event loop
+_FIELDS_BEFORE_ENTRIES = 5  # version, signature, issuer, thisUpdate, nextUpdate (RFC 5280 §5.1.2)
+_SHORT_LENGTH = 0x80
+
+_T = TypeVar("_T")
+
+
+@runtime_checkable
+class _SignsReduced(Protocol):
+    """A key that signs what stands for a message, too."""
+
+    async def sign_reduced(self, kind: Payload, payload: bytes) -> bytes: ...
 
 
 async def build_crl(  # noqa: PLR0913 - the fields of a list, each by its name
     issuer_certificate: x509.Certificate,
     key: SigningKey,
-    entries: Iterable[bytes | bytearray],
+    entries: Iterable[bytes],
     *,
     number: int,
     this_update: datetime,
@@ -70,7 +94,7 @@ async def build_crl(  # noqa: PLR0913 - the fields of a list, each by its name
         _issuing_point(distribution_points, scope),
         extension(_FRESHEST, sequence(sequence(_point_name(freshest)))) if freshest else b"",
     )
-    tbs = _spliced(
+    tbs = _framed(
         _VERSION_2,
         algorithm,
         issuer_certificate.subject.public_bytes(),
@@ -80,14 +104,72 @@ async def build_crl(  # noqa: PLR0913 - the fields of a list, each by its name
         *((header(SEQUENCE, size), *revoked) if size else ()),
         explicit(0, sequence(*extensions)),
     )
-    signature = await key.sign(tbs)
-    verify_signature(known_public_key(issuer_certificate.public_key()), signature, tbs)
-    return _spliced(tbs, algorithm, bit_string(signature))
+    signature = await _signature(key, known_public_key(issuer_certificate.public_key()), tbs, size)
+    return await _beside(size, b"".join, _framed(*tbs, algorithm, bit_string(signature)))
 
 
-def _spliced(*parts: bytes | bytearray) -> bytes:
-    """A SEQUENCE of these, each copied once: a list of a million entries has fifty megabytes."""
-    return b"".join((header(SEQUENCE, sum(map(len, parts))), *parts))
+def entries_start(der: bytes) -> int:
+    """The octet of a list at which its first entry begins.
+
+    Raises:
+        MalformedError: it does not begin as a list of version 2 does.
+    """
+    at, _ = _element(der, 0)
+    at, _ = _element(der, at)
+    for _ in range(_FIELDS_BEFORE_ENTRIES):
+        _, at = _element(der, at)
+    return _element(der, at)[0]
+
+
+def stated_size(der: bytes) -> int:
+    """How many octets a list has by its own first length; one without its entries has fewer.
+
+    Raises:
+        MalformedError: it does not begin as DER does.
+    """
+    return _element(der, 0)[1]
+
+
+def _element(der: bytes, at: int) -> tuple[int, int]:
+    """Where the content of the element at this octet begins and ends, which may be behind what is there."""
+    length = der[at + 1 : at + 2]
+    start = at + 2
+    if not length:
+        raise MalformedError("the list ends before its entries begin")
+    if length[0] < _SHORT_LENGTH:
+        return start, start + length[0]
+    end = start + (length[0] & 0x7F)
+    return end, end + int.from_bytes(der[start:end], "big")
+
+
+async def _signature(key: SigningKey, public_key: PublicKey, tbs: Sequence[bytes], size: int) -> bytes:
+    """A signature over these parts, checked."""
+    if size >= _LARGE and key.algorithm.signature_hash is not None and isinstance(key, _SignsReduced):
+        digest = await _beside(size, _digest, public_key, tbs)
+        signature = await key.sign_reduced("digest", digest)
+        verify_digest(public_key, signature, digest)
+        return signature
+    message = b"".join(tbs)
+    signature = await key.sign(message)
+    await _beside(size, verify_signature, public_key, signature, message)
+    return signature
+
+
+def _digest(public_key: PublicKey, parts: Iterable[bytes]) -> bytes:
+    reduction = Reduction(public_key, "digest")
+    for part in parts:
+        reduction.update(part)
+    return reduction.payload()
+
+
+async def _beside(size: int, work: Callable[..., _T], *arguments: object) -> _T:
+    """In a thread, if it takes long."""
+    return work(*arguments) if size < _LARGE else await asyncio.to_thread(work, *arguments)
+
+
+def _framed(*parts: bytes) -> tuple[bytes, ...]:
+    """The parts of a SEQUENCE of these."""
+    return header(SEQUENCE, sum(map(len, parts))), *parts
 
 
 def _authority_key(issuer_certificate: x509.Certificate) -> bytes:

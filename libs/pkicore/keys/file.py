@@ -10,7 +10,16 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import TypeVar
 
-from pkicore.algorithms import Algorithm, PrivateKey, PublicKey, algorithm_of, generate_private_key, sign_with
+from pkicore.algorithms import (
+    Algorithm,
+    Payload,
+    PrivateKey,
+    PublicKey,
+    algorithm_of,
+    generate_private_key,
+    sign_digest_with,
+    sign_with,
+)
 from pkicore.encoding import write_new
 from pkicore.errors import (
     KeyAccessError,
@@ -47,6 +56,18 @@ class FileKey:
         if self.algorithm.signs_inline:
             return sign_with(self._private_key, message)
         return await _run(self._pool, lambda: sign_with(self._private_key, message))
+
+    async def sign_reduced(self, kind: Payload, payload: bytes) -> bytes:
+        """An X.509 signature over a message of which only the digest is at hand.
+
+        Raises:
+            UnsupportedError: another kind of payload, or a key that signs no digests.
+        """
+        if kind != "digest":
+            raise UnsupportedError(f"a key in a file takes no payload of the kind {kind}")
+        if self.algorithm.signs_inline:
+            return sign_digest_with(self._private_key, payload)
+        return await _run(self._pool, lambda: sign_digest_with(self._private_key, payload))
 
 
 def create_file_key(
