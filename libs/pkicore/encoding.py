@@ -189,10 +189,8 @@ class DerReader:
 
     def read(self, tag: int) -> bytes:
         """The content of the next element, which must have this tag."""
-        element_start = self._at
         found, start, end = self._header()
         if found != tag:
-            self._at = element_start
             raise MalformedError(f"expected tag {tag:#04x}, found {found:#04x}")
         self._at = end
         return self._data[start:end]
@@ -203,6 +201,13 @@ class DerReader:
         _, _, end = self._header()
         self._at = end
         return self._data[element_start:end]
+
+    def read_elements(self) -> list[bytes]:
+        """All that are left, each whole."""
+        found = list[bytes]()
+        while not self.at_end:
+            found.append(self.read_element())
+        return found
 
     def enter(self, tag: int = SEQUENCE) -> DerReader:
         """A reader for the content of the next element, which must have this tag."""
@@ -222,17 +227,18 @@ class DerReader:
             raise MalformedError(f"{len(self._data) - self._at} stray bytes after the last element")
 
     def _header(self) -> tuple[int, int, int]:
-        tag, first = self._octet(self._at), self._octet(self._at + 1)
+        data, at = self._data, self._at
+        if at + 2 > len(data):
+            raise MalformedError("an element that runs past the end")
+        tag, size, start = data[at], data[at + 1], at + 2
         if tag & _MULTI_BYTE_TAG == _MULTI_BYTE_TAG:
             raise MalformedError("tags of several octets are not used here")
-        start = self._at + 2
-        if first < _SHORT_LENGTH:
-            size = first
-        else:
-            size, start = self._long_length(first & 0x7F, start)
-        if start + size > len(self._data):
+        if size >= _SHORT_LENGTH:
+            size, start = self._long_length(size & 0x7F, start)
+        end = start + size
+        if end > len(data):
             raise MalformedError("an element that runs past the end")
-        return tag, start, start + size
+        return tag, start, end
 
     def _long_length(self, octets: int, start: int) -> tuple[int, int]:
         if not 1 <= octets <= _MAX_LENGTH_OCTETS or start + octets > len(self._data):
@@ -241,11 +247,6 @@ class DerReader:
         if size < _SHORT_LENGTH or size.bit_length() <= 8 * (octets - 1):
             raise MalformedError("a length that is not minimal")
         return size, start + octets
-
-    def _octet(self, index: int) -> int:
-        if index >= len(self._data):
-            raise MalformedError("an element that runs past the end")
-        return self._data[index]
 
 
 def canonical_json(value: object) -> bytes:

@@ -80,8 +80,8 @@ class Template:
     @classmethod
     def learn(cls, tbs: bytes, profile: Profile, issuer: Issuer, own: Own) -> Template | None:
         """The template of these bytes, which were built for `own`; None where splicing would make others of it."""
-        version, _, signature, name, _, _, _, wrapper = _elements(DerReader(tbs).enter())
-        before, between, after = _parts(_elements(DerReader(wrapper).enter(wrapper[0]).enter()), own)
+        version, _, signature, name, _, _, _, wrapper = DerReader(tbs).enter().read_elements()
+        before, between, after = _parts(DerReader(wrapper).enter(wrapper[0]).enter().read_elements(), own)
         made = cls(profile, issuer, version, signature + name, before, between, after)
         return made if made.fill(own) == tbs else None
 
@@ -149,13 +149,6 @@ class Templates:
         if learnt is not None:
             self._known[kind] = learnt
         return tbs
-
-
-def _elements(reader: DerReader) -> Sequence[bytes]:
-    found = list[bytes]()
-    while not reader.at_end:
-        found.append(reader.read_element())
-    return found
 
 
 def _parts(extensions: Sequence[bytes], own: Own) -> tuple[bytes, bytes, bytes]:

@@ -7,13 +7,13 @@ CA/Browser Forum's requirements (BR), or `profile` where the profile alone wants
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TypeAlias
 
 from cryptography import x509
 
-from pkicore.encoding import DerReader, bit_string, sequence
+from pkicore.encoding import bit_string, sequence
 from pkicore.errors import LintError, PkiError
 from pkicore.x509 import PARSE_ERRORS
 from pkicore.x509.key_rules import check_certificate_key
@@ -41,6 +41,7 @@ _OF_THE_SHAPE: tuple[_Rule, ...] = (
     *key.OF_THE_SHAPE,
     *extensions.OF_THE_SHAPE,
 )
+_ALL = (*_OF_THE_SHAPE, *_OF_EACH)
 
 
 def lint_tbs(
@@ -63,7 +64,7 @@ def lint_tbs(
     Raises:
         LintError: with every finding, each named after its source.
     """
-    _refuse(tbs, lambda: _findings(_subject(tbs, profile, issuer, claims, logged=logged), (*_OF_THE_SHAPE, *_OF_EACH)))
+    _refuse(tbs, profile, issuer, claims, logged=logged, look=lambda subject: _findings(subject, _ALL))
 
 
 class TbsLint:
@@ -93,7 +94,7 @@ class TbsLint:
         if claims or logged:
             lint_tbs(tbs, profile, issuer, claims=claims, logged=logged)
         else:
-            _refuse(tbs, lambda: self._findings(_subject(tbs, profile, issuer, claims, logged=logged), issuer))
+            _refuse(tbs, profile, issuer, claims, logged=False, look=lambda subject: self._findings(subject, issuer))
 
     def _findings(self, subject: LintSubject, issuer: Issuer) -> list[str]:
         profile, tbs = subject.profile, subject.tbs
@@ -101,24 +102,34 @@ class TbsLint:
         known = self._known.get(kind)
         if known is not None and known.fits(tbs, profile, issuer):
             return _findings(subject, _OF_EACH)
-        found = _findings(subject, (*_OF_THE_SHAPE, *_OF_EACH))
+        found = _findings(subject, _ALL)
         if not found and (shape := Shape.of(tbs, profile, issuer)) is not None:
             self._known[kind] = shape
         return found
 
 
-def _subject(
-    tbs: bytes, profile: Profile, issuer: Issuer | None, claims: Mapping[str, str], *, logged: bool
-) -> LintSubject:
-    certificate = x509.load_der_x509_certificate(unsigned(tbs))
-    algorithm = check_certificate_key(certificate.public_key())
-    return LintSubject(tbs, certificate, algorithm, profile, issuer, claims=claims, logged=logged)
-
-
-def _refuse(tbs: bytes, look: Callable[[], list[str]]) -> None:
+def _refuse(
+    tbs: bytes,
+    profile: Profile,
+    issuer: Issuer | None,
+    claims: Mapping[str, str],
+    *,
+    logged: bool,
+    look: Callable[[LintSubject], list[str]],
+) -> None:
     try:
+        elements = encoding.elements_of(tbs)
         # cryptography refuses, or warns of, what these are about; so they come before its parser.
-        findings = list(encoding.version_and_serial(tbs)) or look()
+        findings = list(encoding.version_and_serial(elements))
+        if not findings:
+            certificate = x509.load_der_x509_certificate(_unsigned(tbs, elements))
+            public_key = certificate.public_key()
+            algorithm = check_certificate_key(public_key)
+            findings = look(
+                LintSubject(
+                    tbs, elements, certificate, public_key, algorithm, profile, issuer, claims=claims, logged=logged
+                )
+            )
     except (PkiError, *PARSE_ERRORS) as error:
         raise LintError((f"RFC 5280 §4.1: the to-be-signed bytes do not parse: {error}",)) from error
     if findings:
@@ -141,9 +152,8 @@ def unsigned(tbs: bytes) -> bytes:
     Raises:
         MalformedError: they are no TBSCertificate.
     """
-    reader = DerReader(tbs)
-    fields = reader.enter()
-    reader.finish()
-    for _ in range(2):
-        fields.read_element()
-    return sequence(tbs, fields.read_element(), bit_string(b""))
+    return _unsigned(tbs, encoding.elements_of(tbs))
+
+
+def _unsigned(tbs: bytes, elements: Sequence[bytes]) -> bytes:
+    return sequence(tbs, elements[2], bit_string(b""))

@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from pkicore.algorithms import algorithm_of, known_public_key, signature_algorithm_der
 from pkicore.encoding import GENERALIZED_TIME, INTEGER, UTC_TIME, DerReader, integer, tlv
+from pkicore.errors import MalformedError
 from pkicore.x509.lint.subject import LintSubject
 
 _MAX_SERIAL_OCTETS = 20
 _MIN_SERIAL_BITS = 64
 _VERSION_3 = tlv(0xA0, integer(2))
 _EXTENSIONS = 0xA3
+_FEWEST_FIELDS = 7
 _FIRST_GENERALIZED_YEAR = 2050
 _ONE_SECOND = timedelta(seconds=1)
 
 
-def version_and_serial(tbs: bytes) -> Iterator[str]:
+def elements_of(tbs: bytes) -> Sequence[bytes]:
+    """The fields of a TBSCertificate (RFC 5280 §4.1), each in DER: eight, in what this CA makes.
+
+    Raises:
+        MalformedError: the bytes are none.
+    """
+    outer = DerReader(tbs)
+    fields = outer.enter().read_elements()
+    outer.finish()
+    if len(fields) < _FEWEST_FIELDS:
+        raise MalformedError("a certificate has seven fields and more")
+    return fields
+
+
+def version_and_serial(elements: Sequence[bytes]) -> Iterator[str]:
     """RFC 5280 §4.1.2.1, §4.1.2.2 and BR §7.1."""
-    fields = DerReader(tbs).enter()
-    if fields.read_element() != _VERSION_3:
+    if elements[0] != _VERSION_3:
         yield "RFC 5280 §4.1.2.1: a certificate with extensions has version 3"
-    serial = fields.read(INTEGER)
+    serial = DerReader(elements[1]).read(INTEGER)
     if not 0 < len(serial) <= _MAX_SERIAL_OCTETS or serial[0] & 0x80 or not any(serial):
         yield "RFC 5280 §4.1.2.2: a serial number is positive and has at most 20 octets"
     if int.from_bytes(serial, "big").bit_length() < _MIN_SERIAL_BITS:

@@ -6,7 +6,6 @@ period, subject, key, key identifier or alternative names. The extensions and th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -50,8 +49,8 @@ class Shape:
         Raises:
             MalformedError: they are no TBSCertificate.
         """
-        version, _, signature, name, _, _, _, wrapper, *_ = _elements(DerReader(tbs).enter())
-        extensions = _elements(DerReader(wrapper).enter(_EXTENSIONS).enter())
+        version, _, signature, name, _, _, _, wrapper, *_ = DerReader(tbs).enter().read_elements()
+        extensions = DerReader(wrapper).enter(_EXTENSIONS).enter().read_elements()
         own = [index for index, der in enumerate(extensions) if der.startswith(_IDENTIFIER)]
         if len(own) != 1:
             return None
@@ -88,13 +87,6 @@ class Shape:
             return at
         _past(tbs, _content(tbs, at, SEQUENCE), _NAMES)
         return _past(tbs, _skip(tbs, at, SEQUENCE), self.after)
-
-
-def _elements(reader: DerReader) -> Sequence[bytes]:
-    found = list[bytes]()
-    while not reader.at_end:
-        found.append(reader.read_element())
-    return found
 
 
 def _past(tbs: bytes, at: int, expected: bytes) -> int:

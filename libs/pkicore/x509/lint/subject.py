@@ -10,7 +10,6 @@ from typing import TypeVar, cast
 from cryptography import x509
 
 from pkicore.algorithms import Algorithm
-from pkicore.encoding import DerReader
 from pkicore.x509.names import Names, names_of
 from pkicore.x509.profiles import Profile
 from pkicore.x509.tbs import Issuer
@@ -20,10 +19,15 @@ _T = TypeVar("_T", bound=x509.ExtensionType)
 
 @dataclass(frozen=True)
 class LintSubject:
-    """A certificate to be; `issuer` is None for a root, `claims` and `logged` are as for `lint_tbs`."""
+    """A certificate to be; `issuer` is None for a root, `claims` and `logged` are as for `lint_tbs`.
+
+    `elements` are version, serial, signature, issuer, validity, subject, key, and what follows, in DER.
+    """
 
     tbs: bytes
+    elements: Sequence[bytes]
     certificate: x509.Certificate
+    public_key: object
     algorithm: Algorithm
     profile: Profile
     issuer: Issuer | None
@@ -34,19 +38,6 @@ class LintSubject:
     def issuer_certificate(self) -> x509.Certificate:
         """Its own for a root."""
         return self.certificate if self.issuer is None else self.issuer.certificate
-
-    @cached_property
-    def elements(self) -> Sequence[bytes]:
-        """Version, serial, signature, issuer, validity, subject, key, and what follows, in DER."""
-        fields, found = DerReader(self.tbs).enter(), list[bytes]()
-        while not fields.at_end:
-            found.append(fields.read_element())
-        return found
-
-    @cached_property
-    def public_key(self) -> object:
-        """The key."""
-        return self.certificate.public_key()
 
     @cached_property
     def names(self) -> Names | None:
