@@ -53,7 +53,7 @@ from services.ca.signing_settings import ARTEFACT_KEYS, TENANTS, TIMESTAMP_KEY
 from services.ca.staging import remove_unfinished, staged
 from services.ca.store import CaStore
 from services.ca.temporary_signer import SignerState, remove_leftovers, temporary_signer
-from services.ca.transport import ledger_crls
+from services.ca.transport import LedgerLists, ledger_crls
 from services.ca.wire import format_serial
 from services.chassis.audit import audit_head
 from services.chassis.database import AuditEvent, Database, Unit
@@ -353,7 +353,8 @@ class _Ceremony:
         """signer-hsm starts before the CA, so the first CRLs lie ready for it."""
         if self._remote is not None:
             status = self._layout.state(SIGNER) / "status"
-            await ledger_crls(core.hierarchy.certificates, core.store, status, self._clock, _STATUS_SECONDS).refresh()
+            lists = LedgerLists(core.store)
+            await ledger_crls(core.hierarchy.certificates, lists, status, self._clock, _STATUS_SECONDS).refresh()
 
     async def _issuing_key(self, name: str, algorithm: str) -> SigningKey:
         if self._remote is None:

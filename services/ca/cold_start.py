@@ -32,7 +32,7 @@ from services.ca.identities import Identities
 from services.ca.layout import SIGNER, Layout
 from services.ca.settings import CaSettings
 from services.ca.temporary_signer import SignerState, remove_leftovers, temporary_signer
-from services.ca.transport import ledger_crls
+from services.ca.transport import LedgerLists, ledger_crls
 from services.ca.trust_directory import publish_trust
 from services.chassis.database import Database
 from services.chassis.migrations import migrate
@@ -169,7 +169,8 @@ class _Renewal:
         status = self.layout.state(SIGNER) / "status"
         status.mkdir(parents=True, exist_ok=True, mode=0o700)
         certificates = read_issuers(trusted_issuers(self.settings)) | read_issuers(trusted_roots(self.settings))
-        crls = ledger_crls(certificates, core.store, status, self.clock, _STATUS_SECONDS, on_error=_replaced)
+        lists = LedgerLists(core.store, core.publisher)
+        crls = ledger_crls(certificates, lists, status, self.clock, _STATUS_SECONDS, on_error=_replaced)
         await crls.refresh()
         crls.current()
         leaf, issuer, *_ = load_chain((self.layout.identity(SIGNER) / "cert.pem").read_bytes())

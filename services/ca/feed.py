@@ -15,7 +15,7 @@ from services.chassis.errors import DatabaseError
 Subscriber = Callable[[Sequence[Revoked]], None]
 
 _POLL: Final = 5.0  # seconds between looks for revocations by other processes
-_PAGE: Final = 10_000  # revocations read by one query
+_PAGE: Final = 1000  # revocations read by one query: some milliseconds of the event loop
 
 _log = structlog.get_logger(__name__)
 
@@ -53,6 +53,7 @@ class RevocationLog:
                 self._last = batch[-1].sequence
                 async with self._changed:
                     self._changed.notify_all()
+                await asyncio.sleep(0)  # a CA that starts reads a million of them
 
     async def run(self) -> None:
         """Look for what other processes revoked, for ever."""

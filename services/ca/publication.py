@@ -2,40 +2,48 @@
 
 A list is an issuer's complete one (ID) or one of its shards (ID/1, ID/2, ...); each comes with the delta to it, of the
 same number and second (RFC 5280 §5.2.3). A revocation makes its lists due at once; half of a list's life makes it due
-anyway. thisUpdate strictly rises, since OpenSSL chooses between two CRLs of an issuer by it. An entry leaves only after
-it stood in a CRL that was issued after its certificate had expired (RFC 5280 §3.3). A shard that was once published is
-published for ever, whatever the settings say now, since certificates name it. Roots' CRLs are made offline; here they
+anyway. A large list rests in proportion to what it costs; meanwhile its delta comes alone, with the next number.
+thisUpdate strictly rises, since OpenSSL chooses between two CRLs of an issuer by it. An entry leaves only after it
+stood in a CRL that was issued after its certificate had expired (RFC 5280 §3.3). A shard that was once published is
+published for ever, whatever the settings say now, since certificates name it. Once the last certificate of a retired
+issuing CA has ended, its next lists are its last ones, and hold without end. Roots' CRLs are made offline; here they
 are only read.
 """
 
 import asyncio
+import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import structlog
+from prometheus_client import CollectorRegistry
 
-from pkicore.clock import Clock, from_unix, unix
-from pkicore.crl import build_crl
-from pkicore.errors import BadSignatureError, KeyAccessError
-from pkicore.x509.tbs import delta_url
-from services.ca.crl_entries import ShardEntries, Spliced, spliced
+from pkicore.clock import Clock, unix
+from pkicore.errors import BadSignatureError, KeyAccessError, MalformedError
+from services.ca.crl_entries import ShardEntries, final_of, spliced
 from services.ca.crl_lists import CrlList
+from services.ca.crl_pace import Overdue, Pace, Trouble
+from services.ca.crl_signing import ListSigner, check_signature
 from services.ca.errors import PublicationDelayedError
 from services.ca.feed import RevocationLog
 from services.ca.issuance import IssuingCa
-from services.ca.revocation_store import RevocationStore, Revoked, StoredCrl
+from services.ca.responders import PROFILE
+from services.ca.revocation_store import Revoked, StoredCrl
+from services.ca.store import CaStore
 from services.chassis.database import AuditEvent
 from services.chassis.errors import ConflictError, DatabaseError, DuplicateError
 
 _PUBLISH_SECONDS: Final = 15.0
-_RETRY: Final = 1.0  # seconds after a failed publication
 FAILURES: Final = (DatabaseError, KeyAccessError, BadSignatureError)
 """What keeps a CRL from being published for now; the last one is served meanwhile."""
 _TICK: Final = 30.0  # seconds between looks at the clock and at the roots' CRLs
 _SAME_SECOND: Final = 0.1  # seconds to wait for the next whole second
+_LARGE_DELTA: Final = 20_000  # entries from which a delta builds on the newest list, however young its base is
+WITHOUT_END: Final = unix(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC))
+"""nextUpdate of an issuing CA's last lists (as RFC 5280 §4.1.2.5 says "no end")."""
 
 _log = structlog.get_logger(__name__)
 
@@ -46,7 +54,7 @@ class CrlPublisher:
     def __init__(
         self,
         *,
-        store: RevocationStore,
+        store: CaStore,
         log: RevocationLog,
         cas: Mapping[str, IssuingCa],
         roots: Collection[str],
@@ -60,12 +68,16 @@ class CrlPublisher:
         self._roots = roots
         self._clock = clock
         self._lifetime = int(lifetime.total_seconds())
-        self._former_base_url = former_base_url
         self._entries: dict[str, dict[int, ShardEntries]] = {issuer: {0: ShardEntries()} for issuer in cas}
         self._lists = {item.path: item for issuer, ca in cas.items() for item in CrlList.of(issuer, ca.issuer)}
+        self._signer = ListSigner(cas, self._lists, former_base_url)
         self._current: dict[str, StoredCrl] = {}
+        self._newest: dict[str, StoredCrl] = {}  # as `_current`, or newer, of another process, perhaps without entries
+        self._unusable: set[str] = set()
         self._deltas: dict[str, StoredCrl] = {}
         self._due: set[str] = set(self._lists)
+        self._untold: set[str] = set()  # of those due, where not even a delta tells of everything
+        self._pace, self._trouble, self._overdue = Pace(), Trouble(), Overdue(clock)
         self._wake = asyncio.Event()
         self._published = asyncio.Condition()
         self._listeners: list[Callable[[StoredCrl], None]] = []
@@ -80,19 +92,18 @@ class CrlPublisher:
         """The newest CRL, or delta, at this path below /crl."""
         return self._current.get(path) or self._deltas.get(path)
 
-    @property
-    def complete(self) -> bool:
-        """Whether every list has a CRL that is not out of date."""
-        now = unix(self._clock.now())
-        wanted = {*self._lists, *self._roots}
-        return all(name in self._current and self._current[name].next_update > now for name in wanted)
-
     def subscribe(self, listener: Callable[[StoredCrl], None]) -> None:
         """Have `listener` called with each CRL, not with deltas, as it becomes the newest; it must not block."""
         self._listeners.append(listener)
 
+    def register(self, registry: CollectorRegistry) -> None:
+        """Show the metrics in a registry."""
+        self._overdue.register(registry)
+
     async def load(self) -> None:
         """Read the newest CRLs, of roots and of our own, from the database; shards of earlier settings among them.
+
+        Large ones are there once the log of revocations was read, and `publish_due` was called.
 
         Raises:
             DatabaseError: the database cannot be read.
@@ -129,19 +140,23 @@ class CrlPublisher:
         Raises:
             PublicationDelayedError: a CRL is not there in time; it comes when it can.
         """
-        before = {path: self._number(path) for path in self._lists}
-        self._due |= set(self._lists)
+        wanted = {path for path in self._lists if not self._is_last(path)}
+        before = {path: self._current[path].number if path in self._current else 0 for path in wanted}
+        self._due |= wanted
+        self._pace.hurry()
         self._wake.set()
         try:
             async with asyncio.timeout(seconds), self._published:
                 await self._published.wait_for(
-                    lambda: all(self._number(path) > number for path, number in before.items())
+                    lambda: all(
+                        path in self._current and self._current[path].number > number for path, number in before.items()
+                    )
                 )
         except TimeoutError as error:
             raise PublicationDelayedError(
                 "the CRLs are not published yet: the clock was set back behind the newest one, or the log says why"
             ) from error
-        return {issuer: self._number(issuer) for issuer in self._cas}
+        return {issuer: self._current[issuer].number for issuer in self._cas}
 
     async def publish_due(self) -> bool:
         """Publish what is due and may be published in this second; whether nothing is left due.
@@ -152,17 +167,24 @@ class CrlPublisher:
         """
         # What another replica has published must not be missing from the number that follows.
         await self._log.refresh()
+        await self._restore()
         now = unix(self._clock.now())
-        self._due |= {path for path in self._lists if self._updated(path) + self._lifetime // 2 <= now}
-        for path in sorted(self._due):
-            if self._updated(path) < now:
-                self._due.discard(path)
+        self._due |= {path for path in self._lists if self._is_old(path, now)}
+        self._overdue.note(self._due | self._untold)
+        for path in sorted(self._due | self._untold):
+            whole = path in self._due and not self._pace.rest(path)
+            if self._updated(path) < now and (whole or path in self._untold):
+                self._untold.discard(path)
+                if whole:
+                    self._due.discard(path)
                 try:
-                    await self._publish(self._lists[path], now)
+                    await self._publish(self._lists[path], now, whole=whole)
                 except FAILURES:
                     self._due.add(path)
+                    self._untold.add(path)
                     raise
-        return not self._due
+        self._overdue.note(self._due | self._untold)
+        return not self._due and not self._untold
 
     async def publish_outstanding(self, seconds: float) -> None:
         """Publish until nothing is due, for so long at most: a clock set back must not keep the CA from starting.
@@ -174,21 +196,33 @@ class CrlPublisher:
             async with asyncio.timeout(seconds):
                 while not await self.publish_due():
                     self._wake.clear()
-                    await self._pause(_SAME_SECOND)
+                    await self._pause(self._next_attempt())
         except TimeoutError:
             _log.warning("the newest CRL is not older than the clock; the next one comes later", due=sorted(self._due))
+
+    async def rested(self) -> None:
+        """Return once no list needs a rest; what is due may be published then."""
+        await asyncio.sleep(max(map(self._pace.rest, self._lists), default=0.0))
 
     async def run(self) -> None:
         """Publish for ever; a failure is logged and tried again."""
         while True:
-            pause = _RETRY
             self._wake.clear()
             try:
                 await self._load(self._roots)
-                pause = _TICK if await self.publish_due() else _SAME_SECOND
+                pause = _TICK if await self.publish_due() else self._next_attempt()
             except FAILURES as error:
-                _log.error("CRL not published", error=str(error))
+                pause = self._trouble.failed(error)
+            else:
+                self._trouble.over()
             await self._pause(pause)
+
+    def _next_attempt(self) -> float:
+        """Seconds until what is left may be published: what waits for the next second, or for its list's rest."""
+        waiting = self._due - self._untold
+        if self._untold or not waiting:
+            return _SAME_SECOND
+        return max(_SAME_SECOND, min(map(self._pace.rest, waiting)))
 
     def _take(self, batch: Sequence[Revoked]) -> None:
         """What happened, from the log: the lists concerned are due."""
@@ -204,15 +238,33 @@ class CrlPublisher:
             if issuer not in self._cas:  # a root, or one that another process has taken up before this one
                 continue
             self._lists |= {item.path: item for item in concerned}
-            self._due |= {item.path for item in concerned}
+            now = unix(self._clock.now())
+            matters = any(revoked.not_after >= now for revoked in some)
+            paths = {item.path for item in concerned if matters or not self._is_last(item.path)}
+            self._due |= paths
+            self._untold |= paths
         self._wake.set()
 
     async def _load(self, paths: Iterable[str]) -> None:
         for path in paths:
-            stored = await self._store.crl(path)
-            delta = await self._store.crl(self._lists[path].delta_path) if path in self._lists else None
-            if stored is not None:
-                self._show(stored, delta)
+            stored = await self._store.crl_row(path)
+            delta = await self._store.crl_row(self._lists[path].delta_path) if path in self._lists else None
+            self._show(stored, delta)
+
+    async def _restore(self) -> None:
+        """Put the entries into large lists from the database of which there is no earlier one to show."""
+        for path in self._newest.keys() - self._current.keys() - self._unusable:
+            stored, item = self._newest[path], self._lists[path]
+            final = final_of(self._shards(item), stored.ended_before, stored.sequence)
+            try:
+                whole = stored.completed(part.octets for part in final)
+                await asyncio.to_thread(check_signature, whole, self._cas[item.issuer].issuer.certificate)
+            except (MalformedError, BadSignatureError) as error:
+                self._unusable.add(path)
+                _log.error("stored CRL not shown, the next one will be", issuer=path, error=str(error))
+            else:
+                self._current[path] = self._newest[path] = whole
+                self._tell(whole)
 
     async def _pause(self, seconds: float) -> None:
         try:
@@ -221,15 +273,24 @@ class CrlPublisher:
         except TimeoutError:
             return
 
-    async def _publish(self, item: CrlList, now: int) -> None:
-        number, updated = self._number(item.path) + 1, self._updated(item.path)
-        crl = StoredCrl(item.path, number, now, now + self._lifetime, b"", sequence=self._log.last)
+    async def _publish(self, item: CrlList, now: int, *, whole: bool) -> None:
+        begun = time.monotonic()
+        number, before = self._number(item.path) + 1, self._newest.get(item.path)
+        crl = StoredCrl(
+            item.path,
+            number,
+            now,
+            WITHOUT_END if await self._is_over(item, now) else now + self._lifetime,
+            b"",
+            sequence=self._log.last,
+            ended_before=0 if before is None else before.this_update,
+        )
         base_number, base_sequence, base_update = self._next_base(item, crl)
-        # Both are of the entries of this moment: a revocation while one is signed is in neither. So the few changes are
-        # copied; the complete list is spliced before anything is waited for.
-        entries = [part for shard in self._shards(item) for part in shard.complete(updated)]
-        changes = spliced(part for shard in self._shards(item) for part in shard.since(base_sequence))
-        count = sum(part.count for part in entries)
+        # Both are of the entries of this moment: a revocation while one is signed is in neither.
+        shards = self._shards(item)
+        final = final_of(shards, crl.ended_before, crl.sequence) if whole else []
+        held = [part for shard in shards.values() for part in shard.held(crl.ended_before)]
+        changes = spliced(part for shard in shards.values() for part in shard.since(base_sequence))
         delta = replace(
             crl,
             issuer=item.delta_path,
@@ -237,43 +298,53 @@ class CrlPublisher:
             base_sequence=base_sequence,
             base_update=base_update,
         )
-        crl = replace(crl, der=await self._signed(item, crl, entries))
-        delta = replace(delta, der=await self._signed(item, delta, [changes]))
-        detail = {"issuer": item.path, "number": number, "entries": count}
+        delta = replace(delta, der=await self._signer.sign(item, delta, [changes]))
+        detail = {"issuer": item.delta_path, "number": number, "entries": changes.count}
+        if whole:
+            crl = replace(crl, der=await self._signer.sign(item, crl, [*final, *held]))
+            detail = {"issuer": item.path, "number": number, "entries": sum(part.count for part in (*final, *held))}
         try:
-            await self._store.store_crl(crl, AuditEvent("crl.published", "ca", detail), delta)
+            await self._store.store_lists(
+                delta,
+                crl if whole else None,
+                AuditEvent("crl.published", "ca", detail),
+                is_first=item.delta_path not in self._deltas,
+                final_octets=sum(len(part.octets) for part in final),
+            )
         except (ConflictError, DuplicateError):  # another process published first: its CRL may lack what ours has
             self._due.add(item.path)
+            self._untold.add(item.path)
             await self._load((item.path,))
             return
-        self._show(crl, delta)
+        self._show(crl if whole else None, delta)
         self._forget(item)
-        _log.info("CRL published", issuer=item.path, number=number, entries=count, delta=changes.count)
+        if whole:
+            self._pace.spent(
+                item.path, time.monotonic() - begun, octets=len(crl.der), entries=sum(part.count for part in final)
+            )
+        _log.info("CRL published", **detail, delta=changes.count)
         async with self._published:
             self._published.notify_all()
 
-    async def _signed(self, item: CrlList, crl: StoredCrl, entries: Sequence[Spliced]) -> bytes:
-        ca = self._cas[item.issuer]
-        urls = self._urls(item)
-        return await build_crl(
-            ca.issuer.certificate,
-            ca.key,
-            [part.octets for part in entries],
-            number=crl.number,
-            this_update=from_unix(crl.this_update),
-            next_update=from_unix(crl.next_update),
-            distribution_points=urls,
-            scope="user",
-            base_number=crl.base_number or None,
-            freshest=() if crl.base_number else [delta_url(urls[0])],
-        )
-
-    def _shards(self, item: CrlList) -> Iterator[ShardEntries]:
+    def _shards(self, item: CrlList) -> Mapping[int, ShardEntries]:
         shards = self._entries[item.issuer]
-        if not item.shard:
-            yield from shards.values()
-        elif item.shard in shards:
-            yield shards[item.shard]
+        return {number: shard for number, shard in shards.items() if item.shard in {0, number}}
+
+    def _is_last(self, path: str) -> bool:
+        """Whether no list follows this one: all that the issuing CA has issued has ended."""
+        newest = self._newest.get(path)
+        retired = path in self._lists and self._cas[self._lists[path].issuer].state == "retired"
+        return retired and newest is not None and newest.next_update == WITHOUT_END
+
+    def _is_old(self, path: str, now: int) -> bool:
+        newest = self._newest.get(path)
+        half = 0 if newest is None else newest.this_update + self._lifetime // 2
+        return half <= now and not self._is_last(path)
+
+    async def _is_over(self, item: CrlList, now: int) -> bool:
+        if self._cas[item.issuer].state != "retired":
+            return False
+        return await self._store.last_expiry(item.issuer, but=PROFILE) < now
 
     def _base(self, item: CrlList) -> tuple[int, int, int]:
         """Number, sequence and thisUpdate of what the newest delta builds on."""
@@ -281,11 +352,12 @@ class CrlPublisher:
         return (0, 0, 0) if delta is None else (delta.base_number, delta.base_sequence, delta.base_update)
 
     def _next_base(self, item: CrlList, crl: StoredCrl) -> tuple[int, int, int]:
-        """A delta builds on the same list for half of that list's life, then on the one before this one."""
+        """A delta builds on the same list for half of that list's life, or while it is small, then on the newest."""
         number, sequence, updated = self._base(item)
-        if number and crl.this_update < updated + self._lifetime // 2:
+        changed = sum(shard.count_since(sequence) for shard in self._shards(item).values())
+        if number and crl.this_update < updated + self._lifetime // 2 and changed <= _LARGE_DELTA:
             return number, sequence, updated
-        before = self._current.get(item.path, crl)
+        before = self._newest.get(item.path, crl)
         return before.number, before.sequence, before.this_update
 
     def _forget(self, item: CrlList) -> None:
@@ -294,30 +366,33 @@ class CrlPublisher:
             if item.shard in {0, number}:
                 concerned = CrlList(item.issuer), CrlList(item.issuer, number)
                 base = min(self._base(each)[1] for each in concerned)
-                shard.published(base, min(self._updated(each.path) for each in concerned))
+                shard.published(base, min(self._complete_update(each.path) for each in concerned))
 
-    def _urls(self, item: CrlList) -> list[str]:
-        """A certificate takes a CRL only if its own CRL URL stands in it.
-
-        So those of older certificates stay, and the complete list has those of the shards, too.
-        """
-        shards = [] if item.shard else [each.shard for each in self._lists.values() if each.issuer == item.issuer]
-        issuer = self._cas[item.issuer].issuer
-        ours = [issuer.shard_url(shard) for shard in sorted({item.shard, *shards})]
-        former = self._former_base_url
-        return ours + ([f"{former}/crl/{url.partition('/crl/')[2]}" for url in ours] if former else [])
-
-    def _show(self, crl: StoredCrl, delta: StoredCrl | None) -> None:
-        if crl.number <= self._number(crl.issuer):
-            return
-        self._current[crl.issuer] = crl
-        if delta is not None:
+    def _show(self, crl: StoredCrl | None, delta: StoredCrl | None) -> None:
+        if delta is not None and delta.number > self._number_of(self._deltas, delta.issuer):
             self._deltas[delta.issuer] = delta
+        if crl is None or crl.number <= self._number_of(self._newest, crl.issuer):
+            return
+        self._newest[crl.issuer] = crl
+        if crl.is_whole:  # else it is another process's, and the next one will be ours
+            self._current[crl.issuer] = crl
+            self._tell(crl)
+
+    def _tell(self, crl: StoredCrl) -> None:
         for listener in self._listeners:
             listener(crl)
 
+    @staticmethod
+    def _number_of(lists: Mapping[str, StoredCrl], path: str) -> int:
+        return lists[path].number if path in lists else 0
+
     def _number(self, path: str) -> int:
-        return self._current[path].number if path in self._current else 0
+        """Lists and the deltas to them count together."""
+        return max(self._number_of(self._newest, path), self._number_of(self._deltas, f"{path}/delta"))
+
+    def _complete_update(self, path: str) -> int:
+        return self._newest[path].this_update if path in self._newest else 0
 
     def _updated(self, path: str) -> int:
-        return self._current[path].this_update if path in self._current else 0
+        delta = self._deltas.get(f"{path}/delta")
+        return max(self._complete_update(path), 0 if delta is None else delta.this_update)

@@ -1,11 +1,15 @@
 """The SQL of revocation: what last happened to each serial, the feed, what a selector selects, and the newest CRLs."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, NamedTuple, Self
 
 import sqlalchemy as sa
 
+from pkicore.crl import entries_start, stated_size
+from pkicore.errors import MalformedError
+from services.ca.crl_lists import CrlList
 from services.ca.ledger.names import path_of
 from services.ca.schema import blocked_keys, certificate_names, certificates, crls, revocations
 from services.ca.selection import Act, Position, Selector
@@ -14,12 +18,13 @@ from services.chassis.database import AuditEvent, Database, Prepared, Row, Unit,
 
 HELD: Final = "certificateHold"
 RELEASED: Final = "removeFromCRL"
+HOUR: Final = 3600
+"""Seconds in which certificates end whose entries leave together."""
 IN_FORCE: Final = revocations.c.reason != RELEASED
 """Joins those revocations that hold now: a hold that was released says nothing of its certificate any more."""
 
 
-@dataclass(frozen=True, slots=True)
-class Revoked:
+class Revoked(NamedTuple):
     """A row of the feed; `entry` is the DER of the CRL entry."""
 
     sequence: int
@@ -58,7 +63,8 @@ class StoredCrl:
     """The newest CRL of a list; `issuer` is its path below /crl.
 
     `sequence` is how far in the feed it goes. Of a delta, `base_number`, `base_sequence` and `base_update` are the
-    number, `sequence` and `this_update` of the list that it builds on.
+    number, `sequence` and `this_update` of the list that it builds on. Certificates that had ended in an hour before
+    `ended_before` are not on it.
     """
 
     issuer: str
@@ -70,6 +76,29 @@ class StoredCrl:
     sequence: int = 0
     base_sequence: int = 0
     base_update: int = 0
+    ended_before: int = 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its final entries are in `der`."""
+        return stated_size(self.der) == len(self.der)
+
+    def without(self, octets: int) -> Self:
+        """Without its final entries, which are the first ones and have so many octets."""
+        start = entries_start(self.der)
+        return replace(self, der=self.der[:start] + self.der[start + octets :])
+
+    def completed(self, final: Iterable[bytes]) -> Self:
+        """With its final entries.
+
+        Raises:
+            MalformedError: they are others than it was made of.
+        """
+        start = entries_start(self.der)
+        whole = replace(self, der=b"".join((self.der[:start], *final, self.der[start:])))
+        if not whole.is_whole:
+            raise MalformedError(f"CRL {self.number} of {self.issuer} had other entries than the ledger has")
+        return whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +130,7 @@ class RevocationStore:
         )
         self._crl = prepare(sa.select(crls).where(crls.c.issuer == sa.bindparam("issuer")))
         self._lists = prepare(sa.select(crls.c.issuer).order_by(crls.c.issuer))
+        self._final = prepare(_final_entries())
         self._first_crl = prepare(sa.insert(crls).values({name: sa.bindparam(name) for name in _CRL}))
         self._next_crl = prepare(_replace_crl())
         self._no_crl = prepare(sa.delete(crls).where(crls.c.issuer == sa.bindparam("of")))
@@ -134,7 +164,8 @@ class RevocationStore:
         Raises:
             ConflictError, DuplicateError: something else happened since the candidate was read; nothing changed.
         """
-        params = {name: getattr(happened, name) for name in happened.__slots__ if name != "sequence"}
+        params = happened._asdict()
+        del params["sequence"]
         params |= {"serial": format_serial(happened.serial), "revoked_by": event.actor}
         if candidate.sequence:
             writes = [Write(self._next_event, params | {"of": params.pop("serial"), "was": candidate.sequence}, 1)]
@@ -166,36 +197,91 @@ class RevocationStore:
         """The path of every list there is, below /crl."""
         return [row["issuer"] for row in await self._database.fetch_all(self._lists)]
 
-    async def crl(self, issuer: str) -> StoredCrl | None:
-        """The newest CRL of a list."""
+    async def crl_row(self, issuer: str) -> StoredCrl | None:
+        """The newest CRL of a list as it lies in the database: a large one without its final entries."""
         row = await self._database.fetch_one(self._crl, issuer=issuer)
         return None if row is None else StoredCrl(**{name: row[name] for name in _CRL})
 
-    async def store_crl(self, crl: StoredCrl, event: AuditEvent, delta: StoredCrl | None = None) -> None:
-        """Make this the newest CRL of its list, and `delta` the delta to it, before anybody sees them.
+    async def crl(self, issuer: str) -> StoredCrl | None:
+        """The newest CRL of a list; a large one takes a look at every revocation.
+
+        Raises:
+            MalformedError: its entries are not those of the ledger.
+        """
+        row = await self.crl_row(issuer)
+        return row if row is None or row.is_whole else row.completed(await self._final_of(row))
+
+    async def _final_of(self, crl: StoredCrl) -> list[bytes]:
+        """As `crl_entries.ShardEntries` has them in memory: by shard, hour and place in the feed."""
+        of = CrlList.parse(crl.issuer)
+        if of is None:
+            raise MalformedError("deltas have all their entries")
+        entries = defaultdict[tuple[int, int], list[bytes]](list)
+        async for row in self._database.scan(self._final, issuer=of.issuer, until=crl.sequence):
+            if of.shard in {0, row["shard"]}:
+                entries[row["shard"], row["not_after"] // HOUR].append(row["entry"])
+        return [b"".join(entries[at]) for at in sorted(entries) if (at[1] + 1) * HOUR > crl.ended_before]
+
+    async def store_crl(self, crl: StoredCrl, event: AuditEvent) -> None:
+        """Make this the newest CRL of its list, before anybody sees it.
 
         Raises:
             ConflictError: the newest is not the one before it (somebody else published).
             DuplicateError: likewise, for the first one.
         """
-        params = {name: getattr(crl, name) for name in _CRL}
-        write = Write(self._first_crl, params, 1)
-        if crl.number > 1:
-            renamed = {"of": params.pop("issuer"), "previous": crl.number - 1, "before": crl.this_update}
-            write = Write(self._next_crl, params | renamed, 1)
-        writes = [write]
-        if delta is not None:
-            writes.append(Write(self._no_crl, {"of": delta.issuer}))
-            writes.append(Write(self._first_crl, {name: getattr(delta, name) for name in _CRL}, 1))
+        write = _first(self._first_crl, crl) if crl.number == 1 else self._following_crl(crl)
+        await self._database.commit(Unit("crl", [write], [event]))
+
+    async def store_lists(
+        self, delta: StoredCrl, crl: StoredCrl | None, event: AuditEvent, *, is_first: bool, final_octets: int = 0
+    ) -> None:
+        """Make this the newest delta of its list, and `crl` the newest complete CRL, before anybody sees them.
+
+        Each publication has a delta, so that it is there that two which publish at once meet.
+
+        Args:
+            delta: has the list's next number.
+            crl: of the same number; None where the delta comes alone.
+            event: says so in the audit log.
+            is_first: whether this list never had a delta.
+            final_octets: of the final entries of `crl`; those of a large list are not stored again.
+
+        Raises:
+            ConflictError, DuplicateError: somebody else published.
+        """
+        writes = [_first(self._first_crl, delta) if is_first else self._following_crl(delta)]
+        if crl is not None:
+            row = crl if len(crl.der) <= _WHOLE else crl.without(final_octets)
+            writes += [Write(self._no_crl, {"of": crl.issuer}), _first(self._first_crl, row)]
         await self._database.commit(Unit("crl", writes, [event]))
 
+    def _following_crl(self, crl: StoredCrl) -> Write:
+        params = {name: getattr(crl, name) for name in _CRL if name != "issuer"}
+        renamed = {"of": crl.issuer, "previous": crl.number - 1, "before": crl.this_update}
+        return Write(self._next_crl, params | renamed, 1)
 
+
+_WHOLE: Final = 1 << 18  # octets from which a list is stored without its final entries
 _CRL: Final = StoredCrl.__slots__
 
 
 def in_force(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
     """A column of the revocation that holds now; NULL where none does."""
     return sa.case((IN_FORCE, column)).label(column.name)
+
+
+def _first(prepared: Prepared, crl: StoredCrl) -> Write:
+    return Write(prepared, {name: getattr(crl, name) for name in _CRL}, 1)
+
+
+def _final_entries() -> sa.Select[Any]:
+    of = revocations.c
+    return (
+        sa.select(of.shard, of.not_after, of.entry)
+        .where(of.issuer == sa.bindparam("issuer"), of.sequence <= sa.bindparam("until"))
+        .where(of.reason.not_in((HELD, RELEASED)))
+        .order_by(of.sequence)
+    )
 
 
 def _insert_once(table: sa.Table) -> sa.Insert:

@@ -120,7 +120,8 @@ blocked_keys: Final = sa.Table(
     sa.Column("blocked_by", sa.Text, nullable=False, server_default=""),
 )
 
-# The newest CRL of each list: `issuer` is the path below /crl, so the issuer's id, ID/SHARD, or either with /delta.
+# The newest CRL of each list: `issuer` is the path below /crl, so the issuer's id, ID/SHARD, or either with /delta. A
+# large one lies here without its final entries, which are in `revocations` (`RevocationStore.crl` puts them in again).
 crls: Final = sa.Table(
     "crls",
     metadata,
@@ -134,6 +135,8 @@ crls: Final = sa.Table(
     sa.Column("base_number", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("base_sequence", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("base_update", sa.BigInteger, nullable=False, server_default="0"),
+    # Entries of certificates that ended in an hour before this time are not in it (RFC 5280 §3.3).
+    sa.Column("ended_before", sa.BigInteger, nullable=False, server_default="0"),
 )
 
 # The Certificate Transparency log: what was about to be issued by profiles with `sct`.

@@ -57,6 +57,7 @@ class Standing:
         crls: their CRLs.
         roots: the trust anchors.
         clock: the time.
+        lists: where `crls` come from.
     """
 
     credentials: CredentialsSource
@@ -64,6 +65,7 @@ class Standing:
     crls: CrlCache
     roots: tuple[x509.Certificate, ...]
     clock: Clock
+    lists: "LedgerLists"
     _believers: list[Believe] = field(default_factory=list, init=False)
 
     @classmethod
@@ -80,8 +82,9 @@ class Standing:
         )
         roots = read_issuers(trusted_roots(settings))
         certificates = read_issuers(trusted_issuers(settings)) | roots
-        crls = ledger_crls(certificates, store, None, clock, settings.crl_max_staleness_seconds)
-        return cls(credentials, certificates, crls, tuple(roots.values()), clock)
+        lists = LedgerLists(store)
+        crls = ledger_crls(certificates, lists, None, clock, settings.crl_max_staleness_seconds)
+        return cls(credentials, certificates, crls, tuple(roots.values()), clock, lists)
 
     def subscribe(self, believe: Believe) -> None:
         """Have `believe` called with the roots whenever they change."""
@@ -103,9 +106,29 @@ class Standing:
             believe(self.roots)
 
 
+class LedgerLists:
+    """The newest CRLs, from the publisher's memory once there is one, which spares a look at every revocation."""
+
+    def __init__(self, store: CaStore, publisher: CrlPublisher | None = None) -> None:
+        self._store = store
+        self.publisher = publisher
+
+    async def newest(self, name: str) -> bytes:
+        """The DER of an issuer's.
+
+        Raises:
+            StaleStatusError: it has none.
+        """
+        found = None if self.publisher is None else self.publisher.newest(name)
+        found = found or await self._store.crl(name)
+        if found is None:
+            raise StaleStatusError(f"there is no CRL of {name}")
+        return found.der
+
+
 def ledger_crls(
     certificates: Mapping[str, x509.Certificate],
-    store: CaStore,
+    lists: LedgerLists,
     directory: Path | None,
     clock: Clock,
     max_staleness_seconds: int,
@@ -115,10 +138,7 @@ def ledger_crls(
 
     async def fetch(issuer: x509.Certificate) -> bytes:
         name = next(name for name, certificate in certificates.items() if certificate == issuer)
-        stored = await store.crl(name)
-        if stored is None:
-            raise StaleStatusError(f"there is no CRL of {name}")
-        return stored.der
+        return await lists.newest(name)
 
     return CrlCache(
         list(certificates.values()),
@@ -165,6 +185,7 @@ class Transport:
         standing.subscribe(listener.believe)
         leaf = credentials.current().certificate
         metrics.certificate("internal", leaf.not_valid_before_utc, leaf.not_valid_after_utc)
+        standing.lists.publisher = core.publisher
         published = asyncio.Event()
         core.publisher.subscribe(lambda _crl: published.set())
         return cls(listener, credentials, crls, staples, published)

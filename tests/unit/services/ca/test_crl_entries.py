@@ -2,11 +2,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.ca.crl_entries import ShardEntries, spliced
+from services.ca.crl_entries import ShardEntries, final_of, spliced
 from services.ca.crl_lists import CrlList
 from services.ca.revocation_store import Revoked
 
 HOUR = 3600
+LATEST = 1 << 40  # a sequence that is not reached
 
 
 def event(sequence: int, serial: int, reason: str = "superseded", not_after: int = 10 * HOUR) -> Revoked:
@@ -16,7 +17,8 @@ def event(sequence: int, serial: int, reason: str = "superseded", not_after: int
 
 def complete(entries: ShardEntries, published: int = 0) -> set[str]:
     """What the next list has."""
-    return _parts(spliced(entries.complete(published)).octets)
+    final = final_of({0: entries}, published, LATEST)
+    return _parts(spliced([*final, *entries.held(published)]).octets)
 
 
 def since(entries: ShardEntries, base: int) -> set[str]:
