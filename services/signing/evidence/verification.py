@@ -1,11 +1,11 @@
 """Believe an archive of evidence, offline, or raise: what `pqcsign evidence verify` is made of.
 
-1 the file is a tar of plain files below one directory, each once · 2 every file that the manifest names is there with
-its size and digest, and beside them nothing but the manifest, its sums and signatures, keys, and VERIFY.md · 3 the
-manifest was signed, as evidence, by every key that is expected; where none is, a trusted log has the entry of such a
-signature · 4 each Sigstore bundle of a key is by a key of the archive, about an artefact of its record, and its
-time-stamps and log entry are by what the trusted root has · 5 the lines of the audit log are whole, and chained where
-they are neighbours.
+1 the file is a tar of plain files below one directory, each once (`unverified_tar`) · 2 every file that the manifest
+names is there with its size and digest, and beside them nothing but the manifest, its sums and signatures, keys, and
+VERIFY.md · 3 the manifest was signed, as evidence, by every key that is expected; where none is, a trusted log has the
+entry of such a signature · 4 each Sigstore bundle of a key is by a key of the archive, about an artefact of its record,
+and its time-stamps and log entry are by what the trusted root has · 5 the lines of the audit log are whole, and chained
+where they are neighbours.
 
 Evidence is a statement of a type of its own, which a service makes about its archives alone, by keys that sign nothing
 but its statements. Whose keys these are is nothing that an archive can prove. With keys expected, 3 ties it to them; by
@@ -15,11 +15,10 @@ the log alone, it says that some key signed it as evidence: `signed_by` is then 
 from __future__ import annotations
 
 import hashlib
-import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
@@ -31,6 +30,7 @@ from services.chassis.fields import Fields
 from services.signing.evidence.archive import EvidenceError
 from services.signing.evidence.audit_extract import verify_extract
 from services.signing.evidence.manifest import CHECKSUMS, EVIDENCE_TYPE, FORMAT, MANIFEST, SIGNATURE_DIRECTORY, VERIFY
+from services.signing.evidence.unverified_tar import Member, read_members
 from services.signing.formats.unverified_bundle import MessageSignature, UnverifiedBundle
 from services.signing.trusted_root import TrustedRoot
 from services.signing.verification import (
@@ -42,8 +42,6 @@ from services.signing.verification import (
 )
 from services.signing.wire import SignatureRecord
 
-_CHUNK: Final = 256 * 1024
-_MAX_FILES: Final = 100_000
 _MAX_READ: Final = 16 << 20  # octets of a file that is looked into
 _BUNDLE: Final = ".sigstore.json"
 _BESIDE: Final = frozenset({MANIFEST, CHECKSUMS, VERIFY})
@@ -89,42 +87,24 @@ def verify_archive(path: Path, root: TrustedRoot, keys: Sequence[PublicKey] = ()
         VerificationError, PkiError: the others.
         OSError: the file cannot be read.
     """
-    try:
-        with tarfile.open(path, "r:") as tar:
-            return _verify(_Archive.of(tar), root, keys)
-    except tarfile.TarError as error:
-        raise EvidenceError(f"the archive is no tar file: {error}") from error
+    with path.open("rb") as file:
+        return _verify(_Archive(file, read_members(file)), root, keys)
 
 
 @dataclass(frozen=True, slots=True)
 class _Archive:
-    """A tar whose members are plain files; `digests` has each one's SHA-256, by its path below the directory."""
+    """The files of a tar, by their path below its directory."""
 
-    tar: tarfile.TarFile = field(repr=False)
-    members: Mapping[str, tarfile.TarInfo]
-    digests: Mapping[str, str]
-
-    @classmethod
-    def of(cls, tar: tarfile.TarFile) -> _Archive:
-        """Rule 1."""
-        members: dict[str, tarfile.TarInfo] = {}
-        digests: dict[str, str] = {}
-        roots = set()
-        for member in tar:
-            directory, _, name = member.name.partition("/")
-            roots.add(directory)
-            if not member.isreg() or not name or name in members or len(roots) > 1 or len(members) >= _MAX_FILES:
-                raise EvidenceError(f"{member.name[:200]!a} is no plain file of one directory, or is there twice")
-            members[name], digests[name] = member, _sha256(tar, member)
-        return cls(tar, members, digests)
+    file: BinaryIO = field(repr=False)
+    members: Mapping[str, Member]
 
     def read(self, name: str) -> bytes:
         """A file that is looked into."""
         member = self.members.get(name)
         if member is None or member.size > _MAX_READ:
             raise EvidenceError(f"{name} is not in the archive, or too long")
-        content = self.tar.extractfile(member)
-        return b"" if content is None else content.read()
+        self.file.seek(member.offset)
+        return self.file.read(member.size)
 
     def record(self, name: str) -> SignatureRecord:
         """A record."""
@@ -133,13 +113,6 @@ class _Archive:
     def below(self, directory: str, ending: str) -> Iterator[str]:
         """Names of files below a directory that end so, sorted."""
         return (name for name in sorted(self.members) if name.startswith(f"{directory}/") and name.endswith(ending))
-
-
-def _sha256(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
-    content, digest = tar.extractfile(member), hashlib.sha256()
-    while content is not None and (piece := content.read(_CHUNK)):
-        digest.update(piece)
-    return digest.hexdigest()
 
 
 def _verify(archive: _Archive, root: TrustedRoot, keys: Sequence[PublicKey]) -> VerifiedArchive:
@@ -174,7 +147,7 @@ def _check_files(archive: _Archive, manifest: Fields) -> int:
         fields = Fields.of(entry, {"path", "size", "sha256"})
         name, sha256 = fields.text("path"), fields.text("sha256")
         member = archive.members.get(name)
-        if member is None or member.size != entry.get("size") or archive.digests[name] != sha256:
+        if member is None or member.size != entry.get("size") or member.sha256 != sha256:
             raise EvidenceError(f"{name[:200]!a} is not what the manifest says, or not there")
         listed[name] = sha256
     for name in archive.members.keys() - listed.keys() - _BESIDE:
