@@ -60,7 +60,7 @@ async def serve(
     async with AsyncExitStack() as stack:
         database = await Database.open(settings.database_url, clock=clock, commit_observer=commit_observer)
         stack.push_async_callback(database.close)
-        checkpointer = await stack.enter_async_context(audit_checkpoints(settings, database, clock))
+        checkpointer = await stack.enter_async_context(audit_checkpoints(settings, database, clock, registry))
         ca = await stack.enter_async_context(WayToCa.open(settings, clock, MAX_STALENESS))
         names = public_names(settings.tls_names, urls.base)
         public = await PublicSide.open("acme", names, settings.state_dir, ca, tls_metrics, clock)

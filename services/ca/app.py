@@ -117,7 +117,7 @@ async def serve(
         await _begin(core, remote, settings.signer_start_seconds)
         identities = Identities(settings, core.store, core.issuance, clock, tls_metrics, core.hierarchy.is_superseded)
         await or_later("identities", identities.renew_at_start)
-        checkpointer = await stack.enter_async_context(audit_checkpoints(settings, database, clock))
+        checkpointer = await stack.enter_async_context(audit_checkpoints(settings, database, clock, registry))
         tls = Transport.of(standing, core, tls_metrics, clock)
         await tls.open()
         stack.push_async_callback(tls.listener.aclose)

@@ -44,6 +44,7 @@ from services.ca.revocation import Revoker
 from services.ca.settings import CaSettings
 from services.ca.store import CaStore
 from services.ca.transport import ceremony_base_url
+from services.ca.watch import IssuerWatch
 from services.chassis.database import Database
 from services.chassis.published_keys import open_published_keys
 from services.chassis.runner import BackgroundTask
@@ -74,6 +75,7 @@ class Core:
     ledger: LedgerEndpoints
     block_list: BlockList
     naming: Naming
+    watch: IssuerWatch
     clock: Clock
     certificate_log: CertificateLog | None = None
 
@@ -147,11 +149,14 @@ class Core:
             BackgroundTask("refusals", self.refusals.run),
             BackgroundTask("expiry", self.expiry.run),
             BackgroundTask("naming", self.naming.run),
+            BackgroundTask("watch", self.watch.run),
         ]
 
     def register(self, registry: CollectorRegistry) -> None:
         """Show the domain's metrics in a registry."""
         self.refusals.metrics.register(registry)
+        self.block_list.metrics.register(registry)
+        self.watch.register(registry)
         self.expiry.register(registry)
 
     async def staple(self, certificate: x509.Certificate, issuer: x509.Certificate) -> bytes:
@@ -246,6 +251,7 @@ def build_core(
         ledger=LedgerEndpoints(LedgerSearch(database), refused, inventories, clock),
         block_list=BlockList(store=BlockListStore(database), revoker=revoker, own=own, clock=clock),
         naming=Naming(NamingStore(database)),
+        watch=IssuerWatch(hierarchy, publisher),
         clock=clock,
         certificate_log=certificate_log,
     )

@@ -160,7 +160,7 @@ async def serve(
     async with AsyncExitStack() as stack:
         database = await Database.open(settings.database_url, clock=clock, commit_observer=commit_observer)
         stack.push_async_callback(database.close)
-        checkpointer = await stack.enter_async_context(audit_checkpoints(settings, database, clock))
+        checkpointer = await stack.enter_async_context(audit_checkpoints(settings, database, clock, registry))
         core, upkeep = await _core(settings, database, stack, signer_metrics, clock, readiness)
         await core.versions.recover()
         tls = await _transport(settings, stack, tls_metrics, clock)

@@ -96,7 +96,7 @@ async def serve(
     async with AsyncExitStack() as stack:
         database = await Database.open(settings.database_url, clock=clock, commit_observer=commit_observer)
         stack.push_async_callback(database.close)
-        checkpointer = await stack.enter_async_context(audit_checkpoints(settings, database, clock))
+        checkpointer = await stack.enter_async_context(audit_checkpoints(settings, database, clock, registry))
         ca = await stack.enter_async_context(
             WayToCa.open(settings, clock, timedelta(seconds=settings.crl_max_staleness_seconds))
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
@@ -127,6 +128,18 @@ async def test_the_list_says_who_when_and_why(world: CaWorld, operator: CaClient
         answer = await http.post("/v1/blocked-keys", content=BlockRequest(hash_of(key), "x").to_json(), headers=JSON)
     assert answer.status_code == 200
     assert (await operator.blocked_keys()).keys == [entry]
+
+
+async def test_blocked_keys_are_counted(world: CaWorld, operator: CaClient) -> None:
+    """The number of entries, and of those that a sweep has to do with; neither before the first look."""
+    metrics = world.core.block_list.metrics
+    assert math.isnan(metrics.blocked._value.get())
+    key = new_key()
+    await world.issue("a.example", key=key)
+    await BlockListStore(world.database).add(hash_of(key), 1, "x", AuditEvent("key.blocked", "test", {}))
+    await operator.block_key(BlockRequest(hash_of(new_key())))
+    assert await world.core.block_list.sweep() == 1
+    assert (metrics.blocked._value.get(), metrics.overdue._value.get()) == (2, 0)
 
 
 async def test_a_service_asks_about_one_key(world: CaWorld, operator: CaClient) -> None:

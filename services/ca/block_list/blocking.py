@@ -5,9 +5,11 @@ leaves certificates that `sweep` finds.
 """
 
 import asyncio
+import math
 from typing import Final
 
 import structlog
+from prometheus_client import CollectorRegistry, Gauge
 
 from pkicore.clock import Clock, unix
 from pkicore.identity import SpiffeId
@@ -26,10 +28,29 @@ _SWEEP: Final = 60.0  # seconds between looks for certificates of blocked keys
 _log = structlog.get_logger(__name__)
 
 
+class BlockMetrics:
+    """How many keys are blocked, and how many of them still have certificates."""
+
+    def __init__(self) -> None:
+        self.blocked = Gauge("pqcpki_ca_blocked_keys", "Keys on the block list.", registry=None)
+        self.overdue = Gauge(
+            "pqcpki_ca_blocked_keys_overdue",
+            "Blocked keys whose certificates are not revoked yet; a hundred at most.",
+            registry=None,
+        )
+        self.blocked.set(math.nan)  # until it is counted: no number that grows after a restart
+
+    def register(self, registry: CollectorRegistry) -> None:
+        """Show the gauges in a registry."""
+        registry.register(self.blocked)
+        registry.register(self.overdue)
+
+
 class BlockList:
     """The block list over its store; `revoker` takes back what a key has."""
 
     def __init__(self, *, store: BlockListStore, revoker: Revoker, own: SpiffeId, clock: Clock) -> None:
+        self.metrics = BlockMetrics()
         self._store = store
         self._revoker = revoker
         self._own = own
@@ -83,8 +104,12 @@ class BlockList:
             DatabaseError: the database cannot be read or written.
         """
         swept = 0
-        for key_hash in await self._store.overdue(unix(self._clock.now())):
+        self.metrics.blocked.set(await self._store.count())
+        overdue = await self._store.overdue(unix(self._clock.now()))
+        self.metrics.overdue.set(len(overdue))
+        for key_hash in overdue:
             swept += len(await self._revoker.revoke_key(self._own, key_hash))
+            self.metrics.overdue.dec()
         return swept
 
     async def run(self) -> None:

@@ -22,6 +22,7 @@ class BlockListStore:
         self._add = database.prepare(_insert_once())
         self._remove = database.prepare(sa.delete(blocked_keys).where(of.key_hash == sa.bindparam("of")))
         self._one = database.prepare(sa.select(of.blocked_at).where(of.key_hash == sa.bindparam("of")))
+        self._count = database.prepare(sa.select(sa.func.count().label("number")).select_from(blocked_keys))
         self._page = database.prepare(
             sa.select(blocked_keys)
             .where(of.key_hash > sa.bindparam("after", type_=sa.LargeBinary))
@@ -50,6 +51,11 @@ class BlockListStore:
     async def has(self, key_hash: bytes) -> bool:
         """Whether a key is blocked."""
         return await self._database.fetch_one(self._one, of=key_hash) is not None
+
+    async def count(self) -> int:
+        """How many keys are blocked."""
+        row = await self._database.fetch_one(self._count)
+        return 0 if row is None else int(row["number"])
 
     async def page(self, after: bytes, most: int) -> Sequence[BlockedKey]:
         """Entries with greater hashes, in their order, at most so many."""

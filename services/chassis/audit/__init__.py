@@ -10,11 +10,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Protocol
 
+from prometheus_client import CollectorRegistry
+
 from pkicore.clock import Clock
 from pkicore.keys import open_key
 from pkicore.keys.passphrase import read_passphrase
 from services.chassis.audit.archives import ARCHIVE_DIRECTORY
 from services.chassis.audit.checkpoints import CHECKPOINTS_FILE, Checkpointer, read_checkpoints
+from services.chassis.audit.metrics import AuditMetrics
 from services.chassis.audit.records import audit_base, audit_head, audit_records, export_audit
 from services.chassis.audit.rotation import Archiver, ArchiveRules
 from services.chassis.audit.verification import verify_audit
@@ -113,8 +116,12 @@ class AuditKeeper:
 
 
 @asynccontextmanager
-async def audit_checkpoints(settings: AuditSettings, database: Database, clock: Clock) -> AsyncIterator[AuditKeeper]:
+async def audit_checkpoints(
+    settings: AuditSettings, database: Database, clock: Clock, registry: CollectorRegistry | None = None
+) -> AsyncIterator[AuditKeeper]:
     """A service's keeper of the log, to be run in the background; the last checkpoint is written at the end.
+
+    The metrics are shown in the registry.
 
     Raises:
         KeyAccessError: the audit key cannot be opened.
@@ -123,8 +130,9 @@ async def audit_checkpoints(settings: AuditSettings, database: Database, clock: 
     with ThreadPoolExecutor(1, "audit") as pool:
         path = settings.passphrase_file
         key = await open_key(settings.audit_key, secrets=lambda _uri: read_passphrase(path), pool=pool)
-        checkpointer = Checkpointer(database, key, settings.state_dir / CHECKPOINTS_FILE, clock)
-        keeper = AuditKeeper(checkpointer, Archiver(database, key, archive_rules(settings), clock))
+        metrics = AuditMetrics(registry)
+        checkpointer = Checkpointer(database, key, settings.state_dir / CHECKPOINTS_FILE, clock, metrics=metrics)
+        keeper = AuditKeeper(checkpointer, Archiver(database, key, archive_rules(settings), clock, metrics=metrics))
         try:
             yield keeper
         finally:

@@ -15,7 +15,8 @@ from pkicore.clock import Clock, unix
 from pkicore.encoding import write_atomically
 from pkicore.errors import AuditError
 from pkicore.keys import SigningKey
-from services.chassis.database import Database
+from services.chassis.audit.metrics import AuditMetrics
+from services.chassis.database import Database, Row
 from services.chassis.database.journal import SELECT_PRESENT_HEAD
 
 CHECKPOINTS_FILE: Final = "audit-checkpoints.jsonl"
@@ -86,9 +87,20 @@ class Checkpointer:
         path: The file, appended to and synchronised for each checkpoint.
         clock: The checkpoints' time.
         full: Octets from which on the file is thinned out.
+        metrics: Told of each success.
     """
 
-    def __init__(self, database: Database, key: SigningKey, path: Path, clock: Clock, *, full: int = _FULL) -> None:
+    def __init__(
+        self,
+        database: Database,
+        key: SigningKey,
+        path: Path,
+        clock: Clock,
+        *,
+        full: int = _FULL,
+        metrics: AuditMetrics | None = None,
+    ) -> None:
+        self._metrics = metrics or AuditMetrics()
         self._database = database
         self._key = key
         self._path = path
@@ -116,8 +128,11 @@ class Checkpointer:
             OSError, KeyAccessError, UnavailableError: as `run`.
         """
         row = await self._database.fetch_one(self._head_query)
-        if row is None or row["sequence"] <= self._signed:
-            return
+        if row is not None and row["sequence"] > self._signed:
+            await self._sign(row)
+        self._metrics.checkpointed.set(unix(self._clock.now()))
+
+    async def _sign(self, row: Row) -> None:
         head = ChainHead(row["sequence"], row["hash"])
         checkpoint = await sign_checkpoint(head, self._key, unix(self._clock.now()))
         size = await asyncio.to_thread(_append_line, self._path, checkpoint.to_line())

@@ -35,6 +35,7 @@ from services.chassis.audit.archives import (
     segment_files,
     sweep,
 )
+from services.chassis.audit.metrics import AuditMetrics
 from services.chassis.audit.records import audit_base, audit_head, audit_records
 from services.chassis.database import AuditEvent, Database, Row, Unit, Write
 from services.chassis.database.journal import (
@@ -91,6 +92,7 @@ class Archiver:
         clock: The time.
         observer: Called with each step's name once it is done; crash tests end the process there.
         most: Records of one archive.
+        metrics: Told how each pass ended.
     """
 
     def __init__(
@@ -102,7 +104,9 @@ class Archiver:
         *,
         observer: Callable[[str], None] = _unobserved,
         most: int = _MOST,
+        metrics: AuditMetrics | None = None,
     ) -> None:
+        self._metrics = metrics or AuditMetrics()
         self._database = database
         self._key = key
         self._rules = rules
@@ -119,8 +123,12 @@ class Archiver:
         while True:
             try:
                 await self.once()
+                await self._count()
             except _FAULTS as error:
                 _log.error("the audit log is not archived", error=str(error))
+                self._metrics.failing.set(1)
+            else:
+                self._metrics.failing.set(0)
             await asyncio.sleep(_INTERVAL)
 
     async def once(self) -> None:
@@ -138,6 +146,10 @@ class Archiver:
             await self._archive_due()
         if self._rules.retain_days:
             await self._remove_old()
+
+    async def _count(self) -> None:
+        head, base = await audit_head(self._database), await audit_base(self._database)
+        self._metrics.records.set(head.sequence - base.sequence)
 
     # archiving
 

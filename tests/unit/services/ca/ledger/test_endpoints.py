@@ -266,6 +266,25 @@ async def test_what_ends_soon_is_counted(world: CaWorld) -> None:
     assert _sample(world, "pqcpki_ca_earliest_end_timestamp_seconds") == row["not_after"]
 
 
+async def test_the_ends_of_issuers_and_crls_are_shown(world: CaWorld) -> None:
+    """Each CA's end with its role; the end of the first of its lists to end, and 0 before it has one."""
+    registry = CollectorRegistry()
+    world.core.watch.register(registry)
+    world.core.watch.look()
+    name = "pqcpki_ca_crl_next_update_timestamp_seconds"
+    assert registry.get_sample_value(name, {"issuer": "issuing-ecdsa"}) == 0
+    await world.start()
+    world.core.watch.look()
+    end = registry.get_sample_value(name, {"issuer": "issuing-ecdsa"})
+    assert end == world.core.publisher.current["issuing-ecdsa"].next_update
+    ends = "pqcpki_ca_issuer_end_timestamp_seconds"
+    labels = {"issuer": "issuing-ecdsa", "role": "active"}
+    assert registry.get_sample_value(ends, labels) == world.issuer().not_valid_after_utc.timestamp()
+    root = world.families["mldsa"].root
+    found = registry.get_sample_value(ends, {"issuer": root.id, "role": "root"})
+    assert found == root.certificate.not_valid_after_utc.timestamp()
+
+
 def _sample(world: CaWorld, name: str, **labels: str) -> float:
     """A metric of the one profile and issuer; 0 where it has no sample."""
     registry = CollectorRegistry()

@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 from sqlalchemy import delete, update
 
 from pkicore.algorithms import ALGORITHMS, generate_private_key
@@ -26,6 +27,7 @@ from services.chassis.audit import (
     verify_audit,
 )
 from services.chassis.audit.checkpoints import checkpoint_file
+from services.chassis.audit.metrics import AuditMetrics
 from services.chassis.database import AuditEvent, Database, Unit, Write
 from tests.support.clock import ManualClock
 from tests.support.databases import AUDIT, create_schema, opened
@@ -233,7 +235,9 @@ async def test_what_keeps_archives_from_being_written_does_not_keep_checkpoints(
     in_the_way = tmp_path / "audit-archive"
     in_the_way.write_text("no directory")
     await record(database, 9)
-    archiver = Archiver(database, KEY, ArchiveRules(in_the_way, above_records=3), ManualClock())
+    registry = CollectorRegistry()
+    metrics = AuditMetrics(registry)
+    archiver = Archiver(database, KEY, ArchiveRules(in_the_way, above_records=3), ManualClock(), metrics=metrics)
     task = asyncio.create_task(AuditKeeper(checkpointer, archiver).run())
     logged = ""
     async with asyncio.timeout(20):
@@ -244,5 +248,31 @@ async def test_what_keeps_archives_from_being_written_does_not_keep_checkpoints(
     with pytest.raises(asyncio.CancelledError):
         await task
     assert "audit-archive" in logged
+    assert registry.get_sample_value("pqcpki_audit_archiving_failing") == 1
     assert (await verify_audit(database, (), None)).sequence == 9
     assert len([each async for each in audit_records(database)]) == 9
+
+
+async def test_metrics_say_that_the_log_is_signed_and_archived(database: Database, tmp_path: Path) -> None:
+    """The time of the last checkpoint, also where there was nothing to sign; how many records no archive has."""
+    registry, clock = CollectorRegistry(), ManualClock()
+    metrics = AuditMetrics(registry)
+    checkpointer = Checkpointer(database, KEY, tmp_path / "checkpoints.jsonl", clock, metrics=metrics)
+    rules = ArchiveRules(tmp_path / "archive", above_records=4)
+    await record(database, 9)
+    keeper = asyncio.create_task(
+        AuditKeeper(checkpointer, Archiver(database, KEY, rules, clock, metrics=metrics)).run()
+    )
+    async with asyncio.timeout(20):
+        while not registry.get_sample_value("pqcpki_audit_records"):  # noqa: ASYNC110 - a metric has no event
+            await asyncio.sleep(0.01)
+    keeper.cancel()
+    await asyncio.wait([keeper])
+    assert registry.get_sample_value("pqcpki_audit_records") == 3, (
+        "nine, half of four of them kept, and one of archiving"
+    )
+    assert registry.get_sample_value("pqcpki_audit_archiving_failing") == 0
+    clock.advance(timedelta(minutes=1))
+    await checkpointer.write()
+    at = registry.get_sample_value("pqcpki_audit_checkpointed_timestamp_seconds")
+    assert at == clock.now().timestamp()
