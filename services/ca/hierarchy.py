@@ -188,7 +188,7 @@ async def load_hierarchy(
             root,
             base_url,
             crl_shards=item.crl_shards,
-            crosses=_helpful(item.root, crosses, settings),
+            crosses=helpful_crosses(item.root, crosses[item.root], settings),
         )
         cas[item.id] = IssuingCa.of(issuer, key, state=item.state)
         responder = _responder_certificate(settings, item)
@@ -202,14 +202,14 @@ async def _opened(
     return await ring.open(uri, certificate) if known is None else known
 
 
-def _helpful(
-    root: str, crosses: Mapping[str, tuple[x509.Certificate, ...]], settings: CaSettings
+def helpful_crosses(
+    root: str, crosses: tuple[x509.Certificate, ...], settings: CaSettings
 ) -> tuple[x509.Certificate, ...]:
     """Those cross-certificates of a root that lead to an older one which is still trusted: few know the new one."""
     ids = [item.id for item in settings.roots]
     older = [item for item in trusted_roots(settings) if ids.index(item.id) < ids.index(root)]
     subjects = {read_certificate(item.certificate).subject for item in older}
-    return tuple(cross for cross in crosses[root] if cross.issuer in subjects)
+    return tuple(cross for cross in crosses if cross.issuer in subjects)
 
 
 def read_issuers(items: Iterable[IssuerSettings | RootSettings]) -> dict[str, x509.Certificate]:

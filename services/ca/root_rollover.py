@@ -10,7 +10,7 @@ is in the trust directory and in the old root's bundle below /aia.
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,11 +30,12 @@ from services.ca.ceremony import ROOT_KEYS
 from services.ca.errors import CeremonyError
 from services.ca.hierarchy import make_root_issuer, read_certificate
 from services.ca.issuance import IssuingCa
+from services.ca.ledger.store.standing import StandingStore
 from services.ca.new_issuer import common_name, next_name, open_root, roots_of, split_name
 from services.ca.presence import IDENTITY_SECONDS, Presence
 from services.ca.responders import PROFILE
 from services.ca.rollover import Changed, sha256
-from services.ca.roots import RootOffice, cross_profile, sign_root_crl
+from services.ca.roots import CROSS, ISSUING, RootOffice, cross_profile, sign_root_crl
 from services.ca.settings import CaSettings, RootSettings
 from services.ca.settings_text import Members, add_root, change_issuers, change_roots
 from services.ca.stopped import StoppedDeployment
@@ -227,18 +228,28 @@ class RootRollover:
                     f"{path} is below {item.id}, and would be trusted no more: the services renew theirs within a "
                     "minute while `ztca up` runs, operators' are renewed by the CA"
                 )
-        if force:
-            return
+        if not force:
+            await self._refuse_in_force(item, [issuer.id for issuer in below], settings)
+
+    async def _refuse_in_force(self, item: RootSettings, below: Sequence[str], settings: CaSettings) -> None:
+        now = unix(self.deployment.clock.now())
         database = await Database.open(settings.database_url, clock=self.deployment.clock)
         try:
-            last = max([await CaStore(database).last_expiry(issuer.id, but=PROFILE) for issuer in below], default=0)
+            found = await StandingStore(database).below((item.id, *below), now)
         finally:
             await database.close()
-        if last > unix(self.deployment.clock.now()):
-            raise CeremonyError(
-                f"certificates below {item.id} are valid until {from_unix(last):%Y-%m-%d %H:%M} UTC, and would be "
-                "trusted no more: wait for that, or say --force"
-            )
+        found = [one for one in found if one.profile not in {ISSUING, CROSS, PROFILE}]
+        if not found:
+            return
+        hanging = ", ".join(
+            f"{one.count} {one.profile} of {one.issuer} until {_minute(one.last)}"
+            for one in sorted(found, key=lambda one: -one.last)
+        )
+        raise CeremonyError(
+            f"certificates below {item.id} are valid until {_minute(max(one.last for one in found))} UTC, and would be "
+            f"trusted no more, nor would what was signed with them: {hanging}. Have them renewed, or wait: superseded, "
+            f"{item.id} certifies nothing. Or say --force"
+        )
 
     def _identities(self, settings: CaSettings) -> Iterator[Path]:
         """What services and operators show."""
@@ -265,6 +276,10 @@ class RootRollover:
         publish_trust(settings, self.deployment.layout)
         self.deployment.say("the trust directory says the same")
         return settings
+
+
+def _minute(at: int) -> str:
+    return f"{from_unix(at):%Y-%m-%d %H:%M}"
 
 
 def _root(settings: CaSettings, name: str) -> RootSettings:

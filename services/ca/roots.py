@@ -23,6 +23,8 @@ from services.chassis.database import AuditEvent
 
 ROOT_CRL_LIFETIME: Final = timedelta(days=365)
 CEREMONY: Final = "ceremony"
+ISSUING: Final = "issuing-ca"
+"""Profile of our own issuing CAs."""
 CROSS: Final = "cross-ca"
 """Profile of a root's certificate by another root, in the ledger."""
 _PATH: Final = "/operator/ceremony"
@@ -60,11 +62,12 @@ class RootOffice:
             serials=SerialPool(store, clock),
             cas={root.issuer.id: root for root in roots.values()},
             clock=clock,
+            for_cas=True,
         )
         return cls(issuance, SpiffeId(trust_domain, _PATH), profile.name)
 
     async def certify(self, key: SigningKey, common_name: str) -> x509.Certificate:
-        """The certificate of a CA, by the root of its key's family.
+        """The certificate of a CA of ours, by the root of its key's family.
 
         Raises:
             PkiError, CaServiceError, DatabaseError: it could not be issued.
@@ -72,13 +75,21 @@ class RootOffice:
         csr = await make_csr(key, common_name=common_name)
         token = f"ceremony-{secrets.token_hex(8)}"
         wanted = CertificateRequest(csr, self.profile, (), token, requester={"ceremony": common_name})
+        return (await self.answer(wanted))[0]
+
+    async def answer(self, wanted: CertificateRequest) -> tuple[x509.Certificate, bool]:
+        """The certificate that a request for a CA comes to, and whether it is new.
+
+        Raises:
+            PkiError, CaServiceError, DatabaseError: it could not be issued.
+        """
         outcome = await self.issuance.issue(self.caller, wanted)
-        return x509.load_pem_x509_certificate(outcome.answer.certificate.encode())
+        return x509.load_pem_x509_certificate(outcome.answer.certificate.encode()), outcome.created
 
 
 def cross_profile(profiles: Mapping[str, Profile]) -> Profile:
     """Cross-certificates are those of issuing CAs with one CA more below them; they end when those end."""
-    return replace(profiles["issuing-ca"], name=CROSS, path_length=1)
+    return replace(profiles[ISSUING], name=CROSS, path_length=1)
 
 
 async def sign_root_crl(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,13 +21,17 @@ from pkicore.errors import KeyNotFoundError
 from pkicore.ocsp import build_request, verify_response
 from pkicore.x509.certificate import load_chain, to_pem
 from pkicore.x509.names import Names
+from services.ca.cli.roots import revoke_by_root
 from services.ca.client.trust import ACTIVE
 from services.ca.core import Core
 from services.ca.errors import CeremonyError
 from services.ca.key_places import Wanted
 from services.ca.rollover import Rollover
 from services.ca.root_rollover import RootRollover
+from services.ca.store import CaStore
+from services.ca.subordinate import Subordination, Terms
 from services.ca.wire import CertificateRequest, Identifier
+from services.chassis.database import Database
 from tests.support.ca_world import OPERATOR
 from tests.support.openssl import openssl
 from tests.support.pki import make_csr
@@ -187,12 +192,40 @@ async def test_without_the_roots_key_nothing_begins(
     assert not await world.events("issuer.")
 
 
-async def test_what_has_ended_or_was_revoked_issues_never_again(world: StoppedWorld, issuing: Rollover) -> None:
-    """An issuing CA whose certificate is over is not activated."""
+async def test_what_has_ended_issues_never_again(world: StoppedWorld, issuing: Rollover) -> None:
+    """An issuing CA whose certificate is over is not activated, and nothing is changed."""
     await issuing.prepare("mldsa")
+    before = world.layout.settings("ca").read_text()
     world.clock.advance(timedelta(days=3700))
-    with pytest.raises(CeremonyError, match="has ended"):
+    with pytest.raises(CeremonyError, match=f"{NEW} has ended: `ztca ca prepare --family mldsa` makes another"):
         await issuing.activate(NEW)
+    assert world.layout.settings("ca").read_text() == before
+
+
+@pytest.mark.parametrize("state", ["prepared", "retired"])
+async def test_what_was_revoked_issues_never_again(world: StoppedWorld, issuing: Rollover, state: str) -> None:
+    """An issuing CA on its root's CRL is not activated, be it new or a former one that is to come back."""
+    await issuing.prepare("mldsa")
+    name = NEW
+    if state == "retired":
+        await issuing.activate(NEW)
+        name = OLD
+    await revoke(world, name)
+    before = world.layout.settings("ca").read_text()
+    with pytest.raises(CeremonyError, match=f"{name} was revoked: `ztca ca prepare --family mldsa` makes another"):
+        await issuing.activate(name)
+    assert world.layout.settings("ca").read_text() == before
+
+
+async def revoke(world: StoppedWorld, name: str) -> None:
+    """As `ztca ca root-crl --revoke` does, which asks the machine for the time."""
+    item = next(item for item in world.settings.issuers if item.id == name)
+    serial = load_chain(item.certificate.read_bytes())[0].serial_number
+    database = await Database.open(world.settings.database_url, clock=world.clock)
+    try:
+        await revoke_by_root(CaStore(database), item.root, serial, "cACompromise", world.clock)
+    finally:
+        await database.close()
 
 
 async def test_a_new_family_begins_with_a_root(world: StoppedWorld, issuing: Rollover, roots: RootRollover) -> None:
@@ -272,6 +305,8 @@ async def test_a_root_is_retired_when_nothing_needs_it(
     world: StoppedWorld, issuing: Rollover, roots: RootRollover
 ) -> None:
     """Not before its issuing CAs are, identities are renewed and the last certificate has ended; then all forget it."""
+    other = make_csr(generate_private_key(ALGORITHMS["ml-dsa-65"]), common_name="Team CA")
+    await Subordination(world.deployment, roots.pool).certify(other, Terms(name="Team CA"))
     await roots.prepare("mldsa")
     await roots.activate(NEW_ROOT)
     with pytest.raises(CeremonyError, match=f"{OLD} is below {OLD_ROOT} and not retired"):
@@ -281,8 +316,13 @@ async def test_a_root_is_retired_when_nothing_needs_it(
     with pytest.raises(CeremonyError, match="the services renew theirs"):
         await roots.retire(OLD_ROOT, force=True)
     renew_identities(world)
-    with pytest.raises(CeremonyError, match="are valid until"):
+    with pytest.raises(CeremonyError, match="are valid until") as caught:
         await roots.retire(OLD_ROOT)
+    assert re.search(
+        rf"valid until 2034-12-30 22:59 UTC.*: 1 sub-ca of {OLD_ROOT} until 2034-12-30 22:59, "
+        rf"\d client of {OLD} until .*, \d service of {OLD} until .* wait: superseded, {OLD_ROOT} certifies nothing",
+        str(caught.value),
+    ), caught.value
     assert (await roots.retire(OLD_ROOT, force=True)).changed
     assert not (await roots.retire(OLD_ROOT)).changed
     assert not (world.layout.trust / f"{OLD_ROOT}.pem").exists()

@@ -25,7 +25,6 @@ from services.ca.rollover import Changed, Rollover
 from services.ca.root_rollover import RootRollover
 from services.ca.settings import CaSettings
 from services.ca.stopped import StoppedDeployment
-from services.ca.store import CaStore
 from services.ca.supervisor import only_one
 from services.chassis.database import Database
 from services.chassis.settings import load_settings
@@ -36,10 +35,10 @@ _offline = click.option("--offline", type=PlainPath(), help="Where the roots' ke
 _force = click.option("--force", is_flag=True, help="Even where something needs it.")
 _family = click.option("--family", type=click.Choice(FAMILIES), required=True, help="Of its key.")
 
-Steps = Callable[["_Site", Executor], Coroutine[Any, Any, Changed]]
+Steps = Callable[["Site", Executor], Coroutine[Any, Any, Changed]]
 
 
-class _Site:
+class Site:
     """A deployment under its locks: stopped, or running."""
 
     def __init__(self, deployment: StoppedDeployment, presence: Presence, *, runs: bool) -> None:
@@ -179,14 +178,14 @@ def retire_root(directory: Path, root: str, force: bool, as_json: bool) -> None:
 
 
 def _run(directory: Path, as_json: bool, offline: Path | None, steps: Steps, done: str) -> None:  # noqa: FBT001 - the flag is the command's own
-    with _site(Layout(directory, offline), as_json=as_json) as site, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        changed = asyncio.run(steps(site, pool))
+    with site(Layout(directory, offline), as_json=as_json) as found, ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        changed = asyncio.run(steps(found, pool))
     before = "" if changed.changed else " That was so before."
     tell(as_json, changed.members(), done.format(id=changed.id) + before)
 
 
 @contextmanager
-def _site(layout: Layout, *, as_json: bool) -> Iterator[_Site]:
+def site(layout: Layout, *, as_json: bool) -> Iterator[Site]:
     """The deployment, stopped or running, and nobody else at its issuing CAs meanwhile.
 
     Raises:
@@ -204,11 +203,11 @@ def _site(layout: Layout, *, as_json: bool) -> Iterator[_Site]:
                 raise CeremonyError(
                     f"{layout.root} starts or stops, or another command is at its keys: repeat this in a moment"
                 ) from None
-            yield _Site(deployment, Processes(layout), runs=True)
+            yield Site(deployment, Processes(layout), runs=True)
             return
         try:
             follow_move(layout)
-            yield _Site(deployment, NothingRuns(), runs=False)
+            yield Site(deployment, NothingRuns(), runs=False)
         finally:
             stopped.__exit__(None, None, None)
 
@@ -230,18 +229,19 @@ async def _listed(layout: Layout, clock: Clock) -> list[Listed]:
     settings = load_settings(CaSettings, layout.settings("ca"))
     database = await Database.open(settings.database_url, clock=clock)
     try:
-        return await listed(layout, settings, CaStore(database))
+        return await listed(layout, settings, database, unix(clock.now()))
     finally:
         await database.close()
 
 
 def _line(item: Listed, now: int) -> str:
+    start = f"{item.id:20} {item.role:12}{item.state:11}{item.algorithm:11} until {_day(item.not_after)}"
+    if item.role == "subordinate":
+        return f"{start}, {item.subject}, below {item.root}"
     status = f"CRL {item.crl_state(now)}" + ("" if item.role == "root" else f", OCSP {item.ocsp(now)}")
     above = f", below {item.root}" if item.root else ""
-    return (
-        f"{item.id:20} {item.role:8}{item.state:11}{item.algorithm:11} until {_day(item.not_after)}, {status}{above}"
-        f", key {item.key}" + (f", last certificate ends {_day(item.last_expiry)}" if item.last_expiry else "")
-    )
+    last = f", last certificate ends {_day(item.last_expiry)}" if item.last_expiry else ""
+    return f"{start}, {status}{above}, key {item.key}{last}"
 
 
 def _day(at: int) -> str:

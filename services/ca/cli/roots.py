@@ -70,7 +70,7 @@ async def _renew(layout: Layout, root: str, family: str, serial: str | None, rea
         try:
             store = CaStore(database)
             if serial is not None:
-                await _revoke(store, name, parse_serial(serial), parse_reason(reason), clock)
+                await revoke_by_root(store, name, parse_serial(serial), parse_reason(reason), clock)
             entries = [item.entry for item in await store.revocations_after(0, _MOST) if item.issuer == name]
             certificate, previous = opened.issuer.certificate, await store.crl(name)
             signed, event = await sign_root_crl(name, certificate, opened.key, previous, entries, clock)
@@ -80,7 +80,14 @@ async def _renew(layout: Layout, root: str, family: str, serial: str | None, rea
     return signed
 
 
-async def _revoke(store: CaStore, root: str, serial: int, reason: str, clock: Clock) -> None:
+async def revoke_by_root(store: CaStore, root: str, serial: int, reason: str, clock: Clock) -> None:
+    """Put what a root has issued on its next CRL.
+
+    Raises:
+        UnknownCertificateError: the root did not issue it.
+        AlreadyRevokedError: it is on its CRL.
+        DatabaseError: it is not on record.
+    """
     issued = await store.candidate(serial)
     if issued is None or issued.issuer != root:
         raise UnknownCertificateError(f"{root} did not issue {format_serial(serial)}")
