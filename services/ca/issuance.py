@@ -401,4 +401,4 @@ def _intent_event(intent: Intent, request: IssuanceRequest, entered: Entered | N
         detail["claims"] = dict(request.claims)
     if entered is not None:
         detail["ct_log"] = {"id": entered.log_id.hex(), "index": entered.index}
-    return AuditEvent("certificate.intent", intent.caller, detail)
+    return AuditEvent("certificate.intent", intent.caller, detail, logged=False)  # the certificate's event is

@@ -58,7 +58,8 @@ class CaStore(RevocationStore):
         super().__init__(database)
         prepare = database.prepare
         self._reserve = prepare(_insert(serials))
-        self._record_intent = prepare(_insert_unless_blocked())
+        self._touch_blocked = prepare(_touch_blocked())
+        self._record_intent = prepare(_insert_intent())
         self._name = prepare(_insert(certificate_names))
         self._set_certificate = prepare(
             sa.update(certificates)
@@ -109,7 +110,9 @@ class CaStore(RevocationStore):
         found = {(kind, path_of(kind, name)) for kind, name in names}
         at = {"recorded_at": intent.recorded_at, "serial": serial}
         found_by = [Write(self._name, {"kind": kind, "path": path, **at}, 1) for kind, path in sorted(found)]
-        await self._database.commit(Unit("intent", [Write(self._record_intent, params, 1), *found_by], [event]))
+        unblocked = Write(self._touch_blocked, {"of": intent.key_hash}, 0)
+        writes = [unblocked, Write(self._record_intent, params, 1), *found_by]
+        await self._database.commit(Unit("intent", writes, [event]))
 
     async def store_certificate(self, serial: int, der: bytes, event: AuditEvent) -> None:
         """Complete an intent.
@@ -144,11 +147,14 @@ def _insert(table: sa.Table) -> sa.Insert:
     return sa.insert(table).values({column.name: sa.bindparam(column.name) for column in table.c})
 
 
-def _insert_unless_blocked() -> sa.Insert:
-    """Step 6 and the block list in one statement, so that no key slips in between look-up and insert."""
-    blocked = sa.exists().where(blocked_keys.c.key_hash == sa.bindparam("key_hash", type_=sa.LargeBinary))
-    values = [sa.bindparam(column.name, type_=column.type) for column in _LEDGER_COLUMNS]
-    return sa.insert(certificates).from_select(list(_LEDGER_COLUMNS), sa.select(*values).where(~blocked))
+def _touch_blocked() -> sa.Update:
+    """Changes a row, to what it is, where the key is blocked: a write that expects none is refused then."""
+    kept = blocked_keys.c.reason
+    return sa.update(blocked_keys).where(blocked_keys.c.key_hash == sa.bindparam("of")).values(reason=kept)
+
+
+def _insert_intent() -> sa.Insert:
+    return sa.insert(certificates).values({column.name: sa.bindparam(column.name) for column in _LEDGER_COLUMNS})
 
 
 def _ledger() -> sa.Select[tuple[object, ...]]:

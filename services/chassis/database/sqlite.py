@@ -9,8 +9,9 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,6 +46,14 @@ _SCAN_ROWS = 512
 _UNIQUE = frozenset({sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY})
 _UNFIT = (sqlite3.InterfaceError, sqlite3.ProgrammingError, sqlite3.DataError, OverflowError, UnicodeError)
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+
+
+class _RefusedError(Exception):
+    """A unit was refused; inside this module only."""
+
+    def __init__(self, error: DatabaseError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class SqliteEngine:
@@ -113,14 +122,26 @@ class SqliteEngine:
             self._scan_thread.submit(connection.close)  # in its thread: a cancelled read may still be running there
 
     async def commit_batch(self, units: Sequence[BoundUnit]) -> Sequence[Outcome]:
-        """Writes the units in one transaction, each in its own savepoint."""
+        """Writes the units in one transaction, each whole or not at all.
+
+        Nearly always none is refused. So they first run without savepoints, for which SQLite would copy each page
+        before it changes it; where one is refused, all is undone and run again with a savepoint for each.
+        """
+        try:
+            return await self._attempt(units, isolate=False)
+        except _RefusedError as refused:
+            if len(units) == 1:
+                return [refused.error]
+        return await self._attempt(units, isolate=True)
+
+    async def _attempt(self, units: Sequence[BoundUnit], *, isolate: bool) -> Sequence[Outcome]:
         connection = await self._begin()
         statements = sum(len(unit.writes) for unit in units)
         run = asyncio.get_running_loop().run_in_executor
         if statements > _INLINE_WRITES:
-            outcomes, written = await run(self._write_thread, self._write, connection, units)
+            outcomes, written = await run(self._write_thread, partial(self._write, connection, units, isolate=isolate))
         else:
-            outcomes, written = self._write(connection, units)
+            outcomes, written = self._write(connection, units, isolate=isolate)
         if len(units) == 1 and statements <= _INLINE_COMMIT:
             self._commit(connection, written)
         else:
@@ -154,12 +175,21 @@ class SqliteEngine:
                 return self._writer
 
     def _write(
-        self, connection: sqlite3.Connection, units: Sequence[BoundUnit]
+        self, connection: sqlite3.Connection, units: Sequence[BoundUnit], *, isolate: bool
     ) -> tuple[Sequence[Outcome], Sequence[BoundUnit]]:
-        """The outcome of each unit, and the units that wait for the commit."""
+        """The outcome of each unit, and the units that wait for the commit.
+
+        Raises:
+            _RefusedError: a unit is refused that was not isolated; the transaction is undone.
+        """
         transaction = _Transaction(connection, self._audit)
+        apply: Callable[[BoundUnit], Outcome] = transaction.apply_alone if isolate else transaction.apply
         with self._undone_on_error():
-            outcomes = [transaction.apply(unit) for unit in units]
+            try:
+                outcomes = [apply(unit) for unit in units]
+            except DatabaseError as error:
+                connection.execute("ROLLBACK")
+                raise _RefusedError(error) from error
             written = [unit for unit, outcome in zip(units, outcomes, strict=True) if outcome is None]
             transaction.record(written, unix(self._clock.now()))
         return outcomes, written
@@ -174,6 +204,8 @@ class SqliteEngine:
     def _undone_on_error(self) -> Iterator[None]:
         try:
             yield
+        except _RefusedError:
+            raise
         except BaseException as error:
             self._drop_writer()
             if isinstance(error, sqlite3.Error):
@@ -211,19 +243,26 @@ def create_private(path: Path) -> None:
 
 
 class _Transaction:
-    """The inside of one transaction: units in savepoints, then their audit events."""
+    """The inside of one transaction: units, then their audit events."""
 
     def __init__(self, connection: sqlite3.Connection, audit: AuditStatements) -> None:
         self._connection = connection
         self._audit = audit
 
-    def apply(self, unit: BoundUnit) -> Outcome:
-        if not unit.writes:
-            return None
+    def apply(self, unit: BoundUnit) -> None:
+        """Carries out a unit.
+
+        Raises:
+            DatabaseError: it is refused, and some of it may have been written.
+        """
+        for index, write in enumerate(unit.writes):
+            self._write(unit.label, index, write)
+
+    def apply_alone(self, unit: BoundUnit) -> Outcome:
+        """Carries out a unit, whole or not at all."""
         self._connection.execute("SAVEPOINT unit")
         try:
-            for index, write in enumerate(unit.writes):
-                self._write(unit.label, index, write)
+            self.apply(unit)
         except DatabaseError as error:
             self._connection.execute("ROLLBACK TO unit")
             self._connection.execute("RELEASE unit")
