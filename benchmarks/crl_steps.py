@@ -17,6 +17,7 @@ import statistics
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,6 +31,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from pkicore.clock import from_unix
 from pkicore.crl import Revocation, encode_entry
+from pkicore.keys.file import FileKey
 from services.ca.app import MIGRATIONS
 from services.ca.schema import revocations
 from services.ca.wire import RevocationRequest, format_serial
@@ -64,7 +66,8 @@ async def open_world(directory: Path, shards: int) -> CaWorld:
     clock = ManualClock(START)
     family = await make_hierarchy("ecdsa", clock)
     family = replace(family, issuing=replace(family.issuing, crl_shards=shards))
-    return await CaWorld.open(directory, clock=clock, families={"ecdsa": family})
+    key = FileKey("file:/in-memory", family.issuing_key.private_key, ThreadPoolExecutor(1))
+    return await CaWorld.open(directory, clock=clock, families={"ecdsa": family}, keys={"ecdsa": key})
 
 
 async def load(world: CaWorld) -> None:
@@ -140,6 +143,7 @@ async def publish(directory: Path, entries: int, shards: int, more: int, rounds:
     await publish_due(world)
     started = peak_mib()
     for _ in range(rounds):
+        await world.core.publisher.rested()
         world.clock.advance(HALF_LIFE)
         with whole.timed():
             await publish_due(world)
@@ -147,6 +151,7 @@ async def publish(directory: Path, entries: int, shards: int, more: int, rounds:
         with revoking.timed(more):
             for serial in itertools.islice(ready, more):
                 await world.core.revoker.revoke(OPERATOR, RevocationRequest(SINGLE, serial=serial))
+        await world.core.publisher.rested()
         world.clock.advance(timedelta(seconds=1))
         with incremental.timed():
             await publish_due(world)

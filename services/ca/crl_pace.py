@@ -13,10 +13,8 @@ from prometheus_client import CollectorRegistry, Gauge
 
 from pkicore.clock import Clock, unix
 
-SMALL: Final = 1 << 20
-"""Octets up to which a list needs no rest: making one takes some ten milliseconds."""
-SHARE: Final = 0.1
-"""Of the time, at most, that is spent on making one list."""
+_SMALL: Final = 1 << 20  # octets up to which a list needs no rest: making one takes some ten milliseconds
+_SHARE: Final = 0.1  # of the time, at most, that is spent on making one list
 _PROMPT: Final = 100_000  # entries up to which a list is never more than _LATEST late
 _LATEST: Final = 3.0  # seconds
 _RETRY: Final = 1.0  # seconds after the first failure
@@ -27,15 +25,16 @@ _log = structlog.get_logger("services.ca.publication")
 
 
 class Pace:
-    """How long each list rests after it was made."""
+    """How long each list rests after it was made; those of at most `small` octets need not."""
 
-    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic, small: int = _SMALL) -> None:
         self._monotonic = monotonic
+        self._small = small
         self._rested_at: dict[str, float] = {}
 
     def spent(self, path: str, seconds: float, *, octets: int, entries: int) -> None:
         """A list was made, and that took so long."""
-        rest = 0.0 if octets <= SMALL else seconds * (1 / SHARE - 1)
+        rest = 0.0 if octets <= self._small else seconds * (1 / _SHARE - 1)
         if entries <= _PROMPT:
             rest = min(rest, _LATEST)
         self._rested_at[path] = self._monotonic() + rest

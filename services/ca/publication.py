@@ -61,6 +61,7 @@ class CrlPublisher:
         clock: Clock,
         lifetime: timedelta,
         former_base_url: str = "",
+        pace: Pace | None = None,
     ) -> None:
         self._store = store
         self._log = log
@@ -77,7 +78,7 @@ class CrlPublisher:
         self._deltas: dict[str, StoredCrl] = {}
         self._due: set[str] = set(self._lists)
         self._untold: set[str] = set()  # of those due, where not even a delta tells of everything
-        self._pace, self._trouble, self._overdue = Pace(), Trouble(), Overdue(clock)
+        self._pace, self._trouble, self._overdue = pace or Pace(), Trouble(), Overdue(clock)
         self._wake = asyncio.Event()
         self._published = asyncio.Condition()
         self._listeners: list[Callable[[StoredCrl], None]] = []
@@ -143,8 +144,7 @@ class CrlPublisher:
         wanted = {path for path in self._lists if not self._is_last(path)}
         before = {path: self._current[path].number if path in self._current else 0 for path in wanted}
         self._due |= wanted
-        self._pace.hurry()
-        self._wake.set()
+        self.hurry()
         try:
             async with asyncio.timeout(seconds), self._published:
                 await self._published.wait_for(
@@ -199,6 +199,11 @@ class CrlPublisher:
                     await self._pause(self._next_attempt())
         except TimeoutError:
             _log.warning("the newest CRL is not older than the clock; the next one comes later", due=sorted(self._due))
+
+    def hurry(self) -> None:
+        """Publish what is due though it should rest."""
+        self._pace.hurry()
+        self._wake.set()
 
     async def rested(self) -> None:
         """Return once no list needs a rest; what is due may be published then."""
