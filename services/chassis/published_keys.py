@@ -3,9 +3,13 @@
 import mmap
 from pathlib import Path
 
+import structlog
+
 from pkicore.errors import MalformedError
 from pkicore.weak_keys import PublishedKeys
 from services.chassis.errors import SettingsError
+
+_log = structlog.get_logger("settings")
 
 
 def open_published_keys(path: Path | None) -> PublishedKeys:
@@ -17,6 +21,7 @@ def open_published_keys(path: Path | None) -> PublishedKeys:
         SettingsError: it cannot be read, or is no such list.
     """
     if path is None:
+        _log.info("no published_keys_file: keys of Debian's weak generator, and others that leaked, are not known")
         return PublishedKeys()
     try:
         with path.open("rb") as file:

@@ -223,7 +223,7 @@ async def test_the_probe_reports_a_good_server() -> None:
     assert (report.verdict, report.protocol, report.cipher) == ("accepted", "TLSv1.3", "TLS_AES_256_GCM_SHA384")
     assert report.group == "X25519MLKEM768"
     assert report.peer_names == (spiffe("ca"), "localhost", "127.0.0.1")
-    assert "65" in (report.key_algorithm or "")
+    assert report.key_algorithm == "ml-dsa-65"
     assert report.staple.startswith("good until 20")
     assert report.crl == "not revoked"
     assert len(report.chain) == 2

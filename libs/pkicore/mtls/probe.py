@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from cryptography import x509
 
+from pkicore.algorithms import algorithm_of
 from pkicore.errors import HandshakeError, IdentityError, MalformedError, PkiError, TransportError
 from pkicore.identity import SpiffeId
 from pkicore.mtls.connection import TlsConnection, open_connection
@@ -16,6 +17,7 @@ from pkicore.mtls.context import Verification, observing_context
 from pkicore.mtls.engine import TlsEngine, reason_of, server_name
 from pkicore.mtls.peer import PeerIdentity, names_of
 from pkicore.mtls.staple import check_staple
+from pkicore.x509 import PARSE_ERRORS
 
 if TYPE_CHECKING:
     from pkicore.mtls.client import TlsClient
@@ -39,7 +41,7 @@ class HandshakeReport:
         group: key exchange group.
         peer_names: SPIFFE ID, DNS names and addresses of the server's certificate.
         serial: its serial number, hexadecimal.
-        key_algorithm: of the server's key.
+        key_algorithm: of the server's key, such as ecdsa-p256.
         signature_algorithm: of the signature on its certificate.
         chain: the subjects of the chain (the issuer and serial where a subject is empty), the server's own first.
         expires: end of the server certificate's validity.
@@ -167,13 +169,21 @@ def _report(client: TlsClient, url: str, seen: _Seen) -> HandshakeReport:
         group=seen.group,
         peer_names=_names(leaf),
         serial=None if leaf is None else f"{leaf.serial_number:x}",
-        key_algorithm=None if leaf is None else leaf.public_key_algorithm_oid._name,  # noqa: SLF001 (the only spelling)
-        signature_algorithm=None if leaf is None else leaf.signature_algorithm_oid._name,  # noqa: SLF001 (likewise)
+        key_algorithm=None if leaf is None else key_algorithm(leaf),
+        signature_algorithm=None if leaf is None else leaf.signature_algorithm_oid._name,  # noqa: SLF001 (the only spelling)
         chain=tuple(_title(certificate) for certificate in seen.chain),
         expires=None if leaf is None else leaf.not_valid_after_utc.strftime(_TIMES),
         staple=_staple_status(seen, now),
         crl=_crl_status(client, seen.chain),
     )
+
+
+def key_algorithm(leaf: x509.Certificate) -> str:
+    """The algorithm of a certificate's key as our table calls it; else as its object identifier is called."""
+    try:
+        return algorithm_of(leaf.public_key()).name
+    except (PkiError, *PARSE_ERRORS):
+        return leaf.public_key_algorithm_oid._name  # noqa: SLF001 (the only spelling)
 
 
 def _names(leaf: x509.Certificate | None) -> tuple[str, ...]:

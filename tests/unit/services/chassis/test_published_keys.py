@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from services.chassis.errors import SettingsError
 from services.chassis.published_keys import open_published_keys
 
 
 def test_no_file_is_no_list() -> None:
-    """Without a setting nothing is refused."""
-    assert len(open_published_keys(None)) == 0
+    """Without a setting nothing is refused, and the log says so."""
+    with capture_logs() as logs:
+        assert len(open_published_keys(None)) == 0
+    assert "Debian" in logs[0]["event"]
 
 
 def test_a_list(tmp_path: Path) -> None:
