@@ -145,7 +145,7 @@ def _element(der: bytes, at: int) -> tuple[int, int]:
 async def _signature(key: SigningKey, public_key: PublicKey, tbs: Sequence[bytes], size: int) -> bytes:
     """A signature over these parts, checked."""
     if size >= _LARGE and key.algorithm.signature_hash is not None and isinstance(key, _SignsReduced):
-        digest = await _beside(size, _digest, public_key, tbs)
+        digest = await _beside(size, _digest, key.public_key, tbs)
         signature = await key.sign_reduced("digest", digest)
         verify_digest(public_key, signature, digest)
         return signature

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
@@ -12,8 +14,10 @@ from pkicore.algorithms import (
     algorithm_of,
     generate_private_key,
     known_public_key,
+    sign_digest_with,
     sign_with,
     signature_algorithm_der,
+    verify_digest,
     verify_signature,
 )
 from pkicore.errors import BadKeyError, BadSignatureError, UnsupportedError
@@ -37,6 +41,23 @@ def test_sign_and_verify(row: Algorithm) -> None:
     ):
         with pytest.raises(BadSignatureError):
             verify_signature(public_key, wrong, message)
+    if row.signature_hash is not None:
+        digest = hashlib.new(row.signature_hash.name, b"message").digest()
+        verify_signature(key.public_key(), sign_digest_with(key, digest), b"message")
+        verify_digest(key.public_key(), signature, digest)
+        for wrong, of in ((flipped, digest), (signature, digest[1:]), (signature, bytes(len(digest)))):
+            with pytest.raises(BadSignatureError):
+                verify_digest(key.public_key(), wrong, of)
+
+
+@pytest.mark.parametrize("name", ["ed25519", "ml-dsa-44"])
+def test_what_has_no_hash_of_its_own_signs_no_digest(name: str) -> None:
+    """HashML-DSA and Ed25519ph are other algorithms."""
+    key = generate_private_key(ALGORITHMS[name])
+    with pytest.raises(UnsupportedError):
+        sign_digest_with(key, bytes(32))
+    with pytest.raises(UnsupportedError):
+        verify_digest(key.public_key(), b"", bytes(32))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,19 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pkicore.crl import REASONS, Revocation, Scope, VerifiedCrl, build_crl, encode_entry
+from pkicore.crl import (
+    REASONS,
+    Revocation,
+    Scope,
+    VerifiedCrl,
+    build_crl,
+    encode_entry,
+    entries_start,
+    stated_size,
+)
 from pkicore.encoding import bit_string, extension, integer, sequence, x509_time
 from pkicore.errors import BadSignatureError, MalformedError, StaleStatusError, UnsupportedError
+from pkicore.keys.file import FileKey
 from pkicore.x509.capture import CAPTURING_KEYS
 from pkicore.x509.tbs import random_serial
 from tests.support.pki import Hierarchy, MemoryKey
@@ -263,3 +274,36 @@ def test_openssl_reads_and_applies_the_list(ecdsa: Hierarchy, tmp_path: Path) ->
     accepted, refused = openssl("verify", *trust, "good"), openssl("verify", *trust, "revoked")
     assert accepted.returncode == 0, accepted.stderr
     assert "certificate revoked" in refused.stderr
+
+
+async def test_a_large_list_by_a_key_in_a_file_is_as_a_small_one(hierarchy: Hierarchy) -> None:
+    """By digest where the algorithm has one; another key's signature is found out."""
+    now, certificate = hierarchy.clock.now(), hierarchy.issuing.certificate
+    entries = b"".join(encode_entry(Revocation((1 << 152) + number, now, "superseded")) for number in range(6000))
+    fields: dict[str, Any] = {"number": 7, "this_update": now, "next_update": now + HOUR}
+    fields |= {"distribution_points": URLS, "scope": "user"}
+    with ThreadPoolExecutor(1) as pool:
+        key, other = (
+            FileKey("file:/k", each.private_key, pool) for each in (hierarchy.issuing_key, hierarchy.root_key)
+        )
+        der = await build_crl(certificate, key, [entries], **fields)
+        assert len(der) > 1 << 18
+        crl = VerifiedCrl.verify(der, certificate, now)
+        with pytest.raises(BadSignatureError):
+            await build_crl(certificate, other, [entries], **fields)
+    assert (len(crl.serials), crl.number, crl.distribution_points) == (6000, 7, frozenset(URLS))
+
+
+async def test_where_the_entries_of_a_list_begin(ecdsa: Hierarchy) -> None:
+    """Behind the fifth field, whatever the length of the list; what is cut off before that is no list."""
+    for count in (1, 3, 400):
+        entries = [encode_entry(Revocation(number, ecdsa.clock.now(), "superseded")) for number in range(count)]
+        der = await crl_of(ecdsa, [Revocation(number, ecdsa.clock.now(), "superseded") for number in range(count)])
+        start = entries_start(der)
+        assert der[start:].startswith(b"".join(entries))
+        assert stated_size(der[:start]) == stated_size(der) == len(der)
+        with pytest.raises(MalformedError):
+            entries_start(der[:40])
+    for nothing in (b"", b"\x30"):
+        with pytest.raises(MalformedError):
+            stated_size(nothing)

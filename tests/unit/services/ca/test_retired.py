@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography import x509
 
+from pkicore.clock import unix
 from services.ca.errors import UnknownProfileError
 from services.ca.new_issuer import successor_name
+from services.ca.publication import WITHOUT_END
 from services.ca.responders import PROFILE
 from services.ca.settings import CaSettings
 from services.ca.wire import RevocationRequest
@@ -56,6 +58,34 @@ async def test_what_it_issued_can_be_revoked(world: CaWorld, retired: CaWorld) -
     await retired.publish()
     crl = x509.load_der_x509_crl(retired.core.publisher.current[name].der)
     assert crl.get_revoked_certificate_by_serial_number(int(issued.serial, 16)) is not None
+
+
+async def test_its_lists_come_until_its_last_certificate_has_ended_and_then_once_more(
+    world: CaWorld, tmp_path: Path
+) -> None:
+    """Every half of their life while something is valid; the last ones hold without end, and nothing follows them."""
+    issued = await world.issue("old.example")
+    world.clock.advance(timedelta(seconds=1))
+    retired = await CaWorld.open(tmp_path, clock=world.clock, families=world.families, retired=("ecdsa",))
+    await retired.start()
+    publisher, name = retired.core.publisher, retired.families["ecdsa"].issuing.id
+    await retired.core.revoker.revoke(OPERATOR, RevocationRequest("superseded", serial=issued.serial))
+    numbers = []
+    while unix(world.clock.now()) <= issued.not_after:
+        world.clock.advance(timedelta(days=10))
+        assert await publisher.publish_due()
+        numbers.append(publisher.current[name].number)
+        assert publisher.current[name].next_update > unix(world.clock.now())
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    last = publisher.current[name]
+    assert last.next_update == WITHOUT_END
+    assert x509.load_der_x509_crl(last.der).next_update_utc == datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+    world.clock.advance(timedelta(days=400))
+    assert await publisher.publish_due()
+    await publisher.load()
+    assert publisher.current[name] == last
+    assert publisher.current["issuing-mldsa"].next_update < WITHOUT_END
+    await retired.close()
 
 
 @pytest.mark.parametrize(
