@@ -171,7 +171,9 @@ async def _parts(
     trust = await open_witnesses(ground, renewal)
     certifier = None
     if settings.certificate_profile:
-        certifier = OidcCertifier(CaIssuer(ca.client, settings.certificate_profile), trust.published.root, clock)
+        certifier = OidcCertifier(
+            CaIssuer(ca.client, settings.certificate_profile), lambda: trust.published.root, clock
+        )
     outside = Outside(
         signer=ground.signer,
         policies=policies,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -55,10 +55,16 @@ class CaIssuer:
 
 @dataclass(frozen=True)
 class OidcCertifier:
-    """Makes keys with certificates; a `services.signing.signatures.Certifier`."""
+    """Makes keys with certificates; a `services.signing.signatures.Certifier`.
+
+    Attributes:
+        issuer: the CA.
+        root: what verifiers are told to trust now.
+        clock: the time.
+    """
 
     issuer: CertificateIssuer
-    root: TrustedRoot
+    root: Callable[[], TrustedRoot]
     clock: Clock
 
     @asynccontextmanager
@@ -72,7 +78,7 @@ class OidcCertifier:
             BadSignerAnswerError: nobody would believe what it answered.
         """
         async with AsyncExitStack() as stack:
-            making = certified_key(certificate_identity(caller), self.issuer, self.root, self.clock)
+            making = certified_key(certificate_identity(caller), self.issuer, self.root(), self.clock)
             try:
                 key = await stack.enter_async_context(making)
             except CaUnavailableError as error:

@@ -54,6 +54,7 @@ class CertifiedKey:
         self.taken = taken
         self._early = early
         self._believed: dict[str, Chain | None] = {fingerprint(configured[0]): configured}
+        self._roots: Sequence[x509.Certificate] = ()
         self.every: tuple[Chain, ...] = (configured,)
         self.in_use = configured
 
@@ -68,13 +69,14 @@ class CertifiedKey:
         return now >= leaf.not_valid_after_utc - self._margin(leaf)
 
     def follow(self, stored: Iterable[StoredChain], roots: Sequence[x509.Certificate], now: datetime) -> None:
-        """Take notice of what the database holds.
+        """Take notice of what the database holds; what is not believed is looked at again below other roots.
 
         Raises:
             BadCertificateError: the authority cannot use the one whose turn it is; the former stays in use.
         """
+        is_new, self._roots = self._roots != roots, roots
         for one in stored:
-            if one.sha256 not in self._believed:
+            if one.sha256 not in self._believed or (is_new and self._believed[one.sha256] is None):
                 self._believed[one.sha256] = self._believe(one, roots)
         self.every = tuple(chain for chain in self._believed.values() if chain is not None)
         chosen = self._chosen(now)

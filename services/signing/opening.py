@@ -24,8 +24,8 @@ from services.signing.key_certificates import CertifiedKey
 from services.signing.log import SigningLog, signing_log_routes
 from services.signing.metrics import SigningMetrics
 from services.signing.published_trust import (
+    IssuingCas,
     PublishedTrust,
-    authorities,
     log_url,
     read_chain,
     read_public_key,
@@ -81,7 +81,7 @@ async def open_witnesses(ground: Ground, renewal: Renewal) -> Trusted:
     settings, base_url, ca = ground.settings, ground.base_url, ground.ca
     since = min(issuer.not_valid_before_utc for issuer in ca.trust.crl_paths)
     log = authority = None
-    root, routes = TrustedRoot(authorities=authorities(ca.trust, settings.ca_url)), []
+    root, routes = TrustedRoot(), []
     if settings.ct_log_public_key is not None:
         public_key = read_public_key(settings.ct_log_public_key, "ct_log_public_key")
         root = replace(root, ct_logs=(trusted_log(f"{settings.ca_status_url}/ct", public_key, since),))
@@ -91,7 +91,11 @@ async def open_witnesses(ground: Ground, renewal: Renewal) -> Trusted:
         routes += signing_log_routes(log)
         root = replace(root, logs=(trusted_log(log_url(base_url, log.origin), key.public_key, since),))
     published = PublishedTrust(
-        root, base_url, settings.trust_domain, [issuer.issuer for issuer in settings.oidc_issuers]
+        root,
+        base_url,
+        settings.trust_domain,
+        [issuer.issuer for issuer in settings.oidc_issuers],
+        issuing=IssuingCas(lambda: ca.trust, settings.ca_url),
     )
     if (stamping := timestamp_key(renewal)) is not None:
         authority = _open_authority(ground, stamping)
@@ -159,7 +163,7 @@ async def open_renewal(ground: Ground, metrics: SigningMetrics) -> Renewal:
         authority=ground.ca.client,
         signer=ground.signer,
         pool=ground.pool,
-        roots=ground.ca.trust.roots,
+        roots=lambda: ground.ca.trust.roots,
     )
     renewal = Renewal(keys, means, metrics, ground.clock)
     await renewal.open()

@@ -53,12 +53,29 @@ def read_chain(path: Path, setting: str) -> tuple[x509.Certificate, ...]:
 def authorities(trust: Trust, url: str) -> tuple[TrustedAuthority, ...]:
     """The issuing CAs whose certificates foreign verifiers can follow to a root: ECDSA and RSA."""
     found = []
-    for issuer in trust.crl_paths:
+    for issuer in (one for one in trust.crl_paths if one not in trust.roots):
         root = next((one for one in trust.roots if one.subject == issuer.issuer), None)
         if root is None or not isinstance(issuer.public_key(), ec.EllipticCurvePublicKey | rsa.RSAPublicKey):
             continue
         found.append(TrustedAuthority(url, (issuer, root), _period(issuer)))
     return tuple(found)
+
+
+class IssuingCas:
+    """The issuing CAs of the trust in force, for verifiers; `url` is the CA's."""
+
+    def __init__(self, trust: Callable[[], Trust], url: str) -> None:
+        self._trust = trust
+        self._url = url
+        self._seen: Trust | None = None
+        self._found: tuple[TrustedAuthority, ...] = ()
+
+    def __call__(self) -> tuple[TrustedAuthority, ...]:
+        """Those of now."""
+        trust = self._trust()
+        if trust is not self._seen:
+            self._seen, self._found = trust, authorities(trust, self._url)
+        return self._found
 
 
 def timestamp_authority(chain: Sequence[x509.Certificate], base_url: str) -> TrustedAuthority:
@@ -80,39 +97,64 @@ def trusted_log(url: str, public_key: PublicKey, since: datetime) -> TrustedLog:
 
 
 class PublishedTrust:
-    """The trusted root as it is now: the authority's certificates come and stay, all else is for the process's life.
+    """The trusted root as it is now: the authority's certificates come and stay, issuing CAs come and go.
+
+    The logs are for the process's life.
 
     Args:
-        root: what verifiers are told; its time-stamping authorities are those of `timestamp_chains`.
+        root: what verifiers are told; its time-stamping authorities are those of `timestamp_chains`, its issuing CAs
+            those of `issuing`.
         base_url: of this service.
         operator: whose services these are.
         issuers: OIDC issuers.
+        issuing: the issuing CAs that are trusted now; asked at every turn.
     """
 
-    def __init__(self, root: TrustedRoot, base_url: str, operator: str, issuers: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        root: TrustedRoot,
+        base_url: str,
+        operator: str,
+        issuers: Sequence[str] = (),
+        *,
+        issuing: Callable[[], tuple[TrustedAuthority, ...]] = lambda: (),
+    ) -> None:
         self._base_url = base_url
         self._operator = operator
         self._issuers = issuers
-        self._publish(root)
+        self._issuing = issuing
+        self._publish(replace(root, authorities=issuing()))
+
+    @property
+    def root(self) -> TrustedRoot:
+        """What verifiers are told now."""
+        self._follow()
+        return self._root
 
     def timestamp_chains(self, chains: Sequence[Sequence[x509.Certificate]]) -> None:
         """From now on these are the certificates of the authority: former, present, and the next one."""
         found = tuple(timestamp_authority(chain, self._base_url) for chain in chains)
-        self._publish(replace(self.root, timestamp_authorities=found))
+        self._publish(replace(self._root, timestamp_authorities=found))
 
     def to_json(self) -> bytes:
         """The trusted root."""
+        self._follow()
         return self._trusted_root
 
     def routes(self) -> list[Route]:
         """`GET /v1/trusted-root` and `GET /v1/signing-config`."""
         return [
-            _json("/v1/trusted-root", lambda: self._trusted_root),
+            _json("/v1/trusted-root", self.to_json),
             _json("/v1/signing-config", lambda: self._signing_config),
         ]
 
+    def _follow(self) -> None:
+        found = self._issuing()
+        if found != self._root.authorities:
+            self._publish(replace(self._root, authorities=found))
+
     def _publish(self, root: TrustedRoot) -> None:
-        self.root = root
+        self._root = root
         self._trusted_root = root.to_json()
         periods = [authority.period for authority in root.timestamp_authorities]
         timestamps = [Service(f"{self._base_url}{TIMESTAMP_PATH}", one) for one in _together(periods)]

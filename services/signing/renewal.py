@@ -57,14 +57,14 @@ class Means:
         authority: the CA.
         signer: holds the keys.
         pool: where long messages are hashed.
-        roots: of our CA.
+        roots: of our CA, as they are trusted now.
     """
 
     store: CertificateStore
     authority: Issuer
     signer: RemoteSigner
     pool: Executor
-    roots: Sequence[x509.Certificate]
+    roots: Callable[[], Sequence[x509.Certificate]]
 
 
 class Renewal:
@@ -141,8 +141,9 @@ class Renewal:
                 renews=renews,
             )
         )
-        chain = _completed(load_chain(issued.chain.encode()), self._means.roots)
-        check_renewed(chain, former, self._means.roots)
+        roots = self._means.roots()
+        chain = _completed(load_chain(issued.chain.encode()), roots)
+        check_renewed(chain, former, roots)
         await self._keep(key, chain, "certificate.renewed", renews=renews)
         self._metrics.renewal("success")
         await self._follow(key)
@@ -162,7 +163,7 @@ class Renewal:
     async def _follow(self, key: CertifiedKey) -> None:
         stored, known = await self._means.store.chains(key.key_id), key.every
         try:
-            key.follow(stored, self._means.roots, self._clock.now())
+            key.follow(stored, self._means.roots(), self._clock.now())
         finally:
             self._metrics.certificate(key.key_id, key.newest[0].not_valid_after_utc)
             if key.every != known:

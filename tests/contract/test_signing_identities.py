@@ -65,7 +65,7 @@ def issuer() -> FaultyIssuer:
 async def world(tmp_path: Path, issuer: FaultyIssuer) -> AsyncIterator[SigningWorld]:
     """The service with a log and a time-stamping authority, and that CA."""
     clock = issuer.world.clock
-    certifier = OidcCertifier(issuer, issuer.world.trusted_root, clock)
+    certifier = OidcCertifier(issuer, lambda: issuer.world.trusted_root, clock)
     opened = await SigningWorld.open(tmp_path, clock=clock, witnesses=True, certifier=certifier)
     yield opened
     await opened.close()

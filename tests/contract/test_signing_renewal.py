@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from pkicore.clock import unix
-from pkicore.errors import KeyUnavailableError, TimestampRefusedError
+from pkicore.errors import BadCertificateError, KeyUnavailableError, TimestampRefusedError
 from pkicore.identity import SpiffeId
 from pkicore.tsp import token_of
 from pkicore.x509.certificate import to_pem
@@ -25,7 +25,7 @@ from services.signing.chains import Chain
 from services.signing.key_certificates import ChainsInUse
 from services.signing.store.certificates import StoredRequest
 from services.signing.verification import NoTimestampError, verified_time
-from tests.support.ca_world import OPERATOR
+from tests.support.ca_world import OPERATOR, CaWorld
 from tests.support.pki import make_csr
 from tests.support.renewal_world import ARTEFACTS, BASE_URL, TSA, Door, Process, RenewalWorld, fetched
 from tests.support.signer_world import ADMIN, TRUST_DOMAIN
@@ -169,6 +169,27 @@ async def test_it_is_on_record_and_to_be_seen(world: RenewalWorld) -> None:
     assert after == newest[0].not_valid_after_utc.timestamp() > before
     assert service.metric("signing_certificate_renewals_total", result="success") == 2
     assert [one["key"] for one in await world.audit("certificate.configured")] == [TSA, ARTEFACTS]
+
+
+async def test_a_new_root_is_followed_without_a_restart(world: RenewalWorld, tmp_path: Path) -> None:
+    """What leads to a root that is not trusted yet is left aside; once it is trusted, verifiers are told of it."""
+    service = await world.service()
+    world.clock.advance(timedelta(days=100))
+    (tmp_path / "later").mkdir()
+    later = await (await CaWorld.open(tmp_path / "later", clock=world.clock)).start()
+    chain = await world.certify(TSA, later)
+    await later.close()
+    event = AuditEvent("certificate.renewed", "another process", {"key": TSA})
+    await service.store.keep(TSA, chain, unix(world.clock.now()), event)
+    world.door.forge = IssuedCertificate("1", "", to_pem(chain[:-1]).decode(), 0)
+    assert await service.renewal.look()
+    with pytest.raises(BadCertificateError, match="none of our roots is above"):
+        await service.renewal.renew(service.keys[TSA])
+    assert len(service.trusted) == 1
+    world.roots = (*world.roots, chain[-1])
+    await service.renewal.renew(service.keys[TSA])
+    assert service.keys[TSA].newest == chain
+    assert [one.chain for one in service.trusted] == [world.first[TSA], chain]
 
 
 async def test_without_the_ca_it_goes_on_with_what_it_has(world: RenewalWorld) -> None:

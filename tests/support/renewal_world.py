@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
+from cryptography import x509
 from prometheus_client import CollectorRegistry
 
 from pkicore.algorithms import known_public_key
@@ -110,7 +111,7 @@ class Process:
 
 @dataclass
 class RenewalWorld:
-    """CA, signer-hsm, and the database of the service."""
+    """CA, signer-hsm, and the database of the service; `roots` are those that it trusts."""
 
     ca: CaWorld
     signer_world: SignerWorld
@@ -120,6 +121,7 @@ class RenewalWorld:
     first: dict[str, Chain]
     stack: AsyncExitStack
     pool: ThreadPoolExecutor
+    roots: tuple[x509.Certificate, ...] = ()
 
     @classmethod
     async def open(cls, directory: Path, url: str | None = None) -> RenewalWorld:
@@ -135,6 +137,7 @@ class RenewalWorld:
         url = url or f"sqlite:///{directory}/signing.sqlite3"
         await migrated(url, MIGRATIONS)
         world = cls(ca, signer_world, signer, Door(ca), url, {}, stack, pool)
+        world.roots = tuple(family.root.certificate for family in ca.families.values())
         for key_id, algorithm in ALGORITHMS.items():
             await make_key(signer_world, key_id, algorithm)
             world.first[key_id] = await world.certify(key_id)
@@ -149,14 +152,15 @@ class RenewalWorld:
         """Close everything."""
         await self.stack.aclose()
 
-    async def certify(self, key_id: str) -> Chain:
-        """A certificate as the ceremony or an operator obtains it, with its root."""
+    async def certify(self, key_id: str, ca: CaWorld | None = None) -> Chain:
+        """A certificate as the ceremony or an operator obtains it, with its root; of another CA, if one is given."""
+        ca = ca or self.ca
         key = await open_remote_key(f"signer-hsm:{key_id}", self.signer, self.pool)
         csr = await make_csr(key, common_name=f"key {key_id}")
         request = CertificateRequest(csr, PROFILES[key_id], (), f"{key_id} {self.clock.now()}")
-        issued = (await self.ca.core.issuance.issue(OPERATOR, request)).answer
+        issued = (await ca.core.issuance.issue(OPERATOR, request)).answer
         chain = load_chain(issued.chain.encode())
-        roots = [family.root.certificate for family in self.ca.families.values()]
+        roots = [family.root.certificate for family in ca.families.values()]
         return (*chain, next(root for root in roots if root.subject == chain[-1].issuer))
 
     async def service(
@@ -181,7 +185,7 @@ class RenewalWorld:
             authority=door or self.door,
             signer=self.signer,
             pool=self.pool,
-            roots=[family.root.certificate for family in self.ca.families.values()],
+            roots=lambda: self.roots,
         )
         renewal = Renewal(list(keys.values()), means, SigningMetrics(registry), self.clock)
         await renewal.open()
