@@ -1,7 +1,7 @@
-"""SQLite through the standard library: reads and statements on the event loop, the commit of a batch in one thread.
+"""SQLite through the standard library: reads, statements and quick commits on the event loop, slow commits in a thread.
 
 WAL with `synchronous=FULL`: a commit is on the disk before its caller goes on. A read costs microseconds, less than
-handing it to a thread would.
+handing it to a thread would; so does a commit where the disk is quick.
 """
 
 import asyncio
@@ -33,8 +33,11 @@ from services.chassis.errors import (
     UnavailableError,
 )
 
-_INLINE_COMMIT = 16
-"""Statements of a lone unit that is committed on the event loop; anything more waits for the disk in the thread."""
+_QUICK_COMMIT = 0.002
+"""Seconds that commits on the event loop may take; while the disk takes longer, they wait for it in the thread."""
+_RECENT_COMMITS = 8
+_COMMITS_AWAY = 128
+"""Commits in the thread before the disk is tried again on the event loop."""
 _INLINE_WRITES = 256
 """Statements of a batch that run on the event loop; in the thread each would wait for the interpreter's lock."""
 _LOCK_WAIT = 5.0
@@ -54,6 +57,28 @@ class _RefusedError(Exception):
     def __init__(self, error: DatabaseError) -> None:
         super().__init__(str(error))
         self.error = error
+
+
+class _Disk:
+    """Whether the disk is quick enough to wait for on the event loop: a thread costs more than a quick commit."""
+
+    def __init__(self) -> None:
+        self._usual = 0.0
+        self._away = 0
+
+    def is_quick(self) -> bool:
+        """Whether commits on the loop are quick; after some in the thread, the next ones show."""
+        self._away = max(self._away - 1, 0)
+        return not self._away
+
+    @contextlib.contextmanager
+    def timed(self) -> Iterator[None]:
+        """Times a commit on the event loop; a slow one alone may have moved the log into the database file."""
+        begin = time.perf_counter()
+        yield
+        self._usual += (time.perf_counter() - begin - self._usual) / _RECENT_COMMITS
+        if self._usual > _QUICK_COMMIT:
+            self._usual, self._away = 0.0, _COMMITS_AWAY
 
 
 class SqliteEngine:
@@ -76,6 +101,7 @@ class SqliteEngine:
         self._audit = AuditStatements(self.dialect)
         self._reader = self._connect(busy_ms=_READ_BUSY_MS)
         self._writer: sqlite3.Connection | None = self._connect(busy_ms=0)
+        self._disk = _Disk()
         self._write_thread = ThreadPoolExecutor(1, "sqlite-writer")
         self._scan_thread = ThreadPoolExecutor(1, "sqlite-scan")
 
@@ -142,8 +168,9 @@ class SqliteEngine:
             outcomes, written = await run(self._write_thread, partial(self._write, connection, units, isolate=isolate))
         else:
             outcomes, written = self._write(connection, units, isolate=isolate)
-        if len(units) == 1 and statements <= _INLINE_COMMIT:
-            self._commit(connection, written)
+        if statements <= _INLINE_WRITES and self._disk.is_quick():
+            with self._disk.timed():
+                self._commit(connection, written)
         else:
             await run(self._write_thread, self._commit, connection, written)
         return outcomes
