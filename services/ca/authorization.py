@@ -193,8 +193,10 @@ class Authorizer:
             for family in families:
                 if family in self._issuers:
                     return self._issuers[family]
-            wanted = " or ".join(families)
-            raise UnknownProfileError(f"profile {profile.name} wants the {wanted} issuer, which is not configured")
+            raise UnknownProfileError(
+                f"profile {profile.name} has {csr.algorithm.name} keys certified by the family "
+                f"{' or '.join(families)}, of which no issuing CA is active here"
+            )
 
 
 def is_operator(caller: SpiffeId) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 
 from pkicore.algorithms import PublicKey, known_public_key
 from pkicore.errors import KeyNotFoundError, MalformedError, UnsupportedError
@@ -180,7 +181,7 @@ async def load_hierarchy(
         key = await _opened(ring, item.key, certificate, keys.get(item.key))
         if key.algorithm.family != item.family:
             raise KeyNotFoundError(f"issuer {item.id} is said to be of the family {item.family}, and its key is not")
-        root = _root_of(item, roots)
+        root = _root_of(item, certificate, roots)
         issuer = make_issuer(
             item.id,
             item.family,
@@ -243,9 +244,15 @@ def _responder_certificate(settings: CaSettings, item: IssuerSettings) -> x509.C
     return read_certificate(path) if is_remote(item.responder_key) and path.exists() else None
 
 
-def _root_of(item: IssuerSettings, roots: Mapping[str, x509.Certificate]) -> x509.Certificate:
+def _root_of(
+    item: IssuerSettings, certificate: x509.Certificate, roots: Mapping[str, x509.Certificate]
+) -> x509.Certificate:
     if item.root not in roots:
         raise KeyNotFoundError(f"issuer {item.id} names the root {item.root}, which is not among the settings' roots")
+    try:
+        certificate.verify_directly_issued_by(roots[item.root])
+    except (ValueError, TypeError, InvalidSignature) as error:
+        raise KeyNotFoundError(f"issuer {item.id} names the root {item.root}, which has not certified it") from error
     return roots[item.root]
 
 

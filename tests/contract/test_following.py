@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import pkcs7
 from prometheus_client import CollectorRegistry
 
 from pkicore.algorithms import ALGORITHMS, generate_private_key
-from pkicore.errors import KeyAccessError
+from pkicore.errors import KeyAccessError, KeyNotFoundError
 from pkicore.keys.passphrase import read_passphrase
 from pkicore.x509.certificate import load_chain
 from pkicore.x509.names import Names
@@ -149,6 +149,19 @@ async def test_what_cannot_be_taken_up_changes_nothing(made: Path, tmp_path: Pat
             await live.following.look()
         file.write_text(text)
         assert await live.following.look()
+
+
+async def test_an_issuing_ca_below_another_root_is_not_taken_up(made: Path, tmp_path: Path) -> None:
+    """Settings that put it below a root which has not certified it are refused, and everything is as before."""
+    async with running(made, tmp_path / "pki") as live:
+        file = live.world.layout.settings("ca")
+        text = file.read_text()
+        file.write_text(text.replace('root = "root-ecdsa"', 'root = "root-mldsa"'))
+        with pytest.raises(KeyNotFoundError, match="issuing-ecdsa names the root root-mldsa, which has not certified"):
+            await live.following.look()
+        assert await issuer_of(live.core, request("still.example")) == OLD
+        file.write_text(text)
+        assert not await live.following.look()
 
 
 async def test_a_root_comes_with_its_cross_certificates(made: Path, tmp_path: Path) -> None:

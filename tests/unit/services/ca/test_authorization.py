@@ -255,7 +255,7 @@ async def test_a_profile_that_says_nothing_of_mixing_mixes_nothing(clock: Manual
     authorizer = Authorizer(trust_domain=TRUST_DOMAIN, profiles=strict, issuers=issuers, clock=clock)
     request, names = asking("server", *identifiers("a.example")), Names.build(dns=["a.example"])
     for key in ("rsa-2048", "ml-dsa-44"):
-        with pytest.raises(UnknownProfileError, match="is not configured"):
+        with pytest.raises(UnknownProfileError, match="of which no issuing CA is active here"):
             authorizer.authorise(ACME, verified(names, key), request)
     with pytest.raises(ProfileError, match="takes no"):
         authorizer.authorise(ACME, verified(names), request)
