@@ -26,7 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
@@ -36,19 +36,21 @@ import httpx
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from cryptography.x509.oid import NameOID
 
 from benchmarks.deployments import deployment, drive, processors
-from pkicore.algorithms import ALGORITHMS, algorithm_of, generate_private_key, sign_with
-from pkicore.clock import SystemClock
-from pkicore.x509.certificate import sign_certificate
-from pkicore.x509.lint import lint_tbs
+from pkicore.algorithms import ALGORITHMS, PublicKey, algorithm_of, generate_private_key
+from pkicore.clock import Clock, SystemClock
+from pkicore.x509.certificate import Signer
+from pkicore.x509.lint import TbsLint
 from pkicore.x509.names import Names
-from pkicore.x509.tbs import build_tbs, random_serial, validity
+from pkicore.x509.profiles import Profile
+from pkicore.x509.tbs import Issuer, random_serial, validity
+from pkicore.x509.template import Templates
 from services.ca.layout import Layout
 from tests.support.deployment import Deployment, free_port
-from tests.support.pki import PROFILES, make_hierarchy
+from tests.support.pki import PROFILES, MemoryKey, make_hierarchy
 
 HERE: Final = Path(__file__).parent
 START: Final = 20.0  # seconds for a peer to listen
@@ -56,12 +58,13 @@ WARM_UP: Final = 20  # requests per caller, as signer_load has it
 MOST_A_SECOND: Final = 4000  # requests made ready, for each second of each level
 MOST: Final = 60_000  # requests made ready, in all
 CHECKED: Final = 5  # certificates of ours that are verified
-FAMILIES: Final = "ecdsa,rsa,mldsa"  # the last one because every deployment has it
-GOALS: Final = ("ecdsa-p256", "rsa-2048")  # issuers for which there are goals
-NOT_MEASURED: Final = "not measured: `ztca init` makes no issuing CA with such a key"
+CEREMONY: Final = ("--families", "ecdsa,rsa,mldsa", "--rsa-bits", "2048")  # mldsa because every deployment has it
+GOALS: Final = {"ecdsa-p256": 1.15, "rsa-2048": 2.5}  # how many times less processor time than cfssl
+KEYS: Final = 16  # of subjects, in turn
 PROCESSOR: Final = "cpu_us"  # microseconds of processor time per request
 FIGURES: Final = ("per_second", "p50_ms", "p99_ms", PROCESSOR)
-CORE: Final = 1500  # times that each step of the core is done
+CORE: Final = 300  # certificates of a round of the core
+CORE_ROUNDS: Final = 7
 HEADING: Final = (
     "issuer       callers   ours/s  cfssl/s  ratio  ours p50  p99 ms  cfssl p50  p99 ms  ours CPU us  cfssl  times less"
 )
@@ -142,14 +145,14 @@ class Wanted:
         return f"POST /api/v1/cfssl/sign HTTP/1.1\r\n{fields}".encode() + body
 
 
-def requests_of(key: IssuerKey) -> Iterator[Wanted]:
-    """Requests without end, each for a name of its own; one key, since verifying it costs the same."""
+def requests_of(keys: Sequence[IssuerKey]) -> Iterator[Wanted]:
+    """Requests without end, each for a name of its own, and for another key than the one before."""
     run, number = os.urandom(4).hex(), 0
     while True:
         name, number = f"{run}-{number}.bench.pqcpki.test", number + 1
         builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
         builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        yield Wanted(name, builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER))
+        yield Wanted(name, builder.sign(keys[number % len(keys)], hashes.SHA256()).public_bytes(Encoding.DER))
 
 
 @dataclass(frozen=True)
@@ -304,7 +307,7 @@ def measure_issuer(
     """One row per number of callers."""
     cpus, load_cpu = processors(1)
     levels = len(options.callers) * options.rounds
-    wanted = requests_of(issuing.subject_key())
+    wanted = requests_of([issuing.subject_key() for _ in range(KEYS)])
     per_round = min(MOST // options.rounds, int(MOST_A_SECOND * options.seconds * len(options.callers)))
     ours: list[list[dict[str, Any]]] = []
     theirs: list[list[dict[str, Any]]] = []
@@ -347,45 +350,71 @@ def print_row(row: Mapping[str, Any]) -> None:
 
 
 async def measure_core() -> dict[str, float]:
-    """Microseconds of processor time of each step of the core, and certificates per raw signature (goal G5)."""
+    """Microseconds of processor time of each step of the core, and certificates per raw signature (goal G5).
+
+    The goal's figure is of bytes built and signed; the whole has lint and the verified signature in it, too.
+    """
     clock = SystemClock()
     family = await make_hierarchy("ecdsa", clock)
-    profile, issuer, key = PROFILES["server"], family.issuing, ec.generate_private_key(ec.SECP256R1()).public_key()
-    not_before, not_after = validity(profile, issuer, clock.now())
-    made: list[bytes] = []
-    used: dict[str, float] = {}
-
-    @contextlib.contextmanager
-    def timed(what: str) -> Iterator[None]:
-        begin = time.process_time()
-        yield
-        used[what] = (time.process_time() - begin) / CORE * 1e6
-
-    with timed("build"):
-        for number in range(CORE):
-            tbs = build_tbs(
-                profile,
-                issuer,
-                serial=random_serial(),
-                not_before=not_before,
-                not_after=not_after,
-                public_key=key,
-                common_name=None,
-                names=Names.build(dns=[f"h{number}.example.org"]),
-            )
-            made.append(tbs)
-    with timed("lint"):
-        for tbs in made:
-            lint_tbs(tbs, profile, issuer)
-    with timed("sign and verify"):
-        for tbs in made:
-            await sign_certificate(tbs, family.issuing_key, issuer.certificate)
-    with timed("raw signature"):
-        for tbs in made:
-            sign_with(family.issuing_key.private_key, tbs)
-    raw = used["raw signature"]
-    whole = used["build"] + used["lint"] + used["sign and verify"]
+    issuer, key = family.issuing, ec.generate_private_key(ec.SECP256R1()).public_key()
+    core = Core(PROFILES["server"], issuer, family.issuing_key, Signer.of(issuer.certificate), clock)
+    spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    rounds = [await core.measure(key, spki) for _ in range(CORE_ROUNDS)]
+    used = {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
+    raw, whole = used["raw signature"], used["build"] + used["lint"] + used["sign and verify"]
     return used | {"core": whole, "core_ratio": raw / whole, "build_and_sign_ratio": raw / (used["build"] + raw)}
+
+
+@dataclass(frozen=True)
+class Core:
+    """Steps 4, 5, 7 and 8 of issuance over one issuer in memory."""
+
+    profile: Profile
+    issuer: Issuer
+    key: MemoryKey
+    signer: Signer
+    clock: Clock
+    templates: Templates = field(default_factory=Templates)
+    lint: TbsLint = field(default_factory=TbsLint)
+
+    async def measure(self, public_key: PublicKey, spki: bytes) -> dict[str, float]:
+        """Microseconds of processor time per certificate, of each step and of a bare signature."""
+        not_before, not_after = validity(self.profile, self.issuer, self.clock.now())
+        made: list[bytes] = []
+        used: dict[str, float] = {}
+
+        @contextlib.contextmanager
+        def timed(what: str) -> Iterator[None]:
+            begin = time.process_time()
+            yield
+            used[what] = (time.process_time() - begin) / CORE * 1e6
+
+        with timed("build"):
+            for number in range(CORE):
+                tbs = self.templates.build(
+                    self.profile,
+                    self.issuer,
+                    serial=random_serial(),
+                    not_before=not_before,
+                    not_after=not_after,
+                    public_key=public_key,
+                    spki=spki,
+                    common_name=None,
+                    names=Names(dns=(f"h{number}.example.org",)),
+                )
+                made.append(tbs)
+        with timed("lint"):
+            for tbs in made:
+                self.lint.lint(tbs, self.profile, self.issuer)
+        with timed("sign and verify"):
+            for tbs in made:
+                await self.signer.certify(tbs, self.key)
+        private_key, scheme = self.key.private_key, ec.ECDSA(hashes.SHA256())
+        assert isinstance(private_key, ec.EllipticCurvePrivateKey)  # noqa: S101 -- else it is another figure
+        with timed("raw signature"):
+            for tbs in made:
+                private_key.sign(tbs, scheme)
+        return used
 
 
 def say(options: argparse.Namespace, text: str) -> None:
@@ -398,7 +427,7 @@ def measure_issuers(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Every issuing CA of a new deployment."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pqcpki-benchmark.")))
-        made = stack.enter_context(deployment(folder, processors(1)[0], "--families", FAMILIES))
+        made = stack.enter_context(deployment(folder, processors(1)[0], *CEREMONY))
         for issuing in Issuing.all_of(made.directory):
             yield from measure_issuer(made, issuing, options, folder)
 
@@ -413,15 +442,14 @@ def main() -> None:
             measured["issuance"].append(row)
             if not options.json:
                 print_row(row)
-        found = {row["issuer"] for row in measured["issuance"]}
-        measured["notes"] = [f"{name}: {NOT_MEASURED}" for name in GOALS if name not in found]
-        say(options, "\n".join(measured["notes"]))
+        goals = ", ".join(f"{name} {times}" for name, times in GOALS.items())
+        say(options, f"asked for, times less processor time than cfssl: {goals}")
     measured["core"] = asyncio.run(measure_core())
     say(
         options,
         "core, P-256, CPU us: build {build:.1f}, lint {lint:.1f}, sign and verify {sign and verify:.1f}; raw signature "
-        "{raw signature:.1f}: certificates per raw signature {core_ratio:.2f}, of build and sign alone "
-        "{build_and_sign_ratio:.2f}".format(**measured["core"]),
+        "{raw signature:.1f}: built and signed per raw signature {build_and_sign_ratio:.2f} (asked for: 0.60), linted "
+        "and verified, too, {core_ratio:.2f}".format(**measured["core"]),
     )
     if options.json:
         print(json.dumps(measured))

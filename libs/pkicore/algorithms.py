@@ -104,12 +104,22 @@ ALGORITHMS: Mapping[str, Algorithm] = MappingProxyType(
     }
 )
 
+
+def _hash_of(algorithm: Algorithm) -> hashes.HashAlgorithm:
+    if algorithm.signature_hash is None:
+        raise UnsupportedError(f"{algorithm.name} has no separate hash")
+    return algorithm.signature_hash
+
+
 _CURVES: Mapping[str, tuple[str, type[ec.EllipticCurve]]] = MappingProxyType(
     {
         "secp256r1": ("ecdsa-p256", ec.SECP256R1),
         "secp384r1": ("ecdsa-p384", ec.SECP384R1),
         "secp521r1": ("ecdsa-p521", ec.SECP521R1),
     }
+)
+_ECDSA_SCHEMES: Mapping[str, ec.ECDSA] = MappingProxyType(
+    {curve: ec.ECDSA(_hash_of(ALGORITHMS[name])) for curve, (name, _) in _CURVES.items()}
 )
 _CURVE_OF: Mapping[str, type[ec.EllipticCurve]] = MappingProxyType(dict(_CURVES.values()))
 _MLDSA_PRIVATE: Mapping[str, type[mldsa.MLDSA44PrivateKey | mldsa.MLDSA65PrivateKey | mldsa.MLDSA87PrivateKey]] = (
@@ -187,7 +197,7 @@ def sign_with(private_key: PrivateKey, message: bytes) -> bytes:
         BadKeyError: likewise, for RSA.
     """
     if isinstance(private_key, ec.EllipticCurvePrivateKey):
-        return private_key.sign(message, ec.ECDSA(_hash_of(algorithm_of(private_key.public_key()))))
+        return private_key.sign(message, _scheme_of(private_key.curve))
     if isinstance(private_key, rsa.RSAPrivateKey):
         return private_key.sign(message, padding.PKCS1v15(), hashes.SHA256())
     return private_key.sign(message)
@@ -204,7 +214,7 @@ def verify_signature(public_key: PublicKey, signature: bytes, message: bytes) ->
     algorithm = algorithm_of(public_key)
     try:
         if isinstance(public_key, ec.EllipticCurvePublicKey):
-            public_key.verify(signature, message, ec.ECDSA(_hash_of(algorithm)))
+            public_key.verify(signature, message, _scheme_of(public_key.curve))
         elif isinstance(public_key, rsa.RSAPublicKey):
             public_key.verify(signature, message, padding.PKCS1v15(), _hash_of(algorithm))
         else:
@@ -249,10 +259,11 @@ def verify_digest(public_key: PublicKey, signature: bytes, digest: bytes) -> Non
         raise BadSignatureError(f"the {algorithm.name} signature does not verify") from error
 
 
-def _hash_of(algorithm: Algorithm) -> hashes.HashAlgorithm:
-    if algorithm.signature_hash is None:
-        raise UnsupportedError(f"{algorithm.name} has no separate hash")
-    return algorithm.signature_hash
+def _scheme_of(curve: ec.EllipticCurve) -> ec.ECDSA:
+    try:
+        return _ECDSA_SCHEMES[curve.name]
+    except KeyError:
+        raise UnsupportedError(f"the curve {curve.name} is not offered") from None
 
 
 def signature_algorithm_der(algorithm: Algorithm) -> bytes:

@@ -160,6 +160,7 @@ def generalized_time(moment: datetime) -> bytes:
     return tlv(GENERALIZED_TIME, moment.astimezone(UTC).strftime("%Y%m%d%H%M%SZ").encode())
 
 
+@lru_cache(maxsize=64)
 def x509_time(moment: datetime) -> bytes:
     """Time of certificates and CRLs: UTCTime through 2049, GeneralizedTime from 2050 (RFC 5280 §4.1.2.5)."""
     utc = moment.astimezone(UTC)

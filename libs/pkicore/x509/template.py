@@ -62,6 +62,7 @@ class Template:
     Attributes:
         profile: of the kind.
         issuer: of the kind, this very object: another reading of the settings may give the same id other URLs.
+        key_head: the octets of a key in DER before its bits.
         version: the first field.
         middle: signature algorithm and issuer.
         before: extensions before the subject's key identifier.
@@ -71,6 +72,7 @@ class Template:
 
     profile: Profile
     issuer: Issuer
+    key_head: bytes
     version: bytes
     middle: bytes
     before: bytes
@@ -82,14 +84,16 @@ class Template:
         """The template of these bytes, which were built for `own`; None where splicing would make others of it."""
         version, _, signature, name, _, _, _, wrapper = DerReader(tbs).enter().read_elements()
         before, between, after = _parts(DerReader(wrapper).enter(wrapper[0]).enter().read_elements(), own)
-        made = cls(profile, issuer, version, signature + name, before, between, after)
+        key_head = own.spki.removesuffix(_bits_of(own.spki))
+        made = cls(profile, issuer, key_head, version, signature + name, before, between, after)
         return made if made.fill(own) == tbs else None
 
     def fill(self, own: Own) -> bytes:
         """A TBSCertificate (RFC 5280 §4.1)."""
         names = own.names
         alternatives = b"" if names.is_empty else _alternative_names(names, critical=own.common_name is None)
-        extensions = sequence(self.before, _key_identifier(own.spki), self.between, alternatives, self.after)
+        bits = own.spki[len(self.key_head) :] if own.spki.startswith(self.key_head) else _bits_of(own.spki)
+        extensions = sequence(self.before, _key_identifier(bits), self.between, alternatives, self.after)
         return sequence(
             self.version,
             integer(own.serial),
@@ -171,13 +175,15 @@ def _subject(common_name: str | None) -> bytes:
     return sequence(tlv(_SET, sequence(_COMMON_NAME, tlv(_UTF8_STRING, common_name.encode()))))
 
 
-def _key_identifier(spki: bytes) -> bytes:
-    """The SHA-1 of the key's bits (RFC 5280 §4.2.1.2)."""
+def _bits_of(spki: bytes) -> bytes:
     fields = DerReader(spki).enter()
     fields.read_element()
-    bits = fields.read(BIT_STRING)[1:]
-    digest = hashlib.sha1(bits, usedforsecurity=False).digest()
-    return extension(_KEY_IDENTIFIER, octet_string(digest))
+    return fields.read(BIT_STRING)[1:]
+
+
+def _key_identifier(bits: bytes) -> bytes:
+    """The SHA-1 of the key's bits (RFC 5280 §4.2.1.2)."""
+    return extension(_KEY_IDENTIFIER, octet_string(hashlib.sha1(bits, usedforsecurity=False).digest()))
 
 
 def _alternative_names(names: Names, *, critical: bool) -> bytes:

@@ -55,12 +55,11 @@ def _signature(subject: LintSubject) -> Iterator[str]:
 
 def _times(subject: LintSubject) -> Iterator[str]:
     """RFC 5280 §4.1.2.5."""
-    certificate, times = subject.certificate, DerReader(subject.elements[4]).enter()
-    for moment in (certificate.not_valid_before_utc, certificate.not_valid_after_utc):
-        expected = UTC_TIME if moment.year < _FIRST_GENERALIZED_YEAR else GENERALIZED_TIME
-        if not times.next_is(expected):
+    certificate, times = subject.certificate, subject.elements[4]
+    second = 4 + times[3]  # behind the header of the sequence and the first time, which parsed
+    for moment, tag in ((certificate.not_valid_before_utc, times[2]), (certificate.not_valid_after_utc, times[second])):
+        if tag != (UTC_TIME if moment.year < _FIRST_GENERALIZED_YEAR else GENERALIZED_TIME):
             yield "RFC 5280 §4.1.2.5: dates through 2049 are UTCTime, later ones GeneralizedTime"
-        times.read_element()
 
 
 def _period(subject: LintSubject) -> Iterator[str]:

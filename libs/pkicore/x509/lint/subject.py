@@ -54,6 +54,13 @@ class LintSubject:
         return self.certificate.extensions
 
     @cached_property
+    def uris(self) -> Sequence[str]:
+        """The URIs among the alternative names, as they stand there."""
+        if not self.has(x509.SubjectAlternativeName.oid):
+            return ()
+        return self.value(x509.SubjectAlternativeName).get_values_for_type(x509.UniformResourceIdentifier)
+
+    @cached_property
     def _by_oid(self) -> Mapping[x509.ObjectIdentifier, x509.Extension[x509.ExtensionType]]:
         return {extension.oid: extension for extension in self.extensions}
 

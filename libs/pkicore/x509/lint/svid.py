@@ -19,14 +19,13 @@ from pkicore.x509.lint.subject import LintSubject
 
 def _one_uri(subject: LintSubject) -> Iterator[str]:
     """X509-SVID §2."""
-    uris = _uris(subject)
-    if len(uris) > 1 or (subject.profile.svid and not uris):
+    if len(subject.uris) > 1 or (subject.profile.svid and not subject.uris):
         yield "X509-SVID §2: exactly one URI name"
 
 
 def _spiffe_id(subject: LintSubject) -> Iterator[str]:
     """X509-SVID §2 and §3.1: the scheme spiffe, a trust domain, and a path that is not the root's."""
-    for uri in () if subject.profile.fulcio else _uris(subject):
+    for uri in () if subject.profile.fulcio else subject.uris:
         try:
             SpiffeId.parse(uri)
         except IdentityError as error:
@@ -59,13 +58,13 @@ def _extended_key_usage(subject: LintSubject) -> Iterator[str]:
 
 
 def _is_identity(subject: LintSubject) -> bool:
-    return not subject.profile.fulcio and bool(_uris(subject))
+    return not subject.profile.fulcio and bool(subject.uris)
 
 
-def _uris(subject: LintSubject) -> list[str]:
-    if not subject.has(ExtensionOID.SUBJECT_ALTERNATIVE_NAME):
-        return []
-    return subject.value(x509.SubjectAlternativeName).get_values_for_type(x509.UniformResourceIdentifier)
+def _svid(subject: LintSubject) -> Iterator[str]:
+    if subject.uris or subject.profile.svid:
+        for rule in (_one_uri, _spiffe_id, _is_leaf, _key_usage, _extended_key_usage):
+            yield from rule(subject)
 
 
-OF_EACH = (_one_uri, _spiffe_id, _is_leaf, _key_usage, _extended_key_usage)
+OF_EACH = (_svid,)
