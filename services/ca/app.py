@@ -20,6 +20,7 @@ from services.ca.errors import CeremonyError
 from services.ca.following import Following
 from services.ca.hierarchy import KeyRing, load_hierarchy
 from services.ca.identities import Identities
+from services.ca.prepared_ocsp import PreparedOcsp
 from services.ca.settings import CaSettings
 from services.ca.signer import RemoteKeys, WayToSigner
 from services.ca.status import StatusEndpoints
@@ -80,7 +81,9 @@ def status_application(core: Core, max_age: int, metrics: HttpMetrics, clock: Cl
         clock=clock,
     )
     routes = endpoints.routes() + ([] if core.certificate_log is None else core.certificate_log.routes())
-    return Application("ca-status", routes, problems=ProblemTable({}), metrics=metrics)
+    application = Application("ca-status", routes, problems=ProblemTable({}), metrics=metrics)
+    application.prepare(PreparedOcsp(core.answers, max_age, clock).find)
+    return application
 
 
 async def serve(

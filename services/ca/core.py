@@ -232,6 +232,7 @@ def build_core(
         lifetime=rules.ocsp_lifetime,
         capacity=rules.ocsp_cache_entries,
         archive=rules.ocsp_archive,
+        log_age=log.age,
     )
     log.subscribe(answers.take)
     revoker = Revoker(store=store, log=log, issuers=cas.keys(), clock=clock)

@@ -4,6 +4,8 @@ The database is the source, so a revocation by another replica is seen as well, 
 """
 
 import asyncio
+import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -29,12 +31,17 @@ class RevocationLog:
         self._reading = asyncio.Lock()
         self._changed = asyncio.Condition()
         self._last = 0
+        self._read_at = -math.inf
         self._closed = False
 
     @property
     def last(self) -> int:
         """The sequence of the newest revocation that was handed out."""
         return self._last
+
+    def age(self) -> float:
+        """Seconds since everything that had happened by then was handed out; infinite before the first refresh."""
+        return time.monotonic() - self._read_at
 
     def subscribe(self, subscriber: Subscriber) -> None:
         """Have `subscriber` called with each batch of new revocations; it must not block."""
@@ -47,6 +54,7 @@ class RevocationLog:
             DatabaseError: the database cannot be read.
         """
         async with self._reading:
+            began = time.monotonic()
             while batch := await self._store.revocations_after(self._last, _PAGE):
                 for subscriber in self._subscribers:
                     subscriber(batch)
@@ -54,6 +62,7 @@ class RevocationLog:
                 async with self._changed:
                     self._changed.notify_all()
                 await asyncio.sleep(0)  # a CA that starts reads a million of them
+            self._read_at = began
 
     async def run(self) -> None:
         """Look for what other processes revoked, for ever."""

@@ -8,11 +8,12 @@ A serial that was never issued is unknown, also when it is reserved; a serial of
 """
 
 import asyncio
+import math
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 from cryptography import x509
@@ -24,12 +25,14 @@ from pkicore.ocsp import (
     CertStatus,
     HashName,
     OcspRequest,
-    Responder,
     build_response,
     error_response,
     issuer_hashes,
+    split_usual,
 )
-from services.ca.revocation_store import RevocationStore, Revoked
+from services.ca.known_statuses import KnownStatuses
+from services.ca.response_templates import Responders, Templates
+from services.ca.revocation_store import RevocationStore, Revoked, SerialStatus
 from services.chassis.errors import DatabaseError
 
 _DIGESTS: Final[tuple[HashName, ...]] = ("sha1", "sha256")
@@ -52,27 +55,18 @@ class OcspAnswer:
 
 
 @dataclass(slots=True)
-class _Kept:
-    """An answer, and whether anybody has asked for it since it was made."""
+class Kept:
+    """An answer, whether anybody has asked for it since it was made, and its HTTP head by GET for a max-age."""
 
     answer: OcspAnswer
     asked: bool = False
+    head: bytes = b""
+    max_age: int = -1
 
     def is_due(self, now: int) -> bool:
+        """Whether it gets old, and is to be signed anew if somebody wants it."""
         life = self.answer.fresh_until - self.answer.this_update
         return now >= self.answer.fresh_until - max(_LEAST_AHEAD, life // _AHEAD)
-
-
-class Responders(Protocol):
-    """Where the delegated responder of an issuer comes from; it changes when its certificate is renewed."""
-
-    def of(self, issuer: str) -> Responder:
-        """The responder in force.
-
-        Raises:
-            KeyAccessError: there is none with a valid certificate.
-        """
-        ...
 
 
 MALFORMED: Final = OcspAnswer(error_response("malformedRequest"))
@@ -93,6 +87,7 @@ class OcspAnswers:
         lifetime: timedelta,
         capacity: int,
         archive: timedelta = timedelta(),
+        log_age: Callable[[], float] = lambda: math.inf,
     ) -> None:
         self._store = store
         self._responders = responders
@@ -102,11 +97,12 @@ class OcspAnswers:
         self._issuers: dict[tuple[str, bytes, bytes], str] = {}
         self.include(issuers)
         self._archive = archive
-        self._kept: OrderedDict[bytes, _Kept] = OrderedDict()
+        self._kept: OrderedDict[bytes, Kept] = OrderedDict()
         self._dropped: set[bytes] = set()
         self._wake = asyncio.Event()
         self._requests_of: dict[int, set[bytes]] = {}
-        self._revocations_seen = 0
+        self._known = KnownStatuses(log_age, capacity)
+        self._templates = Templates(responders, self._lifetime, archive)
 
     def include(self, issuers: Mapping[str, x509.Certificate]) -> None:
         """Answer for these issuers, too."""
@@ -123,13 +119,28 @@ class OcspAnswers:
 
     async def answer(self, request: bytes) -> OcspAnswer:
         """The response to a DER request; errors are responses too (RFC 6960 §2.3)."""
+        kept = self.ready(request, unix(self._clock.now()))
+        return await self._made(request) if kept is None else kept.answer
+
+    def ready(self, request: bytes, now: int) -> Kept | None:
+        """The kept answer to a request, where it is still fresh."""
         kept = self._kept.get(request)
         # Where the clock was set back, an answer is from the future, and nobody would believe it.
-        if kept is not None and kept.answer.this_update <= unix(self._clock.now()) < kept.answer.fresh_until:
-            kept.asked = True
-            self._kept.move_to_end(request)
-            return kept.answer
-        return await self._made(request)
+        if kept is None or not kept.answer.this_update <= now < kept.answer.fresh_until:
+            return None
+        kept.asked = True
+        self._kept.move_to_end(request)
+        return kept
+
+    def signed_here(self, request: bytes, now: int) -> bytes | None:
+        """A new answer to a request with a nonce, about a known status; None where it takes longer than a moment."""
+        parts = split_usual(request)
+        known = None if parts is None else self._known.of(parts[0])
+        template = None if known is None else self._templates.of(known.issuer)
+        if parts is None or known is None or template is None:
+            return None
+        cert_id, nonce = parts
+        return template.response(cert_id, known.der, nonce, this_update=self._known.known_at(now), produced_at=now)
 
     async def _made(self, request: bytes) -> OcspAnswer:
         try:
@@ -139,19 +150,19 @@ class OcspAnswers:
         issuer = self._issuer_of(parsed.cert_ids)
         if issuer is None:
             return UNAUTHORIZED
-        seen = self._revocations_seen
+        seen = self._known.seen
         try:
             answer = await self._sign(issuer, parsed)
         except (DatabaseError, KeyAccessError, BadSignatureError) as error:
             _log.error("OCSP answer not signed", error=str(error))
             return TRY_LATER
-        if answer.fresh_until and len(request) <= _MAX_KEPT_REQUEST and seen == self._revocations_seen:
+        if answer.fresh_until and len(request) <= _MAX_KEPT_REQUEST and seen == self._known.seen:
             self._keep(request, parsed, answer)
         return answer
 
     def take(self, batch: Sequence[Revoked]) -> None:
         """New revocations, from the log: no kept answer may contradict them, nor one that is being made."""
-        self._revocations_seen += len(batch)
+        self._known.take(batch)
         for revoked in batch:
             for request in self._requests_of.pop(revoked.serial, ()):
                 if self._kept.pop(request, None) is not None:
@@ -190,33 +201,34 @@ class OcspAnswers:
 
     async def _sign(self, issuer: str, request: OcspRequest) -> OcspAnswer:
         responder = self._responders.of(issuer)
-        statuses = [(item, await self._status(issuer, item.serial)) for item in request.cert_ids]
+        known = None if request.nonce is None else self._known.of_all(request.cert_ids)
+        read = [await self._status(issuer, item) for item in request.cert_ids] if known is None else known
         now = self._clock.now()
-        this_update, lifetime = unix(now), self._lifetime
-        expiry = unix(responder.certificate.not_valid_after_utc)
-        next_update = min(this_update + lifetime, expiry)
+        this_update = unix(now) if known is None else self._known.known_at(unix(now))
+        statuses = list(zip(request.cert_ids, read, strict=True))
+        next_update = min(this_update + self._lifetime, responder.end)
         der = await build_response(
             responder,
             statuses,
-            this_update=now,
+            this_update=from_unix(this_update),
             next_update=from_unix(next_update),
             nonce=request.nonce,
+            produced_at=now,
             archive_cutoff=now - self._archive if self._archive else None,
         )
-        lasting = request.nonce is None and all(status.state != "unknown" for _, status in statuses)
+        lasting = request.nonce is None and all(status.state != "unknown" for status in read)
         fresh_until = this_update + (next_update - this_update) // 2 if lasting else 0
         return OcspAnswer(der, this_update, next_update, fresh_until)
 
-    async def _status(self, issuer: str, serial: int) -> CertStatus:
-        row = await self._store.status(issuer, serial)
-        if row is None:
-            return CertStatus.unknown()
-        if row.revoked_at is not None and row.reason is not None:
-            return CertStatus.revoked(from_unix(row.revoked_at), row.reason)
-        return CertStatus.good() if row.issued else CertStatus.unknown()
+    async def _status(self, issuer: str, cert_id: CertId) -> CertStatus:
+        seen = self._known.seen
+        row = await self._store.status(issuer, cert_id.serial)
+        status = _status_of(row)
+        self._known.learn(issuer, cert_id, status, seen)
+        return status
 
     def _keep(self, request: bytes, parsed: OcspRequest, answer: OcspAnswer) -> None:
-        self._kept[request] = _Kept(answer)
+        self._kept[request] = Kept(answer)
         self._kept.move_to_end(request)
         for item in parsed.cert_ids:
             self._requests_of.setdefault(item.serial, set()).add(request)
@@ -230,3 +242,11 @@ class OcspAnswers:
             requests.discard(request)
             if not requests:
                 self._requests_of.pop(item.serial, None)
+
+
+def _status_of(row: SerialStatus | None) -> CertStatus:
+    if row is None:
+        return CertStatus.unknown()
+    if row.revoked_at is not None and row.reason is not None:
+        return CertStatus.revoked(from_unix(row.revoked_at), row.reason)
+    return CertStatus.good() if row.issued else CertStatus.unknown()

@@ -13,11 +13,12 @@ from typing import Final
 import structlog
 from cryptography import x509
 
-from pkicore.clock import Clock
+from pkicore.clock import Clock, unix
 from pkicore.encoding import write_atomically
 from pkicore.errors import KeyNotFoundError, KeyUnavailableError, MalformedError, PkiError
 from pkicore.identity import SpiffeId
 from pkicore.keys import SigningKey
+from pkicore.keys.file import FileKey
 from pkicore.ocsp import Responder
 from pkicore.x509.certificate import load_chain
 from services.ca.client.csr import make_csr
@@ -61,7 +62,7 @@ class DelegatedResponders:
             KeyUnavailableError: there is none with a valid certificate.
         """
         responder = self._current.get(issuer)
-        if responder is None or responder.certificate.not_valid_after_utc <= self._clock.now():
+        if responder is None or responder.end <= unix(self._clock.now()):
             raise KeyUnavailableError(f"the OCSP responder of {issuer} has no valid certificate")
         return responder
 
@@ -124,7 +125,8 @@ class DelegatedResponders:
         key = self._keys[issuer]
         if certificate.public_key() != key.public_key:
             raise KeyNotFoundError(f"{self._path(issuer)} is not a certificate of {key.uri}")
-        self._current[issuer] = Responder(certificate, key, self._cas[issuer].issuer.certificate)
+        responder = Responder.of_own_key if isinstance(key, FileKey) else Responder
+        self._current[issuer] = responder(certificate, key, self._cas[issuer].issuer.certificate)
 
     def _is_old(self, certificate: x509.Certificate) -> bool:
         life = certificate.not_valid_after_utc - certificate.not_valid_before_utc

@@ -39,11 +39,14 @@ from services.chassis.errors import RouteNotFoundError
 MAX_OCSP_REQUEST: Final = 4096  # octets, as pkicore.ocsp takes them
 _MAX_BASE64: Final = 4 * MAX_OCSP_REQUEST // 3 + 4
 
+POST_ROUTE: Final = "/ocsp"
+GET_ROUTE: Final = "/ocsp/{request...}"
+OCSP_REQUEST: Final = "application/ocsp-request"
 _CRL: Final = (b"content-type", b"application/pkix-crl")
 _CERTIFICATE: Final = (b"content-type", b"application/pkix-cert")
 _BUNDLE: Final = (b"content-type", b"application/pkcs7-mime")
-_OCSP: Final = (b"content-type", b"application/ocsp-response")
-_NO_STORE: Final = (b"cache-control", b"no-store")
+OCSP: Final = (b"content-type", b"application/ocsp-response")
+NO_STORE: Final = (b"cache-control", b"no-store")
 
 
 class StatusEndpoints:
@@ -71,8 +74,8 @@ class StatusEndpoints:
             Route("GET", "/crl", self.crl),
             Route("GET", "/crl/{list...}", self.crl),
             Route("GET", "/aia/{issuer}", self.aia),
-            Route("POST", "/ocsp", self.ocsp_post, ("application/ocsp-request",), MAX_OCSP_REQUEST),
-            Route("GET", "/ocsp/{request...}", self.ocsp_get),
+            Route("POST", POST_ROUTE, self.ocsp_post, (OCSP_REQUEST,), MAX_OCSP_REQUEST),
+            Route("GET", GET_ROUTE, self.ocsp_get),
         ]
 
     async def crl(self, request: Request) -> Response:
@@ -105,7 +108,7 @@ class StatusEndpoints:
     async def ocsp_post(self, request: Request) -> Response:
         """OCSP by POST."""
         answer = await self._answers.answer(await request.body())
-        return Response(200, answer.der, [_OCSP, _NO_STORE])
+        return Response(200, answer.der, [OCSP, NO_STORE])
 
     async def ocsp_get(self, request: Request) -> Response:
         """OCSP by GET (RFC 6960 appendix A.1): base64 of the request, percent-encoded or not, padded or not.
@@ -117,10 +120,8 @@ class StatusEndpoints:
         if der is not None:
             answer = await self._answers.answer(der)
         if not answer.fresh_until:
-            return Response(200, answer.der, [_OCSP, _NO_STORE])
-        return _conditional(
-            request, answer.der, [_OCSP, *_ocsp_headers(answer, self._max_age_until(answer.next_update))]
-        )
+            return Response(200, answer.der, [OCSP, NO_STORE])
+        return _conditional(request, answer.der, [OCSP, *ocsp_headers(answer, self._max_age_until(answer.next_update))])
 
     def _issuing(self, family: str) -> str:
         """The issuing CA of a family, the first one where none is named; empty where there is none."""
@@ -166,8 +167,8 @@ def _bundle(certificates: tuple[x509.Certificate, ...]) -> bytes:
     return pkcs7.serialize_certificates(list(certificates), Encoding.DER)
 
 
-@lru_cache(maxsize=4096)
-def _ocsp_headers(answer: OcspAnswer, max_age: int) -> Headers:
+def ocsp_headers(answer: OcspAnswer, max_age: int) -> Headers:
+    """The cache headers of an answer that may be kept for so many seconds (RFC 5019 §6)."""
     return _headers(_tag(answer.der), answer.this_update, answer.next_update, max_age)
 
 

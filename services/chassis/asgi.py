@@ -31,6 +31,7 @@ from services.chassis.errors import (
     RouteNotFoundError,
 )
 from services.chassis.observability import HttpMetrics, begin_request
+from services.chassis.prepared import Find, PreparedAnswers
 from services.chassis.problems import MEDIA_TYPE, Problem, ProblemTable
 from services.chassis.request_log import RequestLog
 from services.chassis.routes import PathTable
@@ -237,6 +238,9 @@ class Application:
 
     Raises:
         ValueError: a route's path is no pattern.
+
+    Attributes:
+        prepared: What a listener without TLS may answer before it asks this application; None where nothing.
     """
 
     def __init__(
@@ -251,13 +255,24 @@ class Application:
         finish: Finish | None = None,
         admin: AsgiApp | None = None,
     ) -> None:
+        self.prepared: PreparedAnswers | None = None
         self._table = PathTable(_by_path(routes))
         self._problems = problems
-        self._account = RequestLog(service, problems, metrics).account
+        self._log = RequestLog(service, problems, metrics)
         self._guard = guard
         self._refused = refused
         self._finish = finish
         self._admin = admin
+
+    def prepare(self, find: Find) -> None:
+        """Have what this look-up finds answered before anything else.
+
+        Raises:
+            ValueError: there is a guard or a hook that it would pass by.
+        """
+        if self._guard is not None or self._finish is not None:
+            raise ValueError("prepared answers know neither guard nor hook")
+        self.prepared = PreparedAnswers(find, self._log)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one HTTP request; other scopes are refused."""
@@ -281,7 +296,7 @@ class Application:
         finally:
             if response.source is not None:
                 response.source.close()
-        self._account(request, response, time.perf_counter() - started, fault)
+        self._log.account(request, response, time.perf_counter() - started, fault)
 
     def _request_id(self, headers: Iterable[tuple[bytes, bytes]]) -> str:
         for name, value in headers:

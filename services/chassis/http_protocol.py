@@ -29,10 +29,22 @@ class BoundedHttpProtocol(FramedHttpProtocol):
         self._head_complete = False
         self._head_timer: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
-        """Begins to wait for the first request's head."""
+    @property
+    def is_idle(self) -> bool:
+        """Whether every request was read to its end and answered, and no other has begun."""
+        cycle = cast("RequestResponseCycle | None", self.cycle)  # uvicorn's type forgets that there is none at first
+        between = not (self._head_begun or self._head_complete or self.pipeline)
+        return between and (cycle is None or cycle.response_complete)
+
+    def connection_made(self, transport: asyncio.Transport, seconds: float | None = None) -> None:  # type: ignore[override] # as uvicorn's
+        """Begins to wait for the first request's head, for so many seconds where the connection has stood before."""
         super().connection_made(transport)
-        self._await_head()
+        self._await_head(seconds)
+
+    def restart_keep_alive(self) -> None:
+        """Somebody else has answered on this connection: the wait for the next request begins anew."""
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stops the timer with the connection."""
@@ -70,8 +82,9 @@ class BoundedHttpProtocol(FramedHttpProtocol):
         super().on_message_complete()
         self._head_complete = False
 
-    def _await_head(self) -> None:
-        self._head_timer = self.loop.call_later(self.head_seconds, self._head_too_slow)
+    def _await_head(self, seconds: float | None = None) -> None:
+        wait = self.head_seconds if seconds is None else seconds
+        self._head_timer = self.loop.call_later(wait, self._head_too_slow)
 
     def _stop_timer(self) -> None:
         if self._head_timer is not None:

@@ -60,6 +60,13 @@ class RequestLog:
         else:
             self._log.error("request failed", **_facts(request, response, seconds), exc_info=fault)
 
+    def account_prepared(self, route: str, method: str, seconds: float, request_id: bytes) -> None:
+        """As `account`, of a success that was ready (`services.chassis.prepared`)."""
+        self._metrics.observe(self._service, route, method, 200, seconds)
+        if self._log_successes:
+            facts = {"route": route, "method": method, "status": 200, "ms": round(seconds * 1000, 2)}
+            self._log.debug("request", **facts, request_id=request_id.decode())
+
     def _left_out(self, caller: str, lines: int) -> None:
         self._log.warning("more requests refused or failed", caller=caller, left_out=lines)
 

@@ -28,6 +28,7 @@ from services.chassis.asgi import Application
 from services.chassis.errors import BindError
 from services.chassis.http_protocol import BoundedHttpProtocol
 from services.chassis.ops import Readiness
+from services.chassis.prepared_http import protocol_class
 
 DRAIN_SECONDS = 10
 _KEEP_ALIVE_SECONDS = 75
@@ -137,10 +138,9 @@ class _Server(uvicorn.Server):
 
 
 def _server(listener: Listener) -> _Server:
-    protocol = BoundedHttpProtocol if listener.tls is None else listener.tls.protocol_class
     config = uvicorn.Config(
         listener.app,
-        http=protocol,
+        http=_protocol_of(listener),
         loop="none",
         ws="none",
         lifespan="off",
@@ -155,6 +155,13 @@ def _server(listener: Listener) -> _Server:
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
     return _Server(config)
+
+
+def _protocol_of(listener: Listener) -> type[asyncio.Protocol]:
+    if listener.tls is not None:
+        return listener.tls.protocol_class
+    prepared = listener.app.prepared if isinstance(listener.app, Application) else None
+    return BoundedHttpProtocol if prepared is None else protocol_class(prepared)
 
 
 async def run_service(

@@ -14,7 +14,7 @@ from pkicore.algorithms import Algorithm, PublicKey
 from pkicore.errors import UnsupportedError
 from pkicore.keys.remote import REMOTE_SCHEME, RemoteSigner, open_remote_key
 
-__all__ = ["SCHEMES", "RemoteSigner", "SecretSource", "SigningKey", "open_key"]
+__all__ = ["SCHEMES", "OwnKey", "RemoteSigner", "SecretSource", "SigningKey", "open_key"]
 
 SecretSource: TypeAlias = Callable[[str], bytes]
 """Key URI in, passphrase out."""
@@ -48,6 +48,14 @@ class SigningKey(Protocol):
         Raises:
             KeyUnavailableError: the back end does not answer.
         """
+        ...
+
+
+class OwnKey(SigningKey, Protocol):
+    """A signing key in the memory of this process."""
+
+    def sign_here(self, message: bytes) -> bytes:
+        """As `sign`, on the calling thread, which waits for it."""
         ...
 
 

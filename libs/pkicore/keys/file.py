@@ -57,6 +57,10 @@ class FileKey:
             return sign_with(self._private_key, message)
         return await _run(self._pool, lambda: sign_with(self._private_key, message))
 
+    def sign_here(self, message: bytes) -> bytes:
+        """As `sign`, on the calling thread, which waits for it."""
+        return sign_with(self._private_key, message)
+
     async def sign_reduced(self, kind: Payload, payload: bytes) -> bytes:
         """An X.509 signature over a message of which only the digest is at hand.
 

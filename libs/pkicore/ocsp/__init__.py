@@ -10,6 +10,8 @@ from pkicore.ocsp.request import (
     issuer_hashes,
 )
 from pkicore.ocsp.response import CertStatus, Responder, build_response, error_response
+from pkicore.ocsp.template import ResponseTemplate
+from pkicore.ocsp.usual import split_usual
 from pkicore.ocsp.verify import MAX_RESPONSE_BYTES, VerifiedStatus, verify_response
 
 __all__ = [
@@ -21,10 +23,12 @@ __all__ = [
     "HashName",
     "OcspRequest",
     "Responder",
+    "ResponseTemplate",
     "VerifiedStatus",
     "build_request",
     "build_response",
     "error_response",
     "issuer_hashes",
+    "split_usual",
     "verify_response",
 ]

@@ -16,6 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from pkicore.algorithms import PublicKey, known_public_key, signature_algorithm_der, verify_signature
+from pkicore.clock import unix
 from pkicore.crl import REASONS
 from pkicore.encoding import (
     bit_string,
@@ -31,10 +32,10 @@ from pkicore.encoding import (
 from pkicore.errors import (
     UnsupportedError,
 )
-from pkicore.keys import SigningKey
+from pkicore.keys import OwnKey, SigningKey
 from pkicore.ocsp.request import NONCE_OID, CertId, issuer_hashes
 
-_BASIC_RESPONSE = "1.3.6.1.5.5.7.48.1.1"
+BASIC_RESPONSE = "1.3.6.1.5.5.7.48.1.1"
 _ARCHIVE_CUTOFF = "1.3.6.1.5.5.7.48.1.6"
 _ERRORS: Mapping[str, int] = MappingProxyType(
     {
@@ -88,11 +89,31 @@ class CertStatus:
 
 @dataclass(frozen=True)
 class Responder:
-    """Who answers: the issuer itself or, better, a delegate with a certificate for OCSPSigning (RFC 6960 §4.2.2.2)."""
+    """Who answers: the issuer itself or, better, a delegate with a certificate for OCSPSigning (RFC 6960 §4.2.2.2).
+
+    `is_proven`: its signatures are believed without a look at each.
+    """
 
     certificate: x509.Certificate
     key: SigningKey
     issuer_certificate: x509.Certificate
+    is_proven: bool = False
+
+    @classmethod
+    def of_own_key(cls, certificate: x509.Certificate, key: OwnKey, issuer_certificate: x509.Certificate) -> Responder:
+        """One whose key is in the memory of this process: it is checked now, its signatures need not be.
+
+        Raises:
+            BadSignatureError: it is not the certificate's key.
+        """
+        proof = b"OCSP responder of this process"
+        verify_signature(known_public_key(certificate.public_key()), key.sign_here(proof), proof)
+        return cls(certificate, key, issuer_certificate, is_proven=True)
+
+    @cached_property
+    def end(self) -> int:
+        """When its certificate ends, in Unix seconds."""
+        return unix(self.certificate.not_valid_after_utc)
 
     @cached_property
     def public_key(self) -> PublicKey:
@@ -124,6 +145,8 @@ async def build_response(
 ) -> bytes:
     """A successful OCSPResponse in DER with one single response for each CertID, its signature checked.
 
+    That of a proven responder is not: `pkicore.ocsp.template` makes the same octets quicker, for one CertID.
+
     Args:
         responder: signs and names itself by key.
         statuses: in the order of the request.
@@ -138,9 +161,7 @@ async def build_response(
         KeyUnavailableError: the key's back end does not answer.
         UnsupportedError: a revocation reason that is not in the table.
     """
-    times = generalized_time(this_update) + explicit(0, generalized_time(next_update))
-    if archive_cutoff is not None:
-        times += explicit(1, sequence(extension(_ARCHIVE_CUTOFF, generalized_time(archive_cutoff))))
+    times = encode_times(this_update, next_update, archive_cutoff)
     singles = (sequence(cert_id.der, status.encode(), times) for cert_id, status in statuses)
     tbs = sequence(
         responder.id_der,
@@ -149,11 +170,20 @@ async def build_response(
         b"" if nonce is None else explicit(1, sequence(extension(NONCE_OID, octet_string(nonce)))),
     )
     signature = await responder.key.sign(tbs)
-    verify_signature(responder.public_key, signature, tbs)
+    if not responder.is_proven:
+        verify_signature(responder.public_key, signature, tbs)
     algorithm = signature_algorithm_der(responder.key.algorithm)
     basic = sequence(tbs, algorithm, bit_string(signature), responder.certificates_der)
-    body = sequence(object_identifier(_BASIC_RESPONSE), octet_string(basic))
+    body = sequence(object_identifier(BASIC_RESPONSE), octet_string(basic))
     return sequence(enumerated(0), explicit(0, body))
+
+
+def encode_times(this_update: datetime, next_update: datetime, archive_cutoff: datetime | None) -> bytes:
+    """What follows the status in a single response (RFC 6960 §4.2.1)."""
+    times = generalized_time(this_update) + explicit(0, generalized_time(next_update))
+    if archive_cutoff is None:
+        return times
+    return times + explicit(1, sequence(extension(_ARCHIVE_CUTOFF, generalized_time(archive_cutoff))))
 
 
 def error_response(name: str) -> bytes:

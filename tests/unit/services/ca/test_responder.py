@@ -1,4 +1,7 @@
 import asyncio
+import math
+from collections.abc import AsyncIterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
@@ -7,15 +10,17 @@ from cryptography.x509 import ocsp
 from sqlalchemy import select
 
 from pkicore.clock import unix
-from pkicore.encoding import explicit, extension, generalized_time, sequence
-from pkicore.errors import RevokedError
-from pkicore.ocsp import CertId, build_request, error_response, verify_response
+from pkicore.encoding import explicit, extension, generalized_time, octet_string, sequence
+from pkicore.errors import BadSignatureError, RevokedError
+from pkicore.keys.file import FileKey
+from pkicore.ocsp import CertId, CertStatus, Responder, build_request, error_response, verify_response
 from pkicore.x509.certificate import load_chain
+from services.ca.known_statuses import KnownStatuses
 from services.ca.responder import OcspAnswers
 from services.ca.schema import serials
 from services.ca.wire import RevocationRequest
-from tests.support.ca_world import ACME, CaWorld
-from tests.support.pki import make_hierarchy
+from tests.support.ca_world import ACME, OPERATOR, CaWorld
+from tests.support.pki import MemoryKey, make_hierarchy
 
 
 async def leaf_of(world: CaWorld, name: str = "order-1") -> x509.Certificate:
@@ -245,3 +250,114 @@ async def test_a_clock_set_back_gets_no_answers_from_the_future(world: CaWorld) 
     after = await world.core.answers.answer(request)
     assert after.this_update == unix(world.clock.now()) < before.this_update
     verify_response(after.der, leaf, world.issuer(), world.clock.now())
+
+
+class OwnResponders:
+    """A responder whose key is in this process, as the CA has it from a file."""
+
+    def __init__(self, responder: Responder, pool: Executor) -> None:
+        assert isinstance(responder.key, MemoryKey)
+        key = FileKey("file:/responder.key", responder.key.private_key, pool)
+        self.responder = Responder.of_own_key(responder.certificate, key, responder.issuer_certificate)
+
+    def of(self, _issuer: str) -> Responder:
+        """The one that there is."""
+        return self.responder
+
+
+@pytest.fixture
+async def own(world: CaWorld) -> AsyncIterator[OcspAnswers]:
+    """Answers that are signed in this process, and follow the revocation log."""
+    with ThreadPoolExecutor(1) as pool:
+        core = world.core
+        answers = OcspAnswers(
+            store=core.store,
+            issuers=core.hierarchy.certificates,
+            responders=OwnResponders(core.responders.of("issuing-ecdsa"), pool),
+            clock=world.clock,
+            lifetime=timedelta(hours=1),
+            capacity=4,
+            log_age=core.log.age,
+        )
+        core.log.subscribe(answers.take)
+        yield answers
+
+
+async def test_a_nonce_about_a_known_status_is_signed_at_once(world: CaWorld, own: OcspAnswers) -> None:
+    """The database is asked the first time; later answers say when the status was known, and that they are new."""
+    leaf, now = await leaf_of(world), unix(world.clock.now())
+    nonces = [bytes([number]) * 32 for number in range(3)]
+    requests = [build_request(leaf, world.issuer(), nonce=nonce) for nonce in nonces]
+    assert own.signed_here(requests[0], now) is None
+    await own.answer(requests[0])
+    for nonce, request in list(zip(nonces, requests, strict=True))[1:]:
+        der = own.signed_here(request, now)
+        assert der is not None
+        verify_response(der, leaf, world.issuer(), world.clock.now(), nonce=nonce)
+        single = ocsp.load_der_ocsp_response(der)
+        assert unix(single.produced_at_utc) == now
+        assert now - 11 <= unix(single.this_update_utc) < now
+        assert single.next_update_utc == single.this_update_utc + timedelta(hours=1)
+    assert own.signed_here(build_request(leaf, world.issuer()), now) is None
+
+
+async def test_a_revocation_ends_a_known_status(world: CaWorld, own: OcspAnswers) -> None:
+    """Held, the next nonce is answered with revoked; released, with good."""
+    leaf, now = await leaf_of(world), unix(world.clock.now())
+    request = build_request(leaf, world.issuer(), nonce=b"n" * 16)
+    for reason, status in (("certificateHold", "REVOKED"), ("removeFromCRL", "GOOD")):
+        await own.answer(request)
+        assert own.signed_here(request, now) is not None
+        await world.core.revoker.revoke(OPERATOR, RevocationRequest(reason, serial=f"{leaf.serial_number:x}"))
+        assert own.signed_here(request, now) is None
+        await own.answer(request)
+        der = own.signed_here(request, now)
+        assert der is not None
+        assert ocsp.load_der_ocsp_response(der).certificate_status.name == status
+
+
+async def test_what_is_read_during_a_revocation_is_not_known(world: CaWorld, own: OcspAnswers) -> None:
+    """Whichever came first."""
+    leaf, now = await leaf_of(world), unix(world.clock.now())
+    request = build_request(leaf, world.issuer(), nonce=b"n" * 16)
+    revocation = world.core.revoker.revoke(ACME, RevocationRequest(0, serial=f"{leaf.serial_number:x}"))
+    await asyncio.gather(revocation, *(own.answer(request) for _ in range(5)))
+    der = own.signed_here(request, now)
+    assert der is None or ocsp.load_der_ocsp_response(der).certificate_status.name == "REVOKED"
+
+
+async def test_known_statuses_are_bounded_and_issued(world: CaWorld, own: OcspAnswers) -> None:
+    """Four places, for the newest; a serial that is unknown now is looked up again."""
+    now = unix(world.clock.now())
+    requests = [build_request(await leaf_of(world, str(n)), world.issuer(), nonce=b"n") for n in range(6)]
+    for request in requests:
+        await own.answer(request)
+    assert [own.signed_here(request, now) is None for request in requests] == [True, True, False, False, False, False]
+    stranger = sequence(
+        sequence(
+            sequence(sequence(CertId.of(world.issuer(), 5).der)),
+            explicit(2, sequence(extension("1.3.6.1.5.5.7.48.1.2", octet_string(b"n")))),
+        )
+    )
+    assert ocsp.load_der_ocsp_response((await own.answer(stranger)).der).certificate_status.name == "UNKNOWN"
+    assert own.signed_here(stranger, now) is None
+
+
+def test_statuses_are_known_while_the_log_is_read() -> None:
+    """Ten seconds without news from the database, and it is asked again; answers never claim to be newer than news."""
+    age = [0.0]
+    known = KnownStatuses(lambda: age[0], 4)
+    known.learn("issuing", CertId("sha1", b"", b"", 7, b"der"), CertStatus.good(), known.seen)
+    found = []
+    for age[0] in (0.0, 0.2, 9.5, 10.0, math.inf):
+        found.append(known.known_at(100) if known.of(b"der") is not None else None)
+    assert found == [100, 99, 90, None, None]
+
+
+async def test_a_key_that_is_not_the_certificates_is_no_own_responder(world: CaWorld) -> None:
+    """It is tried once, when it is loaded."""
+    responder = world.core.responders.of("issuing-ecdsa")
+    with ThreadPoolExecutor(1) as pool:
+        foreign = FileKey("file:/x", MemoryKey.generate("ecdsa-p256").private_key, pool)
+        with pytest.raises(BadSignatureError):
+            Responder.of_own_key(responder.certificate, foreign, responder.issuer_certificate)
