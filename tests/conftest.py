@@ -6,6 +6,10 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
+from tests.support.remembered_scrypt import Memory
+
+Memory().install()  # before anything of the project is imported
+
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")  # a busy machine is no fault
 

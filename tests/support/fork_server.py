@@ -25,6 +25,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from tests.support.remembered_scrypt import Memory
+
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 120.0
 ZTCA = "ztca"
@@ -221,6 +223,7 @@ def _run(request: Mapping[str, Any]) -> None:
 
 def main() -> None:
     """Load everything, then fork."""
+    Memory(Path(sys.argv[1]).parent).install()
     for module in PRELOADED:
         importlib.import_module(module)
     gc.freeze()
