@@ -43,6 +43,7 @@ class Listed:
         responder_not_after: end of its OCSP responder's certificate; 0 where there is none.
         last_expiry: when the last certificate below it ends; 0 where there is none. A retired one answers until then.
         cross: ids of the cross-certificates of a root.
+        revoked: whether it is on its root's CRL.
     """
 
     id: str
@@ -59,6 +60,7 @@ class Listed:
     responder_not_after: int
     last_expiry: int
     cross: tuple[str, ...]
+    revoked: bool
 
     def members(self, now: int) -> dict[str, Any]:
         """For JSON; `ocsp` and `crl_state` in words."""
@@ -131,11 +133,12 @@ def _subordinate(entry: LedgerEntry, certificate: x509.Certificate) -> Listed:
         responder_not_after=0,
         last_expiry=0,
         cross=(),
+        revoked=entry.status == "revoked",
     )
 
 
 async def _common(name: str, certificate: x509.Certificate, store: CaStore) -> dict[str, Any]:
-    crl = await store.crl_row(name)
+    crl, row = await store.crl_row(name), await store.by_serial(certificate.serial_number)
     return {
         "id": name,
         "algorithm": algorithm_of(certificate.public_key()).name,
@@ -144,6 +147,7 @@ async def _common(name: str, certificate: x509.Certificate, store: CaStore) -> d
         "not_after": unix(certificate.not_valid_after_utc),
         "crl": None if crl is None else {"number": crl.number, "next_update": crl.next_update},
         "responder_not_after": 0,
+        "revoked": row is not None and row.revoked_at is not None,
         "last_expiry": await store.last_expiry(name, but=PROFILE),
     }
 

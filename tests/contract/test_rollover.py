@@ -21,7 +21,7 @@ from pkicore.errors import KeyNotFoundError
 from pkicore.ocsp import build_request, verify_response
 from pkicore.x509.certificate import load_chain, to_pem
 from pkicore.x509.names import Names
-from services.ca.cli.roots import revoke_by_root
+from services.ca.cli.roots import renew_crl, revoke_by_root
 from services.ca.client.trust import ACTIVE
 from services.ca.core import Core
 from services.ca.errors import CeremonyError
@@ -226,6 +226,19 @@ async def revoke(world: StoppedWorld, name: str) -> None:
         await revoke_by_root(CaStore(database), item.root, serial, "cACompromise", world.clock)
     finally:
         await database.close()
+
+
+async def test_a_roots_crl_is_younger_than_the_one_before(world: StoppedWorld) -> None:
+    """Where the machine's clock was moved back, the sentence says so, and nothing is signed or revoked."""
+    (issuing,) = load_chain(world.layout.issuer_certificate("mldsa").read_bytes())
+    world.clock.advance(timedelta(hours=-1))
+    with pytest.raises(CeremonyError, match=r"CRL 1 of root-mldsa is of 2030-01-01 00:00:00 UTC, which is yet to come"):
+        await renew_crl(world.layout, OLD_ROOT, "", f"{issuing.serial_number:x}", "superseded", world.clock)
+    database = await Database.open(world.settings.database_url, clock=world.clock)
+    row = await CaStore(database).by_serial(issuing.serial_number)
+    await database.close()
+    assert row is not None
+    assert row.revoked_at is None
 
 
 async def test_a_new_family_begins_with_a_root(world: StoppedWorld, issuing: Rollover, roots: RootRollover) -> None:

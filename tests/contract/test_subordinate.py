@@ -18,6 +18,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from pkicore.algorithms import ALGORITHMS, PrivateKey, generate_private_key
 from pkicore.clock import SystemClock
 from pkicore.errors import BadCsrError, BadSignatureError, KeyNotFoundError, MalformedError, ProfileError
+from pkicore.x509.certificate import load_chain
 from services.ca.cli import main
 from services.ca.errors import CeremonyError
 from services.ca.store import CaStore
@@ -272,10 +273,22 @@ def test_it_is_listed_and_a_root_revokes_it(world: StoppedWorld, key: PrivateKey
     assert listed() == {**expected, "state": "good"}
     assert f"{NAME}, below root-ecdsa" in ztca("list", *where).output
     assert "team.pem: OK" in verified()
-    assert ztca("root-crl", *where, "--root", "root-ecdsa", "--revoke", serial).exit_code == 0
+    revoked = ztca("root-crl", *where, "--root", "root-ecdsa", "--revoke", serial)
+    assert revoked.exit_code == 0, revoked.output
     assert "certificate revoked" in verified()
     assert listed() == {**expected, "state": "revoked"}
     assert "which was revoked: take a new request" in ztca(*command, tmp_path / "again.pem").output
+
+
+def test_a_revoked_issuing_ca_is_seen(world: StoppedWorld) -> None:
+    """Who revokes one that is active is told what to do about it, and the list says so."""
+    where = ("--dir", world.layout.root)
+    (issuing,) = load_chain(world.layout.issuer_certificate("ecdsa").read_bytes())
+    done = ztca("root-crl", *where, "--family", "ecdsa", "--revoke", f"{issuing.serial_number:x}")
+    assert "issuing-ecdsa is revoked, and issues on" in done.output, done.output
+    assert "`ztca ca retire issuing-ecdsa --force`" in done.output
+    lines = ztca("list", *where).output.splitlines()
+    assert [line.split()[0] for line in lines if line.endswith(", REVOKED")] == ["issuing-ecdsa"]
 
 
 async def newest_crl(world: StoppedWorld) -> bytes:

@@ -240,8 +240,9 @@ def _line(item: Listed, now: int) -> str:
         return f"{start}, {item.subject}, below {item.root}"
     status = f"CRL {item.crl_state(now)}" + ("" if item.role == "root" else f", OCSP {item.ocsp(now)}")
     above = f", below {item.root}" if item.root else ""
-    last = f", last certificate ends {_day(item.last_expiry)}" if item.last_expiry else ""
-    return f"{start}, {status}{above}, key {item.key}{last}"
+    word = "ends" if item.last_expiry > now else "ended"
+    last = f", last certificate {word} {_day(item.last_expiry)}" if item.last_expiry else ""
+    return f"{start}, {status}{above}, key {item.key}{last}" + (", REVOKED" if item.revoked else "")
 
 
 def _day(at: int) -> str:

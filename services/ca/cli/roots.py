@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
-from pkicore.clock import Clock, SystemClock, unix
+from pkicore.clock import Clock, SystemClock, from_unix, unix
 from pkicore.crl import Revocation, encode_entry
 from services.ca.cli.output import PlainPath, directory_option, failing_cleanly, json_option, tell
 from services.ca.deployment import follow_move
 from services.ca.errors import AlreadyRevokedError, CeremonyError, UnknownCertificateError
+from services.ca.hierarchy import read_certificate
 from services.ca.layout import FAMILIES, Layout
 from services.ca.new_issuer import open_root, split_name
 from services.ca.revocation import parse_reason
@@ -24,6 +25,7 @@ from services.chassis.database import AuditEvent, Database
 from services.chassis.settings import load_settings
 
 _MOST = 1_000_000
+_LONGEST_WAIT = 5  # seconds
 
 
 @click.command("root-crl")
@@ -54,12 +56,33 @@ def root_crl(
         follow_move(layout)
         if (family is None) == (root is None):
             raise CeremonyError("say which root: --family, or --root")
-        signed = asyncio.run(_renew(layout, root or "", family or "", serial, reason, SystemClock()))
+        signed = asyncio.run(renew_crl(layout, root or "", family or "", serial, reason, SystemClock()))
         value = {"issuer": signed.issuer, "number": signed.number, "next_update": signed.next_update}
-        tell(as_json, value, f"CRL {signed.number} of {signed.issuer} is signed.")
+        told = [f"CRL {signed.number} of {signed.issuer} is signed."]
+        told += [] if serial is None else _still_issues(layout, parse_serial(serial))
+        tell(as_json, value, *told)
 
 
-async def _renew(layout: Layout, root: str, family: str, serial: str | None, reason: str, clock: Clock) -> StoredCrl:
+def _still_issues(layout: Layout, serial: int) -> list[str]:
+    """What is to be done about an issuing CA that is revoked, and issues on."""
+    settings = load_settings(CaSettings, layout.settings("ca"))
+    active = [item for item in settings.issuers if item.state == "active"]
+    return [
+        f"{item.id} is revoked, and issues on, what nobody will believe: `ztca ca prepare --family {item.family}` and "
+        f"`ztca ca activate` another in its place, or `ztca ca retire {item.id} --force`"
+        for item in active
+        if read_certificate(item.certificate).serial_number == serial
+    ]
+
+
+async def renew_crl(layout: Layout, root: str, family: str, serial: str | None, reason: str, clock: Clock) -> StoredCrl:
+    """Sign the next CRL of a root, by its id or as the active one of a family; of what is to be revoked, if anything.
+
+    Raises:
+        CeremonyError: there is no such root, or the newest CRL is of a time that is yet to come.
+        UnknownCertificateError, AlreadyRevokedError: nothing is signed.
+        PkiError, ChassisError: repeat it; what is revoked is revoked.
+    """
     settings = load_settings(CaSettings, layout.config / "ca.toml")
     name = root or active_root(settings, family).id
     if name not in {item.id for item in settings.roots}:
@@ -69,15 +92,27 @@ async def _renew(layout: Layout, root: str, family: str, serial: str | None, rea
         database = await Database.open(settings.database_url, clock=clock)
         try:
             store = CaStore(database)
+            previous = await store.crl(name)
+            await _wait_for_turn(previous, clock)
             if serial is not None:
                 await revoke_by_root(store, name, parse_serial(serial), parse_reason(reason), clock)
             entries = [item.entry for item in await store.revocations_after(0, _MOST) if item.issuer == name]
-            certificate, previous = opened.issuer.certificate, await store.crl(name)
-            signed, event = await sign_root_crl(name, certificate, opened.key, previous, entries, clock)
+            signed, event = await sign_root_crl(name, opened.issuer.certificate, opened.key, previous, entries, clock)
             await store.store_crl(signed, event)
         finally:
             await database.close()
     return signed
+
+
+async def _wait_for_turn(previous: StoredCrl | None, clock: Clock) -> None:
+    """A CRL is of a later second than the one before it."""
+    wait = 0 if previous is None else previous.this_update + 1 - unix(clock.now())
+    if previous is not None and wait > _LONGEST_WAIT:
+        raise CeremonyError(
+            f"CRL {previous.number} of {previous.issuer} is of {from_unix(previous.this_update):%F %T} UTC, which is "
+            "yet to come: set this machine's clock right"
+        )
+    await asyncio.sleep(max(wait, 0))
 
 
 async def revoke_by_root(store: CaStore, root: str, serial: int, reason: str, clock: Clock) -> None:
