@@ -28,6 +28,7 @@ from pkilint.pkix import ocsp as pkix_ocsp
 from pkilint.validation import ValidationFindingSeverity
 
 from pkicore.algorithms import ALGORITHMS, generate_private_key, known_public_key, verify_signature
+from pkicore.identity import SpiffeId
 from pkicore.ocsp import build_request
 from pkicore.x509.certificate import crl_urls, load_chain
 from pkicore.x509.names import Names
@@ -56,14 +57,18 @@ WANTED: Mapping[str, tuple[Identifier, ...]] = {
     "short-lived": (Identifier("dns", HOST),),
     "artefact-signing": (),
     "timestamping": (),
+    "code-signing": (Identifier("uri", "https://github.example/acme/app/.github/workflows/release.yml@refs/tags/v1"),),
 }
+CLAIMS = {"1.3.6.1.4.1.57264.1.8": "https://token.example"}
+SIGNING = SpiffeId.service(TRUST_DOMAIN, "signing")
 PURPOSES = {
     "client": "sslclient",
     "artefact-signing": "any",
     "timestamping": "timestampsign",
+    "code-signing": "any",
     "responder": "ocsphelper",
 }
-WITHOUT_LISTS = {"short-lived", "responder"}
+WITHOUT_LISTS = {"short-lived", "responder", "code-signing"}
 OF_ROOTS = ("issuing", "sub-ca", "root-2-by-root")
 
 
@@ -119,10 +124,12 @@ class Making:
         self._key = generate_private_key(ALGORITHMS[KEYS[made.family]])
 
     async def leaf(self, profile: str, wanted: tuple[Identifier, ...], token: str) -> x509.Certificate:
-        """A certificate that an operator asks for."""
+        """A certificate that an operator asks for, or, of an identity of elsewhere, the signing service."""
         names = {kind: [item.value for item in wanted if item.type == kind] for kind in ("dns", "uri")}
         csr = make_csr(self._key, names=Names.build(**names), common_name=None if wanted else f"Test {profile}")
-        answer = await self._world.core.issuance.issue(OPERATOR, CertificateRequest(csr, profile, wanted, token))
+        code = profile == "code-signing"
+        request = CertificateRequest(csr, profile, wanted, token, extensions=CLAIMS if code else {})
+        answer = await self._world.core.issuance.issue(SIGNING if code else OPERATOR, request)
         return load_chain(answer.answer.certificate.encode())[0]
 
     async def leaves(self) -> None:
@@ -179,11 +186,13 @@ class Making:
 
 
 async def _made(family: str, directory: Path) -> Artefacts:
-    clock = ManualClock(datetime.now(UTC) - timedelta(hours=1))  # GnuTLS and openssl ask the machine for the time
+    clock = ManualClock(datetime.now(UTC) - timedelta(minutes=1))  # GnuTLS asks the machine for the time
     hierarchy = await make_hierarchy(family, clock)
     hierarchy = replace(hierarchy, issuing=replace(hierarchy.issuing, crl_shards=SHARDS))
     second = await make_root(family, clock, number=2)
-    world = await (await CaWorld.open(directory, clock=clock, families={family: hierarchy})).start()
+    log_key = MemoryKey.generate("ecdsa-p256")
+    world = await CaWorld.open(directory, clock=clock, families={family: hierarchy}, log_key=log_key)
+    await world.start()
     made = Artefacts(family, directory, (hierarchy.root.certificate, second[1].certificate))
     made.certificates["issuing"] = hierarchy.issuing.certificate
     making = Making(world, made)
