@@ -16,9 +16,9 @@ from cryptography import x509
 
 from pkicore.clock import SystemClock
 from pkicore.errors import HandshakeError
-from pkicore.mtls import CredentialsSource, StapleCache, TlsConnection, TlsListener, TlsTimeouts
+from pkicore.mtls import CredentialsSource, CrlCache, StapleCache, TlsConnection, TlsListener, TlsTimeouts
 from tests.support.clock import ManualClock
-from tests.support.tls_pki import Authority, now, spiffe, write_credentials
+from tests.support.tls_pki import Authority, TlsPki, now, spiffe, write_credentials
 from tests.support.tls_server import Errors, crl_cache, serve
 from tests.support.tls_world import CA, World
 
@@ -88,6 +88,70 @@ async def test_revoking_the_issuing_ca_closes_its_clients() -> None:
         with pytest.raises(ConnectionError):
             async with asyncio.timeout(2):
                 await connection.read(1)
+
+
+async def _answer(connection: TlsConnection) -> bytes:
+    """What is answered first; nothing where the connection is closed or refused."""
+    try:
+        await connection.write(REQUEST)
+        return await connection.read(1)
+    except (HandshakeError, ConnectionError):
+        return b""
+
+
+async def no_shards(_issuer: x509.Certificate, shard: int) -> bytes:
+    """This PKI has none."""
+    raise AssertionError(shard)
+
+
+async def named_crls(world: World) -> CrlCache:
+    """A cache of the root's list, and of those that certificates name."""
+    hour = timedelta(hours=1)
+    fetch = world.publisher.fetch
+    cache = CrlCache(world.pki.issuers, fetch, None, SystemClock(), hour, on_error=Errors(), fetch_shard=no_shards)
+    await cache.refresh()
+    return cache
+
+
+async def test_lists_that_certificates_name_are_had_in_the_handshake_that_needs_them() -> None:
+    """On both ends, once; who is revoked is refused already then, and in every later handshake by the alert for it."""
+    world = await World.make()
+    bad = world.pki.service("bad")
+    world.pki.issuing.revoked.add(bad.certificate.serial_number)
+    world.publisher.publish(world.pki)
+    server_crls, client_crls = await named_crls(world), await named_crls(world)
+    before = world.publisher.fetched
+    async with serve(world.listener(crls=server_crls)) as port:
+        assert await _answer(await world.client(credentials=bad).connect("localhost", port, expected=CA)) == b""
+        assert (await world.recorder.last()).reason == "certificate revoked"
+        assert world.publisher.fetched == before + 1
+        for _ in range(2):
+            await _ask(await world.client(crls=client_crls).connect("localhost", port, expected=CA))
+        assert world.publisher.fetched == before + 2
+        connection = await world.client(credentials=bad).connect("localhost", port, expected=CA)
+        with pytest.raises(HandshakeError, match="refused by peer: certificate revoked"):
+            await connection.read(1)
+
+
+async def test_a_list_that_cannot_be_had_is_asked_for_by_nobody_but_peers_and_missed_by_one_alone() -> None:
+    """A stranger under the issuer's name makes nobody fetch; a peer is refused as unknown until the list is there."""
+    world = await World.make()
+    crls = await named_crls(world)
+    served = world.publisher.crls.pop(world.pki.issuing.certificate)
+    before = world.publisher.fetched
+    stranger = TlsPki.make("mldsa").service("acme")
+    async with serve(world.listener(crls=crls)) as port:
+        for credentials, reason, fetched in (
+            (stranger, None, 0),
+            (world.pki.service("acme"), "revocation status is unknown", 1),
+        ):
+            connection = await world.client(credentials=credentials).connect("localhost", port, expected=CA)
+            assert await _answer(connection) == b""
+            assert world.publisher.fetched == before + fetched
+            assert reason in {None, (await world.recorder.last()).reason}
+        crls.current()
+        world.publisher.crls[world.pki.issuing.certificate] = served
+        await _ask(await world.client().connect("localhost", port, expected=CA))
 
 
 async def test_a_crl_that_rolls_back_changes_nothing() -> None:

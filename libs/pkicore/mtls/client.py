@@ -23,7 +23,7 @@ from pkicore.mtls.http1 import Http1Client
 from pkicore.mtls.peer import PeerIdentity
 from pkicore.mtls.pool import CountEvent, PooledTransport
 from pkicore.mtls.probe import HandshakeReport, probe
-from pkicore.mtls.revocation import CrlCache
+from pkicore.mtls.revocation import CrlCache, ListMissingError
 from pkicore.mtls.staple import check_staple
 
 
@@ -95,12 +95,21 @@ class TlsClient:
             PeerMismatchError: the server is not the one that was meant.
             OSError: TCP failed.
         """
-        engine = self.engine(host, on_staple=self.judge_staple)
-        connection = await open_connection(engine, self.admission(expected or host), host, port, self.handshake_timeout)
+        try:
+            connection = await self._connect(host, port, expected)
+        except HandshakeError as error:
+            if self.crls is None or not isinstance(error.__cause__, ListMissingError):
+                raise
+            await self.crls.take_up(error.__cause__)
+            connection = await self._connect(host, port, expected)
         self._connections.add(connection)
         if self.count is not None:
             self.count("connection")
         return connection
+
+    async def _connect(self, host: str, port: int, expected: SpiffeId | None) -> TlsConnection:
+        engine = self.engine(host, on_staple=self.judge_staple)
+        return await open_connection(engine, self.admission(expected or host), host, port, self.handshake_timeout)
 
     def believe(self, trust: tuple[x509.Certificate, ...]) -> None:
         """New connections are judged by these trust anchors; open ones go on."""
@@ -118,7 +127,8 @@ class TlsClient:
 
     def engine(self, host: str, *, on_staple: OnStaple) -> TlsEngine:
         """A fresh connection under the context of this moment."""
-        return TlsEngine(self._context, Verification(self._fresh_status, on_staple), server_name=server_name(host))
+        verification = Verification(self._fresh_status, on_staple, self._unlisted)
+        return TlsEngine(self._context, verification, server_name=server_name(host))
 
     def admission(self, expected: SpiffeId | str) -> Callable[[TlsEngine], PeerIdentity]:
         """What decides on a server once its handshake is done."""
@@ -139,6 +149,9 @@ class TlsClient:
             raise HandshakeError("no server certificate")
         peer.require(expected)
         return peer
+
+    def _unlisted(self, certificate: x509.Certificate) -> bool:
+        return self.crls is not None and self.rules.check_crl and self.crls.follows(certificate)
 
     def _fresh_status(self, _certificate: x509.Certificate) -> None:
         if self.crls is not None and self.rules.check_crl:

@@ -202,8 +202,9 @@ class TlsConnection(asyncio.Protocol):
 
     def _fail(self, error: Exception) -> None:
         if isinstance(error, HandshakeError):
-            late, reason = self._answered, error.reason
+            late, reason, cause = self._answered, error.reason, error.__cause__
             error = ConnectionAbortedError(reason) if late else HandshakeError(reason, error.peer or self._server)
+            error.__cause__ = cause
         self._error = error
         self._raw.close()
         self._wake_all()

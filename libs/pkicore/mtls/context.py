@@ -56,6 +56,8 @@ class Verification:
 
     Attributes:
         on_peer: called with the peer's certificate once its chain verified; raises PkiError to refuse it.
+        unlisted: whether a peer's certificate, not yet verified, for which OpenSSL has no CRL is let pass here: its
+            status is looked at once the handshake is done.
         on_staple: called with the stapled OCSP response (b"" where there is none) and the verified chain; likewise.
         error: what a callback refused.
         verify_error: OpenSSL's verify error number, 0 where the chain verified.
@@ -64,6 +66,7 @@ class Verification:
 
     on_peer: Callable[[x509.Certificate], None] | None = None
     on_staple: OnStaple | None = None
+    unlisted: Callable[[x509.Certificate], bool] | None = None
     error: PkiError | None = None
     verify_error: int = 0
     rejected: x509.Certificate | None = field(default=None, repr=False)
@@ -178,8 +181,10 @@ def _verify_callback(
         presented = certificate.to_cryptography()
         if not ok:
             # CRL_CHECK_ALL asks for a CRL about the anchor too, which no anchor can usefully issue about itself.
-            if error in {openssl.UNABLE_TO_GET_CRL, openssl.DIFFERENT_CRL_SCOPE} and depth and presented in anchors:
-                return True
+            if error in {openssl.UNABLE_TO_GET_CRL, openssl.DIFFERENT_CRL_SCOPE}:
+                unlisted = verification.unlisted
+                if presented in anchors if depth else unlisted is not None and unlisted(presented):
+                    return True
             verification.verify_error = error
             verification.rejected = presented if depth == 0 else None
             return False

@@ -15,6 +15,7 @@ from pkicore.errors import HandshakeError
 from pkicore.mtls.engine import TlsEngine
 from pkicore.mtls.framing import FramedHttpProtocol
 from pkicore.mtls.peer import PeerIdentity
+from pkicore.mtls.revocation import ListMissingError
 from pkicore.mtls.transport import TlsTransport
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class TlsServerProtocol(asyncio.Protocol):
         self._loop = _loop or asyncio.get_running_loop()
         self._engine: TlsEngine = self.listener.engine()
         self._http: HttpToolsProtocol | None = None
+        self._admission: asyncio.Task[None] | None = None
         self._refused = False
         self._peer_done = False
         self._paused = False
@@ -74,6 +76,8 @@ class TlsServerProtocol(asyncio.Protocol):
             return
         try:
             self._engine.receive(data)
+            if self._admission is not None and self._http is None:
+                return
             if self._http is None and not self._shake_hands():
                 return
             self._deliver()
@@ -100,6 +104,8 @@ class TlsServerProtocol(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
         self._timer.cancel()
+        if self._admission is not None:
+            self._admission.cancel()
         self.listener.connections.discard(self)
         self._server_state.connections.discard(cast("HttpToolsProtocol", self))
         if self._http is not None:
@@ -127,10 +133,36 @@ class TlsServerProtocol(asyncio.Protocol):
     def _shake_hands(self) -> bool:
         done = self._engine.handshake()
         self._flush()
-        if done:
-            self.peer = self.listener.admit(self._engine)
-            self._open()
-        return done
+        if not done:
+            return False
+        try:
+            self._admit()
+        except HandshakeError as error:
+            if not isinstance(error.__cause__, ListMissingError):
+                raise
+            self._raw.pause_reading()
+            self._admission = self._loop.create_task(self._admit_later(error.__cause__))
+            return False
+        return True
+
+    def _admit(self) -> None:
+        self.peer = self.listener.admit(self._engine)
+        self._open()
+
+    async def _admit_later(self, missing: ListMissingError) -> None:
+        """Decide once the lists that the peer's certificate names are at hand; the handshake's timer still runs."""
+        await self.listener.take_up(missing)
+        if self._refused or self._raw.is_closing():
+            return
+        try:
+            self._admit()
+            self._raw.resume_reading()
+            self._deliver()
+        except HandshakeError as error:
+            self._fail(error)
+        except BaseException:
+            self._raw.abort()
+            raise
 
     def _open(self) -> None:
         self._timer.cancel()

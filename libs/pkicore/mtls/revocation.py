@@ -3,19 +3,20 @@
 1. fetch   2. verify signature, issuer and times   3. refuse a CRL number lower than the one held (RFC 5280 §5.2.3)
 4. keep on disk   5. tell those who built something from the old one.
 
-An issuer's list is its complete one, or is held as shards. Which list speaks of a certificate is said by the
-distribution points that both name; where no list does, the status is unknown, and nobody is let in.
+Which list speaks of a certificate is said by the distribution points that both name; where no list does, the status is
+unknown, and nobody is let in. Held are the complete lists of all issuers; or, of issuing CAs, those lists that the
+certificates of peers name, complete ones or shards, each from when the first such peer came.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import MappingProxyType
 
 from cryptography import x509
 
@@ -31,6 +32,8 @@ FETCH_TIMEOUT = 30.0
 """Seconds that one fetch of a CRL or staple may take."""
 
 _NEVER = datetime.min.replace(tzinfo=UTC)
+_SHARD = re.compile(r"/([1-9][0-9]{0,5})\Z", re.ASCII)
+_KEY_CHARACTERS = 32  # of a file's name: half of the digest of the issuer's key
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,21 @@ class _List:
 
     @property
     def file_name(self) -> str:
-        return f"{self.key.hex()[:32]}{f'-{self.shard}' if self.shard else ''}.crl"
+        return f"{self.key.hex()[:_KEY_CHARACTERS]}{f'-{self.shard}' if self.shard else ''}.crl"
+
+    @classmethod
+    def named(cls, key: bytes, url: str) -> _List:
+        """That of an issuer at a distribution point: a shard's URL ends in its number."""
+        shard = _SHARD.search(url)
+        return cls(key, int(shard[1]) if shard else 0)
+
+
+class ListMissingError(StatusUnknownError):
+    """The lists that speak of a certificate are not held, and may be had: `CrlCache.take_up` gets them."""
+
+    def __init__(self, message: str, lists: frozenset[_List]) -> None:
+        super().__init__(message)
+        self.lists = lists
 
 
 @dataclass(frozen=True)
@@ -53,7 +70,7 @@ class _Held:
 
 
 class CrlCache:
-    """The newest CRL of each issuer, complete or in shards.
+    """The newest CRLs: each issuer's complete one, or of issuing CAs those that are named.
 
     A CRL may be used until its nextUpdate, and no longer than `max_staleness` after its publisher was last reached.
 
@@ -64,8 +81,8 @@ class CrlCache:
         clock: the time.
         max_staleness: how long the publisher may be unreachable before nothing is trusted any more.
         on_error: hears of each CRL that could not be fetched or was refused.
-        shards: issuers whose list is wanted in so many shards, and not the complete one.
-        fetch_shard: gives the DER of a shard, from 1; as `fetch`.
+        fetch_shard: gives the DER of a shard, from 1; as `fetch`. With it, lists of issuing CAs are held that
+            certificates name, and no others; of roots the complete ones, as ever.
     """
 
     def __init__(
@@ -77,13 +94,10 @@ class CrlCache:
         max_staleness: timedelta,
         *,
         on_error: Callable[[x509.Certificate, Exception], None],
-        shards: Mapping[x509.Certificate, int] = MappingProxyType({}),
         fetch_shard: FetchShard | None = None,
     ) -> None:
-        if shards and fetch_shard is None:
-            raise ValueError("shards are wanted, and nobody fetches them")
-        self._shards = shards
-        self._wanted = {each: issuer for issuer in issuers for each in _lists(issuer, shards.get(issuer, 0))}
+        self._followed: dict[bytes, x509.Certificate] = {}
+        self._wanted: dict[_List, x509.Certificate] = {}
         self._fetch = fetch
         self._fetch_shard = fetch_shard
         self._directory = directory
@@ -92,7 +106,9 @@ class CrlCache:
         self._on_error = on_error
         self._listeners: list[Callable[[], None]] = []
         self._held: dict[_List, _Held] = {}
+        self._taking = asyncio.Lock()
         self._good_until = _NEVER
+        self._wanted = self._wanted_of(issuers)
         self._load()
 
     def current(self) -> tuple[VerifiedCrl, ...]:
@@ -114,14 +130,45 @@ class CrlCache:
 
         Raises:
             RevokedError: one of them is revoked.
-            StatusUnknownError: no list that is held speaks of one of them.
+            ListMissingError: no list that is held speaks of one of them; others may be had.
+            StatusUnknownError: no list speaks of one of them.
         """
+        missing = frozenset[_List]()
         for link in links:
             lists = [held.crl for each, held in self._held.items() if each.key == link.issuer_key_hash]
             if any(link.serial in crl.serials for crl in lists):
                 raise RevokedError(link.serial)
             if not any(crl.covers(link.crl_urls) for crl in lists):
-                raise StatusUnknownError(f"no CRL speaks for the certificate {link.serial:x}")
+                missing |= self._missing(link)
+        if missing:
+            raise ListMissingError("a CRL that a certificate names is not at hand", missing)
+
+    def follows(self, certificate: x509.Certificate) -> bool:
+        """Whether the lists that speak of a certificate, which need not be genuine, are had when they are needed."""
+        return any(issuer.subject == certificate.issuer for issuer in self._followed.values())
+
+    async def take_up(self, missing: ListMissingError) -> None:
+        """Get lists that were missing, and hold them from now on; failures go to `on_error`."""
+        async with self._taking:
+            wanted = {each: self._followed[each.key] for each in missing.lists - self._held.keys()}
+            taken = await asyncio.gather(*(self._refresh_one(each, issuer) for each, issuer in wanted.items()))
+            self._wanted |= {each: issuer for each, issuer in wanted.items() if each in self._held}
+            self._measure()
+        if any(taken):
+            for listener in self._listeners:
+                listener()
+
+    def _missing(self, link: IssuedBy) -> frozenset[_List]:
+        """The lists that may speak of a certificate, of which none that is held does.
+
+        Raises:
+            StatusUnknownError: there is none.
+        """
+        key = link.issuer_key_hash
+        named = frozenset(_List.named(key, url) for url in link.crl_urls if key in self._followed)
+        if not named - self._held.keys():
+            raise StatusUnknownError(f"no CRL speaks for the certificate {link.serial:x}")
+        return named - self._held.keys()
 
     def subscribe(self, listener: Callable[[], None]) -> None:
         """Call `listener` whenever a newer CRL has been taken."""
@@ -139,12 +186,12 @@ class CrlCache:
         """Want the CRLs of these issuers from now on; a new one counts as soon as its CRL is at hand.
 
         Until then what it has issued is refused, and all else is judged as before. What an issuer has issued that is
-        not wanted any more is refused at once.
+        not wanted any more is refused at once. An issuing CA whose lists are had when they are needed counts now.
 
         Returns:
             Whether each of them counts; ask again where not.
         """
-        wanted = {each: issuer for issuer in issuers for each in _lists(issuer, self._shards.get(issuer, 0))}
+        wanted = self._wanted_of(issuers)
         fresh = {each: issuer for each, issuer in wanted.items() if each not in self._wanted}
         await asyncio.gather(*(self._refresh_one(each, issuer) for each, issuer in fresh.items()))
         before = self._wanted.keys()
@@ -197,9 +244,18 @@ class CrlCache:
             write_atomically(path, der, 0o644)
         os.utime(path, (confirmed_at.timestamp(), confirmed_at.timestamp()))
 
+    def _wanted_of(self, issuers: Iterable[x509.Certificate]) -> dict[_List, x509.Certificate]:
+        """The lists of these issuers: complete ones, and of those that are followed, those that were named before."""
+        certificates = {key_hash(issuer): issuer for issuer in issuers}
+        if self._fetch_shard is not None:
+            self._followed = {key: each for key, each in certificates.items() if each.subject != each.issuer}
+        named = {each: issuer for each, issuer in self._wanted.items() if each.key in self._followed}
+        return named | {_List(key): each for key, each in certificates.items() if key not in self._followed}
+
     def _load(self) -> None:
         now = self._clock.now()
-        for wanted, issuer in self._wanted.items():
+        self._wanted |= self._named_on_disk()
+        for wanted, issuer in tuple(self._wanted.items()):
             path = self._path(wanted)
             if path is None or not path.exists():
                 continue
@@ -208,7 +264,21 @@ class CrlCache:
                 self._held[wanted] = _Held(VerifiedCrl.verify(path.read_bytes(), issuer, now), confirmed_at)
             except PkiError as error:
                 self._on_error(issuer, error)
+        self._wanted = {each: it for each, it in self._wanted.items() if each in self._held or not self._is_named(each)}
         self._measure()
+
+    def _is_named(self, wanted: _List) -> bool:
+        return wanted.key in self._followed
+
+    def _named_on_disk(self) -> dict[_List, x509.Certificate]:
+        """Lists that certificates named before the process began."""
+        found = dict[_List, x509.Certificate]()
+        if self._directory is None:
+            return found
+        for key, issuer in self._followed.items():
+            for path in self._directory.glob(f"{key.hex()[:_KEY_CHARACTERS]}*.crl"):
+                found[_List.named(key, path.stem.replace("-", "/"))] = issuer
+        return found
 
     def _path(self, wanted: _List) -> Path | None:
         return None if self._directory is None else self._directory / wanted.file_name
@@ -231,8 +301,3 @@ class CrlCache:
             if now > self._expiry(held):
                 return f"the CRL of {name} was last confirmed at {held.confirmed_at:%Y-%m-%dT%H:%M:%SZ}"
         return "there are no CRLs"
-
-
-def _lists(issuer: x509.Certificate, shards: int) -> Iterator[_List]:
-    key = key_hash(issuer)
-    yield from (_List(key, shard) for shard in range(1, shards + 1)) if shards else (_List(key),)

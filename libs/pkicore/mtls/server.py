@@ -24,7 +24,7 @@ from pkicore.mtls.engine import TlsEngine
 from pkicore.mtls.observer import HandshakeObserver
 from pkicore.mtls.peer import PeerIdentity
 from pkicore.mtls.protocol import TlsServerProtocol
-from pkicore.mtls.revocation import CrlCache
+from pkicore.mtls.revocation import CrlCache, ListMissingError
 from pkicore.mtls.stapling import StapleCache
 
 
@@ -137,7 +137,8 @@ class TlsListener:
 
     def engine(self) -> TlsEngine:
         """A fresh connection under the context of this moment."""
-        return TlsEngine(self._context, Verification(on_peer=self._fresh_status), server=True)
+        verification = Verification(on_peer=self._fresh_status, unlisted=self._unlisted)
+        return TlsEngine(self._context, verification, server=True)
 
     def admit(self, engine: TlsEngine) -> PeerIdentity | None:
         """Decide on a connection whose handshake is done.
@@ -146,6 +147,14 @@ class TlsListener:
             HandshakeError: the group is not allowed, or the peer is not acceptable after all.
         """
         return admit(engine, self.rules, self.crls, self.clock.now())
+
+    async def take_up(self, missing: ListMissingError) -> None:
+        """Get the lists that a peer's certificate names; `admit` has missed them."""
+        if self.crls is not None:
+            await self.crls.take_up(missing)
+
+    def _unlisted(self, certificate: x509.Certificate) -> bool:
+        return self.checks_status and self.crls is not None and self.crls.follows(certificate)
 
     def _fresh_status(self, _certificate: x509.Certificate) -> None:
         if self.checks_status and self.crls is not None:

@@ -20,3 +20,8 @@ class BesideCaSettings(ServiceSettings):
     tls_key: AbsolutePath = Field(description="its private key, PKCS#8 PEM, mode 0600")
     audit_key: PlainKeyUri = Field(description="URI of the key that signs audit checkpoints")
     passphrase_file: AbsolutePath = Field(description="file with the passphrase of the audit key, mode 0600")
+    crls_by_certificate: bool = Field(
+        default=False,
+        description="hold those CRLs or shards that peers' certificates name, from when the first such peer comes, "
+        "instead of the complete CRL of each issuing CA",
+    )

@@ -56,6 +56,7 @@ class StatusSource:
     def __init__(self, http: httpx.AsyncClient, trust: FollowedTrust) -> None:
         self._http = http
         self._trust = trust
+        self._known: dict[str, tuple[str, bytes]] = {}  # by path, entity tag and list
 
     async def crl(self, issuer: x509.Certificate) -> bytes:
         """The DER of an issuer's CRL.
@@ -63,8 +64,22 @@ class StatusSource:
         Raises:
             httpx.HTTPError: there is no answer, or not 200.
         """
-        answer = await self._http.get(self._trust.crl_path(issuer))
-        return answer.raise_for_status().content
+        return await self._list(self._trust.crl_path(issuer))
+
+    async def shard(self, issuer: x509.Certificate, shard: int) -> bytes:
+        """The DER of a shard, likewise."""
+        return await self._list(f"{self._trust.crl_path(issuer)}/{shard}")
+
+    async def _list(self, path: str) -> bytes:
+        """A list is sent only where it is another than the one before (RFC 9110 §13.1.2)."""
+        tag, before = self._known.get(path, ("", b""))
+        answer = await self._http.get(path, headers={"if-none-match": tag} if tag else {})
+        if tag and answer.status_code == httpx.codes.NOT_MODIFIED:
+            return before
+        der = answer.raise_for_status().content
+        if "etag" in answer.headers:
+            self._known[path] = answer.headers["etag"], der
+        return der
 
     async def staple(self, certificate: x509.Certificate, issuer: x509.Certificate) -> bytes:
         """The DER of an OCSP response.
@@ -122,7 +137,15 @@ class WayToCa:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         credentials = CredentialsSource(settings.tls_certificate, settings.tls_key, _credentials_error)
         issuers = tuple(trust.crl_paths)
-        crls = CrlCache(issuers, source.crl, directory, clock, max_staleness, on_error=_crl_error)
+        crls = CrlCache(
+            issuers,
+            source.crl,
+            directory,
+            clock,
+            max_staleness,
+            on_error=_crl_error,
+            fetch_shard=source.shard if settings.crls_by_certificate else None,
+        )
         tls = TlsClient(
             credentials=credentials,
             rules=INTERNAL,

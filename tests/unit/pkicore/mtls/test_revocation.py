@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -10,10 +11,11 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
+from pkicore.clock import unix
 from pkicore.crl import Revocation, build_crl, encode_entry
 from pkicore.errors import BadSignatureError, RevokedError, StaleStatusError, StatusUnknownError
 from pkicore.mtls.peer import IssuedBy, key_hash
-from pkicore.mtls.revocation import CrlCache
+from pkicore.mtls.revocation import CrlCache, ListMissingError
 from tests.support.clock import ManualClock
 from tests.support.pki import Hierarchy, make_hierarchy
 from tests.support.tls_pki import CRL_URLS, Authority, TlsPki, now
@@ -234,67 +236,121 @@ def in_shard(hierarchy: Hierarchy, serial: int, shard: int) -> IssuedBy:
     return IssuedBy(key_hash(hierarchy.issuing.certificate), serial, (hierarchy.issuing.shard_url(shard),))
 
 
-async def sharded(hierarchy: Hierarchy, lists: dict[int, bytes], directory: Path | None = None) -> CrlCache:
-    """A cache that wants as many shards as there are lists."""
+@dataclass
+class Shards:
+    """A publisher of an issuing CA's shards; shard 0 is the complete list. It remembers what was asked for."""
 
-    async def nobody(_issuer: x509.Certificate) -> bytes:
-        raise AssertionError("the complete list is not wanted")
+    hierarchy: Hierarchy
+    lists: dict[int, bytes]
+    asked: list[int] = field(default_factory=list)
 
-    async def fetch(_issuer: x509.Certificate, shard: int) -> bytes:
-        if shard not in lists:
+    async def fetch(self, issuer: x509.Certificate, shard: int = 0) -> bytes:
+        """A list, or an error as a network has them."""
+        if issuer == self.hierarchy.root.certificate:
+            return await self.hierarchy.root_crl(number=unix(self.hierarchy.clock.now()))
+        self.asked.append(shard)
+        await asyncio.sleep(0)
+        if shard not in self.lists:
             raise ConnectionRefusedError
-        return lists[shard]
+        return self.lists[shard]
 
-    issuer = hierarchy.issuing.certificate
-    cache = CrlCache(
-        (issuer,), nobody, directory, hierarchy.clock, HOUR, on_error=Errors(), shards={issuer: 2}, fetch_shard=fetch
-    )
-    await cache.refresh()
-    return cache
+    async def cache(self, directory: Path | None = None) -> CrlCache:
+        """A cache of the root's list, and of those that certificates name."""
+        issuers = self.hierarchy.root.certificate, self.hierarchy.issuing.certificate
+        clock = self.hierarchy.clock
+        cache = CrlCache(issuers, self.fetch, directory, clock, HOUR, on_error=Errors(), fetch_shard=self.fetch)
+        await cache.refresh()
+        return cache
 
 
-async def test_each_certificate_is_held_against_its_own_shard() -> None:
-    """Revoked where its shard says so; unknown where no list is for it: fail closed."""
+async def check(cache: CrlCache, *links: IssuedBy) -> None:
+    """As a handshake does it: what is missing is taken up, once."""
+    try:
+        cache.check(links)
+    except ListMissingError as missing:
+        await cache.take_up(missing)
+        cache.check(links)
+
+
+async def test_each_certificate_is_held_against_the_list_that_it_names() -> None:
+    """Had when a certificate first names it, and no other; revoked where it says so; unknown where none can be had."""
     hierarchy = await make_hierarchy("ecdsa", ManualClock())
-    cache = await sharded(hierarchy, {1: await shard_of(hierarchy, 1), 2: await shard_of(hierarchy, 2, 77)})
-    assert len(cache.current()) == 2
-    cache.check([in_shard(hierarchy, 5, 1), in_shard(hierarchy, 5, 2)])
+    lists = {1: await shard_of(hierarchy, 1), 2: await shard_of(hierarchy, 2, 77), 0: await shard_of(hierarchy, 0)}
+    shards = Shards(hierarchy, lists)
+    cache = await shards.cache()
+    assert (len(cache.current()), shards.asked) == (1, [])
+    await check(cache, in_shard(hierarchy, 5, 2))
+    await check(cache, in_shard(hierarchy, 6, 2))
+    assert (len(cache.current()), shards.asked) == (2, [2])
     with pytest.raises(RevokedError):
-        cache.check([in_shard(hierarchy, 77, 2)])
-    for link in (
-        in_shard(hierarchy, 5, 3),
-        in_shard(hierarchy, 5, 0),
-        IssuedBy(key_hash(hierarchy.issuing.certificate), 5),
-    ):
+        await check(cache, in_shard(hierarchy, 77, 2))
+    await check(cache, in_shard(hierarchy, 5, 1), in_shard(hierarchy, 5, 0))
+    await cache.refresh()
+    assert sorted(shards.asked) == [0, 0, 1, 1, 2, 2]
+    for link in (in_shard(hierarchy, 5, 3), IssuedBy(key_hash(hierarchy.issuing.certificate), 5)):
         with pytest.raises(StatusUnknownError):
-            cache.check([link])
+            await check(cache, link)
+    assert len(cache.current()) == 4  # what cannot be had harms nobody else
+
+
+async def test_many_peers_of_one_shard_fetch_it_once() -> None:
+    """However many come before it is there."""
+    hierarchy = await make_hierarchy("ecdsa", ManualClock())
+    shards = Shards(hierarchy, {1: await shard_of(hierarchy, 1)})
+    cache, told = await shards.cache(), []
+    cache.subscribe(lambda: told.append(1))
+    await asyncio.gather(*(check(cache, in_shard(hierarchy, serial, 1)) for serial in range(5)))
+    assert (shards.asked, told) == ([1], [1])
 
 
 async def test_one_shard_in_place_of_another_lets_nobody_in() -> None:
     """Plain HTTP may be redirected: a shard that says nothing of a certificate must not pass for the one that does."""
     hierarchy = await make_hierarchy("ecdsa", ManualClock())
-    cache = await sharded(hierarchy, {1: await shard_of(hierarchy, 2), 2: await shard_of(hierarchy, 2)})
+    cache = await Shards(hierarchy, {1: await shard_of(hierarchy, 2)}).cache()
     with pytest.raises(StatusUnknownError):
-        cache.check([in_shard(hierarchy, 5, 1)])
+        await check(cache, in_shard(hierarchy, 5, 1))
 
 
-async def test_a_missing_shard_makes_the_cache_stale() -> None:
-    """One of two is not enough, and the sentence names the other."""
-    hierarchy = await make_hierarchy("ecdsa", ManualClock())
-    cache = await sharded(hierarchy, {1: await shard_of(hierarchy, 1)})
+async def test_a_shard_that_is_not_confirmed_any_more_makes_the_cache_stale() -> None:
+    """Those that are held count like complete lists, and the sentence names the one."""
+    clock = ManualClock()
+    hierarchy = await make_hierarchy("ecdsa", clock)
+    shards = Shards(hierarchy, {2: await shard_of(hierarchy, 2)})
+    cache = await shards.cache()
+    await check(cache, in_shard(hierarchy, 5, 2))
+    shards.lists.clear()
+    clock.advance(HOUR + timedelta(seconds=1))
+    await cache.refresh()
     with pytest.raises(StaleStatusError, match="shard 2"):
         cache.current()
 
 
 async def test_shards_survive_a_restart_each_in_its_file(tmp_path: Path) -> None:
-    """With the publisher down, both are read from disk."""
-    hierarchy = await make_hierarchy("ecdsa", ManualClock())
-    lists = {1: await shard_of(hierarchy, 1), 2: await shard_of(hierarchy, 2, 77)}
-    await sharded(hierarchy, lists, tmp_path)
-    again = await sharded(hierarchy, {}, tmp_path)
-    assert len(again.current()) == 2
+    """With the publisher down, those that were named are read from disk; what has ended there is forgotten."""
+    clock = ManualClock()
+    hierarchy = await make_hierarchy("ecdsa", clock)
+    shards = Shards(hierarchy, {1: await shard_of(hierarchy, 1), 2: await shard_of(hierarchy, 2, 77)})
+    cache = await shards.cache(tmp_path)
+    await check(cache, in_shard(hierarchy, 5, 1), in_shard(hierarchy, 5, 2))
+    again = await Shards(hierarchy, {}).cache(tmp_path)
+    assert len(again.current()) == 3
     with pytest.raises(RevokedError):
         again.check([in_shard(hierarchy, 77, 2)])
+    clock.advance(2 * HOUR)
+    assert len((await Shards(hierarchy, {}).cache(tmp_path)).current()) == 1
+
+
+async def test_trust_that_changes_keeps_the_lists_that_were_named() -> None:
+    """A new issuing CA counts at once, for its lists are had when they are needed; one that goes takes its with it."""
+    hierarchy, other = await make_hierarchy("ecdsa", ManualClock()), await make_hierarchy("mldsa", ManualClock())
+    cache = await Shards(hierarchy, {1: await shard_of(hierarchy, 1)}).cache()
+    await check(cache, in_shard(hierarchy, 5, 1))
+    roots = (hierarchy.root.certificate,)
+    assert await cache.follow((*roots, hierarchy.issuing.certificate, other.issuing.certificate))
+    assert (len(cache.current()), cache.follows(other.issuing.certificate)) == (2, False)
+    assert await cache.follow(roots)
+    with pytest.raises(StatusUnknownError):
+        await check(cache, in_shard(hierarchy, 5, 1))
 
 
 async def test_the_complete_list_speaks_of_every_shard_that_it_names() -> None:

@@ -83,6 +83,34 @@ async def test_status_from_the_ca(tmp_path: Path) -> None:
             await source.crl(pki.root.certificate)
 
 
+async def test_a_list_is_sent_again_only_where_it_is_another(tmp_path: Path) -> None:
+    """Each path by its own entity tag; a list that the CA does not know any more is an error, not the one before."""
+    pki, settings = await deployed(tmp_path)
+    served, sent = {"/crl/issuing-ecdsa": b"one", "/crl/issuing-ecdsa/7": b"seven"}, list[str]()
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        path = request.url.path
+        if path not in served:
+            return httpx.Response(404)
+        tag = f'"{served[path].decode()}"'
+        if request.headers.get("if-none-match") == tag:
+            return httpx.Response(304)
+        sent.append(path)
+        return httpx.Response(200, content=served[path], headers={"etag": tag})
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://ca.test") as http:
+        source, issuer = StatusSource(http, FollowedTrust(settings)), pki.issuing.certificate
+        for _ in range(3):
+            assert await source.crl(issuer) == b"one"
+            assert await source.shard(issuer, 7) == b"seven"
+        assert sent == ["/crl/issuing-ecdsa", "/crl/issuing-ecdsa/7"]
+        served["/crl/issuing-ecdsa"] = b"two"
+        assert await source.crl(issuer) == b"two"
+        del served["/crl/issuing-ecdsa/7"]
+        with pytest.raises(httpx.HTTPStatusError):
+            await source.shard(issuer, 7)
+
+
 async def test_patience_ends_with_success() -> None:
     """What is needed from the CA at start is asked for until it is there; other faults are not waited for."""
     faults: list[Exception] = [CaUnavailableError("away")]
