@@ -17,8 +17,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from pkicore.algorithms import ALGORITHMS, PrivateKey, generate_private_key
 from pkicore.clock import SystemClock
+from pkicore.encoding import write_atomically
 from pkicore.errors import BadCsrError, BadSignatureError, KeyNotFoundError, MalformedError, ProfileError
-from pkicore.x509.certificate import load_chain
+from pkicore.x509.certificate import load_chain, to_pem
 from services.ca.cli import main
 from services.ca.errors import CeremonyError
 from services.ca.store import CaStore
@@ -223,6 +224,25 @@ async def test_a_repeated_request_has_its_certificate(
     world.clock.advance(timedelta(days=2000))
     with pytest.raises(CeremonyError, match="which ended: take a new request"):
         await office.certify(csr, TERMS)
+
+
+async def test_below_a_new_root_it_is_believed_by_who_trusts_the_old_one(
+    office: Subordination, world: StoppedWorld, key: PrivateKey, tmp_path: Path
+) -> None:
+    """The cross-certificate comes with it, and the same request has another certificate by the new root."""
+    csr = make_csr(key, common_name=NAME)
+    former = await office.certify(csr, TERMS)
+    roots = world.root_rollover(office.pool)
+    await roots.prepare("ecdsa")
+    await roots.activate("root-ecdsa-2")
+    made = await office.certify(csr, TERMS)
+    assert (former.root, len(former.chain), made.root, len(made.chain)) == ("root-ecdsa", 1, "root-ecdsa-2", 2)
+    files = {name: tmp_path / f"{name}.pem" for name in ("team", "cross")}
+    for path, certificate in zip(files.values(), made.chain, strict=True):
+        write_atomically(path, to_pem([certificate]), 0o644)
+    for root in ("root-ecdsa", "root-ecdsa-2"):
+        trusted = ("-CAfile", world.layout.trust / f"{root}.pem")
+        assert "OK" in openssl("verify", "-x509_strict", *trusted, "-untrusted", files["cross"], files["team"])
 
 
 async def test_without_the_roots_key_nothing_begins(
