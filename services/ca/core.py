@@ -207,6 +207,7 @@ def build_core(
     own = SpiffeId.service(rules.trust_domain, "ca")
     issuance = _issuance(store, hierarchy, rules, clock, certificate_log)
     log = RevocationLog(store)
+    log.subscribe(hierarchy.heed)
     publisher = CrlPublisher(
         store=store,
         log=log,
