@@ -1,11 +1,12 @@
 """The roots and issuing CAs that this process answers for. A root is a certificate here, never a key."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import structlog
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
@@ -17,8 +18,10 @@ from pkicore.x509.certificate import load_chain
 from pkicore.x509.tbs import Issuer
 from services.ca.client.trust import superseded
 from services.ca.issuance import IssuingCa
+from services.ca.revocation_store import Revoked
 from services.ca.settings import CaSettings, IssuerSettings, RootSettings, is_remote
 
+_log: Final = structlog.get_logger(__name__)
 BUNDLE: Final = ".p7c"
 """Ends the AIA URL of a root's certificate together with its cross-certificates (RFC 5280 §4.2.2.1)."""
 
@@ -32,7 +35,7 @@ class Hierarchy:
         responder_keys: the keys of their OCSP responders, likewise.
         roots: the roots' certificates, by id, those that are not trusted any more among them.
         crosses: by the root's id, the certificates of its key by other roots.
-        issuing: the issuer of each family that issues now.
+        issuing: the issuer of each family that issues now; one that its root has revoked does not.
     """
 
     cas: dict[str, IssuingCa]
@@ -40,6 +43,7 @@ class Hierarchy:
     roots: dict[str, x509.Certificate]
     crosses: dict[str, tuple[x509.Certificate, ...]] = field(default_factory=dict)
     issuing: dict[str, Issuer] = field(init=False)
+    _revoked: set[int] = field(init=False, default_factory=set)
 
     def __post_init__(self) -> None:
         self.issuing = {ca.issuer.family: ca.issuer for ca in self.cas.values() if ca.state == "active"}
@@ -57,6 +61,18 @@ class Hierarchy:
         self.issuing.update(later.issuing)
         for family in families:
             del self.issuing[family]
+        self._drop_revoked()
+
+    def heed(self, revoked: Sequence[Revoked]) -> None:
+        """Have an issuing CA that its root has revoked issue nothing any more: nobody would believe it."""
+        self._revoked.update(item.serial for item in revoked if item.issuer in self.roots)
+        self._drop_revoked()
+
+    def _drop_revoked(self) -> None:
+        for family, issuer in list(self.issuing.items()):
+            if issuer.certificate.serial_number in self._revoked:
+                del self.issuing[family]
+                _log.error("an issuing CA is revoked, and issues nothing any more", issuer=issuer.id, family=family)
 
     def is_superseded(self, certificate: x509.Certificate) -> bool:
         """Whether its issuer is one of ours and issues no more, and another of its family does."""

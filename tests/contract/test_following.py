@@ -22,7 +22,9 @@ from pkicore.keys.passphrase import read_passphrase
 from pkicore.x509.certificate import load_chain
 from pkicore.x509.names import Names
 from services.ca.app import status_application
+from services.ca.cli.roots import revoke_by_root
 from services.ca.core import Core
+from services.ca.errors import UnknownProfileError
 from services.ca.following import Following
 from services.ca.hierarchy import KeyRing
 from services.ca.transport import Standing
@@ -162,6 +164,32 @@ async def test_an_issuing_ca_below_another_root_is_not_taken_up(made: Path, tmp_
         assert await issuer_of(live.core, request("still.example")) == OLD
         file.write_text(text)
         assert not await live.following.look()
+
+
+async def test_a_revoked_issuing_ca_issues_nothing_any_more(made: Path, tmp_path: Path) -> None:
+    """Once its root has revoked it, requests are refused, after a restart too, until another is activated."""
+
+    async def refused(core: Core) -> None:
+        with pytest.raises(UnknownProfileError, match="the family mldsa, of which no issuing CA is active here"):
+            await core.issuance.issue(OPERATOR, request("late.example"))
+
+    async with running(made, tmp_path / "pki") as live:
+        world, core = live.world, live.core
+        serial = core.hierarchy.cas[OLD].issuer.certificate.serial_number
+        await revoke_by_root(core.store, "root-mldsa", serial, "keyCompromise", world.clock)
+        await core.log.refresh()
+        await refused(core)
+        file = world.layout.settings("ca")
+        file.write_text(file.read_text().replace('id = "issuing-ecdsa"', 'crl_shards = 2\nid = "issuing-ecdsa"', 1))
+        assert await live.following.look()
+        await refused(core)
+        world.clock.advance(timedelta(seconds=2))
+        async with world.ca() as restarted:
+            await refused(restarted)
+        await world.rollover(live.pool).prepare("mldsa")
+        await world.rollover(live.pool).activate(NEW)
+        assert await live.following.look()
+        assert await issuer_of(core, request("new.example")) == NEW
 
 
 async def test_a_root_comes_with_its_cross_certificates(made: Path, tmp_path: Path) -> None:

@@ -59,17 +59,17 @@ def root_crl(
         signed = asyncio.run(renew_crl(layout, root or "", family or "", serial, reason, SystemClock()))
         value = {"issuer": signed.issuer, "number": signed.number, "next_update": signed.next_update}
         told = [f"CRL {signed.number} of {signed.issuer} is signed."]
-        told += [] if serial is None else _still_issues(layout, parse_serial(serial))
+        told += [] if serial is None else _what_now(layout, parse_serial(serial))
         tell(as_json, value, *told)
 
 
-def _still_issues(layout: Layout, serial: int) -> list[str]:
-    """What is to be done about an issuing CA that is revoked, and issues on."""
+def _what_now(layout: Layout, serial: int) -> list[str]:
+    """What is to be done about an issuing CA that was active, and is revoked."""
     settings = load_settings(CaSettings, layout.settings("ca"))
     active = [item for item in settings.issuers if item.state == "active"]
     return [
-        f"{item.id} is revoked, and issues on, what nobody will believe: `ztca ca prepare --family {item.family}` and "
-        f"`ztca ca activate` another in its place, or `ztca ca retire {item.id} --force`"
+        f"{item.id} is revoked, and issues nothing any more: `ztca ca prepare --family {item.family}` and `ztca ca "
+        "activate` another in its place"
         for item in active
         if read_certificate(item.certificate).serial_number == serial
     ]
