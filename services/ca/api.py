@@ -11,7 +11,7 @@ Who may call what is decided before a body is read.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 from urllib.parse import parse_qs
 
@@ -29,6 +29,7 @@ from services.ca.wire import (
     MAX_BODY,
     CertificateRequest,
     FeedEntry,
+    IssuedCertificate,
     RevocationFeed,
     RevocationRequest,
     format_serial,
@@ -75,7 +76,7 @@ PROBLEMS: Final = ProblemTable(_ROWS)
 
 
 class CaEndpoints:
-    """The handlers over the domain."""
+    """The handlers over the domain; `issued` is told of each new certificate and its profile."""
 
     def __init__(
         self,
@@ -85,7 +86,9 @@ class CaEndpoints:
         log: RevocationLog,
         store: CaStore,
         refusals: Refusals,
+        issued: Callable[[str, IssuedCertificate], None],
     ) -> None:
+        self._issued = issued
         self._refusals = refusals
         self._issuance = issuance
         self._revoker = revoker
@@ -108,6 +111,8 @@ class CaEndpoints:
                 outcome = await self._issuance.issue(caller, wanted)
             except core.MalformedError as error:
                 raise core.BadCsrError(str(error)) from error
+        if outcome.created:
+            self._issued(wanted.profile, outcome.answer)
         return Response(201 if outcome.created else 200, outcome.answer.to_json(), [*_JSON])
 
     async def revoke(self, request: Request) -> Response:

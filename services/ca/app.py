@@ -49,6 +49,7 @@ def internal_application(core: Core, policy: CallerPolicy, metrics: HttpMetrics,
         log=core.log,
         store=core.store,
         refusals=core.refusals,
+        issued=core.warm.issued,
     )
     routes = endpoints.routes() + core.ledger.routes() + BlockListEndpoints(core.block_list, core.refusals).routes()
 

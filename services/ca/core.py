@@ -44,6 +44,7 @@ from services.ca.revocation import Revoker
 from services.ca.settings import CaSettings
 from services.ca.store import CaStore
 from services.ca.transport import ceremony_base_url
+from services.ca.warm_answers import WarmAnswers
 from services.ca.watch import IssuerWatch
 from services.chassis.database import Database
 from services.chassis.published_keys import open_published_keys
@@ -70,6 +71,7 @@ class Core:
     publisher: CrlPublisher
     responders: DelegatedResponders
     answers: OcspAnswers
+    warm: WarmAnswers
     refusals: Refusals
     expiry: ExpiryWatch
     ledger: LedgerEndpoints
@@ -145,6 +147,7 @@ class Core:
             BackgroundTask("revocation-log", self.log.run),
             BackgroundTask("ocsp-responders", self.responders.run),
             BackgroundTask("ocsp-answers", self.answers.run),
+            BackgroundTask("warm-ocsp-answers", self.warm.run),
             BackgroundTask("blocked-keys", self.block_list.run),
             BackgroundTask("refusals", self.refusals.run),
             BackgroundTask("expiry", self.expiry.run),
@@ -238,6 +241,7 @@ def build_core(
     log.subscribe(answers.take)
     revoker = Revoker(store=store, log=log, issuers=cas.keys(), clock=clock)
     counts, refused = CountStore(database, len(HORIZONS)), RefusalStore(database)
+    search = LedgerSearch(database)
     inventories = Inventories(counts, cas, hierarchy.roots, clock)
     return Core(
         store=store,
@@ -248,9 +252,10 @@ def build_core(
         publisher=publisher,
         responders=responders,
         answers=answers,
+        warm=WarmAnswers(answers, search, hierarchy, rules.profiles, clock),
         refusals=Refusals(refused, problems=PROBLEMS, clock=clock, kept_for=rules.refusals_kept),
         expiry=ExpiryWatch(counts, clock),
-        ledger=LedgerEndpoints(LedgerSearch(database), refused, inventories, clock),
+        ledger=LedgerEndpoints(search, refused, inventories, clock),
         block_list=BlockList(store=BlockListStore(database), revoker=revoker, own=own, clock=clock),
         naming=Naming(NamingStore(database)),
         watch=IssuerWatch(hierarchy, publisher),

@@ -28,6 +28,7 @@ from pkicore.ocsp import (
     build_response,
     error_response,
     issuer_hashes,
+    request_for,
     split_usual,
 )
 from services.ca.known_statuses import KnownStatuses
@@ -113,6 +114,11 @@ class OcspAnswers:
         }
 
     @property
+    def capacity(self) -> int:
+        """How many answers may be kept."""
+        return self._capacity
+
+    @property
     def kept(self) -> int:
         """How many answers are kept."""
         return len(self._kept)
@@ -141,6 +147,14 @@ class OcspAnswers:
             return None
         cert_id, nonce = parts
         return template.response(cert_id, known.der, nonce, this_update=self._known.known_at(now), produced_at=now)
+
+    async def make_ready(self, issuer: x509.Certificate, serial: int) -> bool:
+        """Have the answer to the usual request about a certificate of this issuer, whether or not anybody asks.
+
+        False where it cannot be had now.
+        """
+        request = request_for(CertId.of(issuer, serial))
+        return request in self._kept or bool((await self._made(request)).fresh_until)
 
     async def _made(self, request: bytes) -> OcspAnswer:
         try:

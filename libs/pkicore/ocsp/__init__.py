@@ -8,6 +8,7 @@ from pkicore.ocsp.request import (
     OcspRequest,
     build_request,
     issuer_hashes,
+    request_for,
 )
 from pkicore.ocsp.response import CertStatus, Responder, build_response, error_response
 from pkicore.ocsp.template import ResponseTemplate
@@ -29,6 +30,7 @@ __all__ = [
     "build_response",
     "error_response",
     "issuer_hashes",
+    "request_for",
     "split_usual",
     "verify_response",
 ]

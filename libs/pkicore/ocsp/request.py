@@ -194,6 +194,10 @@ def build_request(
     hash_name: HashName = "sha1",
 ) -> bytes:
     """An OCSPRequest in DER for one certificate; with SHA-1 and no nonce it can be cached (RFC 5019 §2.1)."""
-    request = sequence(CertId.of(issuer, certificate.serial_number, hash_name).der)
+    return request_for(CertId.of(issuer, certificate.serial_number, hash_name), nonce)
+
+
+def request_for(cert_id: CertId, nonce: bytes | None = None) -> bytes:
+    """As `build_request`, where there is a CertID already."""
     extensions = b"" if nonce is None else explicit(2, sequence(extension(NONCE_OID, octet_string(nonce))))
-    return sequence(sequence(sequence(request), extensions))
+    return sequence(sequence(sequence(sequence(cert_id.der)), extensions))
