@@ -158,6 +158,7 @@ class Core:
     def register(self, registry: CollectorRegistry) -> None:
         """Show the domain's metrics in a registry."""
         self.refusals.metrics.register(registry)
+        self.publisher.register(registry)
         self.block_list.metrics.register(registry)
         self.watch.register(registry)
         self.expiry.register(registry)

@@ -86,24 +86,25 @@ class ShardEntries:
         self._changes: list[_Run] = [_Run()]
         self._changed_holds: dict[int, Revoked] = {}
 
-    def take(self, revoked: Revoked, *, changed: bool) -> None:
-        """What happened to a certificate; `changed` where a delta must tell of it."""
-        if self._held or self._changed_holds:
-            self._held.pop(revoked.serial, None)
-            self._changed_holds.pop(revoked.serial, None)
-        if revoked.reason in _MAY_END:
-            if revoked.reason == HELD:
-                self._held[revoked.serial] = revoked
-            if changed:
-                self._changed_holds[revoked.serial] = revoked
-            return
-        hour = revoked.not_after // HOUR
-        run = self._by_hour.get(hour)
-        if run is None:
-            run = self._by_hour[hour] = _Run()
-        run.append(revoked.entry, revoked.sequence)
-        if changed:
-            self._changes[-1].append(revoked.entry, revoked.sequence)
+    def take(self, batch: Iterable[Revoked], base: int) -> None:
+        """What happened to certificates, in order; a delta must tell of what came after `base`."""
+        by_hour = self._by_hour
+        for revoked in batch:
+            if self._held or self._changed_holds:
+                self._held.pop(revoked.serial, None)
+                self._changed_holds.pop(revoked.serial, None)
+            if revoked.reason in _MAY_END:
+                if revoked.reason == HELD:
+                    self._held[revoked.serial] = revoked
+                if revoked.sequence > base:
+                    self._changed_holds[revoked.serial] = revoked
+                continue
+            hour = revoked.not_after // HOUR
+            if hour not in by_hour:
+                by_hour[hour] = _Run()
+            by_hour[hour].append(revoked.entry, revoked.sequence)
+            if revoked.sequence > base:
+                self._changes[-1].append(revoked.entry, revoked.sequence)
 
     def final(self, published: int, until: int) -> Iterator[Spliced]:
         """Final entries up to this sequence that a list needs whose predecessor was published then (RFC 5280 §3.3)."""

@@ -238,8 +238,7 @@ class CrlPublisher:
             concerned = CrlList(issuer), CrlList(issuer, shard)
             base = min(self._base(item)[1] for item in concerned)
             entries = self._entries.setdefault(issuer, {0: ShardEntries()}).setdefault(shard, ShardEntries())
-            for revoked in some:
-                entries.take(revoked, changed=revoked.sequence > base)
+            entries.take(some, base)
             if issuer not in self._cas:  # a root, or one that another process has taken up before this one
                 continue
             self._lists |= {item.path: item for item in concerned}

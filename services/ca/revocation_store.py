@@ -123,7 +123,7 @@ class RevocationStore:
         self._next_event = prepare(_move_revocation())
         self._block_key = prepare(_insert_once(blocked_keys))
         self._revocations_after = prepare(
-            sa.select(revocations)
+            sa.select(*(column for column in revocations.c if column.name in Revoked._fields))
             .where(revocations.c.sequence > sa.bindparam("after"))
             .order_by(revocations.c.sequence)
             .limit(sa.bindparam("most"))

@@ -83,7 +83,11 @@ class Standing:
         roots = read_issuers(trusted_roots(settings))
         certificates = read_issuers(trusted_issuers(settings)) | roots
         lists = LedgerLists(store)
-        crls = ledger_crls(certificates, lists, None, clock, settings.crl_max_staleness_seconds)
+        staleness, is_sharded = (
+            settings.crl_max_staleness_seconds,
+            any(item.crl_shards > 1 for item in settings.issuers),
+        )
+        crls = ledger_crls(certificates, lists, None, clock, staleness, by_certificate=is_sharded)
         return cls(credentials, certificates, crls, tuple(roots.values()), clock, lists)
 
     def subscribe(self, believe: Believe) -> None:
@@ -133,12 +137,17 @@ def ledger_crls(
     clock: Clock,
     max_staleness_seconds: int,
     on_error: Callable[[x509.Certificate, Exception], None] | None = None,
+    *,
+    by_certificate: bool = False,
 ) -> CrlCache:
-    """The newest CRL of each issuer, from the ledger; kept in a directory for others, where one is given."""
+    """The newest CRL of each issuer, from the ledger; kept in a directory for others, where one is given.
 
-    async def fetch(issuer: x509.Certificate) -> bytes:
+    `by_certificate` is for large ones: then of issuing CAs those lists are read that the certificates of peers name.
+    """
+
+    async def fetch(issuer: x509.Certificate, shard: int = 0) -> bytes:
         name = next(name for name, certificate in certificates.items() if certificate == issuer)
-        return await lists.newest(name)
+        return await lists.newest(f"{name}/{shard}" if shard else name)
 
     return CrlCache(
         list(certificates.values()),
@@ -147,6 +156,7 @@ def ledger_crls(
         clock,
         timedelta(seconds=max_staleness_seconds),
         on_error=on_error or _crl_not_taken,
+        fetch_shard=fetch if by_certificate else None,
     )
 
 

@@ -32,6 +32,7 @@ FETCH_TIMEOUT = 30.0
 """Seconds that one fetch of a CRL or staple may take."""
 
 _NEVER = datetime.min.replace(tzinfo=UTC)
+_LARGE = 1 << 20  # octets
 _SHARD = re.compile(r"/([1-9][0-9]{0,5})\Z", re.ASCII)
 _KEY_CHARACTERS = 32  # of a file's name: half of the digest of the issuer's key
 
@@ -216,19 +217,20 @@ class CrlCache:
                     der = await self._fetch_shard(issuer, wanted.shard)
                 else:
                     der = await self._fetch(issuer)
-            return self._take(wanted, issuer, der)
+            return await self._take(wanted, issuer, der)
         except Exception as error:  # noqa: BLE001 (whatever the injected fetch raises is reported, and tried again)
             self._on_error(issuer, error)
             return False
 
-    def _take(self, wanted: _List, issuer: x509.Certificate, der: bytes) -> bool:
+    async def _take(self, wanted: _List, issuer: x509.Certificate, der: bytes) -> bool:
         now = self._clock.now()
         held = self._held.get(wanted)
         if held is not None and held.crl.der == der:
             self._held[wanted] = _Held(held.crl, now)
             self._keep(wanted, None, now)
             return False
-        crl = VerifiedCrl.verify(der, issuer, now)
+        crl = await _verified(der, issuer, now)
+        held = self._held.get(wanted)
         if held is not None and crl.number <= held.crl.number:
             raise StaleStatusError(f"CRL number {crl.number} does not follow {held.crl.number}: a replay")
         self._keep(wanted, der, now)
@@ -301,3 +303,10 @@ class CrlCache:
             if now > self._expiry(held):
                 return f"the CRL of {name} was last confirmed at {held.confirmed_at:%Y-%m-%dT%H:%M:%SZ}"
         return "there are no CRLs"
+
+
+async def _verified(der: bytes, issuer: x509.Certificate, now: datetime) -> VerifiedCrl:
+    """Large lists are read beside the event loop: a million entries take a second."""
+    if len(der) < _LARGE:
+        return VerifiedCrl.verify(der, issuer, now)
+    return await asyncio.to_thread(VerifiedCrl.verify, der, issuer, now)

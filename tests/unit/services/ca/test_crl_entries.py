@@ -33,8 +33,8 @@ def _parts(octets: bytes | bytearray) -> set[str]:
 def test_an_entry_is_there_until_a_list_was_published_after_its_end() -> None:
     """By the hour: never too early, at most an hour too late."""
     entries = ShardEntries()
-    entries.take(event(1, 7, not_after=HOUR + 5), changed=False)
-    entries.take(event(2, 8, "certificateHold", not_after=HOUR + 5), changed=False)
+    entries.take([event(1, 7, not_after=HOUR + 5)], LATEST)
+    entries.take([event(2, 8, "certificateHold", not_after=HOUR + 5)], LATEST)
     assert complete(entries, HOUR + 5) == {"<7:superseded>", "<8:certificateHold>"}
     assert complete(entries, 2 * HOUR) == set()
     entries.published(0, 2 * HOUR)
@@ -44,11 +44,11 @@ def test_an_entry_is_there_until_a_list_was_published_after_its_end() -> None:
 def test_what_is_said_of_a_serial_last_is_what_stands() -> None:
     """A hold gives way to its release or to what is final; lists have one entry for it, and so has a delta."""
     entries = ShardEntries()
-    entries.take(event(1, 7, "certificateHold"), changed=True)
+    entries.take([event(1, 7, "certificateHold")], 0)
     assert complete(entries) == since(entries, 0) == {"<7:certificateHold>"}
-    entries.take(event(2, 7, "removeFromCRL"), changed=True)
+    entries.take([event(2, 7, "removeFromCRL")], 0)
     assert (complete(entries), since(entries, 0)) == (set(), {"<7:removeFromCRL>"})
-    entries.take(event(3, 7), changed=True)
+    entries.take([event(3, 7)], 0)
     assert complete(entries) == since(entries, 0) == {"<7:superseded>"}
 
 
@@ -57,7 +57,7 @@ def test_no_delta_says_less_than_what_changed_since_its_base(published: list[boo
     """Whenever lists are published between revocations, base and delta together are the complete list."""
     entries, bases, base = ShardEntries(), [(0, frozenset[str]())], 0
     for sequence, publish in enumerate(published, start=1):
-        entries.take(event(sequence, sequence), changed=sequence > base)
+        entries.take([event(sequence, sequence)], base)
         if publish:
             bases.append((sequence, frozenset(complete(entries))))
             base, known = data.draw(st.sampled_from([item for item in bases if item[0] >= base]))
