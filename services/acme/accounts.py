@@ -57,16 +57,17 @@ class Accounts:
         """Make an account for the key, or find the one it has.
 
         Raises:
-            AcmeError: badPublicKey (blocked), accountDoesNotExist, unauthorized (deactivated), userActionRequired, or a
-                contact is refused.
+            AcmeError: badPublicKey (blocked), accountDoesNotExist, unauthorized (deactivated, or blocked since),
+                userActionRequired, or a contact is refused.
         """
         members = request.members()
         only_existing = _flag(members, "onlyReturnExisting")
         agreed = _flag(members, "termsOfServiceAgreed")
-        await self._blocked.refuse_new(request.public_key)
         existing = await self._store.account_by_thumbprint(thumbprint(request.public_key))
         if existing is not None:
+            await self._blocked.refuse_account(request.public_key)
             return self._found(existing)
+        await self._blocked.refuse_new(request.public_key)
         if only_existing:
             raise AcmeError("accountDoesNotExist", "no account has this key")
         if self._rules.terms and not agreed:

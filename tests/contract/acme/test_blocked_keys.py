@@ -51,8 +51,9 @@ async def test_an_account_whose_key_becomes_blocked_is_dead(server: AcmeServer) 
         (f"{BASE}/acme/new-order", {"identifiers": [{"type": "dns", "value": "b.example"}]}),
         (str(client.kid), {"contact": ["mailto:a@b.example"]}),
         (str(client.kid), {"status": "deactivated"}),
+        (NEW_ACCOUNT, {}),
     ):
-        refused = await client.post_raw(url, payload)
+        refused = await client.post_raw(url, payload, use_jwk=url == NEW_ACCOUNT)
         assert (refused.status_code, refused.json()["type"]) == (403, f"{ERROR}unauthorized"), url
         assert "block list" in refused.json()["detail"]
     assert not restarted.ca.requests
@@ -101,6 +102,7 @@ async def test_without_the_ca_no_account_is_made_and_accounts_are_read(server: A
     client.nonces.clear()
     for _ in range(3):
         assert (await client.post_raw(str(client.kid), None)).status_code == 200
+        assert (await client.post_raw(NEW_ACCOUNT, {}, use_jwk=True)).status_code == 200
     assert restarted.ca.asked == 3, "twice for new keys; once for the account, whose every request does not wait again"
     await restarted.stop()
 
