@@ -1,12 +1,12 @@
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.support.console import ROOT, blocks, pages
+from tests.support.fork_server import fork_server
 
 OURS = "run by: tests/e2e/test_docs.py"
 PAGES = [page for page in pages() if any(block.marker == OURS for block in blocks(page))]
@@ -26,7 +26,7 @@ def test_the_commands_of_a_page_work_in_a_fresh_clone(page: Path, tmp_path: Path
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
     shutil.copy(page, clone / page.relative_to(ROOT))
     if page != ROOT / "README.md":
-        (clone / ".venv").symlink_to(sys.prefix)
+        fork_server().lay_out(clone / ".venv")
     commands = [command for block in blocks(page) if block.marker == OURS for command in block.commands]
     # Free ports, so that a deployment that is already up on this machine does not matter.
     services = ("CA", "CA_HTTP", "CA_OPS", "ACME", "ACME_OPS", "SIGNER_HSM", "SIGNER_HSM_OPS", "SIGNING", "SIGNING_OPS")

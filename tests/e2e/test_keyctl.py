@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,9 +13,9 @@ import pytest
 
 from services.signer_hsm.cli.connection import REFUSED
 from tests.support.deployment import Deployment, DnsProcess
+from tests.support.fork_server import fork_server
 from tests.support.openssl import openssl
 
-KEYCTL = Path(sys.executable).with_name("keyctl")
 CI = "spiffe://pqcpki.internal/workload/ci"
 OPERATORS = "spiffe://pqcpki.internal/operator/*"
 KEYS = f"""
@@ -52,7 +52,7 @@ endpoints = ["GET /v1/keys/{{id}}/pubkey", "POST /v1/keys/{{id}}/sign", "GET /he
 
 def keyctl(*words: str | Path) -> subprocess.CompletedProcess[str]:
     """Run `keyctl` to its end."""
-    return subprocess.run([str(KEYCTL), *map(str, words)], capture_output=True, text=True, timeout=120, check=False)
+    return fork_server().run("keyctl", [*map(str, words)], os.environ, timeout=120, check=False)
 
 
 @pytest.fixture(scope="module")

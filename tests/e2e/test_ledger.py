@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +13,8 @@ import pytest
 
 from tests.support.certbot import Certbot
 from tests.support.console import ROOT, blocks
-from tests.support.deployment import ZTCA, Deployment
+from tests.support.deployment import Deployment
+from tests.support.fork_server import fork_server
 
 MARKER = "run by: tests/e2e/test_ledger.py"
 SERVICES = "spiffe://pqcpki.internal/service/*"
@@ -22,9 +22,7 @@ SERVICES = "spiffe://pqcpki.internal/service/*"
 
 def ztca(deployment: Deployment, *arguments: str, status: int = 0) -> str:
     """What a command prints."""
-    result = subprocess.run(
-        [ZTCA, *arguments, "--dir", deployment.directory], capture_output=True, text=True, timeout=120, check=False
-    )
+    result = deployment.ztca(*arguments, "--dir", str(deployment.directory), check=False)
     assert result.returncode == status, result.stderr
     return result.stdout if status == 0 else result.stderr
 
@@ -44,7 +42,7 @@ def test_the_commands_of_the_page_work(deployment: Deployment, tmp_path: Path) -
         ["bash", "-x", "-e", "-u", "-o", "pipefail", "-c", "\n".join(commands)],
         cwd=tmp_path,
         env=os.environ
-        | {"PQCPKI_DIR": str(deployment.directory), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        | {"PQCPKI_DIR": str(deployment.directory), "PATH": f"{fork_server().commands}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
         timeout=300,

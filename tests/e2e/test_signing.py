@@ -7,7 +7,6 @@ import os
 import signal
 import ssl
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -33,10 +32,10 @@ from services.signing.verification import VerificationError, verify_hybrid
 from tests.support.ci_tokens import AUDIENCE, GITHUB, KEY, ci_token, write_keys
 from tests.support.console import ROOT, blocks
 from tests.support.deployment import Deployment, DnsProcess, is_running
+from tests.support.fork_server import fork_server
 from tests.support.oidc_simulator import CLIENT, OidcSimulator, oidc_simulator_in_thread
 from tests.support.openssl import openssl
 
-PQCSIGN = Path(sys.executable).with_name("pqcsign")
 PATIENCE_SECONDS = 120.0
 ES256 = "default.artefact-es256"
 ATTESTING = "default.attestation-es256", "default.attestation-mldsa65"
@@ -117,14 +116,8 @@ def pqcsign(
     deployment: Deployment, *arguments: str | Path, check: bool = True, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run `pqcsign` to its end."""
-    result = subprocess.run(
-        [PQCSIGN, *map(str, arguments)],
-        env={**deployment.environment, **(environment or {})},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-        check=False,
-    )
+    whole = {**deployment.environment, **(environment or {})}
+    result = fork_server().run("pqcsign", [*map(str, arguments)], whole, timeout=PATIENCE_SECONDS, check=False)
     assert result.returncode == 0 or not check, result.stdout + result.stderr
     return result
 
@@ -368,7 +361,7 @@ def test_the_keys_stay_at_signer_hsm(running: Deployment) -> None:
 @pytest.mark.parametrize("name", ["README.md", "operations.md"])
 def test_the_commands_of_a_page_work(running: Deployment, tmp_path: Path, name: str) -> None:
     """Whoever types the commands of a page of docs/signing, in order, meets no error."""
-    (tmp_path / ".venv").symlink_to(ROOT / ".venv")
+    fork_server().lay_out(tmp_path / ".venv")
     (tmp_path / "pki").symlink_to(running.directory)
     (tmp_path / "config").mkdir()
     marker = "run by: tests/e2e/test_signing.py"

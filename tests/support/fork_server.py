@@ -2,6 +2,7 @@
 
 Importing is most of what a short command costs. What runs here is the same program in a real process, with its own
 environment, descriptors, signals and exit status; `ztca up`, the README's commands and the demo are started as usual.
+Shells find the commands in `commands`.
 
 Run as a program, this module is the process that forks: it ends with its standard input.
 """
@@ -14,6 +15,7 @@ import gc
 import importlib
 import json
 import os
+import pkgutil
 import runpy
 import select
 import signal
@@ -25,18 +27,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from tests.support.remembered_scrypt import Memory
-
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 120.0
-ZTCA = "ztca"
-PRELOADED = (
-    "services.acme.app",
-    "services.ca.app",
-    "services.signer_hsm.admin",
-    "services.signer_hsm.app",
-    *(f"services.ca.cli.{name}" for name in ("audit", "certificates", "endpoints", "init", "keys", "probe", "ca")),
-)
+COMMANDS = {"ztca": "services.ca.cli", "keyctl": "services.signer_hsm.cli", "pqcsign": "services.signing.cli"}
+PRELOADED = ("services.acme.app", "services.ca.app", "services.signer_hsm.admin", "services.signer_hsm.app")
+_LAUNCHER = """#!{python} -SE
+import sys
+sys.path.insert(0, {root!r})
+from tests.support.fork_server import become
+become({path!r}, {name!r})
+"""
 _MAX_REQUEST = 1 << 20
 
 
@@ -87,18 +87,31 @@ class ForkServer:
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == b"ready\n"
 
+    @functools.cached_property
+    def commands(self) -> Path:
+        """A directory with `ztca`, `keyctl` and `pqcsign` for shells; forked processes do their work."""
+        directory = Path(self._directory.name, "bin")
+        directory.mkdir()
+        for name in COMMANDS:
+            file = directory / name
+            file.write_text(_LAUNCHER.format(python=sys.executable, root=str(ROOT), path=self._path, name=name))
+            file.chmod(0o700)
+        return directory
+
+    def lay_out(self, environment: Path) -> None:
+        """Make a virtual environment like this one, but with these commands."""
+        (environment / "bin").mkdir(parents=True)
+        here = Path(sys.prefix)
+        for path in (*(path for path in here.iterdir() if path.name != "bin"), *(here / "bin").iterdir()):
+            ours = self.commands / path.name if path.name in COMMANDS else path
+            (environment / path.relative_to(here)).symlink_to(ours)
+
     def start(
         self, program: str, arguments: Sequence[str], environment: Mapping[str, str], stdout: IO[Any], stderr: IO[Any]
     ) -> Forked:
-        """Start `ztca`, or a module as by `python -m`."""
-        request = {"program": program, "arguments": list(arguments), "environment": dict(environment)}
-        connection = socket.socket(socket.AF_UNIX)
-        connection.settimeout(START_SECONDS)
-        connection.connect(self._path)
-        document = json.dumps({**request, "directory": os.getcwd()}).encode()  # noqa: PTH109 - a word on the wire
-        socket.send_fds(connection, [len(document).to_bytes(4, "big")], [stdout.fileno(), stderr.fileno()])
-        connection.sendall(document)
-        return Forked(connection)
+        """Start one of the commands, or a module as by `python -m`."""
+        with Path(os.devnull).open("rb") as null:
+            return _forked(self._path, program, arguments, environment, (null, stdout, stderr))
 
     def run(
         self, program: str, arguments: Sequence[str], environment: Mapping[str, str], *, timeout: float, check: bool
@@ -123,6 +136,34 @@ class ForkServer:
         """End it, and what it has forked runs on."""
         self._process.communicate()
         self._directory.cleanup()
+
+
+def _forked(
+    path: str, program: str, arguments: Sequence[str], environment: Mapping[str, str], standard: Sequence[IO[Any]]
+) -> Forked:
+    """Ask for a process that has our directory, file mode mask and three of our descriptors."""
+    os.umask(mask := os.umask(0o077))
+    here = {"directory": os.getcwd(), "mask": mask}  # noqa: PTH109 - a word on the wire
+    request = {"program": program, "arguments": list(arguments), "environment": dict(environment), **here}
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(START_SECONDS)
+    connection.connect(path)
+    document = json.dumps(request).encode()
+    socket.send_fds(connection, [len(document).to_bytes(4, "big")], [one.fileno() for one in standard])
+    connection.sendall(document)
+    return Forked(connection)
+
+
+def become(path: str, name: str) -> None:
+    """Be a command: a forked process does it, gets our signals, and we end as it does; `up` is started as usual."""
+    if sys.argv[1:2] == ["up"]:
+        real = str(Path(sys.executable).with_name(name))
+        os.execv(real, [real, *sys.argv[1:]])  # noqa: S606 - no shell is wanted
+    forked = _forked(path, name, sys.argv[1:], os.environ, (sys.stdin, sys.stdout, sys.stderr))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda received, _frame: forked.send_signal(received))
+    status = forked.wait()
+    raise SystemExit(status if status >= 0 else 128 - status)
 
 
 @functools.cache
@@ -167,7 +208,7 @@ class _Forking:
 
     def _fork(self) -> dict[str, Any] | None:
         connection, _ = self._listener.accept()
-        head, descriptors, _, _ = socket.recv_fds(connection, 4, 2)
+        head, descriptors, _, _ = socket.recv_fds(connection, 4, 3)
         document = bytearray()
         while len(document) < int.from_bytes(head, "big"):
             document += connection.recv(_MAX_REQUEST)
@@ -188,8 +229,7 @@ class _Forking:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for other in (self._listener, *self._running.values()):
             other.close()
-        null = os.open(os.devnull, os.O_RDONLY)
-        for descriptor, standard in zip((null, *descriptors), range(3), strict=True):
+        for descriptor, standard in zip(descriptors, range(3), strict=True):
             os.dup2(descriptor, standard)
             os.close(descriptor)
         for descriptor in (self._woken, self._waker):
@@ -213,18 +253,25 @@ def _run(request: Mapping[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["directory"])
+    os.umask(request["mask"])
     program = request["program"]
     sys.argv = [program, *request["arguments"]]
-    if program == ZTCA:
-        importlib.import_module("services.ca.cli").main(prog_name=ZTCA)
+    if program in COMMANDS:
+        importlib.import_module(COMMANDS[program]).main(prog_name=program)
     else:
         runpy.run_module(program, run_name="__main__", alter_sys=True)
 
 
 def main() -> None:
     """Load everything, then fork."""
+    from tests.support.remembered_scrypt import Memory  # not for the launchers, which load as little as they can
+
     Memory(Path(sys.argv[1]).parent).install()
-    for module in PRELOADED:
+    packages = [importlib.import_module(package) for package in COMMANDS.values()]
+    commands = [
+        one.name for package in packages for one in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")
+    ]
+    for module in (*PRELOADED, *commands):
         importlib.import_module(module)
     gc.freeze()
     with socket.socket(socket.AF_UNIX) as listener:
