@@ -247,8 +247,8 @@ class RootRollover:
         )
         raise CeremonyError(
             f"certificates below {item.id} are valid until {_minute(max(one.last for one in found))} UTC, and would be "
-            f"trusted no more, nor would what was signed with them: {hanging}. Have them renewed, or wait: superseded, "
-            f"{item.id} certifies nothing. Or say --force"
+            f"trusted no more, nor would what was signed with them: {hanging}. Wait: superseded, {item.id} "
+            "certifies nothing more. Or have them renewed and revoke them, or say --force"
         )
 
     def _identities(self, settings: CaSettings) -> Iterator[Path]:

@@ -333,7 +333,7 @@ async def test_a_root_is_retired_when_nothing_needs_it(
         await roots.retire(OLD_ROOT)
     assert re.search(
         rf"valid until 2034-12-30 22:59 UTC.*: 1 sub-ca of {OLD_ROOT} until 2034-12-30 22:59, "
-        rf"\d client of {OLD} until .*, \d service of {OLD} until .* wait: superseded, {OLD_ROOT} certifies nothing",
+        rf"\d client of {OLD} until .*, \d service of {OLD} until .*Wait: superseded, {OLD_ROOT} certifies nothing",
         str(caught.value),
     ), caught.value
     assert (await roots.retire(OLD_ROOT, force=True)).changed
