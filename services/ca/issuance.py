@@ -13,8 +13,7 @@ and no request stuck: at the next start, or when the request comes again, the *r
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
@@ -119,7 +118,7 @@ class SerialPool:
 class Issuance:
     """The nine steps over one store and the issuing CAs of this process."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what issuing takes, each by its name
         self,
         *,
         store: CaStore,
@@ -298,7 +297,7 @@ class Issuance:
             await self._store.store_certificate(intent.serial, der, event)  # 9
         except ConflictError:
             return await self._stored(intent)
-        return self._answer(intent, der)
+        return self._answer(intent, certificate.public_bytes(Encoding.PEM))
 
     def _verify_timestamp(self, certificate: x509.Certificate, ca: IssuingCa) -> None:
         if sct_list_of(certificate.tbs_certificate_bytes) is None:
@@ -320,7 +319,7 @@ class Issuance:
         row = await self._store.by_serial(intent.serial)
         if row is None or row.certificate is None:
             raise RuntimeError("a completed intent has no certificate")
-        return self._answer(intent, row.certificate)
+        return self._answer(intent, pem_join("CERTIFICATE", row.certificate))
 
     async def _earlier(self, request: IssuanceRequest) -> Outcome:
         """What this idempotency key stands for, completed if it was left behind."""
@@ -330,30 +329,36 @@ class Issuance:
         if row.intent.issuer not in self._cas:
             raise IdempotencyConflictError("this idempotency key stands for a certificate of long ago; use a new one")
         if row.certificate is not None:
-            return Outcome(self._answer(row.intent, row.certificate), created=False)
+            return Outcome(self._answer(row.intent, pem_join("CERTIFICATE", row.certificate)), created=False)
         if row.revoked_at is not None:
             raise RevokedIntentError("this request was revoked before it was completed; ask anew")
         if row.blocked:
             raise BlockedKeyError(_BLOCKED)
         return Outcome(await self._complete(row.intent), created=False)
 
-    def _answer(self, intent: Intent, der: bytes) -> IssuedCertificate:
-        certificate = pem_join("CERTIFICATE", der).decode()
+    def _answer(self, intent: Intent, pem: bytes) -> IssuedCertificate:
+        certificate = pem.decode()
         chain = certificate + self._cas[intent.issuer].chain_pem
         return IssuedCertificate(format_serial(intent.serial), certificate, chain, intent.not_after)
 
-    @asynccontextmanager
-    async def _alone(self, caller: str, idempotency_key: str) -> AsyncIterator[None]:
-        """One at a time per idempotency key, so that no bytes are signed twice."""
-        key = caller, idempotency_key
-        while (other := self._running.get(key)) is not None:
+    def _alone(self, caller: str, idempotency_key: str) -> "_Turn":
+        return _Turn(self._running, (caller, idempotency_key))
+
+
+class _Turn:
+    """One at a time per idempotency key, so that no bytes are signed twice."""
+
+    def __init__(self, running: dict[tuple[str, str], asyncio.Future[None]], key: tuple[str, str]) -> None:
+        self._running = running
+        self._key = key
+
+    async def __aenter__(self) -> None:
+        while (other := self._running.get(self._key)) is not None:
             await asyncio.wait([other])
-        mine = self._running[key] = asyncio.get_running_loop().create_future()
-        try:
-            yield
-        finally:
-            del self._running[key]
-            mine.set_result(None)
+        self._running[self._key] = asyncio.get_running_loop().create_future()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._running.pop(self._key).set_result(None)
 
 
 def _request_hash(request: IssuanceRequest) -> bytes:

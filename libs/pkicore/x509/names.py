@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TypeAlias
 
@@ -78,6 +79,7 @@ class Names:
         ]
 
 
+@lru_cache(maxsize=512)  # each name of a request is looked at several times
 def canonical_dns(name: str) -> str:
     """A DNS name in lower case without trailing dot; `*` may be the leftmost label only (RFC 5280 §4.2.1.6, RFC 9525).
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from sqlalchemy import Delete, Insert, Integer, LargeBinary, Select, String, Update
 from sqlalchemy.engine.interfaces import Dialect
@@ -82,8 +82,7 @@ def _kind(name: str, column_type: TypeEngine[Any]) -> type:
     raise TypeError(f"{name} is {column_type!r}; use TEXT, BIGINT, INTEGER or BLOB columns")
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(NamedTuple):
     """One statement of a unit.
 
     Attributes:
@@ -114,8 +113,7 @@ class AuditEvent:
     logged: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Unit:
+class Unit(NamedTuple):
     """Writes and audit events that become durable together or not at all.
 
     Attributes:
@@ -129,8 +127,7 @@ class Unit:
     audit: Sequence[AuditEvent] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class BoundWrite:
+class BoundWrite(NamedTuple):
     """A write whose parameters have been checked and put in order."""
 
     sql: str
@@ -138,8 +135,7 @@ class BoundWrite:
     expect: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class BoundUnit:
+class BoundUnit(NamedTuple):
     """A unit ready for the engine."""
 
     label: str
