@@ -261,7 +261,7 @@ class RevocationStore:
         return Write(self._next_crl, params | renamed, 1)
 
 
-_WHOLE: Final = 1 << 16  # octets from which a list is stored without its final entries
+_WHOLE: Final = 1 << 14  # octets from which a list is stored without its final entries
 _CRL: Final = StoredCrl.__slots__
 
 

@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from pkicore.crl import VerifiedCrl
+from pkicore.clock import unix
+from pkicore.crl import Revocation, VerifiedCrl, encode_entry
 from services.ca.errors import AlreadyRevokedError
+from services.ca.revocation_store import Revoked
 from services.ca.selection import SelectionRequest, Selector
 from services.ca.wire import RevocationAnswer, RevocationRequest, parse_serial
+from services.chassis.database import AuditEvent
 from tests.support.ca_world import ACME, OPERATOR, CaWorld
+from tests.support.ledger_rows import Row, add_rows, rows_of
 
 ISSUER = "issuing-ecdsa"
 PERIOD = Selector(issued_from=0, issued_to=1 << 40, profile="server")
@@ -97,3 +101,22 @@ async def test_a_hold_by_one_is_released_by_the_other(replicas: tuple[CaWorld, C
     )
     (row,) = await one.core.store.revocations_after(0, 10)
     assert (row.sequence, row.reason) == (2, "removeFromCRL")
+
+
+async def test_a_replica_has_the_large_lists_of_the_other_octet_for_octet(replicas: tuple[CaWorld, CaWorld]) -> None:
+    """The database has them without their entries, which it has already; both engines put them in in one order."""
+    one, other = replicas
+    ends = unix(one.clock.now()) + 86_400
+    rows = rows_of(480, Row([("dns", "a.example.org")], key=b"k", not_after=ends), not_after=997)
+    for serial in await add_rows(one.database, rows):
+        candidate = await one.core.store.candidate(int(serial, 16))
+        assert candidate is not None
+        entry = encode_entry(Revocation(candidate.serial, one.clock.now(), "superseded"))
+        happened = Revoked(0, candidate.serial, ISSUER, ends, "superseded", candidate.not_after, entry)
+        await one.core.store.record(candidate, happened, AuditEvent("certificate.revoked", "test", {}))
+    await one.publish()
+    row, published = await other.core.store.crl_row(ISSUER), one.core.publisher.newest(ISSUER)
+    assert row is not None
+    assert published is not None
+    assert (row.is_whole, len(row.der) < 1000 < len(published.der)) == (False, True)
+    assert await other.core.store.crl(ISSUER) == published

@@ -13,9 +13,12 @@ from cryptography import x509
 
 from pkicore.clock import from_unix, unix
 from pkicore.crl import Revocation, encode_entry
-from pkicore.errors import KeyUnavailableError, MalformedError
+from pkicore.errors import KeyUnavailableError, MalformedError, RevokedError
+from pkicore.mtls.peer import IssuedBy, key_hash
+from pkicore.mtls.revocation import ListMissingError
 from services.ca.crl_pace import Pace
 from services.ca.publication import CrlPublisher
+from services.ca.transport import LedgerLists, ledger_crls
 from services.ca.wire import RevocationRequest, format_serial, parse_serial
 from services.chassis.audit import audit_records
 from tests.support.ca_world import OPERATOR, CaWorld
@@ -24,7 +27,7 @@ from tests.support.pki import MemoryKey, make_hierarchy
 
 ISSUER = "issuing-ecdsa"
 DELTA = f"{ISSUER}/delta"
-MANY = 1700  # entries from which a list is stored without them
+MANY = 430  # entries from which a list is stored without them
 EVENT = "crl.published"
 DAY = 86_400
 
@@ -155,6 +158,23 @@ async def test_a_list_that_another_process_published_is_followed_by_one_with_eve
     assert serial in serials_of(large.core.publisher, ISSUER)
     assert serials_of(large.core.publisher, ISSUER) == serials_of(other.core.publisher, ISSUER)
     await other.close()
+
+
+async def test_the_ca_holds_the_shards_that_its_peers_name(large: CaWorld) -> None:
+    """From the publisher's memory, or from the database before there is one; the complete list it does not read."""
+    for publisher in (None, large.core.publisher):
+        lists = LedgerLists(large.core.store, publisher)
+        crls = ledger_crls({ISSUER: large.issuer()}, lists, None, large.clock, 3600, by_certificate=True)
+        await crls.refresh()
+        assert crls.newest() == ()
+        issuer = large.families["ecdsa"].issuing
+        link = IssuedBy(key_hash(large.issuer()), (1 << 120) + 1, (issuer.shard_url(2),))
+        with pytest.raises(ListMissingError) as missing:
+            crls.check([link])
+        await crls.take_up(missing.value)
+        assert [crl.der for crl in crls.newest()] == [der_of(large.core.publisher, f"{ISSUER}/2")]
+        with pytest.raises(RevokedError):
+            crls.check([link])
 
 
 @pytest.fixture
