@@ -12,6 +12,7 @@ from services.ca.app import MIGRATIONS
 from services.ca.ledger.refusals import first_id
 from services.ca.ledger.store.counts import CountStore, Ending, Live, ending_statement, live_statement
 from services.ca.ledger.store.refusals import RefusalStore
+from services.ca.ledger.store.standing import Standing, StandingStore
 from services.ca.ledger.wire import RefusalEntry
 from services.ca.schema import revocations
 from services.chassis.database import Database, Unit, Write
@@ -64,6 +65,25 @@ async def test_a_count_reads_indexes(database: Database, empty_url: str, what: s
     await add_rows(database, [Row()] * 100)
     statement = database.prepare(ending_statement(1) if what == "ending" else live_statement())
     assert_indexed(await plan_of(empty_url, statement, statement.bind({"now": NOW, "before_0": NOW + DAY})))
+
+
+async def test_what_stands_below_an_issuer_is_told_by_profile(database: Database) -> None:
+    """How many are in force, and when the last one ends; what is recorded counts, since it may be signed."""
+    rows = [
+        Row(not_after=NOW - 1),
+        Row(not_after=NOW),
+        Row(not_after=NOW + DAY, signed=False),
+        Row(not_after=NOW + 9 * DAY),
+        Row(not_after=NOW + 8 * DAY),
+        Row(not_after=NOW + 5, profile="client"),
+        Row(not_after=NOW + 6, issuer="issuing-other"),
+    ]
+    serials = await add_rows(database, rows)
+    await revoke(database, serials[3], 1, "superseded")
+    await revoke(database, serials[4], 2, "removeFromCRL")
+    server = Standing("issuing-ecdsa", "server", 3, NOW + 8 * DAY)
+    expected = [Standing("issuing-ecdsa", "client", 1, NOW + 5), server]
+    assert await StandingStore(database).below(["issuing-ecdsa", "issuing-none"], NOW) == expected
 
 
 def refusal(at: int, number: int) -> RefusalEntry:
