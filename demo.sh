@@ -241,6 +241,5 @@ if [ $STAY = yes ]; then
         echo "Try:             REQUESTS_CA_BUNDLE=$(endpoint tls_ca_bundle) certbot certonly --server $(endpoint acme_directory) ..."
     } | saw
     wait "$UP_PID"
-else
-    step "Done after $SECONDS s. Stopping the services."
 fi
+step "Done after $SECONDS s. Stopping the services."
