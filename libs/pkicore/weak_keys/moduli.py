@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
@@ -39,6 +40,7 @@ _M: Final = _M1 * _M2 * _M3
 _SQUARES_1, _SQUARES_2, _SQUARES_3 = _squares_modulo(_M1), _squares_modulo(_M2), _squares_modulo(_M3)
 
 
+@lru_cache(maxsize=8)  # a key is looked at in its request, and again in its certificate
 def check_modulus(modulus: int) -> None:
     """Refuse an RSA modulus whose factors can be found.
 

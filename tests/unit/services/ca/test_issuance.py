@@ -1,8 +1,10 @@
 import asyncio
 import hashlib
+import sys
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from types import FrameType
 
 import pytest
 from cryptography import x509
@@ -64,6 +66,26 @@ async def test_a_certificate_verifies_up_to_its_root(world: CaWorld) -> None:
     verify_chain(leaf, tuple(above), (root,), world.clock.now(), "server")
     assert root not in above
     assert f"{leaf.serial_number:x}" == answer.serial
+
+
+async def test_what_stays_the_same_is_made_once(world: CaWorld) -> None:
+    """No key is loaded, no chain parsed, no SQL compiled and no extension encoded for another certificate of a kind."""
+    await world.issue("a.example")
+    called: set[str] = set()
+
+    def seen(frame: FrameType, event: str, function: object) -> None:
+        called.add(frame.f_code.co_name if event == "call" else str(getattr(function, "__name__", "")))
+
+    sys.setprofile(seen)
+    try:
+        await world.issue("b.example", idempotency_key="order-2")
+    finally:
+        sys.setprofile(None)
+    assert {"fill", "fits", "certify", "load_der_x509_csr"} <= called
+    assert called.isdisjoint(
+        {"load_pem_private_key", "load_der_private_key", "unseal", "load_chain", "load_pem_x509_certificates"}
+    )
+    assert called.isdisjoint({"compile_statement", "create_x509_certificate", "key_usage_of"})
 
 
 async def test_the_family_of_the_key_chooses_the_issuer(world: CaWorld) -> None:
