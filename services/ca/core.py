@@ -229,16 +229,7 @@ def build_core(
         caller=own,
         clock=clock,
     )
-    answers = OcspAnswers(
-        store=store,
-        issuers={name: ca.issuer.certificate for name, ca in cas.items()},
-        responders=responders,
-        clock=clock,
-        lifetime=rules.ocsp_lifetime,
-        capacity=rules.ocsp_cache_entries,
-        archive=rules.ocsp_archive,
-        log_age=log.age,
-    )
+    answers = _answers(store, hierarchy, responders, rules, clock, log)
     log.subscribe(answers.take)
     revoker = Revoker(store=store, log=log, issuers=cas.keys(), clock=clock)
     counts, refused = CountStore(database, len(HORIZONS)), RefusalStore(database)
@@ -262,6 +253,26 @@ def build_core(
         watch=IssuerWatch(hierarchy, publisher),
         clock=clock,
         certificate_log=certificate_log,
+    )
+
+
+def _answers(
+    store: CaStore,
+    hierarchy: Hierarchy,
+    responders: DelegatedResponders,
+    rules: CoreRules,
+    clock: Clock,
+    log: RevocationLog,
+) -> OcspAnswers:
+    return OcspAnswers(
+        store=store,
+        issuers={name: ca.issuer.certificate for name, ca in hierarchy.cas.items()},
+        responders=responders,
+        clock=clock,
+        lifetime=rules.ocsp_lifetime,
+        capacity=rules.ocsp_cache_entries,
+        archive=rules.ocsp_archive,
+        log_age=log.age,
     )
 
 
