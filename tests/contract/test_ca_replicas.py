@@ -107,14 +107,15 @@ async def test_a_replica_has_the_large_lists_of_the_other_octet_for_octet(replic
     """The database has them without their entries, which it has already; both engines put them in in one order."""
     one, other = replicas
     ends = unix(one.clock.now()) + 86_400
-    rows = rows_of(480, Row([("dns", "a.example.org")], key=b"k", not_after=ends), not_after=997)
+    rows = rows_of(400, Row([("dns", "a.example.org")], key=b"k", not_after=ends), not_after=997)
     for serial in await add_rows(one.database, rows):
         candidate = await one.core.store.candidate(int(serial, 16))
         assert candidate is not None
         entry = encode_entry(Revocation(candidate.serial, one.clock.now(), "superseded"))
         happened = Revoked(0, candidate.serial, ISSUER, ends, "superseded", candidate.not_after, entry)
         await one.core.store.record(candidate, happened, AuditEvent("certificate.revoked", "test", {}))
-    await one.publish()
+    for _ in range(2):  # the first attempt finds that the other published as it started
+        await one.publish()
     row, published = await other.core.store.crl_row(ISSUER), one.core.publisher.newest(ISSUER)
     assert row is not None
     assert published is not None
