@@ -39,7 +39,7 @@ from services.chassis.audit.verification import (
 )
 from services.chassis.audit.whole import export_log
 from services.chassis.database import Database, parse_url
-from services.chassis.errors import ChassisError
+from services.chassis.errors import ChassisError, UnavailableError
 from services.chassis.paths import plain_path
 
 _SQLITE: Final = b"SQLite format 3\0"
@@ -287,18 +287,36 @@ async def _verify_database(url: str, archives: Path | None, evidence: Evidence) 
 
 @contextmanager
 def _writable(url: str) -> Iterator[str]:
-    """SQLite writes beside the file that it reads: of one on a medium that is read-only, a copy is read."""
+    """SQLite writes beside the file that it reads: of one on a medium that is read-only, a copy is read.
+
+    So it is of a link: a copy of a state directory is from anywhere, and no file outside of it is to be touched.
+    """
     parsed = parse_url(url)
     path = Path(str(parsed.database))
-    if parsed.drivername != "sqlite" or not path.exists() or os.access(path.parent, os.W_OK):
+    if parsed.drivername != "sqlite" or not path.exists():
         yield url
         return
+    _require_sqlite(path)
+    if os.access(path.parent, os.W_OK) and not path.is_symlink():
+        yield url
+        return
+    path = path.resolve()
     with tempfile.TemporaryDirectory(prefix="ztca-audit-") as directory:
         for suffix in ("", "-wal"):
             part = path.with_name(path.name + suffix)
             if part.exists():
                 shutil.copyfile(part, Path(directory, part.name))
         yield _sqlite_url(Path(directory, path.name))
+
+
+def _require_sqlite(path: Path) -> None:
+    """A database that is opened is made its owner's alone; no other file is opened as one."""
+    if not path.is_file():
+        raise UnavailableError(f"cannot open the database {path}: it is no plain file")
+    with path.open("rb") as file:
+        start = file.read(len(_SQLITE))
+    if start and start != _SQLITE:  # an empty file is an empty database
+        raise UnavailableError(f"cannot open the database {path}: file is not a database")
 
 
 def _trusted_key(layout: Layout, service: str) -> PublicKey | None:

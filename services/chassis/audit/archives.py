@@ -67,6 +67,8 @@ def read_head(file: SegmentFile) -> Segment:
         AuditError: it is none, or one of other records than the name says.
         OSError: it cannot be read.
     """
+    if file.path.exists() and not file.path.is_file():  # a pipe would be waited for
+        raise AuditError(f"{file.path.name} is no plain file", file.first)
     if file.is_tombstone:
         with file.path.open("rb") as lines:
             return _named(file, next(bounded_lines(lines), b""))

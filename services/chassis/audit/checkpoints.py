@@ -53,6 +53,8 @@ def checkpoint_file(path: Path) -> CheckpointFile:
     found, unfinished = list[Checkpoint](), 0
     if not path.exists():
         return CheckpointFile(found, unfinished)
+    if not path.is_file():  # a pipe would be waited for
+        raise AuditError(f"{path.name} is no plain file")
     with path.open("rb") as file:
         for number, line in enumerate(bounded_lines(file), start=1):
             if line.endswith(b"\n"):

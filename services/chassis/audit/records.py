@@ -1,6 +1,7 @@
 """The records that are in the database, and their export as lines."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Final
 
 import orjson
@@ -20,9 +21,9 @@ async def audit_head(database: Database) -> ChainHead:
 
     Raises:
         UnavailableError: the database cannot be read.
+        AuditError: it is no end that a service writes.
     """
-    row = await database.fetch_one(database.prepare(SELECT_PRESENT_HEAD))
-    return ChainHead(row["sequence"], row["hash"]) if row else GENESIS
+    return _head(await database.fetch_one(database.prepare(SELECT_PRESENT_HEAD)))
 
 
 async def audit_base(database: Database) -> ChainHead:
@@ -30,15 +31,15 @@ async def audit_base(database: Database) -> ChainHead:
 
     Raises:
         UnavailableError: the database cannot be read.
+        AuditError: it is no end that a service writes.
     """
-    row = await database.fetch_one(database.prepare(SELECT_BASE))
-    return ChainHead(row["sequence"], row["hash"]) if row else GENESIS
+    return _head(await database.fetch_one(database.prepare(SELECT_BASE)))
 
 
 async def audit_records(
     database: Database, base: ChainHead | None = None, last: int = _END
-) -> AsyncIterator[StoredRecord]:
-    """Every record in the database, first to last, one snapshot; nothing is verified.
+) -> AsyncGenerator[StoredRecord, None]:
+    """Every record in the database, first to last, one snapshot; nothing is verified. Who stops early closes it.
 
     Args:
         database: Holds the log.
@@ -51,10 +52,11 @@ async def audit_records(
     """
     base = await audit_base(database) if base is None else base
     previous = base.hash
-    async for row in database.scan(database.prepare(SELECT_RECORDS), after=base.sequence, to=last):
-        stored = stored_record(row, previous)
-        yield stored
-        previous = stored.hash
+    async with aclosing(database.scan(database.prepare(SELECT_RECORDS), after=base.sequence, to=last)) as rows:
+        async for row in rows:
+            stored = stored_record(row, previous)
+            yield stored
+            previous = stored.hash
 
 
 async def export_audit(database: Database, base: ChainHead | None = None) -> AsyncIterator[bytes]:
@@ -64,8 +66,9 @@ async def export_audit(database: Database, base: ChainHead | None = None) -> Asy
         UnavailableError: the database cannot be read.
         AuditError: a record is not as records are written.
     """
-    async for stored in audit_records(database, base):
-        yield export_line(stored)
+    async with aclosing(audit_records(database, base)) as records:
+        async for stored in records:
+            yield export_line(stored)
 
 
 def stored_record(row: Row, previous: bytes) -> StoredRecord:
@@ -85,6 +88,14 @@ def stored_record(row: Row, previous: bytes) -> StoredRecord:
     if not isinstance(detail, dict) or canonical_json(detail).decode() != row["detail"]:
         raise AuditError(f"record {sequence} was changed: its detail is not in canonical form", sequence)
     return StoredRecord(AuditRecord(sequence, row["at"], row["event"], row["actor"], detail), previous, row["hash"])
+
+
+def _head(row: Row | None) -> ChainHead:
+    if row is None:
+        return GENESIS
+    if type(row["sequence"]) is not int or type(row["hash"]) is not bytes:
+        raise AuditError("the head of the log was changed: it is no number and hash")
+    return ChainHead(row["sequence"], row["hash"])
 
 
 def _whole(value: object) -> int | None:

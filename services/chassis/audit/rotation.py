@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -230,11 +231,12 @@ class Archiver:
         writer = await asyncio.to_thread(ArchiveWriter, self._rules.directory, head)
         try:
             batch: list[StoredRecord] = []
-            async for stored in audit_records(self._database, head.start, head.last):
-                batch.append(stored)
-                if len(batch) == _AT_ONCE:
-                    await asyncio.to_thread(writer.add, batch)
-                    batch = []
+            async with aclosing(audit_records(self._database, head.start, head.last)) as records:
+                async for stored in records:
+                    batch.append(stored)
+                    if len(batch) == _AT_ONCE:
+                        await asyncio.to_thread(writer.add, batch)
+                        batch = []
             await asyncio.to_thread(writer.add, batch)
             self._observer("written")
             await asyncio.to_thread(writer.finish)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -136,16 +137,24 @@ async def _verify_rows(database: Database, base: ChainHead, evidence: Evidence, 
         if sequence > base.sequence:
             chain.expect(ChainHead(sequence, after))
     told, tombstone = base == GENESIS, walk.tombstone if walk else None
-    async for stored in audit_records(database, base):
-        chain.take(stored)
-        told = told or says(stored, ARCHIVED, base)
-        if tombstone is not None and says(stored, REMOVED, tombstone.end):
-            tombstone = None
+    at_claimed = base
+    async with aclosing(audit_records(database, base)) as records:
+        async for stored in records:
+            chain.take(stored)
+            told = told or says(stored, ARCHIVED, base)
+            if tombstone is not None and says(stored, REMOVED, tombstone.end):
+                tombstone = None
+            if stored.record.sequence == claimed.sequence:
+                at_claimed = stored.head
     head = chain.finish()
     if head.sequence < claimed.sequence:
         raise AuditError(
             f"record {head.sequence + 1} is missing: the log went on to {claimed.sequence}", head.sequence + 1
         )
+    if not same_head(at_claimed, claimed):
+        is_gone = claimed == GENESIS
+        what = f"record {claimed.sequence} is not the one that the head of the log names"
+        raise AuditError("the head of the log is gone" if is_gone else what, claimed.sequence or head.sequence)
     if not told:
         raise AuditError(f"record {base.sequence} is missing: no record says that it was archived", base.sequence)
     if tombstone is not None:
@@ -192,23 +201,27 @@ class ArchiveWalk:
         files = segment_files(directory)
         present = {(file.first, file.last) for file in files if not file.is_tombstone}
         for file in files:
-            segment = read_head(file)
-            self._evidence.verify_segment(segment)
-            if segment.first > self.head.sequence + 1:
-                missing = self.head.sequence + 1
-                raise AuditError(f"record {missing} is missing: {file.path.name} begins with {segment.first}", missing)
-            if segment.first == self.head.sequence + 1 and not same_head(segment.start, self.head):
-                raise AuditError(f"{file.path.name} is not chained to what is before it", segment.first)
-            if not file.is_tombstone:
-                yield from self._archived(file, segment)
-            elif (file.first, file.last) in present:
-                self._evidence.notices.append(f"{file.path.name}: the removal was cut short, the archive is there")
-            elif segment.last > self.head.sequence:
-                self._evidence.removed(segment)
-                self._chain.jump(segment.end)
-                self.tombstone = segment
-                yield segment
-            self.ends[segment.last] = segment.after
+            with _located(lambda: self.head):
+                yield from self._file(file, present)
+
+    def _file(self, file: SegmentFile, present: Collection[tuple[int, int]]) -> Iterator[StoredRecord | Segment]:
+        segment = read_head(file)
+        self._evidence.verify_segment(segment)
+        if segment.first > self.head.sequence + 1:
+            missing = self.head.sequence + 1
+            raise AuditError(f"record {missing} is missing: {file.path.name} begins with {segment.first}", missing)
+        if segment.first == self.head.sequence + 1 and not same_head(segment.start, self.head):
+            raise AuditError(f"{file.path.name} is not chained to what is before it", segment.first)
+        if not file.is_tombstone:
+            yield from self._archived(file, segment)
+        elif (file.first, file.last) in present:
+            self._evidence.notices.append(f"{file.path.name}: the removal was cut short, the archive is there")
+        elif segment.last > self.head.sequence:
+            self._evidence.removed(segment)
+            self._chain.jump(segment.end)
+            self.tombstone = segment
+            yield segment
+        self.ends[segment.last] = segment.after
 
     def _archived(self, file: SegmentFile, segment: Segment) -> Iterator[StoredRecord]:
         """Records of an archive; those that another archive has too are verified, and handed out once."""
@@ -229,6 +242,18 @@ class ArchiveWalk:
             )
 
 
+@contextmanager
+def _located(head: Callable[[], ChainHead]) -> Iterator[None]:
+    """What cannot be read at all is named by the record that should be there."""
+    try:
+        yield
+    except AuditError as error:
+        if error.sequence is not None:
+            raise
+        unread = head().sequence + 1
+        raise AuditError(f"record {unread} cannot be read: {error}", unread) from error
+
+
 def verify_lines(lines: Iterable[LogLine], evidence: Evidence) -> tuple[int, ChainHead]:
     """Verifies an export, or one archive by itself.
 
@@ -239,11 +264,16 @@ def verify_lines(lines: Iterable[LogLine], evidence: Evidence) -> tuple[int, Cha
         AuditError: `.sequence` is the first record that is wrong or missing.
     """
     evidence.verify_checkpoints()
-    chain, first, archive = ChainVerifier(evidence.checkpoints), 0, None
-    for number, item in enumerate(lines):
-        if isinstance(item, TruncatedLine):
-            raise AuditError(f"line {item.number} is cut off after {item.size} bytes", chain.head.sequence + 1)
-        if isinstance(item, Segment):
+    chain = ChainVerifier(evidence.checkpoints)
+    with _located(lambda: chain.head):
+        first, archive = 0, None
+        for number, item in enumerate(lines):
+            if isinstance(item, TruncatedLine):
+                raise AuditError(f"line {item.number} is cut off after {item.size} bytes", chain.head.sequence + 1)
+            if isinstance(item, StoredRecord):
+                chain.take(item)
+                first = first or item.record.sequence
+                continue
             if item.kind == ARCHIVE and number:
                 raise AuditError(f"line {number + 1} is the head of another archive", item.first)
             evidence.verify_segment(item)
@@ -256,10 +286,7 @@ def verify_lines(lines: Iterable[LogLine], evidence: Evidence) -> tuple[int, Cha
             else:
                 evidence.removed(item)
                 chain.jump(item.end)
-            continue
-        chain.take(item)
-        first = first or item.record.sequence
-    head = chain.finish()
+        head = chain.finish()
     if archive is not None and not same_head(head, archive.end):
         missing = head.sequence + 1
         raise AuditError(f"record {missing} is missing: the archive's head says it goes to {archive.last}", missing)

@@ -5,7 +5,8 @@ Statements are SQLAlchemy Core, compiled once with `Database.prepare`. Everythin
 Nothing is read and then written on the strength of what was read: a conditional write says how many rows it `expect`s.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -58,7 +59,7 @@ class Engine(Protocol):
         """Reads at most `limit` rows (-1: all)."""
         ...
 
-    def scan(self, prepared: Prepared, arguments: tuple[Any, ...]) -> AsyncIterator[Row]:
+    def scan(self, prepared: Prepared, arguments: tuple[Any, ...]) -> AsyncGenerator[Row, None]:
         """Streams a large result."""
         ...
 
@@ -147,14 +148,15 @@ class Database:
         """
         return await self._engine.fetch(prepared, prepared.bind(params), -1)
 
-    async def scan(self, prepared: Prepared, /, **params: Any) -> AsyncIterator[Row]:  # noqa: ANN401 - column values
-        """Streams a large result, one snapshot, without holding up the event loop.
+    async def scan(self, prepared: Prepared, /, **params: Any) -> AsyncGenerator[Row, None]:  # noqa: ANN401 - column values
+        """Streams a large result, one snapshot, without holding up the event loop; who stops early closes it.
 
         Raises:
             UnavailableError: the database cannot be read.
         """
-        async for row in self._engine.scan(prepared, prepared.bind(params)):
-            yield row
+        async with aclosing(self._engine.scan(prepared, prepared.bind(params))) as rows:
+            async for row in rows:
+                yield row
 
     async def commit(self, unit: Unit) -> None:
         """Makes a unit durable; returns when it is.

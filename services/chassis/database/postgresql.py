@@ -6,7 +6,7 @@ serialisation race to another process is run again: units are data and can be.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Literal, Self
 
 import asyncpg  # type: ignore[import-untyped] # ships no types
@@ -106,7 +106,7 @@ class PostgresqlEngine:
         except _FAILED as error:
             raise _read_error(error) from error
 
-    async def scan(self, prepared: Prepared, arguments: tuple[Any, ...]) -> AsyncIterator[Row]:
+    async def scan(self, prepared: Prepared, arguments: tuple[Any, ...]) -> AsyncGenerator[Row, None]:
         """Streams a large result through a cursor, one snapshot."""
         try:
             async with (

@@ -9,7 +9,7 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -133,7 +133,7 @@ class SqliteEngine:
             raise _read_error(error) from error
         return _named(cursor, rows)
 
-    async def scan(self, prepared: Prepared, arguments: tuple[Any, ...]) -> AsyncIterator[Row]:
+    async def scan(self, prepared: Prepared, arguments: tuple[Any, ...]) -> AsyncGenerator[Row, None]:
         """Streams a large result from a thread, over its own connection and one snapshot."""
         run = asyncio.get_running_loop().run_in_executor
         connection = self._connect(busy_ms=_READ_BUSY_MS)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import sqlite3
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -196,10 +198,13 @@ def test_a_moved_archive_directory_is_found(deployed: Deployed, tmp_path: Path) 
         ("UPDATE audit_log SET at = 'late' WHERE sequence = 27", 27, "its at is no int"),
         ("DELETE FROM audit_head WHERE id = 2", 1, "record 1 is missing: 26 stands in its place"),
         ("UPDATE audit_head SET sequence = 24 WHERE id = 2", 26, "record 26 is missing: records up to 24"),
+        ("UPDATE audit_head SET hash = zeroblob(32) WHERE id = 1", 30, "record 30 is not the one that the head"),
+        ("UPDATE audit_head SET hash = 'text' WHERE id = 1", None, "the head of the log was changed"),
+        ("DELETE FROM audit_head WHERE id = 1", 30, "the head of the log is gone"),
     ],
-    ids=["tail", "middle", "changed", "type", "base", "other-base"],
+    ids=["tail", "middle", "changed", "type", "base", "other-base", "head", "no-hash", "no-head"],
 )
-def test_the_first_bad_record_is_named(deployed: Deployed, damage: str, sequence: int, sentence: str) -> None:
+def test_the_first_bad_record_is_named(deployed: Deployed, damage: str, sequence: int | None, sentence: str) -> None:
     """By its number and in words, on standard error and in JSON, with exit status 1."""
     with sqlite3.connect(deployed.database) as database:
         database.execute(damage)
@@ -284,6 +289,38 @@ def test_a_database_without_a_log_could_not_be_checked(tmp_path: Path) -> None:
     database.close()
     assert "audit_head" in verified(tmp_path / "other.sqlite3", status=2)["error"]["reason"]
     assert ztca("audit", "verify", str(tmp_path / "nothing"), "--key", str(tmp_path / "no-key")).exit_code == 1
+
+
+@pytest.mark.parametrize("content", [b"not a database", b""], ids=["other", "empty"])
+def test_a_copy_from_anywhere_touches_nothing_outside(deployed: Deployed, tmp_path: Path, content: bytes) -> None:
+    """A link in the place of the database: neither content nor mode nor neighbours of what it leads to change."""
+    target = tmp_path / "outside" / "important.conf"
+    target.parent.mkdir()
+    target.write_bytes(content)
+    target.chmod(0o644)
+    deployed.database.unlink()
+    deployed.database.symlink_to(target)
+    assert "database" in verified(deployed.root, status=2)["error"]["reason"]
+    assert stat.S_IMODE(target.stat().st_mode) == 0o644
+    assert target.read_bytes() == content
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_linked_database_is_verified(deployed: Deployed, tmp_path: Path) -> None:
+    """A database on another disk: a copy of it is read."""
+    shutil.move(deployed.database, tmp_path / "elsewhere.sqlite3")
+    deployed.database.symlink_to(tmp_path / "elsewhere.sqlite3")
+    assert verified(deployed.root)["records"] == 30
+
+
+@pytest.mark.parametrize("place", ["archive", "checkpoints", "database"])
+def test_a_pipe_is_not_waited_for(deployed: Deployed, place: str) -> None:
+    """A named pipe in the place of a file would hold a verifier for ever."""
+    path: Path = getattr(deployed, place)
+    path.unlink()
+    os.mkfifo(path)
+    status = 2 if place == "database" else 1
+    assert "no plain file" in verified(deployed.root, status=status)["error"]["reason"]
 
 
 def test_a_copy_that_cannot_be_written_is_verified(deployed: Deployed, tmp_path: Path) -> None:
