@@ -10,7 +10,7 @@ import pytest
 from pkicore.clock import unix
 from pkicore.crl import Revocation, VerifiedCrl, encode_entry
 from services.ca.errors import AlreadyRevokedError
-from services.ca.revocation_store import Revoked
+from services.ca.revocation_store import Candidate, Revoked
 from services.ca.selection import SelectionRequest, Selector
 from services.ca.wire import RevocationAnswer, RevocationRequest, parse_serial
 from services.chassis.database import AuditEvent
@@ -103,17 +103,22 @@ async def test_a_hold_by_one_is_released_by_the_other(replicas: tuple[CaWorld, C
     assert (row.sequence, row.reason) == (2, "removeFromCRL")
 
 
+async def _record_superseded(world: CaWorld, candidate: Candidate) -> None:
+    """As the CA does, but for the selection."""
+    at = world.clock.now()
+    entry = encode_entry(Revocation(candidate.serial, at, "superseded"))
+    happened = Revoked(0, candidate.serial, ISSUER, unix(at), "superseded", candidate.not_after, entry)
+    await world.core.store.record(candidate, happened, AuditEvent("certificate.revoked", "test", {}))
+
+
 async def test_a_replica_has_the_large_lists_of_the_other_octet_for_octet(replicas: tuple[CaWorld, CaWorld]) -> None:
     """The database has them without their entries, which it has already; both engines put them in in one order."""
     one, other = replicas
     ends = unix(one.clock.now()) + 86_400
     rows = rows_of(400, Row([("dns", "a.example.org")], key=b"k", not_after=ends), not_after=997)
-    for serial in await add_rows(one.database, rows):
-        candidate = await one.core.store.candidate(int(serial, 16))
-        assert candidate is not None
-        entry = encode_entry(Revocation(candidate.serial, one.clock.now(), "superseded"))
-        happened = Revoked(0, candidate.serial, ISSUER, ends, "superseded", candidate.not_after, entry)
-        await one.core.store.record(candidate, happened, AuditEvent("certificate.revoked", "test", {}))
+    serials = await add_rows(one.database, rows)
+    candidates = await asyncio.gather(*(one.core.store.candidate(int(serial, 16)) for serial in serials))
+    await asyncio.gather(*(_record_superseded(one, candidate) for candidate in candidates if candidate is not None))
     for _ in range(2):  # the first attempt finds that the other published as it started
         await one.publish()
     row, published = await other.core.store.crl_row(ISSUER), one.core.publisher.newest(ISSUER)
