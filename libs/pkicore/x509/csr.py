@@ -13,10 +13,11 @@ from ipaddress import ip_address
 from typing import TypeVar
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from cryptography.x509.oid import ExtensionOID, NameOID
+from cryptography.x509.oid import ExtensionOID, NameOID, SignatureAlgorithmOID
 
 from pkicore.algorithms import Algorithm, PublicKey, known_public_key
 from pkicore.encoding import DerReader, pem_split
@@ -29,6 +30,13 @@ MAX_CSR_BYTES = 64 * 1024
 _MAX_COMMON_NAME = 64
 _PEM_LABELS = ("CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST")
 _T = TypeVar("_T")
+_ECDSA = frozenset(
+    {
+        SignatureAlgorithmOID.ECDSA_WITH_SHA256,
+        SignatureAlgorithmOID.ECDSA_WITH_SHA384,
+        SignatureAlgorithmOID.ECDSA_WITH_SHA512,
+    }
+)
 
 # Critical requests that may be granted or refused by the profile; any other critical extension must be understood.
 _UNDERSTOOD = frozenset(
@@ -105,7 +113,7 @@ class UnverifiedCsr:
         request = self.request
         key = self._key()
         algorithm = check_certificate_key(key)
-        self._check_signature()
+        self._check_signature(key)
         _check_attributes(_parsed(lambda: request.attributes))
         extensions = _parsed(lambda: request.extensions)
         _check_extensions(extensions, for_ca=for_ca)
@@ -132,16 +140,27 @@ class UnverifiedCsr:
             warnings.simplefilter("ignore")
             return self.request.subject
 
-    def _check_signature(self) -> None:
+    def _check_signature(self, key: object) -> None:
         try:
             digest = self.request.signature_hash_algorithm
-            valid = self.request.is_signature_valid
+            valid = self._verifies(key, digest)
         except PARSE_ERRORS as error:
             raise BadSignatureError("the signature of the request is of a kind that is not offered") from error
         if digest is not None and not isinstance(digest, hashes.SHA256 | hashes.SHA384 | hashes.SHA512):
             raise BadSignatureError(f"requests signed with {digest.name} prove nothing; use SHA-256 or better")
         if not valid:
             raise BadSignatureError("the signature of the request does not verify with its own key")
+
+    def _verifies(self, key: object, digest: hashes.HashAlgorithm | None) -> bool:
+        """As `is_signature_valid`, which reads the key anew: a fifth of the work, where it is of a curve."""
+        request, is_ecdsa = self.request, self.request.signature_algorithm_oid in _ECDSA
+        if digest is None or not (is_ecdsa and isinstance(key, ec.EllipticCurvePublicKey)):
+            return request.is_signature_valid
+        try:
+            key.verify(request.signature, request.tbs_certrequest_bytes, ec.ECDSA(digest))
+        except InvalidSignature:
+            return False
+        return True
 
 
 def _from_pem(data: bytes) -> bytes:

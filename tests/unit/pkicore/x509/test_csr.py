@@ -134,6 +134,25 @@ def test_possession_must_be_proven() -> None:
             verify(data)
 
 
+def test_no_octet_of_a_request_may_be_another() -> None:
+    """What is verified with the key in hand is what cryptography verifies with the key that it reads anew."""
+    for index in range(len(GOOD)):
+        bent = GOOD[:index] + bytes((GOOD[index] ^ 1,)) + GOOD[index + 1 :]
+        with pytest.raises(PkiError):
+            verify(bent)
+    assert UnverifiedCsr.parse(GOOD).request.is_signature_valid
+    assert UnverifiedCsr.parse(GOOD).verify().der == GOOD
+
+
+@pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1()], ids=lambda curve: curve.name)
+@pytest.mark.parametrize("digest", [hashes.SHA256(), hashes.SHA384(), hashes.SHA512()], ids=lambda digest: digest.name)
+def test_any_good_digest_goes_with_a_curve(curve: ec.EllipticCurve, digest: hashes.HashAlgorithm) -> None:
+    """RFC 5758 §3.2 ties none to the other."""
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    made = builder.sign(ec.generate_private_key(curve), digest)  # type: ignore[arg-type] # each is one that it takes
+    assert UnverifiedCsr.parse(made.public_bytes(Encoding.DER)).verify().names.is_empty
+
+
 def test_the_key_of_another_is_no_possession() -> None:
     """A request that carries somebody else's public key, signed with one's own."""
     from cryptography.hazmat.primitives.serialization import PublicFormat
