@@ -39,7 +39,7 @@ from cryptography.x509 import ocsp
 
 from benchmarks.deployments import deployment, drive, processors
 from benchmarks.issuance import (
-    FAMILIES,
+    CEREMONY,
     START,
     Issuing,
     PeerCa,
@@ -202,7 +202,7 @@ def asked(certificates: Sequence[x509.Certificate], issuer: x509.Certificate, *,
 
 def issue(made: Deployment, issuing: Issuing, count: int) -> list[x509.Certificate]:
     """So many certificates by an issuer of the deployment, out of its ledger."""
-    bodies = [each.ours() for each in islice(requests_of(issuing.subject_key()), count)]
+    bodies = [each.ours() for each in islice(requests_of([issuing.subject_key()]), count)]
     config: dict[str, Any] = {"callers": [8], "seconds": 600, "unique": True, "warm_up": 0, "bodies": bodies}
     drive(made, None, "ca", "/v1/certificates", **config)
     database = Layout(made.directory).database
@@ -379,7 +379,7 @@ def main() -> None:
     measured: dict[str, Any] = {"openssl": openssl_missing() or "run", "ocsp": []}
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pqcpki-benchmark.")))
-        made = stack.enter_context(deployment(folder, processors(1)[0], "--families", FAMILIES))
+        made = stack.enter_context(deployment(folder, processors(1)[0], *CEREMONY))
         if not options.json:
             print(HEADING)
         for issuing in Issuing.all_of(made.directory):

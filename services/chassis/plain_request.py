@@ -1,8 +1,8 @@
 """Requests that are whole, short and plain: for these, and for no others, `services.chassis.prepared` needs no parser.
 
-What is read here is a small part of HTTP/1.1 that every parser reads alike (RFC 9112): GET, or POST with a
-Content-Length, lines that end with CR LF, one Host. Whatever else there is, such as an expectation, a coding, a
-condition or HTTP/1.0, is none of these, and goes the normal way with all its checks.
+What is read here is a small part of HTTP/1.1 and 1.0 that every parser reads alike (RFC 9112): GET, or POST with a
+Content-Length, lines that end with CR LF, one Host. Whatever else there is, such as an expectation, a coding or a
+condition, is none of these, and goes the normal way with all its checks.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 MAX_HEAD: Final = 4096
 """Octets of request line and fields; a request by GET is in its path."""
 _MAX_FIELDS: Final = 1024  # octets; what is found out of them is kept
-_LINE: Final = re.compile(rb"(GET|POST) (/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*) HTTP/1\.1(?=\r\n)")
+_LINE: Final = re.compile(rb"(GET|POST) (/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*) HTTP/1\.([01])(?=\r\n)")
 _FIELD: Final = re.compile(rb"\r\n([A-Za-z0-9!#$%&'*+.^_`|~-]+):[ \t]*([ -~]*?)[ \t]*(?=\r\n)")
 _HOST: Final = re.compile(rb"[A-Za-z0-9.:\[\]_-]+")
 _LENGTH: Final = re.compile(rb"[0-9]{1,5}")
@@ -32,7 +32,7 @@ class PlainRequest(NamedTuple):
         target: the path as it was sent; there is no query.
         media_type: Content-Type in lower case without parameters.
         body: empty for GET.
-        close: whether the caller wants the connection closed.
+        close: whether the connection ends with the answer, as it always does with HTTP/1.0.
         end: where in the data the next request begins.
     """
 
@@ -60,14 +60,15 @@ def read_plain(data: bytes, start: int) -> PlainRequest | None:
     fields = None if blank < 0 else _read_fields(data[after_line : blank + 2])
     if fields is None:
         return None
-    method, target = line.groups()
+    method, target, minor = line.groups()
+    close = fields.close or minor == b"0"
     begin = blank + 4
     if method == b"GET":
-        return None if fields.length >= 0 else PlainRequest(method, target, b"", b"", fields.close, begin)
+        return None if fields.length >= 0 else PlainRequest(method, target, b"", b"", close, begin)
     end = begin + fields.length
     if fields.length < 0 or end > len(data):
         return None
-    return PlainRequest(method, target, fields.media_type, data[begin:end], fields.close, end)
+    return PlainRequest(method, target, fields.media_type, data[begin:end], close, end)
 
 
 @lru_cache(maxsize=256)

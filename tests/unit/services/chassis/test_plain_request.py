@@ -20,6 +20,14 @@ def test_a_plain_post_is_read() -> None:
     )
 
 
+@pytest.mark.parametrize("field", [b"", b"Connection: keep-alive\r\n"])
+def test_http_1_0_closes(field: bytes) -> None:
+    """Whatever is asked for (RFC 9112 §9.3 lets a server)."""
+    found = read_plain(GET.replace(b"HTTP/1.1\r\n", b"HTTP/1.0\r\n" + field), 0)
+    assert found is not None
+    assert found.close
+
+
 @pytest.mark.parametrize("cut", [1, 5, 30, len(POST) - 4, len(POST) - 1])
 def test_a_part_of_a_request_is_none(cut: int) -> None:
     """Whatever is missing, it is left to the parser, which waits."""
@@ -31,7 +39,7 @@ def test_a_part_of_a_request_is_none(cut: int) -> None:
     [
         GET.replace(b"GET", b"HEAD"),
         GET.replace(b"GET", b"get"),
-        GET.replace(b"1.1", b"1.0"),
+        GET.replace(b"1.1", b"1.2"),
         GET.replace(b"HTTP", b"http"),
         GET.replace(b"/a", b"//x?a"),
         GET.replace(b"/a", b"http://x/a"),
@@ -79,4 +87,4 @@ def test_octets_that_are_put_into_a_request_never_move_its_end(octets: bytes, at
         head = data[: found.end - len(found.body)]
         assert head.count(b"\r\n\r\n") == 1
         assert head.endswith(b"\r\n\r\n")
-        assert data.startswith(found.method + b" " + found.target + b" HTTP/1.1\r\n")
+        assert data.startswith(found.method + b" " + found.target + b" HTTP/1.")
