@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from cryptography import x509
 
+from pkicore.algorithms import known_public_key
 from pkicore.clock import from_unix
 from pkicore.crl import build_crl
 from pkicore.errors import BadSignatureError
@@ -61,5 +62,5 @@ def check_signature(crl: StoredCrl, issuer: x509.Certificate) -> None:
     Raises:
         BadSignatureError: it did not.
     """
-    if not x509.load_der_x509_crl(crl.der).is_signature_valid(issuer.public_key()):  # type: ignore[arg-type] # a CA's
+    if not x509.load_der_x509_crl(crl.der).is_signature_valid(known_public_key(issuer.public_key())):
         raise BadSignatureError("its entries are others than its issuer signed")

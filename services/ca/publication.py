@@ -156,7 +156,7 @@ class CrlPublisher:
             raise PublicationDelayedError(
                 "the CRLs are not published yet: the clock was set back behind the newest one, or the log says why"
             ) from error
-        return {issuer: self._current[issuer].number for issuer in self._cas}
+        return {issuer: self._current[issuer].number for issuer in self._cas if issuer in self._current}
 
     async def publish_due(self) -> bool:
         """Publish what is due and may be published in this second; whether nothing is left due.
