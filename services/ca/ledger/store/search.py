@@ -41,14 +41,14 @@ _SHOWN: Final = (
 
 
 class LedgerSearch:
-    """Pages of the ledger; each way has one statement for the first page and one for those that follow."""
+    """Pages of the ledger; each way has one statement for the first page and one for those that follow.
+
+    They are compiled when they are first asked for: all of them would be a good part of what a start costs.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._first: dict[Way, Prepared] = {way: database.prepare(page_statement(way, follows=False)) for way in KEYS}
-        self._following: dict[Way, Prepared] = {
-            way: database.prepare(page_statement(way, follows=True)) for way in KEYS
-        }
+        self._pages: dict[tuple[Way, bool], Prepared] = {}
         self._one = database.prepare(_entry())
 
     async def page(self, query: LedgerQuery, now: int) -> LedgerPage:
@@ -63,7 +63,7 @@ class LedgerSearch:
             query.limit,
             CANDIDATES,
         ):  # where the first rows do not fill the page, many more are looked at
-            statement = (self._first if cursor is None else self._following)[way]
+            statement = self._page_of(way, follows=cursor is not None)
             values = page_values(query, now, cursor) | {"candidates": candidates, "most": query.limit - len(found)}
             rows = [row async for row in self._database.scan(statement, **values)]
             found += [row for row in rows if row["matches"] and _has_names(row, query)]
@@ -73,6 +73,11 @@ class LedgerSearch:
                 break
         following = None if cursor is None else format_cursor(way, cursor)
         return LedgerPage(tuple(_entry_of(row) for row in found), following)
+
+    def _page_of(self, way: Way, *, follows: bool) -> Prepared:
+        if (way, follows) not in self._pages:
+            self._pages[way, follows] = self._database.prepare(page_statement(way, follows=follows))
+        return self._pages[way, follows]
 
     async def entry(self, serial: str, now: int) -> LedgerEntry | None:
         """The row of a serial (lower-case hex), with its certificate.
