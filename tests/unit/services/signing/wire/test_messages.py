@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
+
 import orjson
 import pytest
 from hypothesis import given
@@ -47,10 +49,11 @@ RECORD = SignatureRecord(
 )
 API_KEY = ApiKeyAnswer("id", "acme", {"actions": ["sign"]}, 1, 2, None, 0, "maker")
 TEXTS = st.text(st.characters(codec="utf-8", categories=["L", "N", "P"]), min_size=1, max_size=20)
+NAMES = TEXTS.filter(lambda name: PurePosixPath(name).name not in {"", ".."})
 
 
 @given(
-    names=st.lists(TEXTS, min_size=1, max_size=5, unique=True),
+    names=st.lists(NAMES, min_size=1, max_size=5, unique=True),
     formats=st.one_of(st.none(), st.lists(st.sampled_from(FORMATS), min_size=1, unique=True)),
     context=st.dictionaries(st.from_regex(r"[a-z][a-z0-9_]{0,10}", fullmatch=True), TEXTS, max_size=3),
     document=st.one_of(st.none(), st.binary(min_size=1, max_size=50)),
