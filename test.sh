@@ -24,12 +24,13 @@ install_debian_packages() {
 }
 
 step() {
-    local begin=$SECONDS
+    local begin=$SECONDS status
     say ""
     say "== $1"
     shift
-    "$@"
+    "$@" || status=$?
     say "   ($((SECONDS - begin)) s)"
+    return "${status:-0}"
 }
 
 # join PID LOG: waits for what ran beside, and shows what it said.
@@ -56,6 +57,9 @@ step "ruff format" .venv/bin/ruff format --check .
 step "import contracts" .venv/bin/lint-imports
 .ci/fetch_nss_softokn.sh || say "not run: NSS softokn missing, so no ML-DSA through PKCS#11 (the reason stands above)"
 join $certbot "$beside/certbot"
+# In the order of the tree: the end-to-end tests, few and long, must not be left for last. They wait as much as they work,
+# so two processors have three at a time; mypy goes on beside them, and both are heard.
+tests=0
+step "tests" .venv/bin/pytest -n 3 --dist loadscope --no-loadscope-reorder "$@" || tests=$?
 join $mypy "$beside/mypy"
-# In the order of the tree: the end-to-end tests, few and long, must not be left for last.
-step "tests" .venv/bin/pytest -n 2 --dist loadscope --no-loadscope-reorder "$@"
+exit $tests
