@@ -10,7 +10,7 @@ from services.ca.ledger.names import path_of
 from services.ca.revocation_store import IN_FORCE, RevocationStore, in_force
 from services.ca.schema import blocked_keys, certificate_names, certificates, revocations, serials
 from services.ca.wire import format_serial
-from services.chassis.database import AuditEvent, Database, Row, Unit, Write
+from services.chassis.database import AuditEvent, Database, Prepared, Row, Unit, Write
 
 _LEDGER_COLUMNS: Final = tuple(column for column in certificates.c if column is not certificates.c.certificate)
 
@@ -57,7 +57,7 @@ class CaStore(RevocationStore):
     def __init__(self, database: Database) -> None:
         super().__init__(database)
         prepare = database.prepare
-        self._reserve = prepare(_insert(serials))
+        self._reserve: dict[int, Prepared] = {}
         self._touch_blocked = prepare(_touch_blocked())
         self._record_intent = prepare(_insert_intent())
         self._name = prepare(_insert(certificate_names))
@@ -90,8 +90,11 @@ class CaStore(RevocationStore):
         Raises:
             DuplicateError: one of them exists (nothing was reserved).
         """
-        writes = [Write(self._reserve, {"serial": format_serial(serial), "reserved_at": at}, 1) for serial in fresh]
-        await self._database.commit(Unit("serials", writes))
+        count = len(fresh)
+        if count not in self._reserve:  # it is the same each time
+            self._reserve[count] = self._database.prepare(_insert_serials(count))
+        params = {f"serial_{index}": format_serial(serial) for index, serial in enumerate(fresh)}
+        await self._database.commit(Unit("serials", [Write(self._reserve[count], {**params, "at": at}, count)]))
 
     async def record_intent(self, intent: Intent, event: AuditEvent, names: Iterable[tuple[str, str]] = ()) -> None:
         """Commit what is about to be signed.
@@ -145,6 +148,12 @@ class CaStore(RevocationStore):
 
 def _insert(table: sa.Table) -> sa.Insert:
     return sa.insert(table).values({column.name: sa.bindparam(column.name) for column in table.c})
+
+
+def _insert_serials(count: int) -> sa.Insert:
+    at = sa.bindparam("at", type_=sa.BigInteger)
+    names = [sa.bindparam(f"serial_{index}", type_=sa.Text) for index in range(count)]
+    return sa.insert(serials).values([{"serial": name, "reserved_at": at} for name in names])
 
 
 def _touch_blocked() -> sa.Update:

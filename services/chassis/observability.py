@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, MutableMapping
 from contextvars import ContextVar
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
 import orjson
@@ -96,11 +97,16 @@ def _context(service: str) -> Callable[[Any, str, EventDict], EventDict]:
 def redact(_logger: object, _method: str, event: EventDict) -> EventDict:
     """Blanks values whose key is named like a secret, at any depth of mappings."""
     for key, value in event.items():
-        if _SECRET.search(key):
+        if _is_secret(key):
             event[key] = _REDACTED
         elif isinstance(value, dict):
             event[key] = redact(_logger, _method, dict(value))
     return event
+
+
+@lru_cache(maxsize=512)
+def _is_secret(name: str) -> bool:
+    return _SECRET.search(name) is not None
 
 
 class _StandardLogs(logging.Handler):
