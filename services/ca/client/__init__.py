@@ -37,6 +37,7 @@ from services.ca.wire import (
 from services.chassis.http_client import SERVER_ERROR, Failure, Http, ServiceCalls
 
 BLOCK_WAIT: Final = 120.0  # seconds; a key may have many certificates, each of which is revoked
+BLOCK_STATUS_WAIT: Final = 5.0  # seconds; a request of somebody else waits for the answer
 FEED_WAIT: Final = 30.0  # seconds the CA holds a feed request that has nothing to tell
 
 
@@ -206,8 +207,8 @@ class CaClient:
             CaRefusedError: the CA said no.
             CaUnavailableError: no usable answer.
         """
-        status = await self._ca.ask(BlockStatus.from_json, "GET", f"/v1/blocked-keys/{key_hash}")
-        return status.is_blocked
+        path = f"/v1/blocked-keys/{key_hash}"
+        return (await self._ca.ask(BlockStatus.from_json, "GET", path, seconds=BLOCK_STATUS_WAIT)).is_blocked
 
     async def unblock_key(self, key_hash: str) -> None:
         """Let a key be certified again.
