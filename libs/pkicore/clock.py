@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -19,7 +20,7 @@ class SystemClock:
 
     def now(self) -> datetime:
         """The present: aware UTC, microsecond 0."""
-        return datetime.now(UTC).replace(microsecond=0)
+        return datetime.fromtimestamp(int(time.time()), UTC)
 
 
 def unix(moment: datetime) -> int:

@@ -142,7 +142,7 @@ class OcspAnswers:
         """A new answer to a request with a nonce, about a known status; None where it takes longer than a moment."""
         parts = split_usual(request)
         known = None if parts is None else self._known.of(parts[0])
-        template = None if known is None else self._templates.of(known.issuer)
+        template = None if known is None else self._templates.of(known.issuer, now)
         if parts is None or known is None or template is None:
             return None
         cert_id, nonce = parts

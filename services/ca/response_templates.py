@@ -23,15 +23,24 @@ class Responders(Protocol):
 
 
 class Templates:
-    """Made anew when a responder is; `lifetime` is in seconds."""
+    """Made anew when a responder is, which is looked at once a second; `lifetime` is in seconds."""
 
     def __init__(self, responders: Responders, lifetime: int, archive: timedelta) -> None:
         self._responders = responders
         self._lifetime, self._archive = lifetime, archive
         self._made: dict[str, tuple[Responder, ResponseTemplate | None]] = {}
+        self._current: dict[str, ResponseTemplate | None] = {}
+        self._second = -1
 
-    def of(self, issuer: str) -> ResponseTemplate | None:
+    def of(self, issuer: str, now: int) -> ResponseTemplate | None:
         """The template of the responder in force; None where there is none."""
+        if now != self._second:
+            self._current, self._second = {}, now
+        if issuer not in self._current:
+            self._current[issuer] = self._look_up(issuer)
+        return self._current[issuer]
+
+    def _look_up(self, issuer: str) -> ResponseTemplate | None:
         try:
             responder = self._responders.of(issuer)
         except KeyAccessError:
