@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sqlite3
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -9,6 +10,9 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
 from cryptography import x509
 
 from pkicore.clock import from_unix, unix
@@ -16,6 +20,7 @@ from pkicore.crl import Revocation, encode_entry
 from pkicore.errors import KeyUnavailableError, MalformedError, RevokedError
 from pkicore.mtls.peer import IssuedBy, key_hash
 from pkicore.mtls.revocation import ListMissingError
+from services.ca.app import MIGRATIONS
 from services.ca.crl_pace import Pace
 from services.ca.publication import CrlPublisher
 from services.ca.transport import LedgerLists, ledger_crls
@@ -110,6 +115,24 @@ async def test_a_large_list_is_stored_without_its_entries_and_read_with_them(lar
         assert whole is not None
         assert (row.is_whole, len(row.der) < 1500) == (False, True)
         assert whole.der == der_of(large.core.publisher, path)
+
+
+async def test_going_back_by_migration_puts_the_entries_in_again(large: CaWorld) -> None:
+    """An earlier version reads whole lists, of the same numbers."""
+    path = MIGRATIONS / "versions" / "0007_large_crls.py"
+    spec = importlib.util.spec_from_file_location("large_crls", path)
+    assert spec is not None
+    assert spec.loader is not None
+    migration = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(migration)
+    engine = sa.create_engine(f"sqlite:///{large.directory / 'ca.sqlite3'}")
+    with engine.begin() as connection, Operations.context(MigrationContext.configure(connection)):
+        migration.downgrade()
+        rows = connection.execute(sa.text("SELECT * FROM crls")).mappings().all()
+    engine.dispose()
+    whole = {row["issuer"]: row["der"] for row in rows if not row["issuer"].endswith("/delta")}
+    assert whole == {path: crl.der for path, crl in large.core.publisher.current.items()}
+    assert "ended_before" not in rows[0]
 
 
 async def test_a_restart_serves_large_lists_as_they_were_though_nothing_can_be_signed(large: CaWorld) -> None:
