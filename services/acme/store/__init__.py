@@ -6,6 +6,7 @@ Writes are units that carry their audit events; each state change is an update t
 
 from __future__ import annotations
 
+from collections import UserDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,6 +34,18 @@ from services.acme.store.statements import STATEMENTS
 from services.chassis.database import AuditEvent, Database, Prepared, Row, Unit, Write
 
 
+class _Statements(UserDict[str, Prepared]):
+    """Each is compiled when it is first asked for, so that a start need not wait for all of them."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__()
+        self._database = database
+
+    def __missing__(self, name: str) -> Prepared:
+        statement = self[name] = self._database.prepare(STATEMENTS[name])
+        return statement
+
+
 class Store:
     """The database behind typed methods; every statement is compiled once, here.
 
@@ -42,9 +55,7 @@ class Store:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._statements: dict[str, Prepared] = {
-            name: database.prepare(statement) for name, statement in STATEMENTS.items()
-        }
+        self._statements = _Statements(database)
 
     # Accounts
 
