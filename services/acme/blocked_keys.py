@@ -1,6 +1,7 @@
 """Account keys and the CA's block list: a key that is blocked makes no account, and an account that has it is dead.
 
-The CA is asked, and its answer holds for half a minute, so that an account at work costs one request now and then.
+The CA is asked, and its answer holds for half a minute, so that an account at work costs one request now and then; for
+a new account, and for a certificate, it is asked each time.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ class BlockedKeys:
         blocked, _ = self._known.get(key_hash, (False, 0.0))
         if self._monotonic() >= self._away_until:
             try:
-                blocked = await self._ask(key_hash)
+                blocked = await self._recent(key_hash)
             except ca.CaError as error:
                 self._away_until = self._monotonic() + _AWAY_SECONDS
                 _log.warning("block list not asked", error=str(error))
@@ -89,7 +90,7 @@ class BlockedKeys:
             raise _dead()
 
     async def refuse_order(self, key: PublicKey) -> None:
-        """The key of an account for which a certificate is to be issued: never without the CA's answer.
+        """The key of an account for which a certificate is to be issued: never without the CA's answer, given now.
 
         Raises:
             AcmeError: unauthorized.
@@ -98,11 +99,12 @@ class BlockedKeys:
         if await self._ask(_hash_of(key)):
             raise _dead()
 
-    async def _ask(self, key_hash: str) -> bool:
+    async def _recent(self, key_hash: str) -> bool:
         blocked, until = self._known.get(key_hash, (False, 0.0))
+        return blocked if self._monotonic() < until else await self._ask(key_hash)
+
+    async def _ask(self, key_hash: str) -> bool:
         now = self._monotonic()
-        if now < until:
-            return blocked
         try:
             blocked = await self._authority.is_blocked(key_hash)
         except ca.ForbiddenError:  # by a policy file that is older than this question; all else goes on as it was

@@ -75,6 +75,18 @@ async def test_a_blocked_account_stays_so_while_the_ca_is_away() -> None:
         await keys.refuse_order(KEY)
 
 
+async def test_nothing_is_issued_on_what_was_said_before() -> None:
+    """A key that is blocked after the CA was asked: the account goes on for a while, and gets no certificate."""
+    ca = Ca()
+    keys = BlockedKeys(ca, Time())
+    await keys.refuse_order(KEY)
+    await keys.refuse_account(KEY)
+    ca.says = True
+    with pytest.raises(AcmeError, match="block list"):
+        await keys.refuse_order(KEY)
+    assert ca.asked == 2
+
+
 async def test_an_older_policy_file_is_told_of() -> None:
     """A CA that does not let the server ask: accounts work as before, and the log names the line that is missing."""
     ca = Ca()
@@ -90,8 +102,8 @@ async def test_the_number_of_known_keys_is_bounded() -> None:
     """Strangers with ever new keys push out the oldest answers, and fill no memory."""
     ca = Ca()
     keys = BlockedKeys(ca, Time(), remembered=2)
-    await keys.refuse_new(KEY)
+    await keys.refuse_account(KEY)
     for _ in range(2):
         await keys.refuse_new(ec.generate_private_key(ec.SECP256R1()).public_key())
-    await keys.refuse_new(KEY)
+    await keys.refuse_account(KEY)
     assert ca.asked == 4
