@@ -19,6 +19,7 @@ from services.chassis.database import AuditEvent, Database, Prepared, Row, Unit,
 HELD: Final = "certificateHold"
 RELEASED: Final = "removeFromCRL"
 HOUR: Final = 3600
+_EVERYTHING: Final = 2**62  # no sequence comes near it
 """Seconds in which certificates end whose entries leave together."""
 IN_FORCE: Final = revocations.c.reason != RELEASED
 """Joins those revocations that hold now: a hold that was released says nothing of its certificate any more."""
@@ -109,7 +110,6 @@ class SerialStatus:
     revoked_at: int | None
     reason: str | None
 
-
 class RevocationStore:
     """Every statement is compiled once, here; those of selectors when they are first used."""
 
@@ -192,6 +192,10 @@ class RevocationStore:
         """What happened with a higher sequence, in order, at most so many."""
         rows = await self._database.fetch_all(self._revocations_after, after=sequence, most=most)
         return [_revoked(row) for row in rows]
+
+    async def final_entries(self, issuer: str) -> list[bytes]:
+        """The CRL entries of what an issuer has revoked for good, in order."""
+        return [row["entry"] async for row in self._database.scan(self._final, issuer=issuer, until=_EVERYTHING)]
 
     async def lists(self) -> list[str]:
         """The path of every list there is, below /crl."""

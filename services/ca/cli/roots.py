@@ -24,7 +24,6 @@ from services.ca.wire import format_serial, parse_serial
 from services.chassis.database import AuditEvent, Database
 from services.chassis.settings import load_settings
 
-_MOST = 1_000_000
 _LONGEST_WAIT = 5  # seconds
 
 
@@ -96,7 +95,7 @@ async def renew_crl(layout: Layout, root: str, family: str, serial: str | None, 
             await _wait_for_turn(previous, clock)
             if serial is not None:
                 await revoke_by_root(store, name, parse_serial(serial), parse_reason(reason), clock)
-            entries = [item.entry for item in await store.revocations_after(0, _MOST) if item.issuer == name]
+            entries = await store.final_entries(name)
             signed, event = await sign_root_crl(name, opened.issuer.certificate, opened.key, previous, entries, clock)
             await store.store_crl(signed, event)
         finally:

@@ -6,7 +6,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy import select
 
+from pkicore.algorithms import ALGORITHMS, generate_private_key
 from pkicore.crl import VerifiedCrl
+from pkicore.encoding import integer
 from pkicore.errors import MalformedError
 from pkicore.identity import SpiffeId
 from pkicore.x509.certificate import load_chain
@@ -131,6 +133,19 @@ async def test_two_revocations_at_once_revoke_once(world: CaWorld) -> None:
     assert len(found) == 1
     rows = await world.core.store.revocations_after(0, 10)
     assert [row.sequence for row in rows] == [1]
+
+
+async def test_an_issuers_entries_are_its_own(world: CaWorld) -> None:
+    """A list has all that its issuer revoked, however much others did before, and not what is held."""
+    own = [await world.issue("a.example", idempotency_key=str(number)) for number in range(3)]
+    other = await world.issue("a.example", idempotency_key="other", key=generate_private_key(ALGORITHMS["ml-dsa-65"]))
+    for answer in (other, *own[:2]):
+        await world.core.revoker.revoke(ACME, RevocationRequest(0, serial=answer.serial))
+    await world.core.revoker.revoke(OPERATOR, RevocationRequest("certificateHold", serial=own[2].serial))
+    entries = await world.core.store.final_entries(world.families["ecdsa"].issuing.id)
+    assert len(entries) == 2
+    for entry, answer in zip(entries, own, strict=False):
+        assert integer(parse_serial(answer.serial)) in entry
 
 
 async def test_the_feed_tells_in_order_and_wakes_who_waits(world: CaWorld) -> None:
