@@ -1,5 +1,7 @@
 """Account keys and the CA's block list: a key that is blocked makes no account, and an account that has it is dead.
 
+The key of a certificate makes no account, either, as the key of an account makes no certificate.
+
 The CA is asked, and its answer holds for half a minute, so that an account at work costs one request now and then; for
 a new account, and for a certificate, it is asked each time.
 """
@@ -30,8 +32,8 @@ _log = structlog.get_logger("acme.blocked_keys")
 class AsksAboutKeys(Protocol):
     """Who knows the block list; `services.ca.client.CaClient` does."""
 
-    async def is_blocked(self, key_hash: str) -> bool:
-        """Whether the key with this SHA-256 (hex) is blocked, or CaError."""
+    async def key_status(self, key_hash: str) -> ca.KeyStatus:
+        """Whether the key with this SHA-256 (hex) is blocked, and whether it is certified, or CaError."""
 
 
 class BlockedKeys:
@@ -56,19 +58,21 @@ class BlockedKeys:
         self._away_until = 0.0
 
     async def refuse_new(self, key: PublicKey) -> None:
-        """The key of an account that is to be made: never without the CA's answer.
+        """The key of an account that is to be made: never without the CA's answer, given now.
 
         Raises:
-            AcmeError: badPublicKey; serverInternal where the CA cannot be asked.
+            AcmeError: badPublicKey (blocked, or the key of a certificate); serverInternal where the CA cannot be asked.
         """
         try:
-            blocked = await self._ask(_hash_of(key))
+            status = await self._ask(_hash_of(key))
         except ca.CaError as error:
             _log.warning("no account without the block list", error=str(error))
             detail = "the CA cannot be asked about this key now; try again"
             raise AcmeError("serverInternal", detail, headers=[retry_after(int(_AWAY_SECONDS))]) from error
-        if blocked:
+        if status.is_blocked:
             raise AcmeError("badPublicKey", "this key is on the block list of the CA; make another one")
+        if status.is_certified:
+            raise AcmeError("badPublicKey", "this key is the key of a certificate; make another one for the account")
 
     async def refuse_account(self, key: PublicKey) -> None:
         """The key of an account that asks for something; while the CA is away, what it said last holds.
@@ -96,28 +100,28 @@ class BlockedKeys:
             AcmeError: unauthorized.
             CaError: the CA cannot be asked.
         """
-        if await self._ask(_hash_of(key)):
+        if (await self._ask(_hash_of(key))).is_blocked:
             raise _dead()
 
     async def _recent(self, key_hash: str) -> bool:
         blocked, until = self._known.get(key_hash, (False, 0.0))
-        return blocked if self._monotonic() < until else await self._ask(key_hash)
+        return blocked if self._monotonic() < until else (await self._ask(key_hash)).is_blocked
 
-    async def _ask(self, key_hash: str) -> bool:
+    async def _ask(self, key_hash: str) -> ca.KeyStatus:
         now = self._monotonic()
         try:
-            blocked = await self._authority.is_blocked(key_hash)
+            status = await self._authority.key_status(key_hash)
         except ca.ForbiddenError:  # by a policy file that is older than this question; all else goes on as it was
             _log.error(
                 "not allowed to ask for blocked keys: add the endpoint to /service/acme in config/policy.toml",
                 endpoint="GET /v1/blocked-keys/{key_hash}",
             )
-            blocked = False
-        self._known[key_hash] = (blocked, now + HOLDS_SECONDS)
+            status = ca.KeyStatus(key_hash, is_blocked=False, is_certified=False)
+        self._known[key_hash] = (status.is_blocked, now + HOLDS_SECONDS)
         self._known.move_to_end(key_hash)
         if len(self._known) > self._remembered:
             self._known.popitem(last=False)
-        return blocked
+        return status
 
 
 def _dead() -> AcmeError:

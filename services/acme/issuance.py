@@ -54,7 +54,7 @@ class CertificateAuthority(Protocol):
     async def revoke(self, request: RevocationRequest) -> RevocationAnswer:
         """Revoked, or CaError."""
 
-    async def is_blocked(self, key_hash: str) -> bool:
+    async def key_status(self, key_hash: str) -> ca.KeyStatus:
         """Whether the key with this SHA-256 (hex) is blocked, or CaError."""
 
 

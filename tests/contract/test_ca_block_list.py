@@ -147,15 +147,35 @@ async def test_a_service_asks_about_one_key(world: CaWorld, operator: CaClient) 
     key_hash = hash_of(new_key())
     async with world.internal(ACME) as http:
         client = CaClient(http)
-        assert not await client.is_blocked(key_hash.hex())
+        assert not (await client.key_status(key_hash.hex())).is_blocked
         await operator.block_key(BlockRequest(key_hash, "in a Git repository"))
-        assert await client.is_blocked(key_hash.hex().upper())
+        assert (await client.key_status(key_hash.hex().upper())).is_blocked
         answer = await http.get(f"/v1/blocked-keys/{key_hash.hex()}")
-        assert answer.json() == {"key_hash": key_hash.hex(), "is_blocked": True}
+        assert answer.json() == {"key_hash": key_hash.hex(), "is_blocked": True, "is_certified": False}
         await operator.unblock_key(key_hash.hex())
-        assert not await client.is_blocked(key_hash.hex())
+        assert not (await client.key_status(key_hash.hex())).is_blocked
         with pytest.raises(ForbiddenError):
             await client.blocked_keys()
+
+
+async def test_a_service_learns_whether_a_key_is_certified(world: CaWorld, operator: CaClient) -> None:
+    """From the certificate until its revocation or end; one that is held counts, that of nothing does not."""
+    key, other = new_key(), new_key()
+    async with world.internal(ACME) as http:
+
+        async def certified(of: PrivateKey) -> bool:
+            return (await CaClient(http).key_status(hash_of(of).hex())).is_certified
+
+        assert not await certified(key)
+        one = await world.issue("a.example", key=key, idempotency_key="1")
+        await world.issue("b.example", key=other, idempotency_key="2")
+        assert (await certified(key), await certified(other)) == (True, True)
+        await operator.revoke(RevocationRequest("certificateHold", serial=one.serial))
+        assert await certified(key)
+        await operator.revoke(RevocationRequest("superseded", serial=one.serial))
+        assert (await certified(key), await certified(other)) == (False, True)
+        world.clock.advance(timedelta(days=100))
+        assert not await certified(other)
 
 
 async def test_a_long_list_comes_in_pages(world: CaWorld, operator: CaClient) -> None:

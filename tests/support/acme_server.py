@@ -28,7 +28,7 @@ from services.acme.identifiers import Identifier
 from services.acme.orders import OrderRules
 from services.acme.service import AcmeService, ServiceRules
 from services.acme.urls import Urls
-from services.ca.client import AlreadyRevokedError, CaError, CaUnavailableError, UnknownCertificateError
+from services.ca.client import AlreadyRevokedError, CaError, CaUnavailableError, KeyStatus, UnknownCertificateError
 from services.ca.wire import CertificateRequest, IssuedCertificate, RevocationAnswer, RevocationRequest, format_serial
 from services.chassis.database import Database
 from services.chassis.observability import HttpMetrics
@@ -102,12 +102,12 @@ class CaSimulator:
         self.revoked[request.serial] = request.reason
         return RevocationAnswer(request.serial, unix(self._hierarchy.clock.now()), str(request.reason))
 
-    async def is_blocked(self, key_hash: str) -> bool:
-        """As `CaClient.is_blocked`."""
+    async def key_status(self, key_hash: str) -> KeyStatus:
+        """As `CaClient.key_status`."""
         self.asked += 1
         if self.away:
             raise CaUnavailableError("the simulated CA is away")
-        return key_hash in self.blocked
+        return KeyStatus(key_hash, key_hash in self.blocked, is_certified=False)
 
     async def _sign(self, request: CertificateRequest) -> IssuedCertificate:
         csr = UnverifiedCsr.parse(request.csr).verify()

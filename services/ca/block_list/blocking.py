@@ -15,7 +15,7 @@ from pkicore.clock import Clock, unix
 from pkicore.identity import SpiffeId
 from services.ca.authorization import is_operator
 from services.ca.block_list.store import BlockListStore
-from services.ca.block_list.wire import BlockAnswer, BlockedKeyPage, BlockRequest, BlockStatus
+from services.ca.block_list.wire import BlockAnswer, BlockedKeyPage, BlockRequest, KeyStatus
 from services.ca.errors import CaServiceError, NotAuthorisedError, NotBlockedError
 from services.ca.revocation import Revoker
 from services.ca.wire import format_serial
@@ -88,9 +88,10 @@ class BlockList:
         except ConflictError as error:
             raise NotBlockedError(f"the key {key_hash.hex()} is not blocked") from error
 
-    async def status(self, key_hash: bytes) -> BlockStatus:
-        """Whether a key is blocked."""
-        return BlockStatus(key_hash.hex(), await self._store.has(key_hash))
+    async def status(self, key_hash: bytes) -> KeyStatus:
+        """Whether a key is blocked, and whether it is certified."""
+        is_certified = await self._store.is_certified(key_hash, unix(self._clock.now()))
+        return KeyStatus(key_hash.hex(), await self._store.has(key_hash), is_certified)
 
     async def page(self, after: bytes) -> BlockedKeyPage:
         """A page of entries."""

@@ -6,7 +6,7 @@ Who may call what is decided before a body is read.
 |-------------------------------------|--------------------------------------------------------|
 | POST /v1/blocked-keys               | block a key (201; 200 if it was), and revoke what it has |
 | GET /v1/blocked-keys?after=HASH     | the entries, in pages                                  |
-| GET /v1/blocked-keys/{key_hash}     | whether a key is blocked                               |
+| GET /v1/blocked-keys/{key_hash}     | whether a key is blocked, and whether it is certified  |
 | DELETE /v1/blocked-keys/{key_hash}  | let it be certified again                              |
 """
 
@@ -52,7 +52,7 @@ class BlockListEndpoints:
         return Response(200, (await self._block_list.page(_after(request))).to_json(), [*_JSON])
 
     async def status(self, request: Request) -> Response:
-        """Whether a key is blocked."""
+        """Whether a key is blocked, and whether it is certified."""
         status = await self._block_list.status(parse_key_hash(request.params["key_hash"]))
         return Response(200, status.to_json(), [*_JSON])
 

@@ -30,6 +30,7 @@ class BlockListStore:
             .limit(sa.bindparam("most"))
         )
         self._overdue = database.prepare(_overdue())
+        self._certified = database.prepare(_certified())
 
     async def add(self, key_hash: bytes, at: int, reason: str, event: AuditEvent) -> None:
         """Block a key; `event.actor` is who did.
@@ -51,6 +52,10 @@ class BlockListStore:
     async def has(self, key_hash: bytes) -> bool:
         """Whether a key is blocked."""
         return await self._database.fetch_one(self._one, of=key_hash) is not None
+
+    async def is_certified(self, key_hash: bytes, now: int) -> bool:
+        """Whether a key has a certificate or an intent that is neither revoked nor expired."""
+        return await self._database.fetch_one(self._certified, of=key_hash, now=now) is not None
 
     async def count(self) -> int:
         """How many keys are blocked."""
@@ -78,13 +83,19 @@ def _insert_once() -> sa.Insert:
 
 
 def _overdue() -> sa.Select[tuple[bytes]]:
-    of = certificates.c
-    unrevoked = sa.or_(revocations.c.serial.is_(None), revocations.c.reason.in_((HELD, RELEASED)))
+    blocked = blocked_keys.c.key_hash
     return (
-        sa.select(blocked_keys.c.key_hash)
-        .join(certificates, of.key_hash == blocked_keys.c.key_hash)
-        .join(revocations, revocations.c.serial == of.serial, isouter=True)
-        .where(of.not_after >= sa.bindparam("now"), unrevoked)
-        .distinct()
-        .limit(_MOST_OVERDUE)
+        _live(sa.select(blocked).join(certificates, certificates.c.key_hash == blocked)).distinct().limit(_MOST_OVERDUE)
     )
+
+
+def _certified() -> sa.Select[tuple[bytes]]:
+    of = certificates.c
+    return _live(sa.select(of.key_hash).where(of.key_hash == sa.bindparam("of"))).limit(1)
+
+
+def _live(of: sa.Select[tuple[bytes]]) -> sa.Select[tuple[bytes]]:
+    """Only those certificates that are neither revoked nor expired; what is held may come back."""
+    unrevoked = sa.or_(revocations.c.serial.is_(None), revocations.c.reason.in_((HELD, RELEASED)))
+    ours = revocations.c.serial == certificates.c.serial
+    return of.join(revocations, ours, isouter=True).where(certificates.c.not_after >= sa.bindparam("now"), unrevoked)

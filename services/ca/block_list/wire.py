@@ -73,11 +73,18 @@ class BlockedKey:
 
 
 @dataclass(frozen=True, slots=True)
-class BlockStatus:
-    """`GET /v1/blocked-keys/{key_hash}`: whether a key is blocked now; no more than a service needs to know."""
+class KeyStatus:
+    """`GET /v1/blocked-keys/{key_hash}`: no more than a service needs to know of a key.
+
+    Attributes:
+        key_hash: the key.
+        is_blocked: whether it is blocked now.
+        is_certified: whether a certificate has it that is neither revoked nor expired.
+    """
 
     key_hash: str
     is_blocked: bool
+    is_certified: bool
 
     def to_json(self) -> bytes:
         """The answer body."""
@@ -91,7 +98,7 @@ class BlockStatus:
             MalformedError: a field is missing or of another kind.
         """
         body = Fields.parse(data)
-        return cls(body.text("key_hash"), body.flag("is_blocked"))
+        return cls(body.text("key_hash"), body.flag("is_blocked"), body.flag("is_certified"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from urllib.parse import quote, urlencode
 import orjson
 
 from pkicore.errors import MalformedError
-from services.ca.block_list.wire import BlockAnswer, BlockedKeyPage, BlockRequest, BlockStatus
+from services.ca.block_list.wire import BlockAnswer, BlockedKeyPage, BlockRequest, KeyStatus
 from services.ca.ledger.wire import Inventory, LedgerEntry, LedgerPage, RefusalPage
 from services.ca.selection import SelectionAnswer, SelectionRequest
 from services.ca.wire import (
@@ -37,7 +37,7 @@ from services.ca.wire import (
 from services.chassis.http_client import SERVER_ERROR, Failure, Http, ServiceCalls
 
 BLOCK_WAIT: Final = 120.0  # seconds; a key may have many certificates, each of which is revoked
-BLOCK_STATUS_WAIT: Final = 5.0  # seconds; a request of somebody else waits for the answer
+KEY_STATUS_WAIT: Final = 5.0  # seconds; a request of somebody else waits for the answer
 FEED_WAIT: Final = 30.0  # seconds the CA holds a feed request that has nothing to tell
 
 
@@ -199,8 +199,8 @@ class CaClient:
         """
         return await self._ca.ask(BlockedKeyPage.from_json, "GET", f"/v1/blocked-keys?after={after}")
 
-    async def is_blocked(self, key_hash: str) -> bool:
-        """Whether the key with this SHA-256 of its SubjectPublicKeyInfo (hex) is on the block list now.
+    async def key_status(self, key_hash: str) -> KeyStatus:
+        """Whether the key with this SHA-256 of its SubjectPublicKeyInfo (hex) is blocked, and whether it is certified.
 
         Raises:
             ForbiddenError: the caller policy of this deployment does not let this service ask.
@@ -208,7 +208,7 @@ class CaClient:
             CaUnavailableError: no usable answer.
         """
         path = f"/v1/blocked-keys/{key_hash}"
-        return (await self._ca.ask(BlockStatus.from_json, "GET", path, seconds=BLOCK_STATUS_WAIT)).is_blocked
+        return await self._ca.ask(KeyStatus.from_json, "GET", path, seconds=KEY_STATUS_WAIT)
 
     async def unblock_key(self, key_hash: str) -> None:
         """Let a key be certified again.
@@ -291,6 +291,7 @@ __all__ = [
     "CaUnavailableError",
     "ForbiddenError",
     "IdempotencyConflictError",
+    "KeyStatus",
     "NotHeldError",
     "RejectedNamesError",
     "UnknownCertificateError",

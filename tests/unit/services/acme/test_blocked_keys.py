@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 
 from services.acme.blocked_keys import HOLDS_SECONDS, BlockedKeys
 from services.acme.errors import AcmeError
-from services.ca.client import CaError, CaUnavailableError, ForbiddenError
+from services.ca.client import CaError, CaUnavailableError, ForbiddenError, KeyStatus
 
 KEY = ec.generate_private_key(ec.SECP256R1()).public_key()
 
@@ -18,15 +18,16 @@ class Ca:
 
     def __init__(self) -> None:
         self.says: bool | CaError = False
+        self.certified = False
         self.asked = 0
 
-    async def is_blocked(self, key_hash: str) -> bool:
-        """As `CaClient.is_blocked`."""
+    async def key_status(self, key_hash: str) -> KeyStatus:
+        """As `CaClient.key_status`."""
         assert len(key_hash) == 64
         self.asked += 1
         if isinstance(self.says, CaError):
             raise self.says
-        return self.says
+        return KeyStatus(key_hash, self.says, self.certified)
 
 
 class Time:
@@ -85,6 +86,18 @@ async def test_nothing_is_issued_on_what_was_said_before() -> None:
     with pytest.raises(AcmeError, match="block list"):
         await keys.refuse_order(KEY)
     assert ca.asked == 2
+
+
+async def test_the_key_of_a_certificate_makes_no_account() -> None:
+    """It is a bad public key; an account that has it already goes on."""
+    ca = Ca()
+    ca.certified = True
+    keys = BlockedKeys(ca, Time())
+    with pytest.raises(AcmeError, match="key of a certificate") as caught:
+        await keys.refuse_new(KEY)
+    assert caught.value.acme_type == "badPublicKey"
+    await keys.refuse_account(KEY)
+    await keys.refuse_order(KEY)
 
 
 async def test_an_older_policy_file_is_told_of() -> None:
