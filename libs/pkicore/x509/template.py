@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final, NamedTuple, TypeAlias
 
@@ -33,6 +34,7 @@ from pkicore.x509.tbs import Issuer, build_tbs, common_name_of
 
 _KEY_IDENTIFIER: Final = "2.5.29.14"
 _ALTERNATIVE_NAMES: Final = "2.5.29.17"
+_IDENTIFIER_HEAD: Final = extension(_KEY_IDENTIFIER, octet_string(bytes(20)))[:-20]
 _SET: Final = 0x31
 _UTF8_STRING: Final = 0x0C
 _DNS, _IP, _URI, _EMAIL = 0x82, 0x87, 0x86, 0x81  # GeneralName (RFC 5280 §4.2.1.6)
@@ -98,7 +100,7 @@ class Template:
             self.version,
             integer(own.serial),
             self.middle,
-            sequence(x509_time(own.not_before), x509_time(own.not_after)),
+            _period(own.not_before, own.not_after),
             _subject(own.common_name),
             own.spki,
             explicit(3, extensions),
@@ -169,6 +171,11 @@ def _parts(extensions: Sequence[bytes], own: Own) -> tuple[bytes, bytes, bytes]:
     return before, between, after
 
 
+@lru_cache(maxsize=64)  # of a second, all certificates of a profile have the same
+def _period(not_before: datetime, not_after: datetime) -> bytes:
+    return sequence(x509_time(not_before), x509_time(not_after))
+
+
 def _subject(common_name: str | None) -> bytes:
     if common_name is None:
         return _NO_NAME
@@ -183,7 +190,7 @@ def _bits_of(spki: bytes) -> bytes:
 
 def _key_identifier(bits: bytes) -> bytes:
     """The SHA-1 of the key's bits (RFC 5280 §4.2.1.2)."""
-    return extension(_KEY_IDENTIFIER, octet_string(hashlib.sha1(bits, usedforsecurity=False).digest()))
+    return _IDENTIFIER_HEAD + hashlib.sha1(bits, usedforsecurity=False).digest()
 
 
 def _alternative_names(names: Names, *, critical: bool) -> bytes:
