@@ -6,7 +6,7 @@ The rules:
 2. The names of the CSR are exactly the names that the caller vouches for.
 3. A URI name is a SPIFFE ID of our trust domain. An operator may vouch for any; a service may have its own, alone.
    Profiles that certify identities of elsewhere (`fulcio = true`) take any URI but a SPIFFE ID.
-4. The names fit the profile (types, number).
+4. The names fit the profile (types, number), and so does the common name that it makes of them.
 5. The key's algorithm is offered by the profile, and an issuing CA of a family that it names for such keys is
    configured; of several families, the first.
 6. The profile's certificates are logged only where there is a log; claims are taken by profiles that are for them.
@@ -24,7 +24,7 @@ from pkicore.identity import SpiffeId
 from pkicore.x509.csr import VerifiedCsr
 from pkicore.x509.names import Names
 from pkicore.x509.profiles import Profile
-from pkicore.x509.tbs import Issuer, validity
+from pkicore.x509.tbs import Issuer, common_name_of, validity
 from services.ca.errors import NamesError, NoLogError, NotAuthorisedError, UnknownProfileError, ValidityError
 from services.ca.wire import CertificateRequest, Identifier, parse_serial
 
@@ -118,6 +118,8 @@ class Authorizer:
         profile = self._profile_for(caller, request.profile, renews=renews is not None)
         names = self._names(caller, profile, csr, request.identifiers)
         issuer = self._issuer_for(profile, csr, below)
+        with _Rule(4):
+            common_name = common_name_of(profile, csr.common_name, names)
         with _Rule(6):
             profile.check_claims(request.extensions)
         asked = None if request.not_after is None else from_unix(request.not_after)
@@ -131,7 +133,7 @@ class Authorizer:
             caller=caller,
             profile=profile,
             issuer=issuer,
-            common_name=csr.common_name,
+            common_name=common_name,
             names=names,
             claims=dict(request.extensions),
             not_before=not_before,

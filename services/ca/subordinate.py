@@ -6,6 +6,7 @@ on record as every other one; a root's CRL revokes it.
 """
 
 import hashlib
+import unicodedata
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
@@ -22,6 +23,8 @@ from pkicore.x509.name_constraints import parse_name_constraints
 from pkicore.x509.profiles import Profile, load_profiles
 from services.ca.errors import CeremonyError
 from services.ca.hierarchy import helpful_crosses, read_certificate
+from services.ca.ledger.query import LedgerQuery
+from services.ca.ledger.store.search import LedgerSearch
 from services.ca.new_issuer import open_root, roots_of
 from services.ca.rollover import active_root, sha256
 from services.ca.roots import RootOffice
@@ -143,6 +146,7 @@ class Subordination:
         await self.deployment.record("subordinate.begun", settings, [begun])
         database = await Database.open(settings.database_url, clock=self.deployment.clock)
         try:
+            await self._refuse_taken(terms.name, request, LedgerSearch(database), settings)
             store = CaStore(database)
             office = RootOffice.of(store, {family: above}, profile, settings.trust_domain, self.deployment.clock)
             certificate, is_new = await office.answer(wanted)
@@ -165,8 +169,19 @@ class Subordination:
         own = {item.id: item.certificate for item in settings.roots}
         own |= {item.id: item.certificate for item in settings.issuers}
         for known, path in own.items():
-            if any(part.value == name for part in read_certificate(path).subject):
+            if any(_same(str(part.value), name) for part in read_certificate(path).subject):
                 raise CeremonyError(f"{name!r} is the name of our own {known}: a CA of others needs another")
+
+    async def _refuse_taken(self, name: str, request: VerifiedCsr, ledger: LedgerSearch, settings: CaSettings) -> None:
+        """What roots have certified before, and is of another key."""
+        key, now = hashlib.sha256(request.spki).hexdigest(), unix(self.deployment.clock.now())
+        for root in settings.roots:
+            async for entry in ledger.entries(LedgerQuery(issuer=root.id), now):
+                if entry.key_hash != key and any(_same(name, taken) for taken in entry.names.get("common_name", ())):
+                    raise CeremonyError(
+                        f"{name!r} is the name of {entry.serial}, which has another key: verifiers take two CAs of one "
+                        "name for the same, so give another"
+                    )
 
     async def _refuse_over(self, certificate: x509.Certificate, store: CaStore) -> None:
         row = await store.by_serial(certificate.serial_number)
@@ -208,6 +223,12 @@ def _constraints(profile: Profile) -> tuple[list[str], list[str]]:
     if found is None:
         return [], []
     return _spelled(found.permitted_subtrees), _spelled(found.excluded_subtrees)
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether verifiers take two names for the same (RFC 5280 §7.1)."""
+    first, second = (" ".join(unicodedata.normalize("NFKC", text).casefold().split()) for text in (one, other))
+    return first == second
 
 
 def _spelled(subtrees: list[x509.GeneralName] | None) -> list[str]:

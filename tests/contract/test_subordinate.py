@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -163,6 +164,7 @@ async def test_what_cannot_be_left_aside_is_refused(
         ("ca.team.internal", Terms(name="ca.team.internal"), "names of hosts"),
         ("Test root ecdsa", Terms(name="Test root ecdsa"), "name of our own root-ecdsa"),
         ("Test issuing mldsa", Terms(name="Test issuing mldsa"), "name of our own issuing-mldsa"),
+        (" TEST  root ecdsa ", Terms(name=" TEST  root ecdsa "), "name of our own root-ecdsa"),
         (NAME, Terms(name=NAME, profile="issuing-ca"), "issuing-ca has no name_constraints"),
         (NAME, Terms(name=NAME, profile="server"), "server has no name_constraints"),
         (NAME, Terms(name=NAME, profile="nobody"), "no profile nobody"),
@@ -175,6 +177,7 @@ async def test_what_cannot_be_left_aside_is_refused(
         "a host",
         "a root's",
         "an issuer's",
+        "a root's as verifiers compare",
         "ours",
         "a leaf's",
         "unknown",
@@ -189,6 +192,21 @@ async def test_an_operator_is_told_what_does_not_fit(
     with pytest.raises(CeremonyError, match=sentence.replace("*", r"\*")):
         await office.certify(make_csr(key, common_name=name), terms)
     assert await world.events("subordinate.") == []
+
+
+async def test_a_name_is_one_cas(office: Subordination, key: PrivateKey) -> None:
+    """A CRL or an OCSP answer of one CA would be taken for the other's."""
+    await office.certify(make_csr(key, common_name=NAME), TERMS)
+    another = make_csr(generate_private_key(ALGORITHMS["ecdsa-p256"]), common_name="team ca")
+    with pytest.raises(CeremonyError, match="which has another key"):
+        await office.certify(another, replace(TERMS, name="team ca"))
+
+
+@pytest.mark.parametrize("name", [" ", "Team  CA", "Team CA "])
+async def test_a_name_is_one_that_every_verifier_reads_alike(office: Subordination, key: PrivateKey, name: str) -> None:
+    """No blanks that are skipped when names are compared."""
+    with pytest.raises(ProfileError, match="common name"):
+        await office.certify(make_csr(key, common_name=name), replace(TERMS, name=name))
 
 
 async def test_keys_that_no_ca_should_have_are_refused(office: Subordination, key: PrivateKey) -> None:

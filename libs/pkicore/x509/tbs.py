@@ -248,8 +248,11 @@ def common_name_of(profile: Profile, common_name: str | None, names: Names) -> s
         ProfileError: the profile needs one, and none that fits was asked for.
     """
     if profile.subject == "required":
-        if not common_name or len(common_name) > MAX_COMMON_NAME:
-            raise ProfileError(f"profile {profile.name} needs a common name of at most {MAX_COMMON_NAME} characters")
+        if common_name is None or not 0 < len(common_name.encode()) <= MAX_COMMON_NAME:
+            most = f"{MAX_COMMON_NAME} octets in UTF-8"  # which is what cryptography counts
+            raise ProfileError(f"profile {profile.name} needs a common name of at most {most}")
+        if common_name != " ".join(common_name.split()):
+            raise ProfileError("a common name has no blanks around it, and one at a time within (RFC 5280 §7.1)")
         return common_name
     if profile.subject == "empty":
         return None

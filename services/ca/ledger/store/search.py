@@ -1,6 +1,6 @@
 """Searches: the leading filter reads a bounded piece of one index, the others leave rows out of that."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final, TypeAlias
 
 import orjson
@@ -73,6 +73,20 @@ class LedgerSearch:
                 break
         following = None if cursor is None else format_cursor(way, cursor)
         return LedgerPage(tuple(_entry_of(row) for row in found), following)
+
+    async def entries(self, query: LedgerQuery, now: int) -> AsyncIterator[LedgerEntry]:
+        """All rows that meet the query, page by page.
+
+        Raises:
+            DatabaseError: the database cannot be read.
+        """
+        while True:
+            page = await self.page(query, now)
+            for entry in page.certificates:
+                yield entry
+            if page.next is None:
+                return
+            query = query.following(page.next)
 
     def _page_of(self, way: Way, *, follows: bool) -> Prepared:
         if (way, follows) not in self._pages:

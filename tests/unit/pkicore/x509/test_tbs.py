@@ -119,7 +119,7 @@ async def test_a_ca_without_responder_cannot_serve_a_profile_with_ocsp(ecdsa: Hi
 
 async def test_a_required_common_name(ecdsa: Hierarchy) -> None:
     """None, an empty one and one of 65 characters are refused."""
-    for common_name in (None, "", "x" * 65):
+    for common_name in (None, "", " ", "two  blanks", "x" * 65, "\u00e9" * 33):
         with pytest.raises(ProfileError, match="common name"):
             await ecdsa.issue("ocsp-responder", common_name=common_name)
 
