@@ -335,3 +335,17 @@ def test_an_operator_cannot_have_a_ca_certified(deployment: Deployment, tmp_path
         assert refused.returncode == 1
         assert "ztca: " in refused.stderr
     assert not (tmp_path / "chain.pem").exists()
+
+
+def test_what_an_operator_was_refused_is_on_record(deployment: Deployment, tmp_path: Path) -> None:
+    """A weak key is for the CA to refuse; where the chain finds no place, the CA is not asked."""
+    where = ("--dir", str(deployment.directory))
+    openssl("req", "-new", "-newkey", "rsa:1024", "-nodes", "-keyout", tmp_path / "key", "-out", tmp_path / "weak.csr",
+            "-subj", "/CN=weak.example")  # fmt: skip
+    refused = deployment.ztca("certify", str(tmp_path / "weak.csr"), *where, "--out", str(tmp_path / "x"), check=False)
+    assert "1024 bits is refused" in refused.stderr
+    assert "1024 bits is refused" in deployment.ztca("list", "--refusals", *where).stdout
+    csr = request_file(tmp_path, "-subj", "/CN=nowhere.example")
+    nowhere = deployment.ztca("certify", str(csr), *where, "--out", str(tmp_path / "a" / "chain.pem"), check=False)
+    assert "no directory that can be written to" in nowhere.stderr
+    assert "nowhere.example" not in deployment.ztca("list", *where).stdout

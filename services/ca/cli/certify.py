@@ -1,6 +1,7 @@
 """`ztca certify`: a certificate for somebody else's key, after an operator has looked at the request."""
 
 import asyncio
+import os
 import secrets
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,8 +10,9 @@ import click
 
 from pkicore.clock import from_unix
 from pkicore.encoding import write_new
-from pkicore.errors import MalformedError
-from pkicore.x509.csr import MAX_CSR_BYTES, UnverifiedCsr, VerifiedCsr
+from pkicore.errors import MalformedError, PkiError
+from pkicore.x509.certificate import load_chain
+from pkicore.x509.csr import MAX_CSR_BYTES, UnverifiedCsr
 from services.ca.cli.connection import connected
 from services.ca.cli.output import directory_option, failing_cleanly, json_option, tell
 from services.ca.errors import CeremonyError
@@ -35,8 +37,7 @@ def certify(csr: Path, directory: Path, profile: str, out: Path, not_after: date
     keeps that it was you. Needs a running deployment (`ztca up`).
     """
     with failing_cleanly():
-        if out.exists():
-            raise CeremonyError(f"{out} exists; give another --out")
+        _check_place(out)
         request = _read(csr)
         names = _identifiers(request)
         wanted = CertificateRequest(
@@ -47,9 +48,10 @@ def certify(csr: Path, directory: Path, profile: str, out: Path, not_after: date
             not_after=None if not_after is None else int(not_after.replace(tzinfo=UTC).timestamp()),
         )
         issued = asyncio.run(_ask(directory, wanted))
-        write_new(out, issued.chain.encode(), 0o644)
+        _write(out, issued)
         vouched = [f"{name.type}:{name.value}" for name in names]
-        said = ", ".join(vouched) or f"the name {request.subject.rfc4514_string()}"
+        subject = load_chain(issued.certificate.encode())[0].subject.rfc4514_string()
+        said = ", ".join(vouched) or f"the name {subject}"
         tell(
             as_json,
             {"serial": issued.serial, "certificate": str(out), "names": vouched, "not_after": issued.not_after},
@@ -57,17 +59,39 @@ def certify(csr: Path, directory: Path, profile: str, out: Path, not_after: date
         )
 
 
-def _read(path: Path) -> VerifiedCsr:
+def _check_place(out: Path) -> None:
+    """Before the CA is asked: a certificate that finds no place would be in force all the same."""
+    if out.exists():
+        raise CeremonyError(f"{out} exists; give another --out")
+    if not os.access(out.parent, os.W_OK | os.X_OK):
+        raise CeremonyError(f"{out.parent} is no directory that can be written to; give another --out")
+
+
+def _write(out: Path, issued: IssuedCertificate) -> None:
+    try:
+        write_new(out, issued.chain.encode(), 0o644)
+    except OSError as error:
+        raise CeremonyError(
+            f"{issued.serial} is issued, and {out} cannot be written ({error.strerror}): `ztca show {issued.serial} "
+            "--json` has the certificate"
+        ) from error
+
+
+def _read(path: Path) -> UnverifiedCsr:
     with path.open("rb") as file:
         data = file.read(MAX_CSR_BYTES + 1)
     try:
-        return UnverifiedCsr.parse(data).verify()
+        return UnverifiedCsr.parse(data)
     except MalformedError as error:
         raise MalformedError(f"{path}: {error}") from error
 
 
-def _identifiers(request: VerifiedCsr) -> tuple[Identifier, ...]:
-    names = request.names
+def _identifiers(request: UnverifiedCsr) -> tuple[Identifier, ...]:
+    """The names in the request; none where the CA will refuse it, which is then on record there."""
+    try:
+        names = request.verify().names
+    except PkiError:
+        return ()
     return (
         *(Identifier("dns", name) for name in names.dns),
         *(Identifier("ip", str(address)) for address in names.ip),
