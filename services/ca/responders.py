@@ -125,8 +125,11 @@ class DelegatedResponders:
         key = self._keys[issuer]
         if certificate.public_key() != key.public_key:
             raise KeyNotFoundError(f"{self._path(issuer)} is not a certificate of {key.uri}")
-        responder = Responder.of_own_key if isinstance(key, FileKey) else Responder
-        self._current[issuer] = responder(certificate, key, self._cas[issuer].issuer.certificate)
+        above = self._cas[issuer].issuer.certificate
+        if isinstance(key, FileKey):
+            self._current[issuer] = Responder.of_own_key(certificate, key, above)
+        else:
+            self._current[issuer] = Responder(certificate, key, above)
 
     def _is_old(self, certificate: x509.Certificate) -> bool:
         life = certificate.not_valid_after_utc - certificate.not_valid_before_utc

@@ -280,7 +280,7 @@ async def test_a_scan_that_is_left_early_gives_its_connection_back(database: Dat
     for _ in range(20):
         scan = database.scan(query)
         await anext(scan)
-        await scan.aclose()  # type: ignore[attr-defined] # an async generator behind its iterator type
+        await scan.aclose()
     await database.commit(Unit("add", [add_book(database, 99)]))
     assert await count(database) == 31
 
