@@ -110,6 +110,7 @@ class SerialStatus:
     revoked_at: int | None
     reason: str | None
 
+
 class RevocationStore:
     """Every statement is compiled once, here; those of selectors when they are first used."""
 
