@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -142,8 +142,9 @@ def export(directory: Path, service: str) -> None:
 async def _export(url: str, archives: Path, evidence: Evidence) -> None:
     database = await Database.open(url, clock=SystemClock())
     try:
-        async for line in export_log(database, archives, evidence):
-            sys.stdout.buffer.write(line)
+        async with aclosing(export_log(database, archives, evidence)) as lines:
+            async for line in lines:
+                sys.stdout.buffer.write(line)
         sys.stdout.buffer.flush()
     finally:
         await database.close()

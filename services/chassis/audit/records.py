@@ -1,6 +1,6 @@
 """The records that are in the database, and their export as lines."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Final
 
@@ -59,7 +59,7 @@ async def audit_records(
             previous = stored.hash
 
 
-async def export_audit(database: Database, base: ChainHead | None = None) -> AsyncIterator[bytes]:
+async def export_audit(database: Database, base: ChainHead | None = None) -> AsyncGenerator[bytes, None]:
     """The log in the database as JSONL, one line per record; `pkicore.audit.parse_export` reads it back.
 
     Raises:

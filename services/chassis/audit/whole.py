@@ -1,6 +1,7 @@
 """A log from its first record to its last, wherever the records are: archives first, then the database."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
 
 from pkicore.audit import StoredRecord, export_line
@@ -11,8 +12,10 @@ from services.chassis.audit.verification import ArchiveWalk, Evidence
 from services.chassis.database import Database
 
 
-async def export_log(database: Database, archives: Path, evidence: Evidence) -> AsyncIterator[bytes]:
+async def export_log(database: Database, archives: Path, evidence: Evidence) -> AsyncGenerator[bytes, None]:
     """The whole log as JSONL; the tombstone of records that were removed stands in their place.
+
+    Who stops early closes it.
 
     Args:
         database: Holds the newest part.
@@ -34,8 +37,9 @@ async def export_log(database: Database, archives: Path, evidence: Evidence) -> 
     if base.sequence > walk.head.sequence:
         missing = walk.head.sequence + 1
         raise AuditError(f"record {missing} is missing: records up to {base.sequence} were archived", missing)
-    async for line in export_audit(database, walk.head):
-        yield line
+    async with aclosing(export_audit(database, walk.head)) as lines:
+        async for line in lines:
+            yield line
 
 
 def _line(item: StoredRecord | Segment) -> bytes:

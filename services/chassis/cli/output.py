@@ -69,6 +69,8 @@ def failing_cleanly(program: str, *own_errors: type[Exception]) -> Iterator[None
     expected: tuple[type[Exception], ...] = (PkiError, ChassisError, OSError, *own_errors)
     try:
         yield
+    except BrokenPipeError:  # who read the output has enough, as `| head`: click ends quietly
+        raise
     except expected as error:
         click.echo(f"{program}: {_sentence(error)}", err=True)
         sys.exit(1)

@@ -346,3 +346,16 @@ def test_a_copy_that_cannot_be_written_is_verified(deployed: Deployed, tmp_path:
         pytest.skip(f"not run: nothing can be mounted read-only here ({done.stderr.strip()[:200]})")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["logs"][0]["records"] == 31
+
+
+def test_who_has_read_enough_ends_an_export_quietly(tmp_path: Path) -> None:
+    """As `ztca audit export | head -1`: nothing is said, and the scan's connection is closed."""
+    root = tmp_path / "pki"
+    settings(root, "ca", log(root / "ca" / "ca.sqlite3", *["some.event"] * 1500))
+    command = [sys.executable, "-c", "from services.ca.cli import main; main()", "audit", "export", "--dir", str(root)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as export:
+        assert export.stdout is not None
+        assert export.stderr is not None
+        export.stdout.readline()
+        export.stdout.close()
+        assert export.stderr.read() == b""
