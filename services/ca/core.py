@@ -94,6 +94,7 @@ class Core:
         """
         await self.publisher.load()
         await self.log.refresh()
+        await self.block_list.heed()
         await self.issuance.recover()
         await self.responders.ensure()
         await self.publisher.publish_outstanding(_FIRST_CRLS)
@@ -106,6 +107,7 @@ class Core:
         """
         await self.publisher.load()
         await self.log.refresh()
+        await self.block_list.heed()
         await self.catch_up()
 
     async def catch_up(self) -> None:
@@ -128,6 +130,7 @@ class Core:
         self.answers.include({name: ca.issuer.certificate for name, ca in self.hierarchy.cas.items()})
         await self.publisher.extend(_FIRST_CRLS)
         await or_later("OCSP responders", self.responders.ensure)
+        await self.block_list.heed()
         self.hierarchy.switch(later)
 
     async def complete_intents(self) -> None:
@@ -248,7 +251,9 @@ def build_core(
         refusals=Refusals(refused, problems=PROBLEMS, clock=clock, kept_for=rules.refusals_kept),
         expiry=ExpiryWatch(counts, clock),
         ledger=LedgerEndpoints(search, refused, inventories, clock),
-        block_list=BlockList(store=BlockListStore(database), revoker=revoker, own=own, clock=clock),
+        block_list=BlockList(
+            store=BlockListStore(database), revoker=revoker, hierarchy=hierarchy, own=own, clock=clock
+        ),
         naming=Naming(NamingStore(database)),
         watch=IssuerWatch(hierarchy, publisher),
         clock=clock,

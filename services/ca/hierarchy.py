@@ -1,6 +1,7 @@
 """The roots and issuing CAs that this process answers for. A root is a certificate here, never a key."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import hashlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Final
 import structlog
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from pkicore.algorithms import PublicKey, known_public_key
 from pkicore.errors import KeyNotFoundError, MalformedError, UnsupportedError
@@ -35,7 +37,8 @@ class Hierarchy:
         responder_keys: the keys of their OCSP responders, likewise.
         roots: the roots' certificates, by id, those that are not trusted any more among them.
         crosses: by the root's id, the certificates of its key by other roots.
-        issuing: the issuer of each family that issues now; one that its root has revoked does not.
+        issuing: the issuer of each family that issues now; one that its root has revoked, or whose key is blocked, does
+            not.
     """
 
     cas: dict[str, IssuingCa]
@@ -43,10 +46,13 @@ class Hierarchy:
     roots: dict[str, x509.Certificate]
     crosses: dict[str, tuple[x509.Certificate, ...]] = field(default_factory=dict)
     issuing: dict[str, Issuer] = field(init=False)
+    _active: dict[str, Issuer] = field(init=False)
     _revoked: set[int] = field(init=False, default_factory=set)
+    _blocked: frozenset[bytes] = field(init=False, default=frozenset())
 
     def __post_init__(self) -> None:
-        self.issuing = {ca.issuer.family: ca.issuer for ca in self.cas.values() if ca.state == "active"}
+        self._active = {ca.issuer.family: ca.issuer for ca in self.cas.values() if ca.state == "active"}
+        self.issuing = dict(self._active)
 
     def take_up(self, later: "Hierarchy") -> None:
         """Speak for all of a later reading of the settings; who issues is as before."""
@@ -57,22 +63,39 @@ class Hierarchy:
 
     def switch(self, later: "Hierarchy") -> None:
         """Issue as a later reading of the settings says; those requests that have their issuer keep it."""
-        families = self.issuing.keys() - later.issuing.keys()
-        self.issuing.update(later.issuing)
-        for family in families:
+        self._active = dict(later.issuing)
+        for family in self.issuing.keys() - self._active.keys():
             del self.issuing[family]
-        self._drop_revoked()
+        self._settle()
 
     def heed(self, revoked: Sequence[Revoked]) -> None:
         """Have an issuing CA that its root has revoked issue nothing any more: nobody would believe it."""
         self._revoked.update(item.serial for item in revoked if item.issuer in self.roots)
-        self._drop_revoked()
+        self._settle()
 
-    def _drop_revoked(self) -> None:
-        for family, issuer in list(self.issuing.items()):
-            if issuer.certificate.serial_number in self._revoked:
-                del self.issuing[family]
-                _log.error("an issuing CA is revoked, and issues nothing any more", issuer=issuer.id, family=family)
+    def heed_blocked(self, key_hashes: Collection[bytes]) -> None:
+        """Have the issuing CAs with these keys, and no others, issue nothing: somebody else may sign as they do."""
+        self._blocked = frozenset(key_hashes)
+        self._settle()
+
+    def _settle(self) -> None:
+        for family, issuer in self._active.items():
+            reason = self._reason_to_stop(issuer)
+            if reason is None:
+                self.issuing[family] = issuer
+            elif self.issuing.pop(family, None) is not None:
+                _log.error(f"an issuing CA {reason}, and issues nothing any more", issuer=issuer.id, family=family)
+
+    def _reason_to_stop(self, issuer: Issuer) -> str | None:
+        if issuer.certificate.serial_number in self._revoked:
+            return "is revoked"
+        is_blocked = self._blocked and _key_hash(issuer.certificate) in self._blocked
+        return "has a key that is blocked" if is_blocked else None
+
+    @property
+    def key_hashes(self) -> set[bytes]:
+        """What the block list knows the issuing CAs' keys by."""
+        return {_key_hash(ca.issuer.certificate) for ca in self.cas.values()}
 
     def is_superseded(self, certificate: x509.Certificate) -> bool:
         """Whether its issuer is one of ours and issues no more, and another of its family does."""
@@ -93,6 +116,11 @@ class Hierarchy:
     def remote_keys(self) -> list[RemoteKey]:
         """The keys that signer-hsm holds."""
         return [key for key in self.keys.values() if isinstance(key, RemoteKey)]
+
+
+def _key_hash(certificate: x509.Certificate) -> bytes:
+    public_key = known_public_key(certificate.public_key())
+    return hashlib.sha256(public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ revocations, in this process at once. A hold may become a revocation, from its o
 """
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from cryptography import x509
 
@@ -73,6 +73,13 @@ def act_of(reason: str) -> Act:
     return acts.get(reason, "revoke")
 
 
+class OfKey(NamedTuple):
+    """What a key that is blocked had: serials that were revoked now, and certificates that only a root revokes."""
+
+    revoked: Sequence[int]
+    by_roots: Sequence[Candidate]
+
+
 class Revoker:
     """Revokes, holds and releases what the given issuers issued; `piece` bounds how many by one request."""
 
@@ -120,27 +127,35 @@ class Revoker:
         """
         if not is_operator(caller):
             raise NotAuthorisedError("only operators revoke more than one certificate at once")
-        return await self._revoke_piece(caller, request)
+        return await self._revoke_piece(caller, request, await self._found(request))
 
-    async def revoke_key(self, caller: SpiffeId, key_hash: bytes) -> list[int]:
+    async def revoke_key(self, caller: SpiffeId, key_hash: bytes) -> OfKey:
         """Everything of a key that is on the block list, for keyCompromise; who may block it may do this.
+
+        What a root has issued is left: its key is not here.
 
         Raises:
             DatabaseError: not everything was revoked; it may be repeated.
         """
         request: SelectionRequest | None = SelectionRequest(Selector(key_hash=key_hash), _COMPROMISED)
-        serials = list[int]()
+        serials, by_roots = list[int](), list[Candidate]()
         while request is not None:
-            piece = await self._revoke_piece(caller, request)
+            found = await self._found(request)
+            by_roots += [item for item in found if item.issuer not in self._issuers]
+            piece = await self._revoke_piece(caller, request, found)
             serials += piece.serials
             request = None if piece.after is None else replace(request, after=piece.after)
-        return serials
+        return OfKey(serials, by_roots)
 
-    async def _revoke_piece(self, caller: SpiffeId, request: SelectionRequest) -> SelectionAnswer:
+    async def _found(self, request: SelectionRequest) -> Sequence[Candidate]:
+        act = act_of(parse_reason(request.reason, by_operator=True))
+        now = unix(self._clock.now())
+        return await self._store.selected(request.selector, act, after=request.after, most=self._piece, now=now)
+
+    async def _revoke_piece(
+        self, caller: SpiffeId, request: SelectionRequest, found: Sequence[Candidate]
+    ) -> SelectionAnswer:
         reason = parse_reason(request.reason, by_operator=True)
-        found = await self._store.selected(
-            request.selector, act_of(reason), after=request.after, most=self._piece, now=unix(self._clock.now())
-        )
         changed = [item.serial for item in found if item.issuer in self._issuers]
         if not request.dry_run:
             changed = await self._record_all(caller, changed, reason, str(request.selector))

@@ -18,6 +18,7 @@ from services.ca.block_list.blocking import PAGE
 from services.ca.block_list.store import BlockListStore
 from services.ca.block_list.wire import BlockRequest
 from services.ca.client import BadPublicKeyError, CaClient, CaRefusedError, ForbiddenError, UnknownKeyError
+from services.ca.errors import UnknownProfileError
 from services.ca.wire import RevocationRequest
 from services.chassis.database import AuditEvent
 from tests.support.ca_world import ACME, CA, OPERATOR, CaWorld, server_request
@@ -90,6 +91,28 @@ async def test_what_was_revoked_before_stays_as_it_is(world: CaWorld, operator: 
     assert (await operator.certificate(first.serial)).reason == "superseded"
     again = await operator.block_key(BlockRequest(hash_of(key)))
     assert (again.is_new, list(again.serials)) == (False, [])
+
+
+async def test_an_issuing_ca_whose_key_is_blocked_issues_nothing(world: CaWorld, operator: CaClient) -> None:
+    """While it runs and after a restart, by whichever process; other families go on, and so does it when unblocked."""
+    public_key = world.issuer("ecdsa").public_key()
+    key_hash = hashlib.sha256(public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
+    world.clock.advance(timedelta(seconds=2))  # later than the CRLs
+    other = await (await CaWorld.open(world.directory, clock=world.clock, families=world.families)).start()
+    await operator.block_key(BlockRequest(key_hash))
+    assert set(world.core.hierarchy.issuing) == {"mldsa"}
+    with pytest.raises(UnknownProfileError):
+        await world.issue("a.example")
+    await other.core.block_list.sweep()
+    assert set(other.core.hierarchy.issuing) == {"mldsa"}
+    await other.close()
+    world.clock.advance(timedelta(seconds=2))
+    again = await (await CaWorld.open(world.directory, clock=world.clock, families=world.families)).start()
+    with pytest.raises(UnknownProfileError):
+        await again.issue("a.example")
+    await again.close()
+    await operator.unblock_key(key_hash.hex())
+    assert (await world.issue("a.example")).serial
 
 
 async def test_what_a_dead_process_left_is_swept(world: CaWorld) -> None:

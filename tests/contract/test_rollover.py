@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import re
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import verification
 
 from pkicore.algorithms import ALGORITHMS, generate_private_key
@@ -21,6 +23,7 @@ from pkicore.errors import KeyNotFoundError
 from pkicore.ocsp import build_request, verify_response
 from pkicore.x509.certificate import load_chain, to_pem
 from pkicore.x509.names import Names
+from services.ca.block_list.wire import BlockRequest, IssuedByRoot
 from services.ca.cli.roots import renew_crl, revoke_by_root
 from services.ca.client.trust import ACTIVE
 from services.ca.core import Core
@@ -30,7 +33,7 @@ from services.ca.rollover import Rollover
 from services.ca.root_rollover import RootRollover
 from services.ca.store import CaStore
 from services.ca.subordinate import Subordination, Terms
-from services.ca.wire import CertificateRequest, Identifier
+from services.ca.wire import CertificateRequest, Identifier, format_serial
 from services.chassis.database import Database
 from tests.support.ca_world import OPERATOR
 from tests.support.openssl import openssl
@@ -217,13 +220,31 @@ async def test_what_was_revoked_issues_never_again(world: StoppedWorld, issuing:
     assert world.layout.settings("ca").read_text() == before
 
 
-async def revoke(world: StoppedWorld, name: str) -> None:
+async def test_an_issuing_cas_blocked_key(world: StoppedWorld) -> None:
+    """Its certificate is named as its root's to revoke, and the key is overdue until that has been done."""
+    async with started(world) as core:
+        old = core.hierarchy.issuing["mldsa"].certificate
+        spki = old.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        blocked = BlockRequest(hashlib.sha256(spki).digest())
+        answer = await core.block_list.add(OPERATOR, blocked)
+        assert (answer.serials, answer.unrevoked) == ([], [IssuedByRoot(format_serial(old.serial_number), OLD_ROOT)])
+        assert "mldsa" not in core.hierarchy.issuing
+        for _ in range(2):
+            assert await core.block_list.sweep() == 0
+            assert core.block_list.metrics.overdue._value.get() == 1
+        await revoke(world, OLD, "keyCompromise")
+        assert await core.block_list.sweep() == 0
+        assert core.block_list.metrics.overdue._value.get() == 0
+        assert not (await core.block_list.add(OPERATOR, blocked)).unrevoked
+
+
+async def revoke(world: StoppedWorld, name: str, reason: str = "cACompromise") -> None:
     """As `ztca ca root-crl --revoke` does, which asks the machine for the time."""
     item = next(item for item in world.settings.issuers if item.id == name)
     serial = load_chain(item.certificate.read_bytes())[0].serial_number
     database = await Database.open(world.settings.database_url, clock=world.clock)
     try:
-        await revoke_by_root(CaStore(database), item.root, serial, "cACompromise", world.clock)
+        await revoke_by_root(CaStore(database), item.root, serial, reason, world.clock)
     finally:
         await database.close()
 

@@ -15,8 +15,9 @@ from pkicore.clock import Clock, unix
 from pkicore.identity import SpiffeId
 from services.ca.authorization import is_operator
 from services.ca.block_list.store import BlockListStore
-from services.ca.block_list.wire import BlockAnswer, BlockedKeyPage, BlockRequest, KeyStatus
+from services.ca.block_list.wire import BlockAnswer, BlockedKeyPage, BlockRequest, IssuedByRoot, KeyStatus
 from services.ca.errors import CaServiceError, NotAuthorisedError, NotBlockedError
+from services.ca.hierarchy import Hierarchy
 from services.ca.revocation import Revoker
 from services.ca.wire import format_serial
 from services.chassis.database import AuditEvent
@@ -47,17 +48,22 @@ class BlockMetrics:
 
 
 class BlockList:
-    """The block list over its store; `revoker` takes back what a key has."""
+    """The block list over its store; `revoker` takes back what a key has, and `hierarchy` is told of its own keys."""
 
-    def __init__(self, *, store: BlockListStore, revoker: Revoker, own: SpiffeId, clock: Clock) -> None:
+    def __init__(
+        self, *, store: BlockListStore, revoker: Revoker, hierarchy: Hierarchy, own: SpiffeId, clock: Clock
+    ) -> None:
         self.metrics = BlockMetrics()
         self._store = store
         self._revoker = revoker
+        self._hierarchy = hierarchy
         self._own = own
         self._clock = clock
 
     async def add(self, caller: SpiffeId, request: BlockRequest) -> BlockAnswer:
         """Block a key and revoke its certificates for keyCompromise; repeated, it does what was left undone.
+
+        An issuing CA that has it issues nothing any more. What a root issued is not revoked here; the answer names it.
 
         Raises:
             NotAuthorisedError: the caller is no operator.
@@ -71,8 +77,10 @@ class BlockList:
             await self._store.add(key_hash, unix(self._clock.now()), request.reason, event)
         except (ConflictError, DuplicateError):
             is_new = False
-        serials = await self._revoker.revoke_key(caller, key_hash)
-        return BlockAnswer(key_hash.hex(), is_new, [format_serial(serial) for serial in serials])
+        await self.heed()
+        of_key = await self._revoker.revoke_key(caller, key_hash)
+        unrevoked = [IssuedByRoot(format_serial(item.serial), item.issuer) for item in of_key.by_roots]
+        return BlockAnswer(key_hash.hex(), is_new, [format_serial(serial) for serial in of_key.revoked], unrevoked)
 
     async def remove(self, caller: SpiffeId, key_hash: bytes) -> None:
         """Let a key be certified again; what was revoked stays revoked.
@@ -87,6 +95,7 @@ class BlockList:
             await self._store.remove(key_hash, event)
         except ConflictError as error:
             raise NotBlockedError(f"the key {key_hash.hex()} is not blocked") from error
+        await self.heed()
 
     async def status(self, key_hash: bytes) -> KeyStatus:
         """Whether a key is blocked, and whether it is certified."""
@@ -98,19 +107,37 @@ class BlockList:
         keys = await self._store.page(after, PAGE)
         return BlockedKeyPage(keys, keys[-1].key_hash if len(keys) == PAGE else None)
 
+    async def heed(self) -> None:
+        """Have those issuing CAs issue nothing whose keys are blocked, by whichever process.
+
+        Raises:
+            DatabaseError: the database cannot be read.
+        """
+        own = self._hierarchy.key_hashes
+        self._hierarchy.heed_blocked([key_hash for key_hash in own if await self._store.has(key_hash)])
+
     async def sweep(self) -> int:
         """Revoke what blocked keys still have; how many certificates that were.
+
+        A key is overdue as long as it has any; what a root issued waits for somebody who has the root's key.
 
         Raises:
             DatabaseError: the database cannot be read or written.
         """
         swept = 0
+        await self.heed()
         self.metrics.blocked.set(await self._store.count())
         overdue = await self._store.overdue(unix(self._clock.now()))
         self.metrics.overdue.set(len(overdue))
         for key_hash in overdue:
-            swept += len(await self._revoker.revoke_key(self._own, key_hash))
-            self.metrics.overdue.dec()
+            of_key = await self._revoker.revoke_key(self._own, key_hash)
+            swept += len(of_key.revoked)
+            if not of_key.by_roots:
+                self.metrics.overdue.dec()
+            for item in of_key.by_roots:
+                _log.error(
+                    "not revoked by its root: `ztca ca root-crl`", serial=format_serial(item.serial), root=item.issuer
+                )
         return swept
 
     async def run(self) -> None:

@@ -40,12 +40,28 @@ class BlockRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class IssuedByRoot:
+    """The serial of a CA's certificate, and the id of the root that issued it."""
+
+    serial: str
+    root: str
+
+
+@dataclass(frozen=True, slots=True)
 class BlockAnswer:
-    """A key is blocked; `is_new` unless it was before. `serials` are the certificates that were revoked now."""
+    """A key is blocked.
+
+    Attributes:
+        key_hash: the key.
+        is_new: unless it was blocked before.
+        serials: the certificates that were revoked now.
+        unrevoked: those that are as they were: a root issued them, and its key is offline.
+    """
 
     key_hash: str
     is_new: bool
     serials: Sequence[str]
+    unrevoked: Sequence[IssuedByRoot]
 
     def to_json(self) -> bytes:
         """The answer body."""
@@ -59,7 +75,13 @@ class BlockAnswer:
             MalformedError: a field is missing or of another kind.
         """
         body = Fields.parse(data)
-        return cls(body.text("key_hash"), body.flag("is_new"), body.texts("serials"))
+        unrevoked = [Fields(item) for item in body.objects("unrevoked")]
+        return cls(
+            body.text("key_hash"),
+            body.flag("is_new"),
+            body.texts("serials"),
+            [IssuedByRoot(item.text("serial"), item.text("root")) for item in unrevoked],
+        )
 
 
 @dataclass(frozen=True, slots=True)

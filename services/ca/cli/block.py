@@ -7,7 +7,7 @@ from typing import Final
 
 import click
 
-from services.ca.block_list.wire import COMPROMISED, BlockAnswer, BlockedKey, BlockRequest
+from services.ca.block_list.wire import COMPROMISED, BlockAnswer, BlockedKey, BlockRequest, IssuedByRoot
 from services.ca.cli.connection import connected
 from services.ca.cli.key_file import key_hash_of
 from services.ca.cli.output import directory_option, failing_cleanly, json_option, tell
@@ -28,21 +28,42 @@ def block() -> None:
 def add(key: str, directory: Path, reason: str, as_json: bool) -> None:  # noqa: FBT001 - a command-line flag
     """Block KEY, and revoke every certificate that it has, for keyCompromise.
 
+    Certificates of CAs are revoked by their root: they are named, with the command that does it.
+
     KEY is a file with a certificate, a certificate request, a public key or a private key, or the SHA-256 (hex) of a
     SubjectPublicKeyInfo. Needs a running deployment (`ztca up`). It may be repeated.
     """
     with failing_cleanly():
         answer = asyncio.run(_add(directory, BlockRequest(key_hash_of(key), reason)))
-        value = {"key_hash": answer.key_hash, "is_new": answer.is_new, "serials": list(answer.serials)}
-        tell(as_json, value, *_told(answer))
+        tell(as_json, as_json_of(answer), *told(answer))
 
 
-def _told(answer: BlockAnswer) -> list[str]:
+def as_json_of(answer: BlockAnswer) -> dict[str, object]:
+    """What `--json` says."""
+    unrevoked = [{"serial": item.serial, "root": item.root, "revoke_with": _advice(item)} for item in answer.unrevoked]
+    value = {"key_hash": answer.key_hash, "is_new": answer.is_new, "serials": list(answer.serials)}
+    return value | {"unrevoked": unrevoked}
+
+
+def told(answer: BlockAnswer) -> list[str]:
+    """The lines for people."""
     said = "is blocked" if answer.is_new else "was blocked before"
     lines = [f"The key {answer.key_hash} {said}; certificates revoked now: {len(answer.serials)}."]
     lines += [f"  {serial}" for serial in answer.serials[:_SHOWN]]
     more = len(answer.serials) - _SHOWN
-    return [*lines, f"  and {more} more"] if more > 0 else lines
+    lines += [f"  and {more} more"] if more > 0 else []
+    return lines + _not_revoked(answer)
+
+
+def _advice(item: IssuedByRoot) -> str:
+    return f"ztca ca root-crl --root {item.root} --revoke {item.serial} --reason keyCompromise"
+
+
+def _not_revoked(answer: BlockAnswer) -> list[str]:
+    if not answer.unrevoked:
+        return []
+    head = "Not revoked, since a root issued them; a CA of this deployment that has the key issues nothing any more:"
+    return [head, *(f"  {item.serial}: `{_advice(item)}`" for item in answer.unrevoked)]
 
 
 async def _add(directory: Path, request: BlockRequest) -> BlockAnswer:
