@@ -90,5 +90,7 @@ def test_what_makes_no_sense_is_said_in_a_sentence(deployment: Deployment) -> No
 @pytest.mark.slow
 def test_a_classical_deployment_fails_where_that_is_asked_for(deployment: Deployment) -> None:
     """--fail-on-classical ends with 1; the report itself ends with 0 and names the classical issuer."""
-    assert "ecdsa-p256: issuing-ecdsa (issuing, key: file)" in ztca(deployment, "pqc", "report")
+    report = ztca(deployment, "pqc", "report")
+    assert "ecdsa-p256: issuing-ecdsa (issuing, key: file)" in report
+    assert "ed25519: audit checkpoints of ca" in report
     ztca(deployment, "pqc", "report", "--fail-on-classical", status=1)

@@ -25,7 +25,10 @@ def pqc() -> None:
 @directory_option
 @json_option
 def report(directory: Path, fail_on_classical: bool, as_json: bool) -> None:  # noqa: FBT001 - command-line flags
-    """List what is still classical: issuers, live certificates, ACME accounts, listeners, keys at signer-hsm.
+    """List what is still classical: issuers, live certificates, ACME accounts, listeners, keys.
+
+    The keys are those at signer-hsm, the audit logs' and the CT log's. Keys of certificates are counted with these:
+    responders, time-stamping authority, artefact signing, services.
 
     Needs a running deployment (`ztca up`) and an operator's identity.
     """

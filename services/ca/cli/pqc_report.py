@@ -1,8 +1,8 @@
 """What of a deployment is still classical: gathered from those who know, put into one report.
 
 Nobody's database is read: the CA is asked over its API, signer-hsm over its own, the listeners by a handshake, and the
-ACME server's accounts by the numbers that its ops listener shows to anybody on the machine. Who does not answer stands
-in the report as not asked.
+ACME server's accounts by the numbers that its ops listener shows to anybody on the machine; keys in files are seen in
+their public halves in `trust/`. Who does not answer stands in the report as not asked.
 """
 
 from __future__ import annotations
@@ -12,17 +12,20 @@ import tomllib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from pkicore.algorithms import ALGORITHMS
+from pkicore.algorithms import ALGORITHMS, algorithm_of
 from pkicore.errors import PkiError
 from pkicore.mtls import INTERNAL, PUBLIC
 from services.ca.cli.connection import connected, service_id
 from services.ca.cli.ledger_text import moment
 from services.ca.client import CaError
+from services.ca.ct.opening import read_public_key
+from services.ca.deployment import recorded_settings
 from services.ca.errors import CaServiceError
 from services.ca.layout import SIGNER, Layout
 from services.ca.own_policy import is_json
@@ -102,7 +105,8 @@ async def gather(deployed: Deployed) -> Report:
     areas: Sequence[tuple[str, Callable[[Deployed, Report], Awaitable[None]]]] = (
         ("issuers and certificates", _ask_ca),
         ("accounts", _ask_acme),
-        ("keys", _ask_signer),
+        ("keys at signer-hsm", _ask_signer),
+        ("published keys", look_at_published),
     )
     for area, ask in areas:
         try:
@@ -165,6 +169,36 @@ async def _ask_signer(deployed: Deployed, report: Report) -> None:
                 after = page.next
                 if after is None:
                     break
+
+
+async def look_at_published(deployed: Deployed, report: Report) -> None:
+    """The keys of the audit logs' checkpoints, and the CT log's; those at signer-hsm were listed there.
+
+    Raises:
+        ValueError: the audit keys are not in this copy of the deployment's trust.
+    """
+    layout = Layout(deployed.directory)
+    audit = {path.stem: path for path in sorted((layout.trust / "audit").glob("*.pem"))}
+    report.keys += [
+        _published(path, f"audit checkpoints of {service}")
+        for service, path in audit.items()
+        if not _is_at_signer(layout, service, "audit_key")
+    ]
+    if layout.ct_log_public_key.exists() and not _is_at_signer(layout, "ca", "ct_log_key"):
+        report.keys.append(_published(layout.ct_log_public_key, "CT log"))
+    if missing := [service for service in layout.services if service not in audit]:
+        raise ValueError(f"the deployment's trust/audit has no key of {', '.join(missing)}")
+
+
+def _published(path: Path, what: str) -> Finding:
+    algorithm = algorithm_of(read_public_key(path)).name
+    return Finding(what, algorithm, is_classical(algorithm), detail=str(path))
+
+
+def _is_at_signer(layout: Layout, service: str, setting: str) -> bool:
+    if not layout.settings(service).is_file():  # a copy of the trust alone
+        return False
+    return str(recorded_settings(layout, service).get(setting, "")).startswith(f"{SIGNER}:")
 
 
 @asynccontextmanager
