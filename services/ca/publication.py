@@ -78,6 +78,7 @@ class CrlPublisher:
         self._deltas: dict[str, StoredCrl] = {}
         self._due: set[str] = set(self._lists)
         self._untold: set[str] = set()  # of those due, where not even a delta tells of everything
+        self._taken_up: set[str] = set()  # by `extend`, and not published since
         self._pace, self._trouble, self._overdue = pace or Pace(), Trouble(), Overdue(clock)
         self._wake = asyncio.Event()
         self._published = asyncio.Condition()
@@ -116,24 +117,31 @@ class CrlPublisher:
         await self._load((*self._lists, *self._roots))
 
     async def extend(self, seconds: float) -> None:
-        """Take up the issuers and roots that have come since, and wait for the first CRLs, for so long at most.
+        """Take up the issuers, shards and roots that have come since, and wait for their lists, for so long at most.
+
+        An issuer's complete list is made anew for new shards, since it speaks for their certificates, too.
 
         Raises:
             DatabaseError: the database cannot be read.
+            PublicationDelayedError: not all of them are published yet; no certificate may name them, ask again.
         """
-        new = [name for name in self._cas if name not in self._lists]
-        lists = {item.path: item for name in new for item in CrlList.of(name, self._cas[name].issuer)}
-        for name in new:
+        lists = {item.path: item for name, ca in self._cas.items() for item in CrlList.of(name, ca.issuer)}
+        new = lists.keys() - self._lists.keys()
+        self._taken_up |= new | {lists[path].issuer for path in new}
+        for name in self._cas:
             self._entries.setdefault(name, {0: ShardEntries()})
         self._lists |= lists
-        await self._load((*lists, *self._roots))
-        self._due |= set(lists)
-        self._wake.set()
+        await self._load((*new, *self._roots))
+        self._due |= self._taken_up
+        self.hurry()
         try:
             async with asyncio.timeout(seconds), self._published:
-                await self._published.wait_for(lambda: lists.keys() <= self._current.keys())
-        except TimeoutError:
-            _log.error("the first CRL of a new issuing CA is not published yet", issuers=new)
+                await self._published.wait_for(lambda: not self._taken_up)
+        except TimeoutError as error:
+            missing = ", ".join(sorted(self._taken_up))
+            raise PublicationDelayedError(
+                f"nothing is issued under new CRLs before they are there: {missing}"
+            ) from error
 
     async def publish_all(self, seconds: float = _PUBLISH_SECONDS) -> Mapping[str, int]:
         """Have every list published anew; issuer id to the number of its new complete CRL.
@@ -280,6 +288,7 @@ class CrlPublisher:
     async def _publish(self, item: CrlList, now: int, *, whole: bool) -> None:
         begun = time.monotonic()
         number, before = self._number(item.path) + 1, self._newest.get(item.path)
+        taken_up = self._taken_up & {item.path} if whole else set()
         crl = StoredCrl(
             item.path,
             number,
@@ -321,6 +330,7 @@ class CrlPublisher:
             await self._load((item.path,))
             return
         self._show(crl if whole else None, delta)
+        self._taken_up -= taken_up
         self._forget(item)
         if whole:
             self._pace.spent(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -17,9 +18,10 @@ from cryptography.hazmat.primitives.serialization import pkcs7
 from prometheus_client import CollectorRegistry
 
 from pkicore.algorithms import ALGORITHMS, generate_private_key
+from pkicore.crl import VerifiedCrl
 from pkicore.errors import KeyAccessError, KeyNotFoundError
 from pkicore.keys.passphrase import read_passphrase
-from pkicore.x509.certificate import load_chain
+from pkicore.x509.certificate import crl_urls, load_chain
 from pkicore.x509.names import Names
 from services.ca.app import status_application
 from services.ca.cli.roots import revoke_by_root
@@ -28,7 +30,7 @@ from services.ca.errors import UnknownProfileError
 from services.ca.following import Following
 from services.ca.hierarchy import KeyRing
 from services.ca.transport import Standing
-from services.ca.wire import CertificateRequest, Identifier
+from services.ca.wire import CertificateRequest, Identifier, RevocationRequest, parse_serial
 from services.chassis.errors import SettingsError
 from services.chassis.observability import HttpMetrics
 from tests.support.ca_world import OPERATOR
@@ -118,6 +120,54 @@ async def test_a_running_ca_takes_up_what_is_prepared_and_activated(made: Path, 
             assert (await http.get(f"/aia/{NEW}")).status_code == 200
 
 
+async def test_shards_are_published_before_a_certificate_names_them(made: Path, tmp_path: Path) -> None:
+    """With four, with one again, and after a restart: whatever list a certificate names is there and speaks for it."""
+
+    async def set_shards(live: Live, line: str, lists: dict[str, str]) -> None:
+        file = live.world.layout.settings("ca")
+        file.write_text(re.sub(rf'(crl_shards = .\n)?id = "{OLD}"', f'{line}id = "{OLD}"', file.read_text(), count=1))
+        looking = asyncio.create_task(live.following.look())
+        await asyncio.sleep(0.1)  # in this second no CRL can follow the last one
+        lists |= await named_lists(live.core, f"during-{len(lists)}.example", 1)
+        live.world.clock.advance(timedelta(seconds=1))
+        assert await looking
+
+    lists = dict[str, str]()
+    async with running(made, tmp_path / "pki") as live:
+        await set_shards(live, "crl_shards = 4\n", lists)
+        assert set(lists) == {OLD}
+        lists |= await named_lists(live.core, "sharded.example", 6)
+        assert len(lists) > 1
+        sharded = dict(lists)
+        await set_shards(live, "", lists)
+        assert set(await named_lists(live.core, "again.example", 2)) == {OLD}
+        assert lists.keys() <= live.core.publisher.current.keys()
+    live.world.clock.advance(timedelta(seconds=1))
+    async with live.world.ca() as restarted:
+        for path, serial in sharded.items():
+            await restarted.revoker.revoke(OPERATOR, RevocationRequest("superseded", serial=serial))
+            live.world.clock.advance(timedelta(seconds=1))
+            await restarted.publisher.publish_due()
+            for each in (path, OLD):
+                crl = x509.load_der_x509_crl(restarted.publisher.current[each].der)
+                assert crl.get_revoked_certificate_by_serial_number(parse_serial(serial)) is not None
+
+
+async def named_lists(core: Core, name: str, count: int) -> dict[str, str]:
+    """Issue so many; the lists that they name, each with a serial. List and complete list are there and speak of it."""
+    found = dict[str, str]()
+    for number in range(count):
+        answer = (await core.issuance.issue(OPERATOR, request(f"{number}-{name}"))).answer
+        (leaf, issuer, *_) = load_chain(answer.chain.encode())
+        (url,) = crl_urls(leaf)
+        path = url.partition("/crl/")[2]
+        for each in (path, OLD):
+            crl = VerifiedCrl.verify(core.publisher.current[each].der, issuer, core.clock.now())
+            assert crl.covers([url])
+        found[path] = answer.serial
+    return found
+
+
 async def test_requests_in_flight_are_answered(made: Path, tmp_path: Path) -> None:
     """Those that come while the issuer changes get certificates, each by the old one or by the new."""
     async with running(made, tmp_path / "pki") as live:
@@ -181,6 +231,7 @@ async def test_a_revoked_issuing_ca_issues_nothing_any_more(made: Path, tmp_path
         await refused(core)
         file = world.layout.settings("ca")
         file.write_text(file.read_text().replace('id = "issuing-ecdsa"', 'crl_shards = 2\nid = "issuing-ecdsa"', 1))
+        world.clock.advance(timedelta(seconds=1))  # for the complete list that speaks of the shards
         assert await live.following.look()
         await refused(core)
         world.clock.advance(timedelta(seconds=2))

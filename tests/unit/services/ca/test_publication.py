@@ -318,3 +318,16 @@ async def test_numbers_of_every_list_have_no_gaps(sharded: CaWorld) -> None:
     assert {f"{ISSUER}/{number}" for number in (1, 2, 3)} <= numbers.keys()
     for found in numbers.values():
         assert found == list(range(1, len(found) + 1))
+
+
+async def test_new_shards_are_waited_for(world: CaWorld) -> None:
+    """Until they and a complete list that speaks for them are published, whoever takes them up is told so."""
+    core, ca = world.core, world.core.hierarchy.cas[ISSUER]
+    await core.publisher.extend(1)
+    core.hierarchy.cas[ISSUER] = replace(ca, issuer=replace(ca.issuer, crl_shards=2))
+    for _ in range(2):
+        with pytest.raises(PublicationDelayedError, match=f"{ISSUER}, {ISSUER}/1, {ISSUER}/2"):
+            await core.publisher.extend(0.01)
+    await world.publish()
+    await core.publisher.extend(1)
+    assert newest(world).distribution_points == {ca.issuer.crl_url, *(f"{ca.issuer.crl_url}/{n}" for n in (1, 2))}
