@@ -60,7 +60,10 @@ def rule_of(error: BaseException | None) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class IssuanceRequest:
-    """A request that was verified and authorised. Only `Authorizer.authorise` can make one."""
+    """A request that was verified and authorised. Only `Authorizer.authorise` can make one.
+
+    `requester` is what the caller says, `grounds` what this CA says: how the names were `validated`, its `decision`.
+    """
 
     csr: VerifiedCsr
     caller: SpiffeId
@@ -74,6 +77,7 @@ class IssuanceRequest:
     asked_not_after: int | None
     idempotency_key: str
     requester: Mapping[str, str]
+    grounds: Mapping[str, str]
     renews: int | None
     seal: InitVar[object]
 
@@ -115,7 +119,7 @@ class Authorizer:
             ValidityError: an end that cannot be given.
         """
         renews = None if request.renews is None else parse_serial(request.renews)
-        profile = self._profile_for(caller, request.profile, renews=renews is not None)
+        profile, let_by = self._profile_for(caller, request.profile, renews=renews is not None)
         names = self._names(caller, profile, csr, request.identifiers)
         issuer = self._issuer_for(profile, csr, below)
         with _Rule(4):
@@ -141,11 +145,13 @@ class Authorizer:
             asked_not_after=request.not_after,
             idempotency_key=request.idempotency_key,
             requester=dict(request.requester),
+            grounds={"validated": _validated(caller, names), "decision": f"profile {profile.name}, {let_by}"},
             renews=renews,
             seal=_SEAL,
         )
 
-    def _profile_for(self, caller: SpiffeId, name: str, *, renews: bool) -> Profile:
+    def _profile_for(self, caller: SpiffeId, name: str, *, renews: bool) -> tuple[Profile, str]:
+        """The profile, and what of it lets the caller have it."""
         profile = self._profiles.get(name)
         with _Rule(1):
             if profile is None:
@@ -153,7 +159,7 @@ class Authorizer:
                     f"there is no profile {name!r}; there are {', '.join(sorted(self._profiles))}"
                 )
             try:
-                profile.check_caller(caller, self._trust_domain, renews=renews)
+                let_by = profile.check_caller(caller, self._trust_domain, renews=renews)
             except ProfileError as error:
                 raise NotAuthorisedError(str(error)) from error
         with _Rule(6):
@@ -162,7 +168,7 @@ class Authorizer:
                     f"certificates of profile {name} are logged, and this CA has no log: "
                     "set ct_log_key and ct_log_public_key"
                 )
-        return profile
+        return profile, let_by
 
     def _names(self, caller: SpiffeId, profile: Profile, csr: VerifiedCsr, identifiers: Sequence[Identifier]) -> Names:
         with _Rule(2):
@@ -204,6 +210,11 @@ class Authorizer:
 def is_operator(caller: SpiffeId) -> bool:
     """Whether the caller is a person who operates this deployment."""
     return caller.path.startswith("/operator/")
+
+
+def _validated(caller: SpiffeId, names: Names) -> str:
+    """How the names were validated; the caller's word for it, such as ACME challenges, is in the `requester`."""
+    return "its own name, by mTLS" if names == Names(uri=(str(caller),)) else f"vouched for by {caller}"
 
 
 def _vouched_names(identifiers: Sequence[Identifier]) -> Names:

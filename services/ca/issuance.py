@@ -256,7 +256,7 @@ class Issuance:
             tbs=tbs if entered is None else entered.tbs,
             shard=request.issuer.shard_of(serial) if request.profile.crl else 0,
             account=request.requester.get("account", ""),
-            requester=canonical_json(request.requester).decode(),
+            requester=canonical_json({**request.requester, **request.grounds}).decode(),
             names=names_text(found_by),
             algorithm=request.csr.algorithm.name,
         )
@@ -399,6 +399,7 @@ def _intent_event(intent: Intent, request: IssuanceRequest, entered: Entered | N
         "not_after": intent.not_after,
         "tbs_sha256": hashlib.sha256(intent.tbs).hexdigest(),
         "requester": dict(request.requester),
+        **request.grounds,
     }
     if request.renews is not None:
         detail["renews"] = format_serial(request.renews)

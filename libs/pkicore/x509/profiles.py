@@ -154,7 +154,7 @@ class Profile:
         if self.fulcio:
             return
         identity = SpiffeId.parse(uri)
-        if self.spiffe_paths and not _is_among(identity, self.spiffe_paths):
+        if self.spiffe_paths and _path_of(identity, self.spiffe_paths) is None:
             raise ProfileError(f"profile {self.name} is for SPIFFE IDs {', '.join(self.spiffe_paths)}, not {uri}")
 
     def check_claims(self, claims: Mapping[str, str]) -> None:
@@ -178,7 +178,7 @@ class Profile:
         if rule == "one" and count > 1:
             raise ProfileError(f"profile {self.name} allows one {kind} name, not {count}")
 
-    def check_caller(self, caller: SpiffeId, trust_domain: str, *, renews: bool = False) -> None:
+    def check_caller(self, caller: SpiffeId, trust_domain: str, *, renews: bool = False) -> str:
         """The caller may ask for certificates of this profile; who is not named may not.
 
         Args:
@@ -186,18 +186,23 @@ class Profile:
             trust_domain: ours.
             renews: whether it asks in place of a certificate that is there, which is to be shown then.
 
+        Returns:
+            What lets it, such as `callers /operator/*`.
+
         Raises:
             ProfileError: it may not.
         """
-        named = (*self.callers, *self.renewers) if renews else self.callers
-        if caller.trust_domain != trust_domain or not _is_among(caller, named):
-            raise ProfileError(f"{caller} may not ask for certificates of profile {self.name}")
+        named = {"callers": self.callers} | ({"renewers": self.renewers} if renews else {})
+        for field, paths in named.items():
+            if caller.trust_domain == trust_domain and (path := _path_of(caller, paths)) is not None:
+                return f"{field} {path}"
+        raise ProfileError(f"{caller} may not ask for certificates of profile {self.name}")
 
 
-def _is_among(identity: SpiffeId, paths: tuple[str, ...]) -> bool:
-    """Whether one of the paths is the identity's, or ends in `*` and differs from it in the last segment alone."""
+def _path_of(identity: SpiffeId, paths: tuple[str, ...]) -> str | None:
+    """The path that is the identity's, or ends in `*` and differs from it in the last segment alone."""
     parent = identity.path.rpartition("/")[0]
-    return identity.path in paths or f"{parent}/*" in paths
+    return next((path for path in (identity.path, f"{parent}/*") if path in paths), None)
 
 
 def load_profiles(toml: str) -> Mapping[str, Profile]:

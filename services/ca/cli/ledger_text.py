@@ -86,6 +86,8 @@ def entry_lines(row: LedgerEntry) -> list[str]:
         "Valid": f"{moment(row.not_before)} to {moment(row.not_after)}",
         "Recorded": moment(row.recorded_at),
         "Asked by": row.caller,
+        "Validated": row.validated or None,
+        "Decision": row.decision or None,
         **{f"- {name}": value for name, value in row.requester.items()},
     }
     return [plain(f"{name + ':':16}{value}") for name, value in lines.items() if value is not None]

@@ -31,6 +31,8 @@ class LedgerEntry:
         not_after: Unix time.
         recorded_at: when it was decided.
         requester: what the caller says of the requester and of the validation.
+        validated: who vouches for the names, as the CA saw it; empty where it was not recorded then.
+        decision: the profile, and what of it let the caller have the certificate; likewise.
         revoked_at: where it is revoked.
         reason: RFC 5280 name.
         revoked_by: SPIFFE ID.
@@ -50,6 +52,8 @@ class LedgerEntry:
     not_after: int
     recorded_at: int
     requester: Mapping[str, str] = field(default_factory=dict)
+    validated: str = ""
+    decision: str = ""
     revoked_at: int | None = None
     reason: str | None = None
     revoked_by: str | None = None
@@ -85,6 +89,8 @@ class LedgerEntry:
             not_after=body.time("not_after"),
             recorded_at=body.time("recorded_at"),
             requester={name: str(value) for name, value in _object(body, "requester").items()},
+            validated=_text(body, "validated"),
+            decision=_text(body, "decision"),
             revoked_at=body.optional_time("revoked_at"),
             reason=body.optional_text("reason"),
             revoked_by=body.optional_text("revoked_by"),

@@ -241,6 +241,7 @@ def _has_names(row: Row, query: LedgerQuery) -> bool:
 
 def _entry_of(row: Row, certificate: bytes | None = None) -> LedgerEntry:
     is_revoked = row["status"] == "revoked"
+    requester = orjson.loads(row["requester"])
     return LedgerEntry(
         serial=row["serial"],
         status=row["status"],
@@ -254,7 +255,9 @@ def _entry_of(row: Row, certificate: bytes | None = None) -> LedgerEntry:
         not_before=row["not_before"],
         not_after=row["not_after"],
         recorded_at=row["recorded_at"],
-        requester=orjson.loads(row["requester"]),
+        validated=requester.pop("validated", ""),  # rows of before have none
+        decision=requester.pop("decision", ""),
+        requester=requester,
         revoked_at=row["revoked_at"] if is_revoked else None,
         reason=row["reason"] if is_revoked else None,
         revoked_by=(row["revoked_by"] or None) if is_revoked else None,

@@ -105,8 +105,8 @@ def test_names_must_fit() -> None:
 def test_callers_by_exact_path_or_one_star() -> None:
     """Default deny: another path, a deeper path, another trust domain are refused."""
     server = PROFILES["server"]
-    server.check_caller(SpiffeId.service(TRUST_DOMAIN, "acme"), TRUST_DOMAIN)
-    server.check_caller(SpiffeId.operator(TRUST_DOMAIN, "alice"), TRUST_DOMAIN)
+    assert server.check_caller(SpiffeId.service(TRUST_DOMAIN, "acme"), TRUST_DOMAIN) == "callers /service/acme"
+    assert server.check_caller(SpiffeId.operator(TRUST_DOMAIN, "alice"), TRUST_DOMAIN) == "callers /operator/*"
     for caller in (
         SpiffeId.service(TRUST_DOMAIN, "signer-hsm"),
         SpiffeId.workload(TRUST_DOMAIN, "acme"),

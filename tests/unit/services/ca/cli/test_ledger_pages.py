@@ -43,6 +43,7 @@ class PagingCa:
             texts = dict.fromkeys(("caller", "account", "profile", "problem", "rule", "detail"), "x")
             return {"id": f"{number:x}", "at": 0, "names": ["a.test"], **texts}
         texts = dict.fromkeys(("status", "issuer", "profile", "caller", "account", "algorithm", "key_hash"), "x")
+        texts |= {"validated": "", "decision": ""}
         times = dict.fromkeys(("not_before", "not_after", "recorded_at"), 0)
         return {"serial": f"{number:x}", "names": {"dns": ["a.test"]}, "requester": {}, **texts, **times}
 

@@ -83,9 +83,22 @@ async def test_an_issuance_is_found_with_who_and_how_it_was_validated(world: CaW
         entry = await client.ledger_entry(issued["serial"])
     assert (row.serial, row.status, row.caller, row.profile) == (issued["serial"], "good", str(ACME), "server")
     assert (row.account, row.requester, row.algorithm) == (REQUESTER["account"], REQUESTER, "ecdsa-p256")
+    assert (row.validated, row.decision) == (f"vouched for by {ACME}", "profile server, callers /service/acme")
     assert row.names["dns"] == ["www.example.org"]
     assert row.certificate is None
     assert entry.certificate == issued["certificate"]
+
+
+async def test_what_the_ca_says_of_an_issuance_is_not_its_callers_to_say(world: CaWorld) -> None:
+    """A requester that claims a validation or a decision changes neither."""
+    wanted = asked("www.example.org")
+    claims = {"validated": "by God", "decision": "anything", "order": "7"}
+    forged = CertificateRequest(wanted.csr, "server", wanted.identifiers, "forged", requester=claims)
+    issued = (await post(world, forged)).json()
+    async with world.internal(OPERATOR) as http:
+        row = await CaClient(http).ledger_entry(issued["serial"])
+    assert (row.validated, row.requester) == (f"vouched for by {ACME}", {"order": "7"})
+    assert row.decision == "profile server, callers /service/acme"
 
 
 async def test_a_serial_that_was_never_used_is_404(world: CaWorld) -> None:
