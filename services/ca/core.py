@@ -38,7 +38,7 @@ from services.ca.ledger.store.refusals import RefusalStore
 from services.ca.ledger.store.search import LedgerSearch
 from services.ca.linters import open_linters
 from services.ca.publication import CrlPublisher
-from services.ca.responder import OcspAnswers
+from services.ca.responder import OcspAnswers, Room
 from services.ca.responders import DelegatedResponders
 from services.ca.revocation import Revoker
 from services.ca.settings import CaSettings
@@ -195,6 +195,7 @@ class CoreRules:
     crl_lifetime: timedelta
     ocsp_lifetime: timedelta
     ocsp_cache_entries: int
+    ocsp_cache_octets: int = 128 << 20
     ocsp_archive: timedelta = timedelta()
     former_base_url: str = ""
     published: PublishedKeys | None = None
@@ -275,7 +276,7 @@ def _answers(
         responders=responders,
         clock=clock,
         lifetime=rules.ocsp_lifetime,
-        capacity=rules.ocsp_cache_entries,
+        room=Room(rules.ocsp_cache_entries, rules.ocsp_cache_octets),
         archive=rules.ocsp_archive,
         log_age=log.age,
     )
@@ -313,6 +314,7 @@ def core_rules(settings: CaSettings, hierarchy: Hierarchy, base_url: str) -> Cor
         crl_lifetime=settings.crl_lifetime,
         ocsp_lifetime=settings.ocsp_lifetime,
         ocsp_cache_entries=settings.ocsp_cache_entries,
+        ocsp_cache_octets=settings.ocsp_cache_mebibytes << 20,
         ocsp_archive=timedelta(seconds=settings.ocsp_archive_seconds),
         former_base_url=ceremony_url if ceremony_url != base_url else "",
         published=open_published_keys(settings.published_keys_file),

@@ -1,15 +1,16 @@
 """OCSP answers (RFC 6960, RFC 5019): what the ledger says of a serial, signed by the issuer's delegated responder.
 
-Answers to the requests of RFC 5019 (short, without a nonce) about certificates that we issued are kept by the bytes of
-the request, at most so many, until half of their life is over. Those that were asked for meanwhile are signed anew in
-the background before that; a revocation drops those that name its serial at once, and has them signed anew, too.
-Other answers are signed on demand: strangers must not fill the memory, and what is unknown now may be issued next.
+Answers to the usual requests (RFC 5019: one CertID and nothing else) about certificates that we issued are kept by the
+bytes of the request, at most so many and so large, until half of their life is over. Those that were asked for
+meanwhile are signed anew in the background before that; a revocation drops those that name its serial at once, and has
+the newest of them signed anew, too. Other answers are signed on demand: strangers must not fill the memory, nor choose
+how much there is to sign, and what is unknown now may be issued next.
 A serial that was never issued is unknown, also when it is reserved; a serial of another issuer is none of our business.
 """
 
 import asyncio
 import math
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -37,7 +38,7 @@ from services.ca.revocation_store import RevocationStore, Revoked, SerialStatus
 from services.chassis.errors import DatabaseError
 
 _DIGESTS: Final[tuple[HashName, ...]] = ("sha1", "sha256")
-_MAX_KEPT_REQUEST: Final = 256  # octets; one CertID with SHA-256 takes about 120
+_ANEW: Final = 256  # answers that revocations dropped and that are signed anew unasked; of more, the newest
 _LOOK: Final = 30.0  # seconds between looks for answers that are about to get old
 _AHEAD: Final = 10  # parts of an answer's fresh life of which the last is for signing it anew
 _LEAST_AHEAD: Final = 90  # seconds
@@ -55,11 +56,20 @@ class OcspAnswer:
     fresh_until: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Room:
+    """For at most so many answers, of so many octets together."""
+
+    answers: int
+    octets: int = 128 << 20
+
+
 @dataclass(slots=True)
 class Kept:
-    """An answer, whether anybody has asked for it since it was made, and its HTTP head by GET for a max-age."""
+    """An answer about a serial, whether anybody has asked for it since, and its HTTP head by GET for a max-age."""
 
     answer: OcspAnswer
+    serial: int
     asked: bool = False
     head: bytes = b""
     max_age: int = -1
@@ -86,7 +96,7 @@ class OcspAnswers:
         responders: Responders,
         clock: Clock,
         lifetime: timedelta,
-        capacity: int,
+        room: Room,
         archive: timedelta = timedelta(),
         log_age: Callable[[], float] = lambda: math.inf,
     ) -> None:
@@ -94,15 +104,16 @@ class OcspAnswers:
         self._responders = responders
         self._clock = clock
         self._lifetime = int(lifetime.total_seconds())
-        self._capacity = capacity
+        self._room = room
         self._issuers: dict[tuple[str, bytes, bytes], str] = {}
         self.include(issuers)
         self._archive = archive
         self._kept: OrderedDict[bytes, Kept] = OrderedDict()
-        self._dropped: set[bytes] = set()
+        self._kept_octets = 0
+        self._dropped = deque[bytes](maxlen=_ANEW)
         self._wake = asyncio.Event()
         self._requests_of: dict[int, set[bytes]] = {}
-        self._known = KnownStatuses(log_age, capacity)
+        self._known = KnownStatuses(log_age, room.answers)
         self._templates = Templates(responders, self._lifetime, archive)
 
     def include(self, issuers: Mapping[str, x509.Certificate]) -> None:
@@ -114,9 +125,10 @@ class OcspAnswers:
         }
 
     @property
-    def capacity(self) -> int:
-        """How many answers may be kept."""
-        return self._capacity
+    def filled(self) -> float:
+        """The share of the room for answers that is taken."""
+        room = self._room
+        return max(len(self._kept) / room.answers, self._kept_octets / room.octets) if room.answers else 1.0
 
     @property
     def kept(self) -> int:
@@ -170,17 +182,18 @@ class OcspAnswers:
         except (DatabaseError, KeyAccessError, BadSignatureError) as error:
             _log.error("OCSP answer not signed", error=str(error))
             return TRY_LATER
-        if answer.fresh_until and len(request) <= _MAX_KEPT_REQUEST and seen == self._known.seen:
-            self._keep(request, parsed, answer)
+        first = parsed.cert_ids[0]
+        if answer.fresh_until and request == request_for(first) and seen == self._known.seen:
+            self._keep(request, first.serial, answer)
         return answer
 
     def take(self, batch: Sequence[Revoked]) -> None:
         """New revocations, from the log: no kept answer may contradict them, nor one that is being made."""
         self._known.take(batch)
         for revoked in batch:
-            for request in self._requests_of.pop(revoked.serial, ()):
-                if self._kept.pop(request, None) is not None:
-                    self._dropped.add(request)
+            for request in tuple(self._requests_of.get(revoked.serial, ())):
+                self._forget(request)
+                self._dropped.append(request)
         if self._dropped:
             self._wake.set()
 
@@ -189,13 +202,21 @@ class OcspAnswers:
 
         What nobody asked for since it was made is left to end.
         """
-        now, due = unix(self._clock.now()), self._dropped
-        self._dropped = set()
-        due |= {request for request, kept in self._kept.items() if kept.asked and kept.is_due(now)}
-        for request in due:
+        now, done = unix(self._clock.now()), 0
+        old = [request for request, kept in self._kept.items() if kept.asked and kept.is_due(now)]
+        while (request := self._next_dropped() or (old.pop() if old else None)) is not None:
             await self._made(request)
+            done += 1
             await asyncio.sleep(0)  # whoever asks for something else need not wait for all of them
-        return len(due)
+        return done
+
+    def _next_dropped(self) -> bytes | None:
+        """The newest that nobody has asked for since: a revocation does not wait for those before it."""
+        while self._dropped:
+            request = self._dropped.pop()
+            if request not in self._kept:
+                return request
+        return None
 
     async def run(self) -> None:
         """Keep answers warm for ever."""
@@ -241,21 +262,22 @@ class OcspAnswers:
         self._known.learn(issuer, cert_id, status, seen)
         return status
 
-    def _keep(self, request: bytes, parsed: OcspRequest, answer: OcspAnswer) -> None:
-        self._kept[request] = Kept(answer)
-        self._kept.move_to_end(request)
-        for item in parsed.cert_ids:
-            self._requests_of.setdefault(item.serial, set()).add(request)
-        while len(self._kept) > self._capacity:
+    def _keep(self, request: bytes, serial: int, answer: OcspAnswer) -> None:
+        if request in self._kept:
+            self._forget(request)
+        self._kept[request] = Kept(answer, serial)
+        self._kept_octets += len(answer.der)
+        self._requests_of.setdefault(serial, set()).add(request)
+        while len(self._kept) > self._room.answers or self._kept_octets > self._room.octets:
             self._forget(next(iter(self._kept)))
 
     def _forget(self, request: bytes) -> None:
-        del self._kept[request]
-        for item in OcspRequest.parse(request).cert_ids:
-            requests = self._requests_of.get(item.serial, set())
-            requests.discard(request)
-            if not requests:
-                self._requests_of.pop(item.serial, None)
+        kept = self._kept.pop(request)
+        self._kept_octets -= len(kept.answer.der)
+        requests = self._requests_of[kept.serial]
+        requests.discard(request)
+        if not requests:
+            del self._requests_of[kept.serial]
 
 
 def _status_of(row: SerialStatus | None) -> CertStatus:

@@ -179,7 +179,12 @@ class CaSettings(ServiceSettings):
     http_max_age_seconds: int = Field(
         60, ge=0, le=86_400, description="How long caches may keep CRLs and OCSP answers, and so hide a revocation."
     )
-    ocsp_cache_entries: int = Field(20_000, ge=0, le=1_000_000, description="OCSP answers kept in memory, 1-5 kB each.")
+    ocsp_cache_entries: int = Field(
+        20_000, ge=0, le=1_000_000, description="OCSP answers kept in memory, 1-10 kB each (ML-DSA: 9), at most."
+    )
+    ocsp_cache_mebibytes: int = Field(
+        128, ge=1, le=16_384, description="MiB that they may have together; those that nobody asks for go first."
+    )
     crl_max_staleness_seconds: int = Field(
         3600, ge=60, le=864_000, description="Without news of the CRLs for this long, no client is let in."
     )

@@ -28,7 +28,7 @@ from services.chassis.errors import DatabaseError
 _WAITING: Final = 1000  # issued certificates that wait for their turn; older ones are left out
 RESTS: Final = 19  # times as long as the work before it
 _PAUSE: Final = 5.0  # seconds, when no answer can be made
-_FULL: Final = 0.75  # of the places for answers; the rest is for what is asked
+_FULL: Final = 0.75  # of the room for answers; the rest is for what is asked
 _PAGE: Final = 50  # rows of the ledger that are read at once
 _LIVE: Final = frozenset({"good", "revoked"})
 
@@ -97,7 +97,7 @@ class WarmAnswers:
         while query is not None:
             page = await self._ledger.page(query, unix(self._clock.now()))
             for entry in page.certificates:
-                if self._answers.kept >= self._answers.capacity * _FULL:
+                if self._answers.filled >= _FULL:
                     return
                 ca = self._hierarchy.cas.get(entry.issuer)
                 if ca is not None and entry.status in _LIVE and entry.profile in self._profiles:

@@ -2,6 +2,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator
 from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -10,13 +11,13 @@ from cryptography.x509 import ocsp
 from sqlalchemy import select
 
 from pkicore.clock import unix
-from pkicore.encoding import explicit, extension, generalized_time, octet_string, sequence
+from pkicore.encoding import DerReader, explicit, extension, generalized_time, integer, octet_string, sequence
 from pkicore.errors import BadSignatureError, RevokedError
 from pkicore.keys.file import FileKey
 from pkicore.ocsp import CertId, CertStatus, Responder, build_request, error_response, verify_response
 from pkicore.x509.certificate import load_chain
 from services.ca.known_statuses import KnownStatuses
-from services.ca.responder import OcspAnswers
+from services.ca.responder import OcspAnswers, Room
 from services.ca.schema import serials
 from services.ca.wire import RevocationRequest
 from tests.support.ca_world import ACME, OPERATOR, CaWorld
@@ -128,11 +129,50 @@ async def test_junk_is_malformed(world: CaWorld, junk: bytes) -> None:
 
 
 async def test_the_cache_is_bounded(world: CaWorld) -> None:
-    """An attacker who asks in ever new words fills eight places and no more."""
-    leaf = await leaf_of(world)
-    for number in range(20):
-        await world.core.answers.answer(padded(CertId.of(world.issuer(), leaf.serial_number), bytes([number])))
+    """An attacker who asks about ever new certificates fills eight places and no more, nor more than the octets."""
+    requests = [build_request(await leaf_of(world, str(number)), world.issuer()) for number in range(9)]
+    small, sizes = answers_with(world, Room(100, 3000)), list[int]()
+    for request in requests:
+        await world.core.answers.answer(request)
+        sizes.append(len((await small.answer(request)).der))
     assert world.core.answers.kept == 8
+    assert world.core.answers.filled == 1
+    now, places = unix(world.clock.now()), 3000 // max(sizes)
+    assert small.kept == places < len(requests)
+    assert [small.ready(request, now) is not None for request in requests[-places - 1 :]] == [False, *[True] * places]
+    assert (await answers_with(world, Room(100, 10)).answer(requests[0])).fresh_until
+
+
+async def test_of_one_certificate_four_answers_are_kept(world: CaWorld) -> None:
+    """In whatever words it is asked: by SHA-1 and SHA-256, with NULL or without. So many a revocation signs anew."""
+    leaf = await leaf_of(world)
+    usual = CertId.of(world.issuer(), leaf.serial_number), CertId.of(world.issuer(), leaf.serial_number, "sha256")
+    for cert_id in (*usual, *map(without_parameters, usual)):
+        for words in (*(padded(cert_id, bytes([number])) for number in range(5)), several(cert_id, cert_id)):
+            assert (await world.core.answers.answer(words)).fresh_until
+        version = sequence(sequence(explicit(0, integer(0)), sequence(sequence(cert_id.der))))
+        await world.core.answers.answer(version)
+        assert (await world.core.answers.answer(several(cert_id))).fresh_until
+    assert world.core.answers.kept == 4
+    await world.core.revoker.revoke(OPERATOR, RevocationRequest("certificateHold", serial=f"{leaf.serial_number:x}"))
+    assert await world.core.answers.refresh() == 4
+
+
+async def test_a_revocation_does_not_wait_for_earlier_ones(world: CaWorld) -> None:
+    """Its answers are signed anew first; what somebody has asked for meanwhile is not signed again."""
+    leaves = [await leaf_of(world, name) for name in "1234"]
+    answers, now = world.core.answers, unix(world.clock.now())
+    first, second, third, last = requests = [build_request(leaf, world.issuer()) for leaf in leaves]
+    for leaf, request in zip(leaves, requests, strict=True):
+        await answers.answer(request)
+        await world.core.revoker.revoke(ACME, RevocationRequest(0, serial=f"{leaf.serial_number:x}"))
+    assert answers.kept == 0
+    await answers.answer(second)
+    refresh = asyncio.create_task(answers.refresh())
+    while answers.kept < 2:  # noqa: ASYNC110 (the task is looked at in the middle of its work)
+        await asyncio.sleep(0)
+    assert [answers.ready(each, now) is not None for each in (first, third, last)] == [False, False, True]
+    assert await refresh == 3
 
 
 async def test_what_nobody_asks_in_earnest_is_not_kept(world: CaWorld) -> None:
@@ -179,6 +219,26 @@ async def test_without_a_valid_responder_the_answer_is_try_later(world: CaWorld)
 def request_for(issuer: x509.Certificate, serial: int) -> bytes:
     """A request for one serial, which need not be a possible one."""
     return several(CertId.of(issuer, serial))
+
+
+def answers_with(world: CaWorld, room: Room) -> OcspAnswers:
+    """The world's, with other bounds."""
+    core = world.core
+    return OcspAnswers(
+        store=core.store,
+        issuers=core.hierarchy.certificates,
+        responders=core.responders,
+        clock=world.clock,
+        lifetime=timedelta(hours=1),
+        room=room,
+    )
+
+
+def without_parameters(cert_id: CertId) -> CertId:
+    """The same, its hash algorithm without NULL (RFC 5754 §2)."""
+    algorithm, *rest = DerReader(cert_id.der).enter().read_elements()
+    oid, _null = DerReader(algorithm).enter().read_elements()
+    return replace(cert_id, der=sequence(sequence(oid), *rest))
 
 
 def padded(cert_id: CertId, padding: bytes) -> bytes:
@@ -232,7 +292,7 @@ async def test_the_archive_cutoff_is_told_where_it_is_set(world: CaWorld) -> Non
         responders=core.responders,
         clock=world.clock,
         lifetime=timedelta(hours=1),
-        capacity=1,
+        room=Room(1),
         archive=timedelta(days=365),
     )
     told = generalized_time(world.clock.now() - timedelta(days=365))
@@ -276,7 +336,7 @@ async def own(world: CaWorld) -> AsyncIterator[OcspAnswers]:
             responders=OwnResponders(core.responders.of("issuing-ecdsa"), pool),
             clock=world.clock,
             lifetime=timedelta(hours=1),
-            capacity=4,
+            room=Room(4),
             log_age=core.log.age,
         )
         core.log.subscribe(answers.take)
