@@ -6,7 +6,7 @@
 | ..../<shard>         | the newest CRL of one of its shards              |                           |
 | ..../delta           | the delta to the complete CRL, or to a shard's   |                           |
 | /crl/<family>        | as /crl/<issuer id>, of the family's active CA   |                           |
-| /crl                 | the same of the first issuer                     |                           |
+| /crl                 | the same of the first family                     |                           |
 | /aia/<issuer id>     | the issuer's certificate, DER (RFC 5280 §4.2.2.1)| application/pkix-cert     |
 | /aia/<root id>.p7c   | a root with its cross-certificates, PKCS#7       | application/pkcs7-mime    |
 | /ocsp (POST)         | OCSP (RFC 6960 appendix A)                       | application/ocsp-response |
@@ -80,7 +80,8 @@ class StatusEndpoints:
 
     async def crl(self, request: Request) -> Response:
         """The newest CRL of a list."""
-        path = request.params.get("list", "").removesuffix(".crl") or self._issuing("")
+        named = request.params.get("list")
+        path = self._issuing(next(iter(self._hierarchy.issuing), "")) if named is None else named.removesuffix(".crl")
         found = self._publisher.newest(path)
         if found is None:
             issuer, slash, rest = path.partition("/")
@@ -124,10 +125,9 @@ class StatusEndpoints:
         return _conditional(request, answer.der, [OCSP, *ocsp_headers(answer, self._max_age_until(answer.next_update))])
 
     def _issuing(self, family: str) -> str:
-        """The issuing CA of a family, the first one where none is named; empty where there is none."""
-        issuing = self._hierarchy.issuing
-        first = next(iter(issuing), "")
-        return issuing[family or first].id if (family or first) in issuing else ""
+        """The issuing CA of a family; empty where there is none."""
+        issuer = self._hierarchy.issuing.get(family)
+        return "" if issuer is None else issuer.id
 
     def _tag(self, crl: StoredCrl) -> bytes:
         """The entity tag of a list, computed once."""

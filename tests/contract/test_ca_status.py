@@ -229,14 +229,17 @@ async def test_a_family_has_the_lists_of_its_active_issuer(
         "/crl/issuing-ecdsa/delta/delta",
         "/crl/issuing-ecdsa/",
         "/crl/delta",
+        "/crl/",
         "/crl//",
+        "/crl//delta",
+        "/crl/.crl",
         "/crl/rsa",
         "/crl/root-ecdsa/delta",
         "/crl/" + "a" * 4000,
         "/crl/issuing-ecdsa%2F1",
         "/crl/%00",
     ],
-    ids=range(13),
+    ids=range(16),
 )
 async def test_a_list_that_is_not_there_is_404(http: httpx.AsyncClient, path: str) -> None:
     """Unknown issuers and shards are told what there is, in few words."""
