@@ -24,7 +24,7 @@ from services.ca.errors import (
     UnknownCertificateError,
 )
 from services.ca.feed import RevocationLog
-from services.ca.revocation_store import HELD, RELEASED, Candidate, Revoked
+from services.ca.revocation_store import HELD, RELEASED, Candidate, Revoked, blocked_with
 from services.ca.selection import PIECE, Act, Position, SelectionAnswer, SelectionRequest, Selector
 from services.ca.store import CaStore, Ledgered
 from services.ca.wire import RevocationAnswer, RevocationRequest, format_serial, parse_serial
@@ -99,7 +99,7 @@ class Revoker:
             ReasonError: the reason does not apply.
             UnknownCertificateError: it was not issued here, or other bytes were issued under its serial.
             NotAuthorisedError: a service names a certificate that it did not ask for.
-            AlreadyRevokedError: it was revoked, or held, before.
+            AlreadyRevokedError: it was revoked, or held, before; told of a compromise, its key is blocked all the same.
             NotHeldError: it is to be released, and is not held.
         """
         reason = parse_reason(request.reason, by_operator=is_operator(caller))
@@ -111,9 +111,9 @@ class Revoker:
             raise NotAuthorisedError(f"{intent.issuer} is a root: revoke with `ztca ca root-crl --revoke`")
         try:
             happened = await self._record(caller, intent.serial, reason)
-        except AlreadyRevokedError:
-            if reason == _COMPROMISED and not ledgered.blocked:
-                await self._block(caller, ledgered)
+        except AlreadyRevokedError as error:
+            if reason == _COMPROMISED and not ledgered.blocked and await self._block(caller, ledgered):
+                raise AlreadyRevokedError(f"{error}, and stays so; its key is blocked now") from error
             raise
         await self._log.refresh()
         return RevocationAnswer(format_serial(intent.serial), happened.revoked_at, reason)
@@ -209,7 +209,9 @@ class Revoker:
         if reason == RELEASED and not held:
             raise NotHeldError(f"certificate {name} is not held")
         if candidate.reason not in {None, RELEASED} and not (held and reason != HELD):
-            raise AlreadyRevokedError(f"certificate {name} was revoked before")
+            since = f"{from_unix(candidate.revoked_at or 0):%Y-%m-%dT%H:%M:%SZ}"
+            was = f"is held since {since}" if held else f"was revoked before ({candidate.reason}, {since})"
+            raise AlreadyRevokedError(f"certificate {name} {was}")
         if held and reason != RELEASED:
             at = from_unix(candidate.revoked_at or 0)
         entry = encode_entry(Revocation(candidate.serial, at, reason))
@@ -224,10 +226,18 @@ class Revoker:
             candidate.shard,
         )
 
-    async def _block(self, caller: SpiffeId, ledgered: Ledgered) -> None:
-        """The revocation stays as it is; a compromise that is told of later still keeps the key from coming back."""
-        event = AuditEvent("key.blocked", str(caller), {"serial": format_serial(ledgered.intent.serial)})
-        await self._store.block_key(ledgered.intent.key_hash, unix(self._clock.now()), event)
+    async def _block(self, caller: SpiffeId, ledgered: Ledgered) -> bool:
+        """The revocation stays as it is; a compromise that is told of later still keeps the key from coming back.
+
+        Whether it was this that blocked the key.
+        """
+        intent = ledgered.intent
+        event = blocked_with(intent.key_hash, intent.serial, str(caller))
+        try:
+            await self._store.block_key(intent.key_hash, unix(self._clock.now()), event)
+        except (ConflictError, DuplicateError):
+            return False
+        return True
 
     async def _find(self, request: RevocationRequest) -> Ledgered:
         serial = parse_serial(request.serial) if request.serial is not None else _serial_of(request.certificate or b"")

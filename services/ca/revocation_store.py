@@ -18,6 +18,7 @@ from services.chassis.database import AuditEvent, Database, Prepared, Row, Unit,
 
 HELD: Final = "certificateHold"
 RELEASED: Final = "removeFromCRL"
+_COMPROMISED: Final = "keyCompromise"
 HOUR: Final = 3600
 _EVERYTHING: Final = 2**62  # no sequence comes near it
 """Seconds in which certificates end whose entries leave together."""
@@ -123,6 +124,7 @@ class RevocationStore:
         self._first_event = prepare(_insert_revocation())
         self._next_event = prepare(_move_revocation())
         self._block_key = prepare(_insert_once(blocked_keys))
+        self._blocked = prepare(sa.select(blocked_keys.c.reason).where(blocked_keys.c.key_hash == sa.bindparam("of")))
         self._revocations_after = prepare(
             sa.select(*(column for column in revocations.c if column.name in Revoked._fields))
             .where(revocations.c.sequence > sa.bindparam("after"))
@@ -162,6 +164,12 @@ class RevocationStore:
     ) -> None:
         """Commit what happened to a certificate; the database gives it the feed's next sequence.
 
+        Args:
+            candidate: as it was read.
+            happened: to it.
+            event: says so in the audit log.
+            block_key: puts its key on the block list, if it is not there, and says so in the audit log.
+
         Raises:
             ConflictError, DuplicateError: something else happened since the candidate was read; nothing changed.
         """
@@ -172,17 +180,26 @@ class RevocationStore:
             writes = [Write(self._next_event, params | {"of": params.pop("serial"), "was": candidate.sequence}, 1)]
         else:
             writes = [Write(self._first_event, params, 1)]
-        if block_key:
+        events = [event]
+        if block_key and not await self._is_blocked(candidate.key_hash):
             writes.append(self._blocking(candidate.key_hash, happened.revoked_at, event.actor))
-        await self._database.commit(Unit("revocation", writes, [event]))
+            events.append(blocked_with(candidate.key_hash, candidate.serial, event.actor))
+        await self._database.commit(Unit("revocation", writes, events))
 
     async def block_key(self, key_hash: bytes, at: int, event: AuditEvent) -> None:
-        """Never certify this key (SHA-256 of its SubjectPublicKeyInfo) again; does nothing twice."""
+        """Never certify this key (SHA-256 of its SubjectPublicKeyInfo) again.
+
+        Raises:
+            ConflictError, DuplicateError: it is blocked already; nothing changed.
+        """
         await self._database.commit(Unit("blocked key", [self._blocking(key_hash, at, event.actor)], [event]))
 
     def _blocking(self, key_hash: bytes, at: int, by: str) -> Write:
-        params = {"key_hash": key_hash, "blocked_at": at, "reason": "keyCompromise", "blocked_by": by}
-        return Write(self._block_key, params, None)
+        params = {"key_hash": key_hash, "blocked_at": at, "reason": _COMPROMISED, "blocked_by": by}
+        return Write(self._block_key, params, 1)
+
+    async def _is_blocked(self, key_hash: bytes) -> bool:
+        return await self._database.fetch_one(self._blocked, of=key_hash) is not None
 
     async def status(self, issuer: str, serial: int) -> SerialStatus | None:
         """The status of a serial under an issuer; None where that issuer never used it."""
@@ -273,6 +290,12 @@ _CRL: Final = StoredCrl.__slots__
 def in_force(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
     """A column of the revocation that holds now; NULL where none does."""
     return sa.case((IN_FORCE, column)).label(column.name)
+
+
+def blocked_with(key_hash: bytes, serial: int, by: str) -> AuditEvent:
+    """What the audit log says of a key that is blocked with a certificate."""
+    detail = {"key_hash": key_hash.hex(), "reason": _COMPROMISED, "serial": format_serial(serial)}
+    return AuditEvent("key.blocked", by, detail)
 
 
 def _first(prepared: Prepared, crl: StoredCrl) -> Write:

@@ -1,9 +1,10 @@
 import asyncio
+import hashlib
 from datetime import timedelta
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy import select
 
 from pkicore.algorithms import ALGORITHMS, generate_private_key
@@ -21,11 +22,18 @@ from services.ca.errors import (
 )
 from services.ca.revocation import parse_reason
 from services.ca.schema import serials
+from services.ca.selection import SelectionRequest, Selector
 from services.ca.store import Ledgered
 from services.ca.wire import RevocationRequest, parse_serial
 from services.chassis.audit import audit_records
 from tests.support.ca_world import ACME, OPERATOR, CaWorld
 from tests.support.pki import TRUST_DOMAIN
+
+
+def key_hash(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """SHA-256 of the SubjectPublicKeyInfo."""
+    spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(spki).digest()
 
 
 @pytest.mark.parametrize(
@@ -112,13 +120,28 @@ async def test_a_compromise_told_of_after_the_revocation_still_blocks_the_key(wo
     key = ec.generate_private_key(ec.SECP256R1())
     serial = (await world.issue("a.example", key=key)).serial
     await world.core.revoker.revoke(ACME, RevocationRequest("superseded", serial=serial))
-    for _ in range(2):
-        with pytest.raises(AlreadyRevokedError):
+    for answer in ("and stays so; its key is blocked now$", r"was revoked before \(superseded, 20[0-9TZ:-]+\)$"):
+        with pytest.raises(AlreadyRevokedError, match=answer):
             await world.core.revoker.revoke(ACME, RevocationRequest("keyCompromise", serial=serial))
     with pytest.raises(BlockedKeyError):
         await world.issue("a.example", idempotency_key="again", key=key)
     events = [stored.record async for stored in audit_records(world.database) if stored.record.event == "key.blocked"]
     assert [(event.actor, event.detail["serial"]) for event in events] == [(str(ACME), serial)]
+    assert (events[0].detail["key_hash"], events[0].detail["reason"]) == (key_hash(key).hex(), "keyCompromise")
+
+
+async def test_whoever_revokes_a_key_as_compromised_is_on_record_as_having_blocked_it(world: CaWorld) -> None:
+    """Once, however many certificates it has, beside the record of each revocation."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    for number in range(3):
+        await world.issue("a.example", idempotency_key=str(number), key=key)
+    request = SelectionRequest(Selector(key_hash=key_hash(key)), "keyCompromise")
+    assert len((await world.core.revoker.revoke_selected(OPERATOR, request)).serials) == 3
+    events = [stored.record async for stored in audit_records(world.database)]
+    assert len(await world.core.store.revocations_after(0, 10)) == 3
+    assert [event.event for event in events].count("certificate.revoked") == 3
+    (blocked,) = (event for event in events if event.event == "key.blocked")
+    assert (blocked.actor, blocked.detail["key_hash"]) == (str(OPERATOR), key_hash(key).hex())
 
 
 async def test_two_revocations_at_once_revoke_once(world: CaWorld) -> None:
