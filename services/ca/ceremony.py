@@ -34,7 +34,7 @@ from pkicore.x509.profiles import load_profiles
 from services.ca.app import MIGRATIONS
 from services.ca.client.trust import ACTIVE
 from services.ca.core import Core, CoreRules, build_core
-from services.ca.credentials import IDENTITY_KEY, issue_identity, staple_name, write_audit_key
+from services.ca.credentials import IDENTITY_KEY, begin_checkpoints, issue_identity, staple_name, write_audit_key
 from services.ca.deployment import CT_LOG, OPERATOR, Deployment, packaged_profiles, write_settings
 from services.ca.errors import CeremonyError
 from services.ca.hierarchy import Hierarchy, make_issuer, make_root_issuer
@@ -174,9 +174,8 @@ class _Ceremony:
             return
         backends = relocated(self.deployment.backends, final.root, self._layout.root)
         names, caller = backend_names(backends), self._spiffe("/operator/ceremony")
-        default_url = f"sqlite:///{self._layout.signer_database}"
         state = SignerState(
-            database_url=self.deployment.database_urls.get(SIGNER, default_url),
+            database_url=self._signer_url,
             backends=backends,
             passphrase_file=passphrase_file or self._layout.passphrase,
             key_policy=ceremony_key_policy(caller, names, (TENANT, *(TENANTS if self.deployment.signing else ()))),
@@ -212,7 +211,17 @@ class _Ceremony:
             await database.close()
         for service in self.deployment.services:
             write_audit_key(self._layout, service, self._passphrase)
+        await self._begin_checkpoints("ca", url)
+        if self.deployment.backends:
+            await self._begin_checkpoints(SIGNER, self._signer_url)
         return roots
+
+    async def _begin_checkpoints(self, service: str, url: str) -> None:
+        await begin_checkpoints(self._layout, service, self._passphrase, url, clock=self._clock, pool=self._pool)
+
+    @property
+    def _signer_url(self) -> str:
+        return self.deployment.database_urls.get(SIGNER, f"sqlite:///{self._layout.signer_database}")
 
     def seal_roots(self, roots: Mapping[str, _Root], final: Layout) -> None:
         """The last act: the roots' keys go offline."""

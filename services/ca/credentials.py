@@ -10,8 +10,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from pkicore.algorithms import ALGORITHMS, generate_private_key
+from pkicore.clock import Clock
 from pkicore.encoding import write_atomically, write_new
 from pkicore.identity import SpiffeId
+from pkicore.keys import open_key
 from pkicore.keys.file import FileKey, create_file_key
 from pkicore.x509.names import Names
 from services.ca.client.csr import make_csr
@@ -19,6 +21,8 @@ from services.ca.issuance import Issuance
 from services.ca.layout import Layout
 from services.ca.plain_keys import plain_pem
 from services.ca.wire import CertificateRequest, Identifier, IssuedCertificate
+from services.chassis.audit import CHECKPOINTS_FILE, Checkpointer
+from services.chassis.database import Database
 
 IDENTITY_KEY: Final = "ml-dsa-65"
 AUDIT_KEY: Final = "ed25519"
@@ -53,6 +57,24 @@ def write_audit_key(layout: Layout, service: str, passphrase: bytes) -> None:
     public_key = create_file_key(layout.key(service, "audit"), algorithm, passphrase)
     pem = public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     write_atomically(layout.audit_public_key(service), pem, 0o644)
+
+
+async def begin_checkpoints(
+    layout: Layout, service: str, passphrase: bytes, url: str, *, clock: Clock, pool: Executor
+) -> None:
+    """The first checkpoint of a log that begins before its service runs: without one, a log that is cut is whole.
+
+    Raises:
+        KeyAccessError, DatabaseError, OSError: it could not be written.
+    """
+    path = layout.state(service) / CHECKPOINTS_FILE
+    path.unlink(missing_ok=True)  # of an attempt that was cut short, signed with another key
+    key = await open_key(f"file:{layout.key(service, 'audit')}", secrets=lambda _uri: passphrase, pool=pool)
+    database = await Database.open(url, clock=clock)
+    try:
+        await Checkpointer(database, key, path, clock).write()
+    finally:
+        await database.close()
 
 
 def staple_name(certificate: x509.Certificate) -> str:

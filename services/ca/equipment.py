@@ -12,7 +12,7 @@ from pkicore.encoding import write_atomically
 from pkicore.identity import SpiffeId
 from pkicore.keys.passphrase import read_passphrase
 from services.ca.cold_start import NobodySigns, open_core, signer_state
-from services.ca.credentials import issue_identity, write_audit_key
+from services.ca.credentials import begin_checkpoints, issue_identity, write_audit_key
 from services.ca.deployment import Deployment, choose_ports, recorded_settings, signer_files
 from services.ca.layout import SIGNER, Layout
 from services.ca.settings import CaSettings
@@ -88,7 +88,10 @@ class Equipment:
         await self._identify(pool)
         audit_key = self.layout.key(SIGNER, "audit")
         audit_key.unlink(missing_ok=True)  # of an attempt that was cut short; nothing was signed with it
-        write_audit_key(self.layout, SIGNER, read_passphrase(self.settings.passphrase_file))
+        passphrase = read_passphrase(self.settings.passphrase_file)
+        write_audit_key(self.layout, SIGNER, passphrase)
+        url = f"sqlite:///{self.layout.signer_database}"
+        await begin_checkpoints(self.layout, SIGNER, passphrase, url, clock=self.clock, pool=pool)
         policy = self.layout.policy.read_text(encoding="utf-8")
         if f'service = "{SIGNER}"' not in policy:
             added = policy.rstrip("\n") + "\n" + signer_callers(self.settings.trust_domain)

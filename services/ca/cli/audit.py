@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from pkicore.errors import AuditError, PkiError
 from services.ca.cli.output import PlainPath, directory_option, failing_cleanly, json_option, tell
 from services.ca.deployment import database_url, present_place, recorded_settings
 from services.ca.errors import CaServiceError, CeremonyError
-from services.ca.layout import Layout
+from services.ca.layout import SIGNER, Layout
 from services.chassis.audit import ARCHIVE_DIRECTORY, CHECKPOINTS_FILE
 from services.chassis.audit.archives import GZIP_MAGIC, archive_lines, segment_files
 from services.chassis.audit.checkpoints import checkpoint_file
@@ -44,7 +45,13 @@ from services.chassis.paths import plain_path
 
 _SQLITE: Final = b"SQLite format 3\0"
 _BROKEN, _UNCHECKED = 1, 2
+_BEGUN_BEFORE: Final = ("ca", SIGNER)  # services whose logs begin, and are signed, before their first start
+_FIRST_CHECKPOINT: Final = 2.0  # seconds in which a service that runs has signed its first record
 _UNCHECKABLE: Final = (CaServiceError, ChassisError, PkiError, OSError)
+
+
+class _NoCheckpointError(AuditError):
+    """A log has records, and nothing says how far it went."""
 
 
 @dataclass
@@ -129,6 +136,8 @@ def export(directory: Path, service: str) -> None:
     with failing_cleanly():
         layout = Layout(directory)
         databases = _databases(layout)
+        if not databases:
+            raise _no_log(layout)
         if service not in databases:
             raise CeremonyError(
                 f"there is no audit log of {service!r} in {directory}; there are: {', '.join(databases)}"
@@ -195,21 +204,56 @@ def _verify_archives(directory: Path, evidence: Evidence) -> ChainHead:
 
 def _verify_directory(layout: Layout) -> Iterator[Found]:
     databases = _databases(layout)
-    for service in layout.services:
-        if service not in databases and _checkpoints(layout, service).exists():
-            gone = "its log has checkpoints, and its database is gone: restore it from a backup"
-            yield Found(service, error=AuditError(gone))
+    absent = [_verify_absent(layout, service) for service in layout.services if service not in databases]
+    if not databases and not any(found is not None and found.error for found in absent):
+        raise _no_log(layout)
+    yield from (found for found in absent if found is not None)
     for service, url in databases.items():
-        evidence = Evidence()
-        found = Found(service, notices=evidence.notices)
-        try:
-            evidence.public_key = _trusted_key(layout, service)
-            _take_checkpoints(evidence, _checkpoints(layout, service))
-            found.head = asyncio.run(_verify_database(url, _archives(layout, service), evidence))
-            _say_what_is_not_vouched_for(evidence, found.head)
-        except _UNCHECKABLE as error:
-            found.error = error
+        found = _verify_service(layout, service, url)
+        if isinstance(found.error, _NoCheckpointError):
+            time.sleep(_FIRST_CHECKPOINT)  # it may just have begun, and be writing
+            found = _verify_service(layout, service, url)
         yield found
+
+
+def _verify_absent(layout: Layout, service: str) -> Found | None:
+    """What has no database: none before a service's first start, but those that the ceremony begins."""
+    if _checkpoints(layout, service).exists():
+        gone = "its log has checkpoints, and its database is gone: restore it from a backup"
+        return Found(service, error=AuditError(gone))
+    if not layout.audit_public_key(service).exists():
+        return None
+    if service in _BEGUN_BEFORE:
+        gone = (
+            "its database and its checkpoints are gone, which it has had from the beginning: restore them from a backup"
+        )
+        return Found(service, error=AuditError(gone))
+    return Found(service, notices=["it has neither a database nor checkpoints, as before its first start"])
+
+
+def _verify_service(layout: Layout, service: str, url: str) -> Found:
+    evidence = Evidence()
+    found = Found(service, notices=evidence.notices)
+    try:
+        evidence.public_key = _trusted_key(layout, service)
+        _take_checkpoints(evidence, _checkpoints(layout, service))
+        found.head = asyncio.run(_verify_database(url, _archives(layout, service), evidence))
+        if service in layout.services and evidence.public_key is not None:
+            _require_checkpoint(evidence, found.head)
+        _say_what_is_not_vouched_for(evidence, found.head)
+    except _UNCHECKABLE as error:
+        found.error = error
+    return found
+
+
+def _require_checkpoint(evidence: Evidence, head: ChainHead) -> None:
+    """A service that can sign has signed, a second after its first record."""
+    if head.sequence and not evidence.checkpoints:
+        raise _NoCheckpointError(
+            f"it has {head.sequence} records, and no checkpoint in {CHECKPOINTS_FILE}, so records may be missing at "
+            "the end: restore that file, or start the service, if it was killed in its first second; a database alone "
+            "is verified by its own path"
+        )
 
 
 def _take_checkpoints(evidence: Evidence, path: Path) -> None:
@@ -233,9 +277,11 @@ def _databases(layout: Layout) -> dict[str, str]:
     found = {path.parent.name: _sqlite_url(path) for path in layout.root.glob("*/*.sqlite3")}
     found = {service: url for service, url in found.items() if service not in services}
     found |= {service: url for service in services if (url := _database(layout, service)) is not None}
-    if not found:
-        raise CeremonyError(f"there is no audit log below {layout.root}")
     return dict(sorted(found.items()))
+
+
+def _no_log(layout: Layout) -> CeremonyError:
+    return CeremonyError(f"there is no audit log below {layout.root}")
 
 
 def _database(layout: Layout, service: str) -> str | None:

@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -227,6 +228,43 @@ def test_one_broken_log_does_not_hide_another(deployed: Deployed) -> None:
     assert "ca: audit-000000000001-000000000025.jsonl.gz is damaged, or not gzip'd" in result.stderr
 
 
+def test_nothing_of_a_log_is_missed_like_all_of_it(deployed: Deployed) -> None:
+    """A cut tail without checkpoints, and a log that is gone with them, are broken; a database alone has a notice."""
+    deployed.checkpoints.unlink()
+    error = verified(deployed.root, status=1)["error"]
+    assert (error["checked"], "30 records, and no checkpoint" in error["reason"]) == (True, True)
+    assert verified(deployed.database)["notices"]
+    settings(deployed.root, "acme", log(deployed.root / "acme" / "acme.sqlite3"))
+    deployed.database.unlink()
+    result = ztca("audit", "verify", str(deployed.root))
+    assert (result.exit_code, result.stdout) == (1, "acme: 0 records, unbroken.\n")
+    assert "ca: its database and its checkpoints are gone" in result.stderr
+    (deployed.root / "acme" / "acme.sqlite3").unlink()
+    assert "are gone" in verified(deployed.root, status=1)["error"]["reason"]
+    assert "there is no audit log" in ztca("audit", "export", "--dir", str(deployed.root)).output
+
+
+def test_a_first_checkpoint_is_waited_for(deployed: Deployed) -> None:
+    """A service that has just begun signs within a second."""
+    whole = deployed.checkpoints.read_bytes()
+    deployed.checkpoints.unlink()
+    timer = Timer(0.5, deployed.checkpoints.write_bytes, (whole,))
+    timer.start()
+    assert verified(deployed.root)["notices"] == []
+    timer.join()
+
+
+def test_a_service_that_was_never_started_is_said(deployed: Deployed) -> None:
+    """It has settings and a key, and neither a database nor checkpoints."""
+    settings(deployed.root, "acme", f"sqlite:///{deployed.root}/acme/acme.sqlite3")
+    shutil.copy(deployed.public_key, deployed.public_key.with_name("acme.pem"))
+    result = ztca("audit", "verify", str(deployed.root))
+    assert (
+        result.exit_code,
+        "it has neither a database nor checkpoints, as before its first start" in result.stdout,
+    ) == (0, True)
+
+
 def test_an_empty_log_is_whole(deployed: Deployed) -> None:
     """Before its first record there is nothing that a checkpoint could vouch for."""
     settings(deployed.root, "acme", log(deployed.root / "acme" / "acme.sqlite3"))
@@ -241,9 +279,9 @@ def test_a_torn_checkpoint_is_said(deployed: Deployed) -> None:
     (notice,) = verified(deployed.root)["notices"]
     assert notice.startswith("the last line of audit-checkpoints.jsonl is unfinished (40 octets)")
     deployed.checkpoints.write_bytes(whole[:-40])
-    torn, none = verified(deployed.root)["notices"]
-    assert "unfinished" in torn
-    assert "there are no checkpoints" in none
+    found = verified(deployed.root, status=1)
+    assert "30 records, and no checkpoint" in found["error"]["reason"]
+    assert "unfinished" in found["notices"][0]
 
 
 def test_another_services_key_is_not_this_ones(deployed: Deployed) -> None:
