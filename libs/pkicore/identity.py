@@ -23,6 +23,8 @@ class SpiffeId:
     path: str
 
     def __post_init__(self) -> None:
+        if self.trust_domain != self.trust_domain.lower():
+            raise IdentityError("a trust domain is in lower case")
         if not _TRUST_DOMAIN.fullmatch(self.trust_domain) or len(self.trust_domain) > _MAX_TRUST_DOMAIN:
             raise IdentityError("the trust domain has characters that SPIFFE does not allow, or is empty or too long")
         first, *segments = self.path.split("/")

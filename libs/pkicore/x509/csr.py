@@ -91,12 +91,12 @@ class UnverifiedCsr:
             raise MalformedError(f"a certificate request has at most {MAX_CSR_BYTES} bytes")
         der = _from_pem(data) if data.lstrip().startswith(b"-----BEGIN") else data
         outer = DerReader(der)
-        outer.read_element()
-        outer.finish()
         try:
+            outer.read_element()
+            outer.finish()
             return cls(der, x509.load_der_x509_csr(der))
-        except PARSE_ERRORS as error:
-            raise MalformedError("the certificate request does not parse") from error
+        except (*PARSE_ERRORS, MalformedError) as error:
+            raise MalformedError("not a certificate request (PKCS #10) in PEM or DER: it does not parse") from error
 
     def verify(self, *, for_ca: bool = False) -> VerifiedCsr:
         """Check key, signature and content, in this order.

@@ -95,7 +95,10 @@ def _revocation(profile: Profile) -> Contradictions:
     if profile.crl or profile.ocsp or profile.freshest_crl:
         yield "no_rev_avail", "never comes with crl, freshest_crl or ocsp (RFC 9608 §3)"
     if profile.validity > SHORT_LIVED:
-        yield "no_rev_avail", f"is for certificates that live at most {SHORT_LIVED}: nobody can take them back"
+        yield (
+            "no_rev_avail",
+            f"is for certificates that live at most {SHORT_LIVED.days} days: nobody can take them back",
+        )
 
 
 def _names(profile: Profile) -> Contradictions:

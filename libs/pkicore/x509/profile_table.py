@@ -82,7 +82,7 @@ class ProfileTable:
             raise self.error(field, 'must be a number of days, hours or minutes, as in "90d", "12h" or "5m"')
         value = timedelta(**{_UNITS[match[2]]: int(match[1])})
         if value > longest:
-            raise self.error(field, f"must be at most {longest}")
+            raise self.error(field, f"must be at most {longest.days}d")
         return value
 
     def name_rules(self) -> Mapping[str, NameRule]:

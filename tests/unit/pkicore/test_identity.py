@@ -51,6 +51,12 @@ def test_every_other_spelling_is_refused(text: str) -> None:
         SpiffeId.parse(text)
 
 
+def test_an_upper_case_trust_domain_is_told_to_be_in_lower_case() -> None:
+    """SPIFFE-ID §2.1; the sentence says what to change."""
+    with pytest.raises(IdentityError, match="lower case"):
+        SpiffeId.parse("spiffe://Td/workload/a")
+
+
 @given(st.text(max_size=60))
 def test_parsing_is_total(path: str) -> None:
     """Any path gives an ID that prints as it was, or an identity error."""

@@ -304,6 +304,12 @@ def test_what_is_no_request(data: bytes) -> None:
         UnverifiedCsr.parse(data)
 
 
+def test_rubbish_is_named_as_no_request() -> None:
+    """Whoever gives another file is told what it should have been."""
+    with pytest.raises(MalformedError, match="not a certificate request"):
+        UnverifiedCsr.parse(b"hello")
+
+
 @given(st.binary(max_size=400))
 def test_parsing_rubbish_is_total(data: bytes) -> None:
     """Any bytes are a request or malformed."""

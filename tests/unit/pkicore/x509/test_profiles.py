@@ -126,6 +126,12 @@ def test_the_good_example_loads() -> None:
     assert profile.path_length is None
 
 
+def test_a_duration_is_said_in_days() -> None:
+    """As people say it."""
+    with pytest.raises(ProfileError, match=r"must be at most 1d$"):
+        load_profiles(toml(backdate='"2d"'))
+
+
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
