@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from services.chassis.problems import ProblemTable
 
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
-_OK: Final = range(200, 300)
+_OK: Final = range(200, 400)  # that nothing has changed (304) is no refusal
 _SERVER_ERROR: Final = 500
 _NOT_IMPLEMENTED: Final = 501
 _DEBUG: Final = 10

@@ -34,6 +34,11 @@ async def broken(_: Request) -> Response:
     raise RuntimeError(SECRET)
 
 
+async def unchanged(_: Request) -> Response:
+    """Answers that the caller has it."""
+    return Response(304)
+
+
 async def created(_: Request) -> Response:
     """Answers without a body."""
     return Response(204)
@@ -57,6 +62,7 @@ ROUTES = [
     Route("POST", "/json", parsed, ("application/json", "application/jose+json")),
     Route("GET", "/broken", broken),
     Route("GET", "/empty", created),
+    Route("GET", "/unchanged", unchanged),
     Route("POST", "/closed", echo, ("application/json",)),
 ]
 
@@ -208,6 +214,13 @@ async def test_a_refusal_is_one_line_without_the_body(client: httpx.AsyncClient)
     (line,) = lines
     assert (line["event"], line["route"], line["error"]) == ("request refused", "/json", "BodyMalformedError")
     assert SECRET not in str(line)
+
+
+async def test_that_nothing_has_changed_is_no_refusal(client: httpx.AsyncClient) -> None:
+    """A caller that asks again for what it has is not written of."""
+    with capture_logs() as lines:
+        assert (await client.get("/unchanged")).status_code == 304
+    assert [line["event"] for line in lines if line["log_level"] != "debug"] == []
 
 
 async def test_a_flood_of_refusals_does_not_fill_the_log(client: httpx.AsyncClient) -> None:
