@@ -43,7 +43,10 @@ def key_hash_of(named: str) -> bytes:
     """
     path = Path(named)
     if not path.is_file():
-        return parse_key_hash(named)
+        try:
+            return parse_key_hash(named)
+        except MalformedError as error:
+            raise MalformedError(f"there is no file {named}, and it is no SHA-256 of a key: 64 hex digits") from error
     with path.open("rb") as file:
         data = file.read(MAX_FILE + 1)
     blocks = data.count(b"-----BEGIN")

@@ -1,7 +1,6 @@
 """`ztca list`, `search`, `show` and `export`: the ledger of the running CA, page by page."""
 
 import asyncio
-import hashlib
 import os
 import re
 import tempfile
@@ -12,12 +11,12 @@ from pathlib import Path
 from typing import Any, Final, TextIO, TypeVar
 
 import click
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
 from pkicore.clock import SystemClock, unix
 from pkicore.encoding import sync_directory
+from pkicore.errors import MalformedError
 from services.ca.cli.connection import connected
+from services.ca.cli.key_file import key_hash_of
 from services.ca.cli.ledger_pages import certificates_of, refusals_of
 from services.ca.cli.ledger_text import FORMATS, certificate_lines, entry_lines, members, refusal_lines
 from services.ca.cli.output import PlainPath, directory_option, failing_cleanly, json_option, tell
@@ -28,7 +27,6 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _SPAN: Final = re.compile(r"(\d{1,5})([hdw])")
 _UNITS: Final = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
-_HASH: Final = re.compile(r"[0-9a-fA-F:]{64,95}")
 
 
 class Moment(click.ParamType[int]):
@@ -52,32 +50,16 @@ class Moment(click.ParamType[int]):
 
 
 class KeyHash(click.ParamType[str]):
-    """A key: SHA-256 of its SubjectPublicKeyInfo in hex, or a PEM file of the key, its certificate or its request."""
+    """A key, as `ztca block add` takes it."""
 
     name = "key"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ANN401 - what click passes
-        """The hash."""
-        if _HASH.fullmatch(value):
-            return str(value)
+        """SHA-256 of its SubjectPublicKeyInfo, in hex."""
         try:
-            return _hash_of(Path(value).read_bytes())
-        except OSError as error:
-            self.fail(f"{value}: {error.strerror}; give 64 hex digits or a PEM file", param, ctx)
-        except ValueError:
-            self.fail(f"{value} holds no public key, certificate or request in PEM", param, ctx)
-
-
-def _hash_of(pem: bytes) -> str:
-    """SHA-256 of the SubjectPublicKeyInfo in a PEM file; ValueError where there is none."""
-    key: Any
-    if b"-----BEGIN CERTIFICATE-----" in pem:
-        key = x509.load_pem_x509_certificate(pem).public_key()
-    elif b"REQUEST-----" in pem:
-        key = x509.load_pem_x509_csr(pem).public_key()
-    else:
-        key = load_pem_public_key(pem)
-    return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+            return key_hash_of(value).hex()
+        except (OSError, MalformedError) as error:
+            self.fail(str(error), param, ctx)
 
 
 def filter_options(command: _Command) -> _Command:
@@ -86,7 +68,9 @@ def filter_options(command: _Command) -> _Command:
     options = (
         click.option("--common-name", help="Common name of the subject."),
         click.option("--account", help="On whose behalf it was asked for, such as an ACME account's URL."),
-        click.option("--key", type=KeyHash(), help="SHA-256 of the public key in hex, or a PEM file."),
+        click.option(
+            "--key", type=KeyHash(), help="A file with the key, its certificate or request, or its SHA-256 in hex."
+        ),
         click.option("--serial", help="Serial number in hex."),
         click.option("--issuer", help="Id of the issuing CA."),
         click.option("--profile", help="Name of the profile."),

@@ -1,8 +1,6 @@
 """`ztca revoke`, `ztca hold`, `ztca release`: one certificate, or every one of a key, identity, account or period."""
 
 import asyncio
-import hashlib
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,12 +10,13 @@ from typing import Any, Final
 
 import click
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from pkicore.clock import unix
 from pkicore.errors import MalformedError
 from pkicore.x509.certificate import load_chain
 from services.ca.cli.connection import connected
+from services.ca.cli.key_file import key_hash_of
 from services.ca.cli.output import PlainPath, directory_option, failing_cleanly, json_option, tell
 from services.ca.client import CaClient
 from services.ca.errors import CeremonyError
@@ -25,12 +24,6 @@ from services.ca.selection import Position, SelectionRequest, Selector
 from services.ca.wire import RevocationAnswer, RevocationRequest, format_serial
 
 _SHOWN: Final = 20  # serials of many in a text for people; --json has them all
-_DIGEST: Final = re.compile(r"[0-9a-fA-F:]{64,95}", re.ASCII)
-_LOADERS: Final[tuple[Callable[[bytes], Any], ...]] = (
-    load_pem_public_key,
-    lambda pem: x509.load_pem_x509_certificate(pem).public_key(),
-    lambda pem: x509.load_pem_x509_csr(pem).public_key(),
-)
 _DONE: Final = {"certificateHold": "held", "removeFromCRL": "released"}
 
 
@@ -53,9 +46,7 @@ def _choosing(command: Callable[..., None]) -> Callable[..., None]:
         directory_option,
         click.option("--serial", help="Serial number in hex; case, colons and leading zeros do not matter."),
         click.option("--certificate", type=PlainPath(), help="The certificate itself, PEM."),
-        click.option(
-            "--key", help="All of a key: the SHA-256 (hex) of its SubjectPublicKeyInfo, or a PEM file with it."
-        ),
+        click.option("--key", help="All of a key: a file with it, its certificate or request, or its SHA-256 in hex."),
         click.option("--spiffe-id", help="All with exactly this SPIFFE ID."),
         click.option("--account", help="All of this account: the URL of an ACME account."),
         click.option(
@@ -134,7 +125,7 @@ def _choice(  # noqa: PLR0913 - the command's options, each by its name
     selector = None
     if serial is None and certificate is None:
         begin, end = map(_time, issued_between) if issued_between is not None else (None, None)
-        digest = None if key is None else _key_hash(key)
+        digest = None if key is None else key_hash_of(key)
         selector = Selector(digest, spiffe_id, account, begin, end, issuer, profile)
         selector.check()
     elif issuer is not None or profile is not None:
@@ -199,19 +190,6 @@ def _tell_many(choice: _Choice, serials: list[int], are: str) -> None:
     shown = names[:_SHOWN] + ([f"and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else [])
     value = {"serials": names, "count": len(names), "dry_run": choice.dry_run}
     tell(choice.as_json, value, *shown, f"{len(names)} certificates {are} changed.")
-
-
-def _key_hash(key: str) -> bytes:
-    if _DIGEST.fullmatch(key):
-        return bytes.fromhex(key.replace(":", ""))
-    pem = _read(Path(key))
-    for load in _LOADERS:
-        try:
-            found = load(pem)
-        except ValueError:
-            continue
-        return hashlib.sha256(found.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
-    raise CeremonyError(f"{key} holds no public key, certificate or request in PEM")
 
 
 def _read(path: Path) -> bytes:

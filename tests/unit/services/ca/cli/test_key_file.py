@@ -95,5 +95,5 @@ def test_files_that_name_no_key(leaf: Leaf, tmp_path: Path, what: str) -> None:
 
 def test_neither_file_nor_hash() -> None:
     """A missing file is no hash."""
-    with pytest.raises(MalformedError, match="64 hex digits"):
+    with pytest.raises(MalformedError, match=r"there is no file no/such/file, .* 64 hex digits"):
         key_hash_of("no/such/file")
