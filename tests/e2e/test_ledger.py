@@ -85,6 +85,13 @@ def test_what_makes_no_sense_is_said_in_a_sentence(deployment: Deployment) -> No
     assert "a_b is no DNS name" in ztca(deployment, "search", "a_b", status=1).replace("'", "")
     assert ztca(deployment, "show", "0a", status=1) == "ztca: this CA never used that serial\n"
     assert ztca(deployment, "list", "--refusals", "--profile", "server", status=1).startswith("ztca: refusals are not")
+    assert "no profile 'nope'; there are: " in ztca(deployment, "list", "--profile", "nope", status=1)
+    period = ("--issued-between", "2026-01-01T00:00:00Z", "2099-01-01T00:00:00Z", "--dry-run")
+    assert "issuing-ecdsa" in ztca(deployment, "revoke", *period, "--issuer", "nope", status=1)
+    assert "`ztca hold`" in ztca(deployment, "revoke", *period, "--reason", "certificateHold", status=1)
+    dry = ztca(deployment, "revoke", *period, "--profile", "service")
+    assert "spiffe://pqcpki.internal/service/ca" in dry
+    assert "would be changed" in dry
 
 
 @pytest.mark.slow

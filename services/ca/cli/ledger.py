@@ -17,9 +17,11 @@ from pkicore.encoding import sync_directory
 from pkicore.errors import MalformedError
 from services.ca.cli.connection import connected
 from services.ca.cli.key_file import key_hash_of
+from services.ca.cli.ledger_names import check_names
 from services.ca.cli.ledger_pages import certificates_of, refusals_of
 from services.ca.cli.ledger_text import FORMATS, certificate_lines, entry_lines, members, refusal_lines
 from services.ca.cli.output import PlainPath, directory_option, failing_cleanly, json_option, tell
+from services.ca.client import CaClient
 from services.ca.errors import CeremonyError
 from services.ca.ledger.wire import LedgerEntry, RefusalEntry
 
@@ -182,12 +184,18 @@ async def _tell_certificates(
     as_json: bool,  # noqa: FBT001 - the command's own flag
 ) -> None:
     async with connected(directory) as ca:
+        await _check(ca, directory, filters)
         rows = [row async for row in certificates_of(ca, filters, limit)]
     more = len(rows) > limit
     lines = certificate_lines(rows[:limit]) if rows else ["No certificate meets that."]
     if more:
         lines.append(f"There are more: --limit {2 * limit}, or `ztca export`.")
     tell(as_json, {"certificates": [members(row) for row in rows[:limit]], "more": more}, *lines)
+
+
+async def _check(ca: CaClient, directory: Path, filters: Mapping[str, str | int | None]) -> None:
+    issuer, profile = (None if (name := filters.get(kind)) is None else str(name) for kind in ("issuer", "profile"))
+    await check_names(ca, directory, issuer=issuer, profile=profile)
 
 
 async def _tell_refusals(directory: Path, limit: int, as_json: bool) -> None:  # noqa: FBT001 - the command's own flag
@@ -207,6 +215,7 @@ async def _export(directory: Path, form: str, out: Path, filters: Mapping[str, s
     begin, line = FORMATS[form]
     kind = RefusalEntry if filters is None else LedgerEntry
     async with connected(directory) as ca:
+        await _check(ca, directory, filters or {})
         rows = refusals_of(ca) if filters is None else certificates_of(ca, filters)
         with _replaced(out) as file:
             file.write(begin(kind))

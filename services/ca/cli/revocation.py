@@ -1,6 +1,7 @@
 """`ztca revoke`, `ztca hold`, `ztca release`: one certificate, or every one of a key, identity, account or period."""
 
 import asyncio
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +18,8 @@ from pkicore.errors import MalformedError
 from pkicore.x509.certificate import load_chain
 from services.ca.cli.connection import connected
 from services.ca.cli.key_file import key_hash_of
+from services.ca.cli.ledger_names import check_names
+from services.ca.cli.ledger_text import certificate_lines
 from services.ca.cli.output import PlainPath, directory_option, failing_cleanly, json_option, tell
 from services.ca.client import CaClient
 from services.ca.errors import CeremonyError
@@ -24,6 +27,7 @@ from services.ca.selection import Position, SelectionRequest, Selector
 from services.ca.wire import RevocationAnswer, RevocationRequest, format_serial
 
 _SHOWN: Final = 20  # serials of many in a text for people; --json has them all
+_OTHERS: Final = {"certificatehold": "hold", "6": "hold", "removefromcrl": "release", "8": "release"}
 _DONE: Final = {"certificateHold": "held", "removeFromCRL": "released"}
 
 
@@ -84,6 +88,9 @@ def revoke(choice: _Choice, reason: str) -> None:
     Needs a running deployment (`ztca up`). `openssl x509 -noout -serial -in FILE` prints the number of a certificate.
     Many are revoked in pieces; if that is interrupted, the same command goes on where it ended.
     """
+    named = _OTHERS.get(reason.lower())
+    if named is not None:
+        raise CeremonyError(f"{reason} is no reason to revoke for good: `ztca {named}` does that")
     _carry_out(choice, reason)
 
 
@@ -162,17 +169,30 @@ async def _show_one(choice: _Choice) -> None:
 
 
 async def _many(choice: _Choice, selector: Selector, reason: str) -> None:
+    if choice.as_json and not (choice.yes or choice.dry_run or sys.stdin.isatty()):
+        raise CeremonyError("many certificates are changed only when somebody says so: give --yes")
     async with connected(choice.directory) as ca:
+        await check_names(ca, choice.directory, issuer=selector.issuer, profile=selector.profile)
         if choice.dry_run or not choice.yes:
             found = await _in_pieces(ca, selector, reason, dry_run=True)
+            lines = await _described(ca, found)
             if choice.dry_run:
-                _tell_many(choice, found, "would be")
+                _tell_many(choice, found, lines, "would be")
                 return
-            shown = "".join(f"  {format_serial(serial)}\n" for serial in found[:_SHOWN])
-            more = f"  and {len(found) - _SHOWN} more\n" if len(found) > _SHOWN else ""
-            click.echo(f"{shown}{more}{len(found)} certificates.", err=True)
+            click.echo("\n".join([*lines, f"{len(found)} certificates."]), err=True)
             click.confirm("Go on?", abort=True, err=True)
-        _tell_many(choice, await _in_pieces(ca, selector, reason, dry_run=False), "are")
+        done = await _in_pieces(ca, selector, reason, dry_run=False)
+        _tell_many(choice, done, _and_more([format_serial(serial) for serial in done[:_SHOWN]], done), "are")
+
+
+async def _described(ca: CaClient, serials: list[int]) -> list[str]:
+    """The first ones with status, end, profile, issuer and names."""
+    rows = [await ca.ledger_entry(format_serial(serial)) for serial in serials[:_SHOWN]]
+    return _and_more(certificate_lines(rows) if rows else [], serials)
+
+
+def _and_more(shown: list[str], serials: list[int]) -> list[str]:
+    return [*shown, f"and {len(serials) - _SHOWN} more"] if len(serials) > _SHOWN else shown
 
 
 async def _in_pieces(ca: CaClient, selector: Selector, reason: str, *, dry_run: bool) -> list[int]:
@@ -185,9 +205,8 @@ async def _in_pieces(ca: CaClient, selector: Selector, reason: str, *, dry_run: 
     return serials
 
 
-def _tell_many(choice: _Choice, serials: list[int], are: str) -> None:
+def _tell_many(choice: _Choice, serials: list[int], shown: list[str], are: str) -> None:
     names = [format_serial(serial) for serial in serials]
-    shown = names[:_SHOWN] + ([f"and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else [])
     value = {"serials": names, "count": len(names), "dry_run": choice.dry_run}
     tell(choice.as_json, value, *shown, f"{len(names)} certificates {are} changed.")
 
