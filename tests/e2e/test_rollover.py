@@ -77,12 +77,23 @@ def identities(deployment: Deployment) -> dict[str, str]:
     }
 
 
+def shows(deployment: Deployment, listener: str, issuer: str) -> bool:
+    """Whether a listener shows a certificate by this issuer; it looks every few seconds whether there is a new one."""
+    probe = ("probe", deployment.endpoints[listener], "--dir", str(deployment.directory), "--json")
+    seen = json.loads(deployment.ztca(*probe, check=False).stdout or "{}")
+    return issuer in seen.get("chain", ())
+
+
 def wait_until_all_are_below(deployment: Deployment, issuer: str) -> None:
-    """Every service and the operator have renewed."""
+    """Every service and the operator have renewed, and who listens within shows it."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while set(identities(deployment).values()) != {issuer}:
         assert time.monotonic() < deadline, identities(deployment)
         time.sleep(0.5)
+    for listener in ("ca_internal", "signer_hsm"):
+        while not shows(deployment, listener, issuer):
+            assert time.monotonic() < deadline, f"{listener} does not show its new certificate"
+            time.sleep(0.5)
 
 
 def test_root_and_issuing_ca_are_replaced_under_traffic(running: Deployment, tmp_path: Path) -> None:
