@@ -71,7 +71,7 @@ def test_exports_agree_with_the_search(deployment: Deployment, tmp_path: Path) -
     searched = json.loads(ztca(deployment, "search", SERVICES, "--json"))["certificates"]
     lines, table = tmp_path / "rows.jsonl", tmp_path / "rows.csv"
     ztca(deployment, "export", "--name", SERVICES, "--out", str(lines))
-    ztca(deployment, "export", "--name", SERVICES, "--format", "csv", "--out", str(table))
+    ztca(deployment, "export", "--name", SERVICES, "--out", str(table))
     exported = [json.loads(line) for line in lines.read_text().splitlines()]
     assert names(exported) == names(searched) >= {"spiffe://pqcpki.internal/service/ca"}
     with table.open(newline="") as file:

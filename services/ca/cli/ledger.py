@@ -142,7 +142,10 @@ def show(directory: Path, serial: str, pem: bool, as_json: bool) -> None:  # noq
 
 @click.command()
 @click.option(
-    "--format", "form", type=click.Choice(list(FORMATS)), default="json", show_default=True, help="Of the file."
+    "--format",
+    "form",
+    type=click.Choice(list(FORMATS)),
+    help="Of the file. [default: csv where its name ends so, otherwise json]",
 )
 @click.option("--out", type=PlainPath(), required=True, help="File to write; replaced whole where it is there.")
 @click.option("--refusals", is_flag=True, help="Refused requests instead of certificates.")
@@ -152,7 +155,7 @@ def show(directory: Path, serial: str, pem: bool, as_json: bool) -> None:  # noq
 @json_option
 def export(
     directory: Path,
-    form: str,
+    form: str | None,
     out: Path,
     refusals: bool,  # noqa: FBT001 - a command-line flag
     as_json: bool,  # noqa: FBT001 - a command-line flag
@@ -167,6 +170,7 @@ def export(
             _refuse_filters(filters)
         if not out.parent.is_dir():
             raise CeremonyError(f"there is no directory {out.parent}: make it first")
+        form = form or ("csv" if out.suffix == ".csv" else "json")
         written = asyncio.run(_export(directory, form, out, None if refusals else filters))
         tell(as_json, {"rows": written, "file": str(out)}, f"{written} rows are in {out}.")
 
