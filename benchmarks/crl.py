@@ -31,7 +31,7 @@ from typing import Any, Final
 
 from benchmarks.crl_steps import REASONS, row_of, serials
 from benchmarks.deployments import processors
-from benchmarks.issuance import PeerCa, numbers, pinned
+from benchmarks.peers import PeerCa, numbers, pinned
 
 HERE: Final = Path(__file__).parent
 SMALL_PARENT: Final = """

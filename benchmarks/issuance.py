@@ -20,14 +20,11 @@ import json
 import os
 import shutil
 import sqlite3
-import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import timedelta
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -36,24 +33,15 @@ import httpx
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-from cryptography.x509.oid import NameOID
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from benchmarks.deployments import deployment, drive, processors
-from pkicore.algorithms import ALGORITHMS, PublicKey, algorithm_of, generate_private_key
-from pkicore.clock import Clock, SystemClock
-from pkicore.x509.certificate import Signer
-from pkicore.x509.lint import TbsLint
-from pkicore.x509.names import Names
-from pkicore.x509.profiles import Profile
-from pkicore.x509.tbs import Issuer, random_serial, validity
-from pkicore.x509.template import Templates
+from benchmarks.issuance_core import measure_core
+from benchmarks.peers import START, PeerCa, drive_plain, median_of, median_ratio, numbers, of_process, pinned
+from pkicore.algorithms import algorithm_of
 from services.ca.layout import Layout
 from tests.support.deployment import Deployment, free_port
-from tests.support.pki import PROFILES, MemoryKey, make_hierarchy
 
-HERE: Final = Path(__file__).parent
-START: Final = 20.0  # seconds for a peer to listen
 WARM_UP: Final = 20  # requests per caller, as signer_load has it
 MOST_A_SECOND: Final = 4000  # requests made ready, for each second of each level
 MOST: Final = 60_000  # requests made ready, in all
@@ -61,10 +49,6 @@ CHECKED: Final = 5  # certificates of ours that are verified
 CEREMONY: Final = ("--families", "ecdsa,rsa,mldsa", "--rsa-bits", "2048")  # mldsa because every deployment has it
 GOALS: Final = {"ecdsa-p256": 1.15, "rsa-2048": 2.5}  # how many times less processor time than cfssl
 KEYS: Final = 16  # of subjects, in turn
-PROCESSOR: Final = "cpu_us"  # microseconds of processor time per request
-FIGURES: Final = ("per_second", "p50_ms", "p99_ms", PROCESSOR)
-CORE: Final = 300  # certificates of a round of the core
-CORE_ROUNDS: Final = 7
 HEADING: Final = (
     "issuer       callers   ours/s  cfssl/s  ratio  ours p50  p99 ms  cfssl p50  p99 ms  ours CPU us  cfssl  times less"
 )
@@ -81,11 +65,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--core", action="store_true", help="only the core, in this process")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
     return parser.parse_args()
-
-
-def numbers(text: str) -> list[int]:
-    """Those of a list with commas."""
-    return [int(part) for part in text.split(",")]
 
 
 @dataclass(frozen=True)
@@ -155,50 +134,6 @@ def requests_of(keys: Sequence[IssuerKey]) -> Iterator[Wanted]:
         yield Wanted(name, builder.sign(keys[number % len(keys)], hashes.SHA256()).public_bytes(Encoding.DER))
 
 
-@dataclass(frozen=True)
-class PeerCa:
-    """A CA of the same algorithm as ours, in files, as peers want it."""
-
-    certificate: Path
-    key: Path
-
-    @classmethod
-    def create(cls, folder: Path, algorithm: str) -> PeerCa:
-        """Self-signed, for a month."""
-        key = generate_private_key(ALGORITHMS[algorithm])
-        if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
-            raise TypeError(f"peers have no {algorithm}")
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Peer {algorithm}")])
-        now = SystemClock().now()
-        usage = x509.KeyUsage(
-            digital_signature=True,
-            content_commitment=False,
-            key_encipherment=False,
-            data_encipherment=False,
-            key_agreement=False,
-            key_cert_sign=True,
-            crl_sign=True,
-            encipher_only=False,
-            decipher_only=False,
-        )
-        identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-        builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-        builder = builder.not_valid_before(now - timedelta(hours=1)).not_valid_after(now + timedelta(days=30))
-        builder = builder.serial_number(random_serial()).add_extension(usage, critical=True)
-        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        certificate = builder.add_extension(identifier, critical=False).sign(key, hashes.SHA256())
-        made = cls(folder / f"peer-{algorithm}.pem", folder / f"peer-{algorithm}.key")
-        made.certificate.write_bytes(certificate.public_bytes(Encoding.PEM))
-        made.key.touch(mode=0o600)
-        made.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-        return made
-
-
-def pinned(cpus: Sequence[int]) -> list[str]:
-    """What a command begins with that has these processors."""
-    return ["taskset", "-c", ",".join(str(cpu) for cpu in cpus)] if cpus else []
-
-
 @contextlib.contextmanager
 def cfssl(folder: Path, algorithm: str, cpus: Sequence[int]) -> Iterator[tuple[int, int, x509.Certificate]]:
     """`cfssl serve`, restarted for this; its port, process number and certificate."""
@@ -236,35 +171,6 @@ def wait_for(ask: Callable[[], object], process: subprocess.Popen[Any]) -> None:
             time.sleep(0.05)
         else:
             return
-
-
-def drive_plain(config: Mapping[str, Any], prefix: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Run the load process of plain HTTP, begun by `prefix`; one result per level.
-
-    Raises:
-        SystemExit: it failed; its own words are on standard error.
-    """
-    command = [*prefix, sys.executable, str(HERE / "ocsp_load.py")]
-    done = subprocess.run(command, input=json.dumps(config), stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        raise SystemExit("ocsp_load.py failed")
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
-def of_process(level: Mapping[str, Any], process: str) -> dict[str, Any]:
-    """A level as the load process tells it, with the processor time of one process only."""
-    return {**level, PROCESSOR: level[PROCESSOR][process]}
-
-
-def median_of(levels: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The middle of several measurements of one level."""
-    return {name: statistics.median(level[name] for level in levels) for name in FIGURES}
-
-
-def median_ratio(more: Sequence[Mapping[str, float]], less: Sequence[Mapping[str, float]]) -> float:
-    """How much less processor time the second use than the first, round by round: the machine changes its pace."""
-    pairs = zip(more, less, strict=True)
-    return statistics.median(peer[PROCESSOR] / own[PROCESSOR] for peer, own in pairs)
 
 
 def check_ours(made: Deployment, issuing: Issuing, at_least: int) -> None:
@@ -347,74 +253,6 @@ def print_row(row: Mapping[str, Any]) -> None:
     print(f"{theirs['p50_ms']:10.2f} {theirs['p99_ms']:7.2f} " if theirs else f"{'-':>10} {'-':>7} ", end="")
     print(f"{ours['cpu_us']:12.0f} ", end="")
     print(f"{theirs['cpu_us']:6.0f} {row['cpu_ratio']:11.2f}" if theirs else "  not run: cfssl missing", flush=True)
-
-
-async def measure_core() -> dict[str, float]:
-    """Microseconds of processor time of each step of the core, and certificates per raw signature (goal G5).
-
-    The goal's figure is of bytes built and signed; the whole has lint and the verified signature in it, too.
-    """
-    clock = SystemClock()
-    family = await make_hierarchy("ecdsa", clock)
-    issuer, key = family.issuing, ec.generate_private_key(ec.SECP256R1()).public_key()
-    core = Core(PROFILES["server"], issuer, family.issuing_key, Signer.of(issuer.certificate), clock)
-    spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    rounds = [await core.measure(key, spki) for _ in range(CORE_ROUNDS)]
-    used = {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
-    raw, whole = used["raw signature"], used["build"] + used["lint"] + used["sign and verify"]
-    return used | {"core": whole, "core_ratio": raw / whole, "build_and_sign_ratio": raw / (used["build"] + raw)}
-
-
-@dataclass(frozen=True)
-class Core:
-    """Steps 4, 5, 7 and 8 of issuance over one issuer in memory."""
-
-    profile: Profile
-    issuer: Issuer
-    key: MemoryKey
-    signer: Signer
-    clock: Clock
-    templates: Templates = field(default_factory=Templates)
-    lint: TbsLint = field(default_factory=TbsLint)
-
-    async def measure(self, public_key: PublicKey, spki: bytes) -> dict[str, float]:
-        """Microseconds of processor time per certificate, of each step and of a bare signature."""
-        not_before, not_after = validity(self.profile, self.issuer, self.clock.now())
-        made: list[bytes] = []
-        used: dict[str, float] = {}
-
-        @contextlib.contextmanager
-        def timed(what: str) -> Iterator[None]:
-            begin = time.process_time()
-            yield
-            used[what] = (time.process_time() - begin) / CORE * 1e6
-
-        with timed("build"):
-            for number in range(CORE):
-                tbs = self.templates.build(
-                    self.profile,
-                    self.issuer,
-                    serial=random_serial(),
-                    not_before=not_before,
-                    not_after=not_after,
-                    public_key=public_key,
-                    spki=spki,
-                    common_name=None,
-                    names=Names(dns=(f"h{number}.example.org",)),
-                )
-                made.append(tbs)
-        with timed("lint"):
-            for tbs in made:
-                self.lint.lint(tbs, self.profile, self.issuer)
-        with timed("sign and verify"):
-            for tbs in made:
-                await self.signer.certify(tbs, self.key)
-        private_key, scheme = self.key.private_key, ec.ECDSA(hashes.SHA256())
-        assert isinstance(private_key, ec.EllipticCurvePrivateKey)  # noqa: S101 -- else it is another figure
-        with timed("raw signature"):
-            for tbs in made:
-                private_key.sign(tbs, scheme)
-        return used
 
 
 def say(options: argparse.Namespace, text: str) -> None:

@@ -38,19 +38,8 @@ from cryptography import x509
 from cryptography.x509 import ocsp
 
 from benchmarks.deployments import deployment, drive, processors
-from benchmarks.issuance import (
-    CEREMONY,
-    START,
-    Issuing,
-    PeerCa,
-    drive_plain,
-    median_of,
-    median_ratio,
-    numbers,
-    of_process,
-    pinned,
-    requests_of,
-)
+from benchmarks.issuance import CEREMONY, Issuing, requests_of
+from benchmarks.peers import START, PeerCa, drive_plain, median_of, median_ratio, numbers, of_process, pinned
 from pkicore.algorithms import algorithm_of
 from pkicore.ocsp import build_request
 from services.ca.layout import Layout

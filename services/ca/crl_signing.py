@@ -1,6 +1,6 @@
 """A list signed by its issuer: whom it is for, and where it and its delta are."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from cryptography import x509
 
@@ -30,7 +30,7 @@ class ListSigner:
             KeyAccessError, BadSignatureError: it could not be signed.
         """
         ca = self._cas[item.issuer]
-        urls = self._urls(item, self._lists.values())
+        urls = self._urls(item)
         return await build_crl(
             ca.issuer.certificate,
             ca.key,
@@ -44,12 +44,12 @@ class ListSigner:
             freshest=() if crl.base_number else [delta_url(urls[0])],
         )
 
-    def _urls(self, item: CrlList, lists: Collection[CrlList]) -> list[str]:
+    def _urls(self, item: CrlList) -> list[str]:
         """A certificate takes a CRL only if its own CRL URL stands in it.
 
         So those of older certificates stay, and the complete list has those of the shards, too.
         """
-        shards = [] if item.shard else [each.shard for each in lists if each.issuer == item.issuer]
+        shards = [] if item.shard else [each.shard for each in self._lists.values() if each.issuer == item.issuer]
         issuer = self._cas[item.issuer].issuer
         ours = [issuer.shard_url(shard) for shard in sorted({item.shard, *shards})]
         former = self._former_base_url

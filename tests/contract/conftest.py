@@ -1,10 +1,11 @@
-"""Databases of both engines for the contract tests."""
+"""Databases of both engines, and a CA, for the contract tests."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.ca_world import CaWorld
 from tests.support.databases import create_schema
 from tests.support.postgres import PostgresMissingError, PostgresServer
 
@@ -44,3 +45,11 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if server is None:
         pytest.skip("not run: postgresql missing (apt-get install postgresql)")
     return server.unmade_database()
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[CaWorld]:
+    """A started CA without listeners."""
+    opened = await (await CaWorld.open(tmp_path)).start()
+    yield opened
+    await opened.close()

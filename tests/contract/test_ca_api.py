@@ -2,7 +2,6 @@ import asyncio
 import base64
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
 
 import httpx
 import pytest
@@ -34,14 +33,6 @@ from tests.support.pki import TRUST_DOMAIN, make_csr
 P256 = ec.SECP256R1()
 JSON = {"content-type": "application/json"}
 SECOND = timedelta(seconds=1)
-
-
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[CaWorld]:
-    """A started CA without listeners."""
-    opened = await (await CaWorld.open(tmp_path)).start()
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture

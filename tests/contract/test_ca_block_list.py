@@ -6,7 +6,6 @@ import hashlib
 import math
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -25,14 +24,6 @@ from tests.support.ca_world import ACME, CA, OPERATOR, CaWorld, server_request
 from tests.support.pki import TRUST_DOMAIN
 
 JSON = {"content-type": "application/json"}
-
-
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[CaWorld]:
-    """A started CA without listeners."""
-    opened = await (await CaWorld.open(tmp_path)).start()
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture

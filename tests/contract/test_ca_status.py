@@ -1,7 +1,6 @@
 import base64
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
 from urllib.parse import quote
 
 import httpx
@@ -17,14 +16,6 @@ from pkicore.encoding import sequence
 from pkicore.ocsp import CertId, build_request, error_response, verify_response
 from pkicore.x509.certificate import load_chain
 from tests.support.ca_world import CaWorld
-
-
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[CaWorld]:
-    """A started CA without listeners."""
-    opened = await (await CaWorld.open(tmp_path)).start()
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture

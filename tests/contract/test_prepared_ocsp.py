@@ -1,9 +1,7 @@
 """What the HTTP listener answers at once is what it would answer the normal way."""
 
 import base64
-from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -20,14 +18,6 @@ from tests.support.ca_world import ACME, CaWorld
 
 OCSP = "application/ocsp-request"
 MAX_AGE = 60
-
-
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[CaWorld]:
-    """A started CA without listeners."""
-    opened = await (await CaWorld.open(tmp_path)).start()
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture
