@@ -11,6 +11,7 @@ import structlog
 from pkicore.clock import Clock, unix
 from services.acme.answers import answer, link, not_found, retry_after, rfc3339
 from services.acme.background import Background
+from services.acme.challenges.attempt import Attempt, PerspectiveAnswer
 from services.acme.errors import AcmeError, Subproblem, ValidationError
 from services.acme.identifiers import Identifier
 from services.acme.requests import AccountRequest
@@ -28,8 +29,8 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds between attempts to store an
 class Validator(Protocol):
     """Whoever looks whether a challenge has been met."""
 
-    async def validate(self, challenge_type: str, identifier: Identifier, token: str, key_authorization: str) -> None:
-        """Return when control is proven.
+    async def validate(self, attempt: Attempt) -> tuple[PerspectiveAnswer, ...]:
+        """Return when control is proven, with what remote perspectives saw of it.
 
         Raises:
             ValidationError: it is not.
@@ -136,7 +137,7 @@ class Authorizations:
 
     async def _attempt(self, challenge: ChallengeRow, authorization: AuthorizationRow, thumbprint: str) -> None:
         """Validate once and store the outcome, however long the database takes."""
-        error = await self._outcome(challenge, authorization, f"{challenge.token}.{thumbprint}")
+        error = await self._outcome(challenge, self._told(challenge, authorization, thumbprint))
         pause = _FIRST_PAUSE
         while True:
             try:
@@ -149,16 +150,24 @@ class Authorizations:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
 
-    async def _outcome(
-        self, challenge: ChallengeRow, authorization: AuthorizationRow, key_authorization: str
-    ) -> AcmeError | None:
+    def _told(self, challenge: ChallengeRow, authorization: AuthorizationRow, thumbprint: str) -> Attempt:
+        """What the validator is told of a challenge."""
+        account_url = self._urls.of(f"acct/{authorization.account_id}")
+        return Attempt(
+            challenge.type,
+            authorization.identifier,
+            authorization.wildcard,
+            challenge.token,
+            thumbprint,
+            account_url,
+        )
+
+    async def _outcome(self, challenge: ChallengeRow, attempt: Attempt) -> AcmeError | None:
         """None for a proof. Unknown faults count as failed, so that no order waits for ever."""
         pause = _FIRST_PAUSE
         while True:
             try:
-                await self._validator.validate(
-                    challenge.type, authorization.identifier, challenge.token, key_authorization
-                )
+                await self._validator.validate(attempt)
             except ValidationError as error:
                 return error
             except AcmeError:

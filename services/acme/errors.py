@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
+from services.acme.challenges.attempt import PerspectiveAnswer
 from services.acme.identifiers import Identifier
 
 URN = "urn:ietf:params:acme:error:"
@@ -45,7 +46,7 @@ STATUS_OF_TYPE: Mapping[str, int] = MappingProxyType(
     }
 )
 
-ValidationFailure = Literal["connection", "dns", "unauthorized", "incorrectResponse", "caa", "malformed"]
+ValidationFailure = Literal["connection", "dns", "tls", "unauthorized", "incorrectResponse", "caa", "malformed"]
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,14 @@ class AcmeError(Exception):
 
 
 class ValidationError(AcmeError):
-    """A challenge response that does not prove control of the identifier (RFC 8555 §8)."""
+    """A challenge response that does not prove control of the identifier (RFC 8555 §8).
 
-    def __init__(self, acme_type: ValidationFailure, detail: str) -> None:
+    Attributes:
+        answers: what remote perspectives saw of it, where there are any.
+    """
+
+    def __init__(
+        self, acme_type: ValidationFailure, detail: str, *, answers: tuple[PerspectiveAnswer, ...] = ()
+    ) -> None:
         super().__init__(acme_type, detail)
+        self.answers = answers

@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Protocol, Self
 
+from services.acme.challenges.attempt import Attempt, PerspectiveAnswer
 from services.acme.challenges.dns01 import Dns01
 from services.acme.challenges.fetch import Fetcher
 from services.acme.challenges.http01 import Http01
 from services.acme.errors import AcmeError, ValidationError
-from services.acme.identifiers import Identifier
 from services.chassis.outbound.addresses import AddressGuard, IPNetwork
 from services.chassis.outbound.resolver import Resolver
 
@@ -45,7 +45,7 @@ class ValidationSettings(Protocol):
 class ChallengeMethod(Protocol):
     """One way to prove control."""
 
-    async def validate(self, identifier: Identifier, token: str, key_authorization: str) -> None:
+    async def validate(self, attempt: Attempt) -> None:
         """Return when control is proven; raise ValidationError when it is not."""
 
 
@@ -81,19 +81,17 @@ class Validator:
             }
         )
 
-    async def validate(self, challenge_type: str, identifier: Identifier, token: str, key_authorization: str) -> None:
+    async def validate(self, attempt: Attempt) -> tuple[PerspectiveAnswer, ...]:
         """Validate one challenge; waits for a free slot.
 
-        Args:
-            challenge_type: "http-01" or "dns-01".
-            identifier: a DNS name without wildcard prefix, or an address.
-            token: the challenge's token.
-            key_authorization: token and account key thumbprint (RFC 8555 §8.1).
+        Returns:
+            What remote perspectives saw; empty where there are none.
 
         Raises:
             ValidationError: control is not proven.
             AcmeError: "rateLimited", when too many validations wait already; nothing was tried.
         """
+        challenge_type = attempt.type
         method = self._methods.get(challenge_type)
         if method is None:
             raise ValidationError("malformed", f"{challenge_type} is not a challenge type of this server")
@@ -106,6 +104,7 @@ class Validator:
         self._running[challenge_type] += 1
         try:
             async with self._slots[challenge_type]:
-                await method.validate(identifier, token, key_authorization)
+                await method.validate(attempt)
         finally:
             self._running[challenge_type] -= 1
+        return ()

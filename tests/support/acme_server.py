@@ -23,8 +23,8 @@ from pkicore.x509.csr import UnverifiedCsr
 from pkicore.x509.names import Names
 from pkicore.x509.tbs import build_tbs, validity
 from services.acme.accounts import AccountRules
+from services.acme.challenges.attempt import Attempt, PerspectiveAnswer
 from services.acme.errors import AcmeError
-from services.acme.identifiers import Identifier
 from services.acme.orders import OrderRules
 from services.acme.service import AcmeService, ServiceRules
 from services.acme.urls import Urls
@@ -137,25 +137,28 @@ class ValidatorSimulator:
     Attributes:
         failures: name to the error of its validation.
         gate: validations wait while it is not set.
-        attempts: (type, identifier, token, key authorization) of each.
+        attempts: each, in order.
+        answers: what remote perspectives are said to have seen.
     """
 
     failures: dict[str, Exception] = field(default_factory=dict)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
-    attempts: list[tuple[str, Identifier, str, str]] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)
+    answers: tuple[PerspectiveAnswer, ...] = ()
 
     def __post_init__(self) -> None:
         self.gate.set()
 
-    async def validate(self, challenge_type: str, identifier: Identifier, token: str, key_authorization: str) -> None:
+    async def validate(self, attempt: Attempt) -> tuple[PerspectiveAnswer, ...]:
         """As `services.acme.validation.Validator.validate`."""
-        self.attempts.append((challenge_type, identifier, token, key_authorization))
+        self.attempts.append(attempt)
         await self.gate.wait()
-        failure = self.failures.get(identifier.value)
+        failure = self.failures.get(attempt.identifier.value)
         if failure is not None:
             if isinstance(failure, AcmeError) and failure.acme_type == "rateLimited":
-                del self.failures[identifier.value]
+                del self.failures[attempt.identifier.value]
             raise failure
+        return self.answers
 
 
 @dataclass

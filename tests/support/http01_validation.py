@@ -11,13 +11,13 @@ from services.acme.errors import ValidationError
 from services.acme.identifiers import Identifier
 from services.chassis.outbound.addresses import AddressGuard
 from services.chassis.outbound.resolver import Resolver
+from tests.support.attempts import SITE, THUMBPRINT, TOKEN, attempt
 from tests.support.dns_server import DnsSimulator
 from tests.support.http_challenge import CHALLENGE_PATH
 
-TOKEN = "evaGxfADs6pSRb2LAv9IZf17Dt3juxGJ-PCt92wr-oA"
-KEY_AUTHORIZATION = TOKEN + ".9jg46WB3rR_AHD-EBXdN7cBkH1WOu0tA3M9fm21mqTI"
+KEY_AUTHORIZATION = f"{TOKEN}.{THUMBPRINT}"
+ATTEMPT = attempt("http-01")
 PATH = CHALLENGE_PATH + TOKEN
-NAME = Identifier("dns", "site.test")
 SECONDS = 1.5
 LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 
@@ -28,11 +28,11 @@ def build(dns: DnsSimulator, port: int, networks: tuple[object, ...] = LOOPBACK)
     return Http01(Resolver.build(dns.address, SECONDS / 2), Fetcher(guard, SECONDS), port, SECONDS)
 
 
-async def refusal(http01: Http01, identifier: Identifier = NAME) -> ValidationError:
+async def refusal(http01: Http01, identifier: Identifier = SITE) -> ValidationError:
     """Validate and return the error, which must come within the deadline."""
     begin = time.monotonic()
     with pytest.raises(ValidationError) as failed:
-        await http01.validate(identifier, TOKEN, KEY_AUTHORIZATION)
+        await http01.validate(attempt("http-01", identifier))
     assert time.monotonic() - begin < SECONDS + 0.5
     assert failed.value.detail.isprintable()
     return failed.value

@@ -7,8 +7,8 @@ import base64
 import hashlib
 import hmac
 
+from services.acme.challenges.attempt import Attempt
 from services.acme.errors import ValidationError
-from services.acme.identifiers import Identifier
 from services.chassis.errors import NotResolvedError
 from services.chassis.outbound.resolver import Resolver
 
@@ -27,13 +27,13 @@ class Dns01:
         self._resolver = resolver
         self._seconds = seconds
 
-    async def validate(self, identifier: Identifier, token: str, key_authorization: str) -> None:  # noqa: ARG002 -- the token is part of the key authorization
+    async def validate(self, attempt: Attempt) -> None:
         """Compare every TXT record with the expected value.
 
         Raises:
             ValidationError: "dns", when the look-up fails; "incorrectResponse", when no record is the expected one.
         """
-        name = f"{LABEL}.{identifier.value.removeprefix('*.')}"
+        name = f"{LABEL}.{attempt.identifier.value}"
         try:
             async with asyncio.timeout(self._seconds):
                 texts = await self._resolver.texts(name)
@@ -41,7 +41,7 @@ class Dns01:
             raise ValidationError("dns", f"no answer for TXT of {name} within {self._seconds:g} seconds") from error
         except NotResolvedError as error:
             raise ValidationError("dns", str(error)) from error
-        expected = txt_value(key_authorization).encode()
+        expected = txt_value(attempt.key_authorization).encode()
         matches = [text for text in texts if hmac.compare_digest(text, expected)]
         if not matches:
             raise ValidationError("incorrectResponse", _sentence(name, texts))

@@ -8,6 +8,7 @@ import hmac
 import httpx
 
 from pkicore.errors import MalformedError
+from services.acme.challenges.attempt import Attempt
 from services.acme.challenges.fetch import Fetched, Fetcher
 from services.acme.errors import ValidationError
 from services.acme.identifiers import Identifier
@@ -38,12 +39,13 @@ class Http01:
         self._seconds = seconds
         self._ports = {*DEFAULT_PORTS.values(), port}
 
-    async def validate(self, identifier: Identifier, token: str, key_authorization: str) -> None:
+    async def validate(self, attempt: Attempt) -> None:
         """Follow redirects from the well-known URL until an answer, and compare it.
 
         Raises:
             ValidationError: "dns", "connection" or "incorrectResponse".
         """
+        identifier, token = attempt.identifier, attempt.token
         try:
             async with asyncio.timeout(self._seconds):
                 answer = await self._follow(self._first_url(identifier, token))
@@ -54,7 +56,7 @@ class Http01:
             raise ValidationError("dns", str(error)) from error
         except (NotReachedError, MalformedError) as error:
             raise ValidationError("connection", str(error)) from error
-        if not hmac.compare_digest(answer.rstrip(), key_authorization.encode()):
+        if not hmac.compare_digest(answer.rstrip(), attempt.key_authorization.encode()):
             what = (
                 "for another account's key" if answer.startswith(f"{token}.".encode()) else "not the key authorization"
             )

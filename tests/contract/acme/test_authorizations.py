@@ -25,9 +25,10 @@ async def test_a_quick_challenge_is_answered_with_its_outcome(server: AcmeServer
     decided = await client.read(authorization.url)
     assert decided.body["challenges"] == [document]
     assert (decided.status, (await client.read(order.url)).status) == ("valid", "ready")
-    kind, identifier, token, key_authorization = server.validator.attempts[0]
-    assert (kind, identifier.value) == ("http-01", "a.example")
-    assert (token, key_authorization) == (challenge.token, challenge.key_authorization)
+    attempt = server.validator.attempts[0]
+    assert (attempt.type, attempt.identifier.value, attempt.wildcard) == ("http-01", "a.example", False)
+    assert (attempt.token, attempt.key_authorization) == (challenge.token, challenge.key_authorization)
+    assert attempt.account_url == client.kid
 
 
 async def test_reading_a_challenge_starts_nothing(server: AcmeServer) -> None:

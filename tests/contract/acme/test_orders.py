@@ -70,7 +70,7 @@ async def test_wildcards(server: AcmeServer) -> None:
     await client.post(client.challenge(wildcard, "dns-01").url, {})
     finalized = await client.finalize(order, csr_for("*.a.example", "a.example"))
     assert finalized.status == "valid"
-    assert {attempt[1].value for attempt in server.validator.attempts} == {"a.example"}
+    assert {attempt.identifier.value for attempt in server.validator.attempts} == {"a.example"}
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,13 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 
 import pytest
 
+from services.acme.challenges.attempt import Attempt
 from services.acme.challenges.dns01 import txt_value
 from services.acme.errors import AcmeError, ValidationError
-from services.acme.identifiers import Identifier
 from services.acme.validation import Validator
+from tests.support.attempts import SITE, TOKEN, attempt
 from tests.support.dns_server import DnsSimulator
 from tests.support.http_challenge import CHALLENGE_PATH, HttpChallengeServer
-
-NAME = Identifier("dns", "site.test")
 
 
 @dataclass(frozen=True)
@@ -34,9 +33,9 @@ class Gate:
         self.inside = 0
         self.most = 0
 
-    async def validate(self, identifier: Identifier, token: str, key_authorization: str) -> None:
+    async def validate(self, attempt: Attempt) -> None:
         """Wait at the gate."""
-        assert (identifier, token, key_authorization) == (NAME, "token", "key")
+        assert attempt.identifier == SITE
         self.inside += 1
         self.most = max(self.most, self.inside)
         await self.opened.wait()
@@ -51,9 +50,9 @@ async def test_built_validator_knows_both_methods() -> None:
         dns.set("_acme-challenge.site.test", TXT=[txt_value("token.key")])
         web.answer("token", "token.key")
         for challenge_type in ("http-01", "dns-01"):
-            await validator.validate(challenge_type, NAME, "token", "token.key")
+            await validator.validate(attempt(challenge_type, token="token", thumbprint="key"))
             with pytest.raises(ValidationError) as failed:
-                await validator.validate(challenge_type, NAME, "token", "token.other")
+                await validator.validate(attempt(challenge_type, token="token", thumbprint="other"))
             assert failed.value.acme_type == "incorrectResponse"
 
 
@@ -66,7 +65,7 @@ def test_resolver_setting_is_checked_at_the_start() -> None:
 async def test_unknown_method() -> None:
     """A challenge type that is not offered is refused."""
     with pytest.raises(ValidationError, match="tls-alpn-01 is not a challenge type") as failed:
-        await Validator({}).validate("tls-alpn-01", NAME, "token", "key")
+        await Validator({}).validate(attempt("tls-alpn-01"))
     assert failed.value.acme_type == "malformed"
 
 
@@ -76,7 +75,7 @@ async def test_no_more_than_the_slots_run_at_once() -> None:
     validator = Validator({"http-01": gate}, concurrent=3, waiting=10)
     async with asyncio.TaskGroup() as group:
         for _ in range(8):
-            group.create_task(validator.validate("http-01", NAME, "token", "key"))
+            group.create_task(validator.validate(attempt("http-01")))
         await asyncio.sleep(0.05)
         assert gate.inside == 3
         gate.opened.set()
@@ -88,8 +87,8 @@ async def test_slow_method_does_not_hold_up_the_other() -> None:
     slow, quick = Gate(), Gate()
     quick.opened.set()
     validator = Validator({"http-01": slow, "dns-01": quick}, concurrent=1, waiting=1)
-    stuck = asyncio.create_task(validator.validate("http-01", NAME, "token", "key"))
-    await validator.validate("dns-01", NAME, "token", "key")
+    stuck = asyncio.create_task(validator.validate(attempt("http-01")))
+    await validator.validate(attempt("dns-01"))
     slow.opened.set()
     await stuck
 
@@ -100,10 +99,10 @@ async def test_too_many_waiting_are_told_to_come_back() -> None:
     validator = Validator({"http-01": gate}, concurrent=1, waiting=2)
     async with asyncio.TaskGroup() as group:
         for _ in range(3):
-            group.create_task(validator.validate("http-01", NAME, "token", "key"))
+            group.create_task(validator.validate(attempt("http-01")))
         await asyncio.sleep(0.05)
         with pytest.raises(AcmeError, match="try again") as refused:
-            await validator.validate("http-01", NAME, "token", "key")
+            await validator.validate(attempt("http-01"))
         gate.opened.set()
     assert not isinstance(refused.value, ValidationError)
     assert refused.value.acme_type == "rateLimited"
@@ -114,22 +113,22 @@ async def test_cancelled_validation_gives_its_slot_back() -> None:
     """A caller that goes away leaves neither its slot nor its place in the queue taken."""
     gate = Gate()
     validator = Validator({"http-01": gate}, concurrent=1, waiting=0)
-    gone = asyncio.create_task(validator.validate("http-01", NAME, "token", "key"))
+    gone = asyncio.create_task(validator.validate(attempt("http-01")))
     await asyncio.sleep(0.01)
     gone.cancel()
     await asyncio.gather(gone, return_exceptions=True)
     gate.opened.set()
-    await validator.validate("http-01", NAME, "token", "key")
+    await validator.validate(attempt("http-01"))
 
 
 async def test_many_stalled_sites_leave_no_task_behind() -> None:
     """After fifty validations of sites that never answer, no task and no connection of the validator is left."""
     async with DnsSimulator() as dns, HttpChallengeServer() as web:
         dns.set("site.test", A=["127.0.0.1"])
-        web.stall(CHALLENGE_PATH + "token")
+        web.stall(CHALLENGE_PATH + TOKEN)
         validator = Validator.build(Settings(dns.address, web.port, validation_timeout_seconds=0.5))
         before = asyncio.all_tasks()
-        attempts = (validator.validate("http-01", NAME, "token", "key") for _ in range(50))
+        attempts = (validator.validate(attempt("http-01")) for _ in range(50))
         results = await asyncio.gather(*attempts, return_exceptions=True)
         assert {type(result) for result in results} == {ValidationError}
         await web.stop()

@@ -5,16 +5,16 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from services.acme.challenges.attempt import Attempt
 from services.acme.challenges.dns01 import Dns01, txt_value
 from services.acme.errors import ValidationError
-from services.acme.identifiers import Identifier
 from services.chassis.outbound.resolver import Resolver
+from tests.support.attempts import TOKEN, attempt
 from tests.support.dns_server import DnsSimulator
 
-TOKEN = "evaGxfADs6pSRb2LAv9IZf17Dt3juxGJ-PCt92wr-oA"
-KEY_AUTHORIZATION = TOKEN + ".9jg46WB3rR_AHD-EBXdN7cBkH1WOu0tA3M9fm21mqTI"
+ATTEMPT = attempt("dns-01")
+KEY_AUTHORIZATION = ATTEMPT.key_authorization
 VALUE = txt_value(KEY_AUTHORIZATION)
-NAME = Identifier("dns", "site.test")
 RECORD = "_acme-challenge.site.test"
 SECONDS = 1.0
 
@@ -32,11 +32,11 @@ def dns01(dns: DnsSimulator) -> Dns01:
     return Dns01(Resolver.build(dns.address, SECONDS * 0.6), SECONDS)
 
 
-async def refusal(dns01: Dns01, identifier: Identifier = NAME) -> ValidationError:
+async def refusal(dns01: Dns01, tried: Attempt = ATTEMPT) -> ValidationError:
     """Validate and return the error, which must come within the deadline."""
     begin = time.monotonic()
     with pytest.raises(ValidationError) as failed:
-        await dns01.validate(identifier, TOKEN, KEY_AUTHORIZATION)
+        await dns01.validate(tried)
     assert time.monotonic() - begin < SECONDS + 0.5
     assert failed.value.detail.isprintable()
     return failed.value
@@ -45,26 +45,26 @@ async def refusal(dns01: Dns01, identifier: Identifier = NAME) -> ValidationErro
 async def test_right_record(dns: DnsSimulator, dns01: Dns01) -> None:
     """The digest of the key authorization at the challenge name proves control, with one question."""
     dns.set(RECORD, TXT=[VALUE])
-    await dns01.validate(NAME, TOKEN, KEY_AUTHORIZATION)
+    await dns01.validate(ATTEMPT)
     assert [(query.name, query.type) for query in dns.queries] == [(RECORD, "TXT")]
 
 
 async def test_wildcard_uses_the_base_name(dns: DnsSimulator, dns01: Dns01) -> None:
-    """A wildcard is proven at its base name, prefix or not."""
+    """A wildcard is proven at its base name."""
     dns.set(RECORD, TXT=[VALUE])
-    await dns01.validate(Identifier("dns", "*.site.test"), TOKEN, KEY_AUTHORIZATION)
+    await dns01.validate(attempt("dns-01", wildcard=True))
 
 
 async def test_right_record_among_others(dns: DnsSimulator, dns01: Dns01) -> None:
     """A name and its wildcard, or several clients, leave several records; one right one is enough."""
     dns.set(RECORD, TXT=["another-clients-value", VALUE, ""])
-    await dns01.validate(NAME, TOKEN, KEY_AUTHORIZATION)
+    await dns01.validate(ATTEMPT)
 
 
 async def test_record_in_several_strings(dns: DnsSimulator, dns01: Dns01) -> None:
     """The strings of one record belong together."""
     dns.set(RECORD, TXT=[[VALUE[:20], VALUE[20:]]])
-    await dns01.validate(NAME, TOKEN, KEY_AUTHORIZATION)
+    await dns01.validate(ATTEMPT)
 
 
 async def test_strings_of_different_records_are_not_joined(dns: DnsSimulator, dns01: Dns01) -> None:
@@ -78,13 +78,13 @@ async def test_delegation_by_cname(dns: DnsSimulator, dns01: Dns01) -> None:
     dns.set(RECORD, CNAME="hop.acme.test")
     dns.set("hop.acme.test", CNAME="site.acme.test")
     dns.set("site.acme.test", TXT=[VALUE])
-    await dns01.validate(NAME, TOKEN, KEY_AUTHORIZATION)
+    await dns01.validate(ATTEMPT)
 
 
 async def test_large_answer_comes_by_tcp(dns: DnsSimulator, dns01: Dns01) -> None:
     """The right record is found in an answer too large for a datagram."""
     dns.set(RECORD, TXT=[*("x" * 200 + str(n) for n in range(20)), VALUE])
-    await dns01.validate(NAME, TOKEN, KEY_AUTHORIZATION)
+    await dns01.validate(ATTEMPT)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ import pytest
 
 from services.acme.challenges.http01 import Http01
 from services.acme.identifiers import Identifier
+from tests.support.attempts import attempt
 from tests.support.dns_server import DnsSimulator
-from tests.support.http01_validation import KEY_AUTHORIZATION, NAME, PATH, SECONDS, TOKEN, build, refusal
+from tests.support.http01_validation import ATTEMPT, KEY_AUTHORIZATION, PATH, SECONDS, TOKEN, build, refusal
 from tests.support.http_challenge import HttpChallengeServer
 
 # answers
@@ -16,7 +17,7 @@ from tests.support.http_challenge import HttpChallengeServer
 async def test_right_answer(http01: Http01, web: HttpChallengeServer) -> None:
     """The key authorization at the well-known path proves control; the request says who asks and for which host."""
     web.answer(TOKEN, KEY_AUTHORIZATION)
-    await http01.validate(NAME, TOKEN, KEY_AUTHORIZATION)
+    await http01.validate(ATTEMPT)
     (request,) = web.requests
     assert (request.method, request.path) == ("GET", PATH)
     assert request.headers["host"] == f"site.test:{web.port}"
@@ -28,7 +29,7 @@ async def test_right_answer(http01: Http01, web: HttpChallengeServer) -> None:
 async def test_trailing_whitespace_is_tolerated(http01: Http01, web: HttpChallengeServer, tail: str) -> None:
     """Editors end files with a newline; RFC 8555 section 8.3 lets the server ignore it."""
     web.answer(TOKEN, KEY_AUTHORIZATION + tail)
-    await http01.validate(NAME, TOKEN, KEY_AUTHORIZATION)
+    await http01.validate(ATTEMPT)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +83,7 @@ async def test_answer_of_more_than_128_octets(http01: Http01, web: HttpChallenge
 async def test_answer_of_exactly_128_octets(http01: Http01, web: HttpChallengeServer) -> None:
     """The limit itself is still within it."""
     web.answer(TOKEN, KEY_AUTHORIZATION + " " * (128 - len(KEY_AUTHORIZATION)))
-    await http01.validate(NAME, TOKEN, KEY_AUTHORIZATION)
+    await http01.validate(ATTEMPT)
 
 
 @pytest.mark.parametrize("status", [201, 204, 206, 304, 400, 401, 403, 404, 500, 503])
@@ -164,7 +165,7 @@ async def test_internationalised_name(dns: DnsSimulator, web: HttpChallengeServe
     """A name with A-labels is looked up and asked for as it is written."""
     dns.set("xn--bcher-kva.test", A=["127.0.0.1"])
     web.answer(TOKEN, KEY_AUTHORIZATION)
-    await http01.validate(Identifier("dns", "xn--bcher-kva.test"), TOKEN, KEY_AUTHORIZATION)
+    await http01.validate(attempt("http-01", Identifier("dns", "xn--bcher-kva.test")))
     assert web.requests[0].headers["host"] == f"xn--bcher-kva.test:{web.port}"
 
 
@@ -172,7 +173,7 @@ async def test_ipv6_first_then_ipv4(dns: DnsSimulator, web: HttpChallengeServer,
     """Where the IPv6 address refuses, the IPv4 address is tried."""
     dns.set("site.test", A=["127.0.0.1"], AAAA=["::1"])
     web.answer(TOKEN, KEY_AUTHORIZATION)
-    await http01.validate(NAME, TOKEN, KEY_AUTHORIZATION)
+    await http01.validate(ATTEMPT)
     assert web.connections == 1
 
 
@@ -181,13 +182,13 @@ async def test_ipv6_only(dns: DnsSimulator) -> None:
     dns.set("site.test", AAAA=["::1"])
     async with HttpChallengeServer("::1") as web:
         web.answer(TOKEN, KEY_AUTHORIZATION)
-        await build(dns, web.port).validate(NAME, TOKEN, KEY_AUTHORIZATION)
+        await build(dns, web.port).validate(ATTEMPT)
 
 
 async def test_address_identifier(dns: DnsSimulator, web: HttpChallengeServer, http01: Http01) -> None:
     """An address is dialled itself, without any look-up (RFC 8738)."""
     web.answer(TOKEN, KEY_AUTHORIZATION)
-    await http01.validate(Identifier("ip", "127.0.0.1"), TOKEN, KEY_AUTHORIZATION)
+    await http01.validate(attempt("http-01", Identifier("ip", "127.0.0.1")))
     assert web.requests[0].headers["host"] == f"127.0.0.1:{web.port}"
     assert dns.queries == []
 
@@ -196,7 +197,7 @@ async def test_ipv6_address_identifier(dns: DnsSimulator) -> None:
     """An IPv6 address stands in brackets in URL and Host."""
     async with HttpChallengeServer("::1") as web:
         web.answer(TOKEN, KEY_AUTHORIZATION)
-        await build(dns, web.port).validate(Identifier("ip", "::1"), TOKEN, KEY_AUTHORIZATION)
+        await build(dns, web.port).validate(attempt("http-01", Identifier("ip", "::1")))
         assert web.requests[0].headers["host"] == f"[::1]:{web.port}"
 
 
@@ -221,7 +222,7 @@ async def test_reserved_address_identifier_is_refused(dns: DnsSimulator, web: Ht
 async def test_the_checked_address_is_dialled(dns: DnsSimulator, web: HttpChallengeServer, http01: Http01) -> None:
     """One look-up of each family decides; a name that changes its address in between gains nothing."""
     web.answer(TOKEN, KEY_AUTHORIZATION)
-    await http01.validate(NAME, TOKEN, KEY_AUTHORIZATION)
+    await http01.validate(ATTEMPT)
     assert sorted(query.type for query in dns.queries) == ["A", "AAAA"]
 
 
@@ -233,4 +234,4 @@ async def test_proxies_of_the_environment_are_ignored(
         monkeypatch.setenv(variable, "http://127.0.0.1:1")
     assert os.environ["HTTP_PROXY"]
     web.answer(TOKEN, KEY_AUTHORIZATION)
-    await http01.validate(NAME, TOKEN, KEY_AUTHORIZATION)
+    await http01.validate(ATTEMPT)

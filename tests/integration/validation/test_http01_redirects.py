@@ -13,7 +13,7 @@ from cryptography.x509.oid import NameOID
 
 from services.acme.challenges.http01 import Http01
 from tests.support.dns_server import DnsSimulator
-from tests.support.http01_validation import KEY_AUTHORIZATION, NAME, PATH, TOKEN, build, refusal
+from tests.support.http01_validation import ATTEMPT, KEY_AUTHORIZATION, PATH, build, refusal
 from tests.support.http_challenge import HttpChallengeServer
 
 
@@ -40,7 +40,7 @@ async def test_redirect_is_followed(http01: Http01, web: HttpChallengeServer, st
     """A redirect to another host is looked up and followed."""
     web.redirect(PATH, f"http://other.test:{web.port}/answer?x=1", status)
     web.respond("/answer?x=1", body=KEY_AUTHORIZATION.encode())
-    await http01.validate(NAME, TOKEN, KEY_AUTHORIZATION)
+    await http01.validate(ATTEMPT)
     assert [request.headers["host"] for request in web.requests] == [f"site.test:{web.port}", f"other.test:{web.port}"]
 
 
@@ -48,7 +48,7 @@ async def test_relative_redirect_is_followed(http01: Http01, web: HttpChallengeS
     """A Location may be relative to the URL that sent it."""
     web.redirect(PATH, "../elsewhere")
     web.respond("/.well-known/elsewhere", body=KEY_AUTHORIZATION.encode())
-    await http01.validate(NAME, TOKEN, KEY_AUTHORIZATION)
+    await http01.validate(ATTEMPT)
 
 
 async def test_ten_redirects_are_followed_and_no_more(http01: Http01, web: HttpChallengeServer) -> None:
@@ -57,7 +57,7 @@ async def test_ten_redirects_are_followed_and_no_more(http01: Http01, web: HttpC
     for hop in range(1, 10):
         web.redirect(f"/{hop}", f"/{hop + 1}")
     web.respond("/10", body=KEY_AUTHORIZATION.encode())
-    await http01.validate(NAME, TOKEN, KEY_AUTHORIZATION)
+    await http01.validate(ATTEMPT)
     web.redirect("/10", "/11")
     error = await refusal(http01)
     assert error.detail == "more than 10 redirects"
@@ -161,7 +161,7 @@ async def test_redirect_to_https_with_any_certificate(dns: DnsSimulator, tmp_pat
         try:
             insecure.redirect(PATH, f"https://other.test:{secure.port}/x")
             secure.respond("/x", body=KEY_AUTHORIZATION.encode())
-            await build(dns, secure.port).validate(NAME, TOKEN, KEY_AUTHORIZATION)
+            await build(dns, secure.port).validate(ATTEMPT)
         finally:
             await insecure.stop()
 
