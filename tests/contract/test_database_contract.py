@@ -202,12 +202,13 @@ def boolean_column() -> Table:
 
 
 async def test_only_portable_statements_are_prepared(database: Database) -> None:
-    """A type that the engines do not share, or a Python-side default, is refused when the service starts."""
+    """A type that the engines do not share, or a Python-side default, is refused when the statement is first used."""
     flags = boolean_column()
     with pytest.raises(TypeError, match="use TEXT, BIGINT, INTEGER or BLOB"):
-        database.prepare(select(flags).where(flags.c.on == bindparam("on")))
+        await database.fetch_all(database.prepare(select(flags).where(flags.c.on == bindparam("on"))), on=True)
+    insertion = Write(database.prepare(insert(flags).values(on=bindparam("on"))), {"on": True})
     with pytest.raises(TypeError, match="column defaults are not applied"):
-        database.prepare(insert(flags).values(on=bindparam("on")))
+        await database.commit(Unit("insert", [insertion]))
 
 
 async def test_cancelling_a_waiter_neither_undoes_its_unit_nor_disturbs_others(database: Database) -> None:

@@ -27,7 +27,6 @@ from services.chassis.database.statement import (
     Unit,
     Write,
     bind_unit,
-    compile_statement,
 )
 from services.chassis.database.writer import CommitObserver, GroupCommit, Outcome
 from services.chassis.errors import SettingsError
@@ -122,12 +121,8 @@ class Database:
         return cls(await PostgresqlEngine.open(parsed, clock, commit_observer))
 
     def prepare(self, statement: Statement) -> Prepared:
-        """Compiles a statement for this database, once.
-
-        Raises:
-            TypeError: it uses what the two engines do not share.
-        """
-        return compile_statement(statement, self._engine.dialect)
+        """A statement for this database; TypeError at its first use where it uses what the two engines do not share."""
+        return Prepared(statement, self._engine.dialect)
 
     async def fetch_one(self, prepared: Prepared, /, **params: Any) -> Row | None:  # noqa: ANN401 - column values
         """The first row, or None.

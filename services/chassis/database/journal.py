@@ -28,7 +28,7 @@ from sqlalchemy.engine.interfaces import Dialect
 
 from pkicore.audit import GENESIS, ChainHead, append
 from pkicore.encoding import canonical_json
-from services.chassis.database.statement import AuditEvent, compile_statement
+from services.chassis.database.statement import AuditEvent, Prepared
 
 _HEAD_ID = 1
 _BASE_ID = 2
@@ -93,10 +93,10 @@ class AuditStatements:
     """The statements of one engine that write the log."""
 
     def __init__(self, dialect: Dialect) -> None:
-        self.select_head = compile_statement(SELECT_HEAD, dialect)
-        self.insert_head = compile_statement(INSERT_HEAD, dialect)
-        self.update_head = compile_statement(UPDATE_HEAD, dialect)
-        self.insert_record = compile_statement(INSERT_RECORD, dialect)
+        self.select_head = Prepared(SELECT_HEAD, dialect)
+        self.insert_head = Prepared(INSERT_HEAD, dialect)
+        self.update_head = Prepared(UPDATE_HEAD, dialect)
+        self.insert_record = Prepared(INSERT_RECORD, dialect)
 
 
 def chain_events(head: ChainHead, events: Sequence[AuditEvent], at: int) -> tuple[ChainHead, list[dict[str, Any]]]:

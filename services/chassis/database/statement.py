@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
 
 from sqlalchemy import Delete, Insert, Integer, LargeBinary, Select, String, Update
@@ -20,9 +21,8 @@ Row: TypeAlias = Mapping[str, Any]
 _KINDS: Mapping[type[TypeEngine[Any]], type] = {String: str, Integer: int, LargeBinary: bytes, NullType: object}
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A statement compiled for the database's dialect.
+class Compiled(NamedTuple):
+    """A statement in the words of a dialect.
 
     Attributes:
         sql: Its text, with positional parameters.
@@ -36,16 +36,42 @@ class Prepared:
     kinds: tuple[type, ...]
     constants: Mapping[str, Any]
 
+
+class Prepared:
+    """A statement that is compiled once, when it is first used: a start need not wait for all of them.
+
+    Whoever is first to use one that `compile_statement` refuses gets its TypeError.
+    """
+
+    def __init__(self, statement: Statement, dialect: Dialect) -> None:
+        self._statement = statement
+        self._dialect = dialect
+
+    @cached_property
+    def _compiled(self) -> Compiled:
+        return compile_statement(self._statement, self._dialect)
+
+    @property
+    def sql(self) -> str:
+        """Its text, with positional parameters."""
+        return self._compiled.sql
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The parameters in their order."""
+        return self._compiled.names
+
     def bind(self, params: Mapping[str, Any]) -> tuple[Any, ...]:
         """Puts named values into the statement's order.
 
         Raises:
             KeyError: a parameter is missing.
-        InvalidValueError: a value of another type than its column's, or a text with NUL in it; SQLite alone would
-            take both.
+            InvalidValueError: a value of another type than its column's, or a text with NUL in it; SQLite alone would
+                take both.
         """
-        values = tuple([params[name] if name in params else self.constants[name] for name in self.names])
-        for value, kind in zip(values, self.kinds, strict=True):
+        _, names, kinds, constants = self._compiled
+        values = tuple([params[name] if name in params else constants[name] for name in names])
+        for value, kind in zip(values, kinds, strict=True):
             if value is not None and not isinstance(value, kind):
                 raise InvalidValueError(f"a column of {kind.__name__} cannot hold {type(value).__name__}")
             if isinstance(value, str) and "\0" in value:
@@ -53,7 +79,7 @@ class Prepared:
         return values
 
 
-def compile_statement(statement: Statement, dialect: Dialect) -> Prepared:
+def compile_statement(statement: Statement, dialect: Dialect) -> Compiled:
     """Compiles a statement once for the life of the process.
 
     Raises:
@@ -72,7 +98,7 @@ def compile_statement(statement: Statement, dialect: Dialect) -> Prepared:
     for name, parts in (expanded.parameter_expansion or {}).items():
         kinds.update(dict.fromkeys(parts, kinds[name]))
     names = tuple(expanded.positiontup or ())
-    return Prepared(expanded.statement, names, tuple(kinds[name] for name in names), constants)
+    return Compiled(expanded.statement, names, tuple(kinds[name] for name in names), constants)
 
 
 def _kind(name: str, column_type: TypeEngine[Any]) -> type:
