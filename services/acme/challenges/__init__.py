@@ -7,12 +7,15 @@ Everything fetched here is named by the applicant, so it is hostile: addresses a
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Final
+from typing import Any, Final
 
 from services.acme.identifiers import Identifier
 
 CHALLENGE_TYPES: Final = ("http-01", "dns-01", "tls-alpn-01", "dns-account-01", "dns-persist-01")
 """Every type there is, in the order in which clients are shown them."""
+
+WITHOUT_TOKEN: Final = frozenset({"dns-persist-01"})
+"""The types whose proof is about the account and not about one challenge."""
 
 _FOR_ADDRESSES: Final = frozenset({"http-01", "tls-alpn-01"})  # RFC 8738 §7: no DNS challenge proves an address
 _FOR_WILDCARDS: Final = frozenset({"dns-01", "dns-account-01", "dns-persist-01"})  # who runs one host runs no zone
@@ -32,3 +35,17 @@ def offered(identifier: Identifier, *, wildcard: bool, allowed: Collection[str])
     if wildcard:
         fitting &= _FOR_WILDCARDS
     return tuple(name for name in CHALLENGE_TYPES if name in fitting)
+
+
+def members(challenge_type: str, *, token: str, account_url: str, issuers: Collection[str]) -> dict[str, Any]:
+    """What a challenge object has beyond `type`, `url` and `status` while it is pending.
+
+    Args:
+        challenge_type: one of `CHALLENGE_TYPES`.
+        token: the challenge's; not looked at for types in `WITHOUT_TOKEN`.
+        account_url: of the account that the authorization belongs to.
+        issuers: the CA's issuer domain names, as `caaIdentities` has them.
+    """
+    if challenge_type in WITHOUT_TOKEN:
+        return {"issuer-domain-names": list(issuers), "accounturi": account_url}
+    return {"token": token}

@@ -6,9 +6,9 @@ import pytest
 
 from services.acme.challenges.http01 import Http01
 from services.acme.identifiers import Identifier
-from tests.support.attempts import attempt
+from tests.support.attempts import TOKEN, attempt
 from tests.support.dns_server import DnsSimulator
-from tests.support.http01_validation import ATTEMPT, KEY_AUTHORIZATION, PATH, SECONDS, TOKEN, build, refusal
+from tests.support.http01_validation import ATTEMPT, KEY_AUTHORIZATION, PATH, SECONDS, build, refusal
 from tests.support.http_challenge import HttpChallengeServer
 
 # answers
