@@ -35,9 +35,9 @@ def _squares_modulo(m: int) -> bytes:
 
 
 # A number that is no square is none modulo one of these, but for one in about 500; the rest is looked at in full.
-_M1, _M2, _M3 = 64, 63 * 65 * 11, 17 * 19 * 23 * 31
-_M: Final = _M1 * _M2 * _M3
-_SQUARES_1, _SQUARES_2, _SQUARES_3 = _squares_modulo(_M1), _squares_modulo(_M2), _squares_modulo(_M3)
+_M1, _M2, _M3, _M4 = 64, 63 * 65, 11 * 17 * 19, 23 * 31  # small, as every start of every command makes the tables
+_M: Final = _M1 * _M2 * _M3 * _M4
+_SQUARES_1, _SQUARES_2, _SQUARES_3, _SQUARES_4 = map(_squares_modulo, (_M1, _M2, _M3, _M4))
 
 
 @lru_cache(maxsize=8)  # a key is looked at in its request, and again in its certificate
@@ -62,7 +62,12 @@ def _fermat_splits(modulus: int) -> bool:
     a = math.isqrt(modulus - 1) + 1
     residue, step = (a * a - modulus) % _M, (2 * a + 1) % _M
     for candidate in range(a, a + FERMAT_ROUNDS):
-        if _SQUARES_1[residue % _M1] and _SQUARES_2[residue % _M2] and _SQUARES_3[residue % _M3]:
+        if (
+            _SQUARES_1[residue % _M1]
+            and _SQUARES_2[residue % _M2]
+            and _SQUARES_3[residue % _M3]
+            and _SQUARES_4[residue % _M4]
+        ):
             square = candidate * candidate - modulus
             if math.isqrt(square) ** 2 == square:
                 return True
