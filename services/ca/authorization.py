@@ -10,7 +10,7 @@ The rules:
 5. The key's algorithm is offered by the profile, and an issuing CA of a family that it names for such keys is
    configured; of several families, the first.
 6. The profile's certificates are logged only where there is a log; claims are taken by profiles that are for them.
-7. The validity is the profile's, cut to the issuer's; a shorter end may be asked for, a longer one is refused.
+7. The validity is the profile's, cut to the issuer's; a part of it may be asked for, whatever is beyond it is refused.
 """
 
 from collections.abc import Mapping, Sequence
@@ -74,7 +74,6 @@ class IssuanceRequest:
     claims: Mapping[str, str]
     not_before: datetime
     not_after: datetime
-    asked_not_after: int | None
     idempotency_key: str
     requester: Mapping[str, str]
     grounds: Mapping[str, str]
@@ -116,7 +115,7 @@ class Authorizer:
             NamesError: names that differ, or that are not the caller's to have.
             ProfileError: a key, a name or a claim that the profile does not take.
             NoLogError: the profile wants a log, and there is none.
-            ValidityError: an end that cannot be given.
+            ValidityError: a beginning or an end that cannot be given.
         """
         renews = None if request.renews is None else parse_serial(request.renews)
         profile, let_by = self._profile_for(caller, request.profile, renews=renews is not None)
@@ -126,12 +125,7 @@ class Authorizer:
             common_name = common_name_of(profile, csr.common_name, names)
         with _Rule(6):
             profile.check_claims(request.extensions)
-        asked = None if request.not_after is None else from_unix(request.not_after)
-        try:
-            with _Rule(7):
-                not_before, not_after = validity(profile, issuer, self._clock.now(), asked)
-        except ProfileError as error:
-            raise ValidityError(str(error)) from error
+        not_before, not_after = self._validity(profile, issuer, request)
         return IssuanceRequest(
             csr=csr,
             caller=caller,
@@ -142,7 +136,6 @@ class Authorizer:
             claims=dict(request.extensions),
             not_before=not_before,
             not_after=not_after,
-            asked_not_after=request.not_after,
             idempotency_key=request.idempotency_key,
             requester=dict(request.requester),
             grounds={"validated": _validated(caller, names), "decision": f"profile {profile.name}, {let_by}"},
@@ -192,6 +185,15 @@ class Authorizer:
                 raise NamesError(f"{identity} is not of the trust domain {self._trust_domain}")
         if identities and not is_operator(caller) and names != Names(uri=(str(caller),)):
             raise NotAuthorisedError(f"{caller} may have a certificate for its own SPIFFE ID and for nothing beside it")
+
+    def _validity(self, profile: Profile, issuer: Issuer, request: CertificateRequest) -> tuple[datetime, datetime]:
+        begin = None if request.not_before is None else from_unix(request.not_before)
+        end = None if request.not_after is None else from_unix(request.not_after)
+        try:
+            with _Rule(7):
+                return validity(profile, issuer, self._clock.now(), end, not_before=begin)
+        except ProfileError as error:
+            raise ValidityError(str(error)) from error
 
     def _issuer_for(self, profile: Profile, csr: VerifiedCsr, below: Issuer | None) -> Issuer:
         with _Rule(5):

@@ -235,7 +235,8 @@ async def load_hierarchy(
             crl_shards=item.crl_shards,
             crosses=helpful_crosses(item.root, crosses[item.root], settings),
         )
-        cas[item.id] = IssuingCa.of(issuer, key, state=item.state)
+        others = alternate_chains(issuer, trusted_crosses(crosses[item.root], settings))
+        cas[item.id] = IssuingCa.of(issuer, key, state=item.state, alternates=others)
         responder = _responder_certificate(settings, item)
         responder_keys[item.id] = await _opened(ring, item.responder_key, responder, keys.get(item.responder_key))
     return Hierarchy(cas, responder_keys, roots, crosses)
@@ -255,6 +256,22 @@ def helpful_crosses(
     older = [item for item in trusted_roots(settings) if ids.index(item.id) < ids.index(root)]
     subjects = {read_certificate(item.certificate).subject for item in older}
     return tuple(cross for cross in crosses if cross.issuer in subjects)
+
+
+def trusted_crosses(crosses: tuple[x509.Certificate, ...], settings: CaSettings) -> tuple[x509.Certificate, ...]:
+    """Those cross-certificates that lead to a root which is trusted, older or newer."""
+    subjects = {read_certificate(item.certificate).subject for item in trusted_roots(settings)}
+    return tuple(cross for cross in crosses if cross.issuer in subjects)
+
+
+def alternate_chains(issuer: Issuer, crosses: Sequence[x509.Certificate]) -> tuple[tuple[x509.Certificate, ...], ...]:
+    """The issuer's chains beside its own: straight to its root, and by each cross-certificate of that root's key.
+
+    A rollover's new root is known to few: the chain of what is below it leads to the old one, and the straight one is
+    the alternate. Of what is below the old root, the straight chain is the chain, and the alternate leads to the new.
+    """
+    chains = ((issuer.certificate,), *((issuer.certificate, cross) for cross in crosses))
+    return tuple(chain for chain in chains if chain != issuer.chain)
 
 
 def read_issuers(items: Iterable[IssuerSettings | RootSettings]) -> dict[str, x509.Certificate]:

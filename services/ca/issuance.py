@@ -13,7 +13,7 @@ and no request stuck: at the next start, or when the request comes again, the *r
 
 import asyncio
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
@@ -30,7 +30,7 @@ from pkicore.errors import BadCertificateError, BadSignatureError, MalformedErro
 from pkicore.identity import SpiffeId
 from pkicore.keys import SigningKey
 from pkicore.weak_keys import PublishedKeys
-from pkicore.x509.certificate import Signer, load_der
+from pkicore.x509.certificate import Signer, load_der, to_pem
 from pkicore.x509.csr import UnverifiedCsr, VerifiedCsr
 from pkicore.x509.lint import TbsLint, unsigned
 from pkicore.x509.names import Names, names_of
@@ -44,6 +44,7 @@ from services.ca.errors import (
     NoLogError,
     NotAuthorisedError,
     RevokedIntentError,
+    ValidityError,
     WrongSignatureError,
 )
 from services.ca.ledger.names import names_text
@@ -66,7 +67,7 @@ _log = structlog.get_logger(__name__)
 class IssuingCa:
     """An issuer that this process can sign for; `signer` verifies what its key has signed.
 
-    `chain_pem` is its own chain, without the root.
+    `chain_pem` is its own chain, without the root; `alternates_pem` are others of its own, to other roots.
 
     One that is not active completes what was recorded and speaks for what it has issued; it gets no new requests.
     """
@@ -76,12 +77,20 @@ class IssuingCa:
     signer: Signer
     chain_pem: str
     state: IssuerState = "active"
+    alternates_pem: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, issuer: Issuer, key: SigningKey, *, state: IssuerState = "active") -> "IssuingCa":
-        """Pair an issuer with its key."""
-        chain = b"".join(certificate.public_bytes(Encoding.PEM) for certificate in issuer.chain)
-        return cls(issuer, key, Signer.of(issuer.certificate), chain.decode(), state)
+    def of(
+        cls,
+        issuer: Issuer,
+        key: SigningKey,
+        *,
+        state: IssuerState = "active",
+        alternates: Sequence[Sequence[x509.Certificate]] = (),
+    ) -> "IssuingCa":
+        """Pair an issuer with its key, and with chains of its own beside the one that the issuer names."""
+        others = tuple(to_pem(chain).decode() for chain in alternates)
+        return cls(issuer, key, Signer.of(issuer.certificate), to_pem(issuer.chain).decode(), state, others)
 
 
 @dataclass(frozen=True)
@@ -164,15 +173,22 @@ class Issuance:
         csr = UnverifiedCsr.parse(request.csr).verify(for_ca=self._for_cas)  # 1
         self._published.check(csr.public_key)
         issuer = None if below is None else self._cas[below].issuer
-        authorised = self._authorizer.authorise(caller, csr, request, issuer)  # 2
+        asked = _Asked(str(caller), request.idempotency_key, _request_hash(csr, request))
+        try:
+            authorised = self._authorizer.authorise(caller, csr, request, issuer)  # 2
+        except ValidityError:  # what could be given once is still the answer to that request
+            if not await self._was_asked(asked):
+                raise
+            async with self._alone(asked):
+                return await self._earlier(asked)
         await self._check_renewal(authorised)
-        async with self._alone(str(caller), request.idempotency_key):
-            if authorised.profile.sct and await self._was_asked(authorised):
-                return await self._earlier(authorised)  # and is not entered in the log again
+        async with self._alone(asked):
+            if authorised.profile.sct and await self._was_asked(asked):
+                return await self._earlier(asked)  # and is not entered in the log again
             try:
-                intent = await self._prepare(authorised)  # 3 to 6
+                intent = await self._prepare(authorised, asked)  # 3 to 6
             except DuplicateError:
-                return await self._earlier(authorised)
+                return await self._earlier(asked)
             return Outcome(await self._complete(intent), created=True)  # 7 to 9
 
     async def recover(self, *, recorded_before: int | None = None) -> int:
@@ -192,7 +208,7 @@ class Issuance:
         for intent in (item for item in due if item.not_after > now):
             facts = {"serial": format_serial(intent.serial), "caller": intent.caller}
             try:
-                async with self._alone(intent.caller, intent.idempotency_key):
+                async with self._alone(_Asked(intent.caller, intent.idempotency_key, intent.request_hash)):
                     if not await self._is_open(intent):
                         continue
                     await self._complete(intent)
@@ -225,7 +241,7 @@ class Issuance:
                 "subject that could be renewed: it must be of this CA, and not revoked"
             )
 
-    async def _prepare(self, request: IssuanceRequest) -> Intent:
+    async def _prepare(self, request: IssuanceRequest, asked: "_Asked") -> Intent:
         serial = await self._serials.take()  # 3
         tbs = self._templates.build(  # 4
             request.profile,
@@ -246,9 +262,9 @@ class Issuance:
             serial=serial,
             issuer=request.issuer.id,
             profile=request.profile.name,
-            caller=str(request.caller),
-            idempotency_key=request.idempotency_key,
-            request_hash=_request_hash(request),
+            caller=asked.caller,
+            idempotency_key=asked.idempotency_key,
+            request_hash=asked.request_hash,
             key_hash=_key_hash(request.csr),
             not_before=unix(request.not_before),
             not_after=unix(request.not_after),
@@ -306,8 +322,8 @@ class Issuance:
             raise NoLogError(_NO_LOG)
         self._log.verify(certificate, ca.issuer.certificate)
 
-    async def _was_asked(self, request: IssuanceRequest) -> bool:
-        return await self._store.by_idempotency_key(str(request.caller), request.idempotency_key) is not None
+    async def _was_asked(self, asked: "_Asked") -> bool:
+        return await self._store.by_idempotency_key(asked.caller, asked.idempotency_key) is not None
 
     async def _is_open(self, intent: Intent) -> bool:
         """Whether it still waits: the request may have come again meanwhile, or another replica was quicker."""
@@ -321,10 +337,10 @@ class Issuance:
             raise RuntimeError("a completed intent has no certificate")
         return self._answer(intent, pem_join("CERTIFICATE", row.certificate))
 
-    async def _earlier(self, request: IssuanceRequest) -> Outcome:
+    async def _earlier(self, asked: "_Asked") -> Outcome:
         """What this idempotency key stands for, completed if it was left behind."""
-        row = await self._store.by_idempotency_key(str(request.caller), request.idempotency_key)
-        if row is None or row.intent.request_hash != _request_hash(request):
+        row = await self._store.by_idempotency_key(asked.caller, asked.idempotency_key)
+        if row is None or row.intent.request_hash != asked.request_hash:
             raise IdempotencyConflictError("this idempotency key stands for another request; use a new one")
         if row.intent.issuer not in self._cas:
             raise IdempotencyConflictError("this idempotency key stands for a certificate of long ago; use a new one")
@@ -337,12 +353,22 @@ class Issuance:
         return Outcome(await self._complete(row.intent), created=False)
 
     def _answer(self, intent: Intent, pem: bytes) -> IssuedCertificate:
-        certificate = pem.decode()
-        chain = certificate + self._cas[intent.issuer].chain_pem
-        return IssuedCertificate(format_serial(intent.serial), certificate, chain, intent.not_after)
+        certificate, ca = pem.decode(), self._cas[intent.issuer]
+        alternates = tuple(certificate + chain for chain in ca.alternates_pem)
+        serial = format_serial(intent.serial)
+        return IssuedCertificate(serial, certificate, certificate + ca.chain_pem, intent.not_after, alternates)
 
-    def _alone(self, caller: str, idempotency_key: str) -> "_Turn":
-        return _Turn(self._running, (caller, idempotency_key))
+    def _alone(self, asked: "_Asked") -> "_Turn":
+        return _Turn(self._running, (asked.caller, asked.idempotency_key))
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """By what a request is known again."""
+
+    caller: str
+    idempotency_key: str
+    request_hash: bytes
 
 
 class _Turn:
@@ -361,11 +387,13 @@ class _Turn:
         self._running.pop(self._key).set_result(None)
 
 
-def _request_hash(request: IssuanceRequest) -> bytes:
-    """What makes two requests the same: profile, CSR (and so key and names), claims, and the end that was asked for."""
-    asked = b"" if request.asked_not_after is None else b"%d" % request.asked_not_after
-    claims = [canonical_json(request.claims)] if request.claims else []
-    return hashlib.sha256(b"\0".join((request.profile.name.encode(), asked, request.csr.der, *claims))).digest()
+def _request_hash(csr: VerifiedCsr, request: CertificateRequest) -> bytes:
+    """What makes two requests the same: profile, CSR (and so key and names), claims, and the times asked for."""
+    end = b"" if request.not_after is None else b"%d" % request.not_after
+    rest = [canonical_json(request.extensions)] if request.extensions else []
+    if request.not_before is not None:
+        rest.append(b"from %d" % request.not_before)
+    return hashlib.sha256(b"\0".join((request.profile.encode(), end, csr.der, *rest))).digest()
 
 
 def _subject(certificate: x509.Certificate) -> tuple[str | None, Names]:

@@ -25,7 +25,7 @@ FEED_ENTRIES: Final = 1000  # revocations in one answer of the feed
 
 IdentifierType = Literal["dns", "ip", "uri", "email"]
 _REQUEST: Final = frozenset(
-    {"csr", "profile", "identifiers", "idempotency_key", "not_after", "requester", "extensions", "renews"}
+    {"csr", "profile", "identifiers", "idempotency_key", "not_before", "not_after", "requester", "extensions", "renews"}
 )
 _IDENTIFIER_TYPES: Final = ("dns", "ip", "uri", "email")  # a tuple: what is looked up may be unhashable
 
@@ -46,8 +46,10 @@ class CertificateRequest:
     that take them (`pkicore.x509.fulcio`). `renews` is the serial of a certificate of the same profile, key and subject
     in whose place this one is asked for; some callers may ask for no other (`renewers` of a profile).
 
-    The same `idempotency_key` with the same CSR, profile, `not_after` and `extensions` yields the same certificate;
-    with others it is refused.
+    `not_before` and `not_after` are a later beginning and an earlier end than the profile gives.
+
+    The same `idempotency_key` with the same CSR, profile, times and `extensions` yields the same certificate; with
+    others it is refused.
     """
 
     csr: bytes
@@ -58,6 +60,7 @@ class CertificateRequest:
     requester: Mapping[str, str] = field(default_factory=dict)
     extensions: Mapping[str, str] = field(default_factory=dict)
     renews: str | None = None
+    not_before: int | None = None
 
     def to_json(self) -> bytes:
         """The request body."""
@@ -68,6 +71,8 @@ class CertificateRequest:
             "idempotency_key": self.idempotency_key,
             "requester": dict(self.requester),
         }
+        if self.not_before is not None:
+            body["not_before"] = self.not_before
         if self.not_after is not None:
             body["not_after"] = self.not_after
         if self.extensions:
@@ -93,17 +98,22 @@ class CertificateRequest:
             requester=_requester(body.members.get("requester", {})),
             extensions=_extensions(body.members.get("extensions", {})),
             renews=body.optional_text("renews", MAX_KEY),
+            not_before=body.optional_time("not_before"),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class IssuedCertificate:
-    """The answer to a request: `chain` is PEM, leaf first, without the root."""
+    """The answer to a request: `chain` is PEM, leaf first, without the root.
+
+    `alternates` are chains of the same certificate to other roots, in the same form; older CAs say nothing of them.
+    """
 
     serial: str
     certificate: str
     chain: str
     not_after: int
+    alternates: tuple[str, ...] = ()
 
     def to_json(self) -> bytes:
         """The answer body."""
@@ -122,6 +132,7 @@ class IssuedCertificate:
             body.text("certificate", MAX_BODY),
             body.text("chain", MAX_BODY),
             body.time("not_after"),
+            tuple(body.texts("alternates", MAX_BODY)) if "alternates" in body.members else (),
         )
 
 

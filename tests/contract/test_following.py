@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import httpx
@@ -261,3 +262,34 @@ async def test_a_root_comes_with_its_cross_certificates(made: Path, tmp_path: Pa
                 next(item for item in found if item.issuer == above.subject).verify_directly_issued_by(above)
             assert (await http.get("/aia/nobody.p7c")).status_code == 404
             assert (await http.get("/aia/issuing-ecdsa.p7c")).status_code == 404
+
+
+async def test_alternate_chains_follow_a_rollover(made: Path, tmp_path: Path) -> None:
+    """Below the old root the alternate leads to the new one, below the new straight to it; no restart is needed."""
+    async with running(made, tmp_path / "pki") as live:
+        world, core = live.world, live.core
+        assert (await core.issuance.issue(OPERATOR, request("before.example"))).answer.alternates == ()
+        await world.root_rollover(live.pool).prepare("mldsa")
+        assert await live.following.look()
+        old, new = (load_chain((world.layout.trust / f"root-mldsa{end}.pem").read_bytes())[0] for end in ("", "-2"))
+        answer = (await core.issuance.issue(OPERATOR, request("old.example"))).answer
+        assert ends(answer.chain, *answer.alternates) == [(2, old.subject), (3, new.subject)]
+        for step in (
+            world.root_rollover(live.pool).activate("root-mldsa-2"),
+            world.rollover(live.pool).prepare("mldsa"),
+        ):
+            await step
+        await world.rollover(live.pool).activate(NEW)
+        assert await live.following.look()
+        answer = (await core.issuance.issue(OPERATOR, request("new.example"))).answer
+        assert ends(answer.chain, *answer.alternates) == [(3, old.subject), (2, new.subject)]
+
+
+def ends(*chains: str) -> list[tuple[int, x509.Name]]:
+    """Length and last issuer of each; all are of one leaf, and each certificate is signed by the next."""
+    loaded = [load_chain(chain.encode()) for chain in chains]
+    assert len({chain[0] for chain in loaded}) == 1
+    for chain in loaded:
+        for below, above in pairwise(chain):
+            below.verify_directly_issued_by(above)
+    return [(len(chain), chain[-1].issuer) for chain in loaded]

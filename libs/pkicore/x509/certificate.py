@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -173,6 +174,6 @@ def crl_urls(certificate: x509.Certificate) -> list[str]:
     return [name.value for name in names if isinstance(name, x509.UniformResourceIdentifier)]
 
 
-def to_pem(certificates: tuple[x509.Certificate, ...] | list[x509.Certificate]) -> bytes:
+def to_pem(certificates: Sequence[x509.Certificate]) -> bytes:
     """PEM blocks in the given order."""
     return pem_join(_PEM_LABEL, *(certificate.public_bytes(Encoding.DER) for certificate in certificates))

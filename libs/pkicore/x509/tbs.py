@@ -113,7 +113,12 @@ def delta_url(crl_url: str) -> str:
 
 
 def validity(
-    profile: Profile, issuer: Issuer | None, now: datetime, not_after: datetime | None = None
+    profile: Profile,
+    issuer: Issuer | None,
+    now: datetime,
+    not_after: datetime | None = None,
+    *,
+    not_before: datetime | None = None,
 ) -> tuple[datetime, datetime]:
     """First and last second (notBefore, notAfter) of a certificate made now.
 
@@ -125,9 +130,11 @@ def validity(
         issuer: None for a root.
         now: the present.
         not_after: an earlier end that was asked for.
+        not_before: a later beginning that was asked for; the end is no later for it.
 
     Raises:
-        ProfileError: the end asked for is past, or later than the profile or issuer allows; or the issuer has expired.
+        ProfileError: the end asked for is past, or later than the profile or issuer allows; the beginning is earlier
+            than they allow, or not before the end; or the issuer has expired.
     """
     start = now - profile.backdate
     latest = start + profile.validity - _ONE_SECOND
@@ -137,7 +144,14 @@ def validity(
     end = latest if not_after is None else not_after
     if not now < end <= latest:
         raise ProfileError(f"a {profile.name} certificate must end after now and not after {latest:%Y-%m-%dT%H:%M:%SZ}")
-    return start, end
+    if not_before is None:
+        return start, end
+    if not start <= not_before < end:
+        raise ProfileError(
+            f"a {profile.name} certificate must begin not before {start:%Y-%m-%dT%H:%M:%SZ} and before its end, "
+            f"{end:%Y-%m-%dT%H:%M:%SZ}"
+        )
+    return not_before, end
 
 
 def build_tbs(  # noqa: PLR0913 - the fields of a certificate, each by its name

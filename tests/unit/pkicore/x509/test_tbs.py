@@ -153,6 +153,17 @@ def test_an_end_that_was_asked_for(ecdsa: Hierarchy) -> None:
             validity(profile, ecdsa.issuing, now, bad)
 
 
+def test_a_beginning_that_was_asked_for(ecdsa: Hierarchy) -> None:
+    """A later one is granted and moves no end; one before the backdated, or not before the end, is refused."""
+    profile, now = PROFILES["server"], ecdsa.clock.now() + timedelta(days=1)
+    start, end = validity(profile, ecdsa.issuing, now)
+    for wanted in (start, now, end - timedelta(seconds=1)):
+        assert validity(profile, ecdsa.issuing, now, not_before=wanted) == (wanted, end)
+    for bad in (start - timedelta(seconds=1), end, end + timedelta(days=1)):
+        with pytest.raises(ProfileError, match="must begin"):
+            validity(profile, ecdsa.issuing, now, not_before=bad)
+
+
 def test_openssl_verifies_the_chain(ecdsa: Hierarchy, tmp_path: Path) -> None:
     """`openssl verify` with strict checks accepts server and service certificates for their purposes."""
     for name, certificate in (("root", ecdsa.root.certificate), ("issuing", ecdsa.issuing.certificate)):

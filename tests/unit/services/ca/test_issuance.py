@@ -15,7 +15,13 @@ from pkicore.clock import unix
 from pkicore.errors import KeyUnavailableError
 from pkicore.x509.certificate import load_chain
 from pkicore.x509.chain import verify_chain
-from services.ca.errors import BlockedKeyError, IdempotencyConflictError, RevokedIntentError, WrongSignatureError
+from services.ca.errors import (
+    BlockedKeyError,
+    IdempotencyConflictError,
+    RevokedIntentError,
+    ValidityError,
+    WrongSignatureError,
+)
 from services.ca.issuance import SERIAL_BATCH
 from services.ca.store import CaStore
 from services.ca.wire import RevocationRequest, parse_serial
@@ -127,9 +133,24 @@ async def test_another_end_of_validity_is_another_request(world: CaWorld) -> Non
     """Whoever asks for a shorter life under a used key is refused, not given the longer one."""
     request = server_request("a.example")
     await world.core.issuance.issue(ACME, request)
-    shorter = replace(request, not_after=unix(world.clock.now()) + 3600)
+    now = unix(world.clock.now())
+    for shorter in (replace(request, not_after=now + 3600), replace(request, not_before=now)):
+        with pytest.raises(IdempotencyConflictError):
+            await world.core.issuance.issue(ACME, shorter)
+
+
+async def test_a_beginning_that_could_be_given_is_given_again_later(world: CaWorld) -> None:
+    """A retry when it is longer past than the profile backdates has the same certificate; a new request has none."""
+    now = unix(world.clock.now())
+    request = replace(server_request("a.example"), not_before=now)
+    first = await world.core.issuance.issue(ACME, request)
+    world.clock.advance(timedelta(days=1))
+    assert (await world.core.issuance.issue(ACME, request)).answer == first.answer
+    assert unix(load_chain(first.answer.chain.encode())[0].not_valid_before_utc) == now
+    with pytest.raises(ValidityError):
+        await world.core.issuance.issue(ACME, replace(request, idempotency_key="order-2"))
     with pytest.raises(IdempotencyConflictError):
-        await world.core.issuance.issue(ACME, shorter)
+        await world.core.issuance.issue(ACME, replace(request, not_before=now + 1))
 
 
 async def test_idempotency_keys_belong_to_their_caller(world: CaWorld) -> None:

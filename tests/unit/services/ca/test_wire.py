@@ -32,6 +32,7 @@ REQUEST = CertificateRequest(
     profile="server",
     identifiers=(Identifier("dns", "a.example"), Identifier("ip", "192.0.2.1")),
     idempotency_key="order-1",
+    not_before=1_999_999_000,
     not_after=2_000_000_000,
     requester={"account": "7"},
 )
@@ -42,6 +43,7 @@ REQUEST = CertificateRequest(
     [
         (REQUEST, CertificateRequest.from_json),
         (IssuedCertificate("ab", "PEM", "PEM\nPEM", 7), IssuedCertificate.from_json),
+        (IssuedCertificate("ab", "PEM", "PEM\nPEM", 7, ("PEM\nOTHER",)), IssuedCertificate.from_json),
         (RevocationRequest("keyCompromise", serial="ab"), RevocationRequest.from_json),
         (RevocationRequest(1, certificate=b"\x30"), RevocationRequest.from_json),
         (RevocationAnswer("ab", 7, "superseded"), RevocationAnswer.from_json),
@@ -90,6 +92,7 @@ def changed(**fields: object) -> bytes:
         (changed(not_after=1.5), "not_after"),
         (changed(not_after=-1), "not_after"),
         (changed(not_after=10**18), "not_after"),
+        (changed(not_before="now"), "not_before"),
         (changed(requester=[]), "requester"),
         (changed(requester={"a": 1}), "requester"),
         (changed(requester={str(i): "x" for i in range(17)}), "requester"),
@@ -139,3 +142,12 @@ def test_an_unknown_status_is_refused() -> None:
     body = orjson.loads(CertificateStatus("ab", "good", "i", "server", 1, 2).to_json()) | {"status": "fine"}
     with pytest.raises(MalformedError, match="status"):
         CertificateStatus.from_json(orjson.dumps(body))
+
+
+def test_an_older_ca_says_nothing_of_alternate_chains() -> None:
+    """Its answer reads as one without any; what is no list of chains is refused."""
+    body = orjson.loads(IssuedCertificate("ab", "PEM", "PEM\nPEM", 7).to_json())
+    del body["alternates"]
+    assert IssuedCertificate.from_json(orjson.dumps(body)).alternates == ()
+    with pytest.raises(MalformedError, match="alternates"):
+        IssuedCertificate.from_json(orjson.dumps(body | {"alternates": "PEM"}))
