@@ -84,7 +84,7 @@ echo "State of this run: $STATE" | saw
 
 step "The ceremony: roots (kept offline), issuing CAs and the identities of the services"
 # Free ports, so that a deployment that is up on this machine is not in the way.
-for listener in CA CA_HTTP CA_OPS ACME ACME_OPS SIGNER_HSM SIGNER_HSM_OPS SIGNING SIGNING_OPS; do
+for listener in CA CA_HTTP CA_OPS ACME ACME_ADMIN ACME_OPS SIGNER_HSM SIGNER_HSM_OPS SIGNING SIGNING_OPS; do
     port=PQCPKI_${listener}_PORT
     export "$port=${!port:-0}"
 done

@@ -10,7 +10,9 @@ from typing import Final
 from prometheus_client import CollectorRegistry
 
 from pkicore.clock import Clock, SystemClock
+from pkicore.mtls import INTERNAL
 from services.acme.accounts import AccountRules
+from services.acme.admin_application import admin_application
 from services.acme.inventory import AccountInventory
 from services.acme.orders import OrderRules
 from services.acme.service import AcmeService, ServiceRules
@@ -21,15 +23,17 @@ from services.acme.validation import Validator
 from services.ca.client.identity import internal_renewer
 from services.ca.client.public_certificate import public_names
 from services.ca.client.public_side import PublicSide
-from services.ca.client.way import WayToCa
+from services.ca.client.way import WayToCa, patiently
 from services.chassis.audit import audit_checkpoints
 from services.chassis.database import CommitObserver, Database
 from services.chassis.identity import IdentityRenewer
 from services.chassis.migrations import migrate
 from services.chassis.observability import HttpMetrics, TlsMetrics
 from services.chassis.ops import Readiness, ops_application
+from services.chassis.peer import CallerPolicy
 from services.chassis.published_keys import open_published_keys
 from services.chassis.runner import BackgroundTask, Listener, bind, run_service
+from services.chassis.settings import read_text
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 MAX_STALENESS: Final = timedelta(hours=1)  # without news of the CRLs for so long, no client certificate is believed
@@ -46,14 +50,16 @@ async def serve(
         commit_observer: called around each durable commit, for crash tests.
 
     Raises:
-        BindError, SettingsError, PkiError, DatabaseError: it cannot start, and why.
+        BindError, SettingsError, PolicyError, PkiError, DatabaseError: it cannot start, and why.
     """
     clock = clock or SystemClock()
     sockets = {
         "public": bind(settings.host, settings.port, "PQCPKI_ACME_PORT"),
+        "admin": bind(settings.host, settings.admin_port, "PQCPKI_ACME_ADMIN_PORT"),
         "ops": bind(settings.ops_host, settings.ops_port, "PQCPKI_ACME_OPS_PORT"),
     }
     urls = Urls(settings.external_url or f"https://localhost:{sockets['public'].getsockname()[1]}")
+    policy = CallerPolicy.load(read_text(settings.policy_file))
     registry, readiness = CollectorRegistry(), Readiness()
     metrics, tls_metrics = HttpMetrics(registry), TlsMetrics(registry, clock)
     await migrate(settings.database_url, MIGRATIONS)
@@ -65,6 +71,9 @@ async def serve(
         names = public_names(settings.tls_names, urls.base)
         public = await PublicSide.open("acme", names, settings.state_dir, ca, tls_metrics, clock)
         stack.push_async_callback(public.listener.aclose)
+        admin = ca.listener("admin", INTERNAL, ca.credentials, tls_metrics, clock)
+        await patiently("staple", admin.open)
+        stack.push_async_callback(admin.aclose)
         service = AcmeService.assemble(
             database=database,
             authority=ca.client,
@@ -78,6 +87,7 @@ async def serve(
         await service.resume()
         listeners = [
             Listener("public", service.application, sockets["public"], public.listener),
+            Listener("admin", admin_application(service.administration, policy, metrics), sockets["admin"], admin),
             Listener("ops", ops_application("acme", registry, readiness, metrics), sockets["ops"]),
         ]
         background = [

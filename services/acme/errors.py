@@ -2,6 +2,10 @@
 
 AcmeError                  any refusal; carries the problem type, its sentence and its sub-problems
 └─ ValidationError         a challenge that was tried and failed
+
+OperatorError              what an operator asked for by the admin listener is not done
+├─ NotKnownError           what was named does not exist
+└─ NotPossibleError        its state does not allow that
 """
 
 from __future__ import annotations
@@ -115,3 +119,15 @@ class ValidationError(AcmeError):
     ) -> None:
         super().__init__(acme_type, detail)
         self.answers = answers
+
+
+class OperatorError(Exception):
+    """What an operator asked for is not done; the sentence says why."""
+
+
+class NotKnownError(OperatorError):
+    """What was named does not exist."""
+
+
+class NotPossibleError(OperatorError):
+    """The state of what was named does not allow that."""

@@ -11,6 +11,7 @@ import structlog
 from pkicore.clock import Clock, unix
 from pkicore.weak_keys import PublishedKeys
 from services.acme.accounts import AccountRules, Accounts
+from services.acme.administration import AccountAdministration, Administration
 from services.acme.api import Api, Resources
 from services.acme.authorizations import Authorizations, Validator
 from services.acme.background import Background
@@ -22,6 +23,8 @@ from services.acme.orders import OrderRules, Orders
 from services.acme.requests import AccountCache, Authenticator
 from services.acme.revocation import Revocations
 from services.acme.store import Store
+from services.acme.store.account_search import AccountSearch
+from services.acme.store.statements import CLEAN_UP_BATCH
 from services.acme.urls import Urls
 from services.chassis.asgi import Application
 from services.chassis.database import Database
@@ -51,6 +54,7 @@ class AcmeService:
     issuance: Issuance
     authorizations: Authorizations
     background: Background
+    administration: Administration
     clock: Clock
 
     @classmethod
@@ -78,7 +82,10 @@ class AcmeService:
             revocations=Revocations(store, authority, clock),
         )
         api = Api(resources, Authenticator(urls, nonces, cache, blocked, rules.published), nonces, urls)
-        return cls(api.application(metrics), store, issuance, authorizations, background, clock)
+        accounts = AccountAdministration(store, AccountSearch(database), cache, urls)
+        return cls(
+            api.application(metrics), store, issuance, authorizations, background, Administration(accounts), clock
+        )
 
     async def resume(self) -> None:
         """Take up what the last stop left: clients were told to wait for it."""
@@ -87,12 +94,20 @@ class AcmeService:
 
     async def clean_up(self) -> int:
         """Delete orders that expired long ago without a certificate, a bounded number per commit; how many."""
-        deleted = 0
-        while expired := await self.store.expired_orders(unix(self.clock.now()) - KEPT_SECONDS):
+        deleted, before = 0, unix(self.clock.now()) - KEPT_SECONDS
+        while expired := await self.store.expired_orders(before):
             await self.store.delete_orders(expired)
             deleted += len(expired)
             await asyncio.sleep(_PAUSE_SECONDS)
+        await self._delete_authorizations(before)
         return deleted
+
+    async def _delete_authorizations(self, before: int) -> None:
+        """Those that expired before a moment and serve no order; at the next call, those that expired since."""
+        unserving = await self.store.unserving_authorizations(before)
+        for start in range(0, len(unserving), CLEAN_UP_BATCH):
+            await self.store.delete_authorizations(unserving[start : start + CLEAN_UP_BATCH])
+            await asyncio.sleep(_PAUSE_SECONDS)
 
     async def run_clean_up(self) -> None:
         """Clean up again and again."""

@@ -39,7 +39,7 @@ _PORTS: Final = range(1, 65536)
 _PORT_VARIABLES: Final[Mapping[str, Mapping[str, str]]] = {
     SIGNER: {"internal": "PQCPKI_SIGNER_HSM_PORT", "ops": "PQCPKI_SIGNER_HSM_OPS_PORT"},
     "ca": {"internal": "PQCPKI_CA_PORT", "status": "PQCPKI_CA_HTTP_PORT", "ops": "PQCPKI_CA_OPS_PORT"},
-    "acme": {"public": "PQCPKI_ACME_PORT", "ops": "PQCPKI_ACME_OPS_PORT"},
+    "acme": {"public": "PQCPKI_ACME_PORT", "admin": "PQCPKI_ACME_ADMIN_PORT", "ops": "PQCPKI_ACME_OPS_PORT"},
     SIGNING: {"public": "PQCPKI_SIGNING_PORT", "ops": "PQCPKI_SIGNING_OPS_PORT"},
 }
 PORT_FIELDS: Final = {
@@ -49,6 +49,7 @@ PORT_FIELDS: Final = {
     "PQCPKI_CA_HTTP_PORT": "http_port",
     "PQCPKI_CA_OPS_PORT": "ops_port",
     "PQCPKI_ACME_PORT": "port",
+    "PQCPKI_ACME_ADMIN_PORT": "admin_port",
     "PQCPKI_ACME_OPS_PORT": "ops_port",
     "PQCPKI_SIGNING_PORT": "port",
     "PQCPKI_SIGNING_OPS_PORT": "ops_port",

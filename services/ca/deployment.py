@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pkicore.encoding import write_atomically
+from services.ca.acme_settings import acme_callers, acme_toml
 from services.ca.errors import CeremonyError
 from services.ca.layout import NEEDED_FAMILIES, SIGNER, SIGNING, Layout
 from services.ca.signer_settings import backend_names, callers, key_policy, signer_callers, signer_toml
@@ -43,14 +44,6 @@ _OPERATOR_ENDPOINTS: Final = (
     "GET /v1/ledger/inventory",
     "GET /v1/openapi.json",
 )
-_ACME_ENDPOINTS: Final = (
-    "POST /v1/certificates",
-    "GET /v1/certificates/{serial}",
-    "POST /v1/revocations",
-    "GET /v1/revocations",
-    "GET /v1/blocked-keys/{key_hash}",
-    "GET /v1/issuers",
-)
 
 
 @dataclass(frozen=True)
@@ -66,6 +59,7 @@ class Ports:
     signer_ops: int = 6090
     signing: int = 7000
     signing_ops: int = 7090
+    acme_admin: int = 4001
 
 
 @dataclass(frozen=True)
@@ -343,26 +337,17 @@ def _issuer(final: Layout, deployment: Deployment, family: str) -> dict[str, obj
 
 
 def _acme_toml(final: Layout, deployment: Deployment, passphrase_file: Path) -> str:
-    ports, tls = deployment.ports, final.identity("acme")
-    settings = {
-        "trust_domain": deployment.trust_domain,
+    ports = deployment.ports
+    addresses: dict[str, object] = {
         "host": deployment.host,
         "port": ports.acme,
+        "admin_port": ports.acme_admin,
         "ops_port": ports.acme_ops,
-        "state_dir": final.state("acme"),
         "database_url": deployment.database_urls.get("acme", f"sqlite:///{final.state('acme') / 'acme.sqlite3'}"),
-        "policy_file": final.policy,
         "ca_url": f"https://localhost:{ports.ca}",
         "ca_status_url": deployment.status_listener,
-        "trust_bundle": final.trust_bundle,
-        "issuers_directory": final.issuers,
-        "tls_certificate": tls / "cert.pem",
-        "tls_key": tls / "key.pem",
-        "audit_key": f"file:{final.key('acme', 'audit')}",
-        "passphrase_file": passphrase_file,
     }
-    heading = "# The ACME server's settings. The environment (PQCPKI_ACME_<FIELD>) wins.\n"
-    return heading + lines(settings)
+    return acme_toml(final, deployment.trust_domain, addresses, passphrase_file)
 
 
 def _signer_toml(final: Layout, deployment: Deployment, passphrase_file: Path) -> str:
@@ -391,9 +376,8 @@ def _signer_toml(final: Layout, deployment: Deployment, passphrase_file: Path) -
 def _policy_toml(deployment: Deployment) -> str:
     """Who may call which endpoint; what is not named is refused."""
     heading = "# Who may call which endpoint of which service. What is not named here is refused.\n"
-    text = heading + callers(
-        deployment.trust_domain, "ca", {"/service/acme": _ACME_ENDPOINTS, "/operator/*": _OPERATOR_ENDPOINTS}
-    )
+    text = heading + callers(deployment.trust_domain, "ca", {"/operator/*": _OPERATOR_ENDPOINTS})
+    text += acme_callers(deployment.trust_domain)
     if deployment.backends:
         text += signer_callers(deployment.trust_domain)
     return text + signing_callers(deployment.trust_domain) if deployment.signing else text

@@ -28,6 +28,7 @@ def describe(layout: Layout, listeners: Mapping[str, Mapping[str, Any]]) -> dict
         found |= {"crl_base": f"{status}/crl", "ocsp": f"{status}/ocsp", "aia_base": f"{status}/aia"}
     if "acme" in listeners:
         found["acme_directory"] = f"{listeners['acme']['public']}/acme/directory"
+        found["acme_admin"] = listeners["acme"]["admin"]
     if SIGNING in listeners:
         found["signing"] = listeners[SIGNING]["public"]
     return found

@@ -22,7 +22,7 @@ from services.ca.temporary_signer import SignerState
 from services.ca.toml_text import table
 from services.chassis.database import Database
 
-_OTHERS: Final = ("ca", "ca_http", "ca_ops", "acme", "acme_ops")
+_OTHERS: Final = ("ca", "ca_http", "ca_ops", "acme", "acme_admin", "acme_ops")
 _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 

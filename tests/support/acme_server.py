@@ -7,31 +7,38 @@ memory and can be told to refuse or to be away, and the validator, which believe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from types import SimpleNamespace
+from typing import Any, Self
 
 import httpx
 from prometheus_client import CollectorRegistry
 
 import services.acme
 from pkicore.clock import unix
+from pkicore.identity import SpiffeId
 from pkicore.weak_keys import PublishedKeys
 from pkicore.x509.certificate import sign_certificate, to_pem
 from pkicore.x509.csr import UnverifiedCsr
 from pkicore.x509.names import Names
 from pkicore.x509.tbs import build_tbs, validity
 from services.acme.accounts import AccountRules
+from services.acme.admin_application import admin_application
 from services.acme.challenges.attempt import Attempt, PerspectiveAnswer
+from services.acme.client import AcmeAdminClient
 from services.acme.errors import AcmeError
 from services.acme.orders import OrderRules
 from services.acme.service import AcmeService, ServiceRules
 from services.acme.urls import Urls
+from services.ca.acme_settings import acme_callers
 from services.ca.client import AlreadyRevokedError, CaError, CaUnavailableError, KeyStatus, UnknownCertificateError
 from services.ca.wire import CertificateRequest, IssuedCertificate, RevocationAnswer, RevocationRequest, format_serial
 from services.chassis.database import Database
 from services.chassis.observability import HttpMetrics
+from services.chassis.peer import CallerPolicy
 from tests.support.acme_client import AcmeClient
 from tests.support.clock import ManualClock
 from tests.support.jose_key import JoseKey
@@ -40,6 +47,8 @@ from tests.support.pki import PROFILES, Hierarchy, make_hierarchy
 
 BASE = "https://acme.test"
 DIRECTORY = f"{BASE}/acme/directory"
+OPERATOR = SpiffeId("pqcpki.internal", "/operator/admin")
+POLICY = acme_callers("pqcpki.internal")
 
 
 class CaSimulator:
@@ -219,6 +228,22 @@ class AcmeServer:
         client = self.client(key)
         await client.register()
         return client
+
+    @asynccontextmanager
+    async def operated(
+        self, caller: SpiffeId | None = OPERATOR, policy: str = POLICY
+    ) -> AsyncIterator[AcmeAdminClient]:
+        """The admin listener's application, called by a peer with this identity under a caller policy."""
+        app = admin_application(
+            self.service.administration, CallerPolicy.load(policy), HttpMetrics(CollectorRegistry())
+        )
+        peer = None if caller is None else SimpleNamespace(spiffe_id=caller, serial=1)
+
+        async def with_peer(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 -- ASGI's own types
+            await app({**scope, "state": {"peer": peer}}, receive, send)
+
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(with_peer), base_url="https://acme") as http:
+            yield AcmeAdminClient(http)
 
     async def settled(self, condition: Callable[[], bool]) -> None:
         """Let background work go on until the condition holds."""

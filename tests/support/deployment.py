@@ -29,6 +29,7 @@ FREE_PORTS = (
     "CA_HTTP_PORT",
     "CA_OPS_PORT",
     "ACME_PORT",
+    "ACME_ADMIN_PORT",
     "ACME_OPS_PORT",
     "SIGNING_PORT",
     "SIGNING_OPS_PORT",

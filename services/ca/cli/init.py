@@ -50,6 +50,9 @@ _PORT = click.IntRange(0, 65535)
 @click.option("--ca-http-port", "ca_http", type=_PORT, default=5080, show_default=True, envvar="PQCPKI_CA_HTTP_PORT")
 @click.option("--ca-ops-port", "ca_ops", type=_PORT, default=5090, show_default=True, envvar="PQCPKI_CA_OPS_PORT")
 @click.option("--acme-port", "acme", type=_PORT, default=4000, show_default=True, envvar="PQCPKI_ACME_PORT")
+@click.option(
+    "--acme-admin-port", "acme_admin", type=_PORT, default=4001, show_default=True, envvar="PQCPKI_ACME_ADMIN_PORT"
+)
 @click.option("--acme-ops-port", "acme_ops", type=_PORT, default=4090, show_default=True, envvar="PQCPKI_ACME_OPS_PORT")
 @click.option("--signer-port", "signer", type=_PORT, default=6000, show_default=True, envvar="PQCPKI_SIGNER_HSM_PORT")
 @click.option(

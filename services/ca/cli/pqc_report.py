@@ -36,7 +36,13 @@ from services.signer_hsm.client import SignerClient
 _ACCOUNTS: Final = "pqcpki_acme_accounts"
 _OPS_SECONDS: Final = 5.0
 _OPS_OCTETS: Final = 4 * 1024 * 1024
-_LISTENERS: Final = {"ca_internal": "ca", "signer_hsm": SIGNER, "acme_directory": None, "signing": None}
+_LISTENERS: Final = {
+    "ca_internal": "ca",
+    "signer_hsm": SIGNER,
+    "acme_directory": None,
+    "acme_admin": "acme",
+    "signing": None,
+}
 """Endpoint to the service whose SPIFFE ID it must show; None where the host name is checked."""
 _UNREACHABLE: Final = (PkiError, ChassisError, CaError, CaServiceError, OSError, httpx.HTTPError, ValueError)
 

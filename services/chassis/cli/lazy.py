@@ -8,7 +8,10 @@ import click
 
 
 class LazyGroup(click.Group):
-    """A group over a table: command → module of `package`, its attribute, and the first sentence for `--help`."""
+    """A group over a table: command → module, its attribute, and the first sentence for `--help`.
+
+    A module is one of `package`, or has a full name of its own: `services.acme.cli.eab`.
+    """
 
     def __init__(self, *, package: str, table: Mapping[str, tuple[str, str, str]], **rest: Any) -> None:  # noqa: ANN401 - click's own arguments
         super().__init__(**rest)
@@ -31,12 +34,15 @@ class LazyGroup(click.Group):
             return None
         module, attribute, _ = self._table[cmd_name]
         try:
-            command: click.Command = getattr(importlib.import_module(f"{self._package}.{module}"), attribute)
+            command: click.Command = getattr(importlib.import_module(self._full_name(module)), attribute)
         except ModuleNotFoundError as error:
             raise click.ClickException(
                 f"{cmd_name} needs the library {error.name}, which is not here: pip install 'pqcpki[all]'"
             ) from error
         return command
+
+    def _full_name(self, module: str) -> str:
+        return module if "." in module else f"{self._package}.{module}"
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The table, without importing anything."""

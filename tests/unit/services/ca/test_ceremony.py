@@ -40,7 +40,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Layout:
 
 def run(*arguments: str) -> Result:
     """A `ztca` command in this process, on free ports."""
-    ports = ("CA_PORT", "CA_HTTP_PORT", "CA_OPS_PORT", "ACME_PORT", "ACME_OPS_PORT")
+    ports = ("CA_PORT", "CA_HTTP_PORT", "CA_OPS_PORT", "ACME_PORT", "ACME_ADMIN_PORT", "ACME_OPS_PORT")
     return CliRunner().invoke(main, arguments, env={f"PQCPKI_{name}": "0" for name in ports})
 
 

@@ -1,0 +1,36 @@
+"""The operators' endpoints, by FastAPI on a listener of their own: mutual TLS, behind the caller policy.
+
+| endpoint                                     | what                                      |
+|----------------------------------------------|-------------------------------------------|
+| GET  /v1/accounts                            | accounts, by contact, key or EAB key      |
+| GET  /v1/accounts/{id}                       | one of them                               |
+| POST /v1/accounts/{id}/deactivation          | its end                                   |
+| GET  /v1/openapi.json                        | this API, as OpenAPI                      |
+
+Each feature has a module; all have the same guard, problems and log as the hot paths.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import fastapi
+
+from services.acme.admin.accounts import add_accounts
+from services.acme.administration import Administration
+from services.chassis.admin import admin_api
+from services.chassis.peer import CallerPolicy
+
+_SERVICE: Final = "acme"
+
+
+def acme_admin(administration: Administration, policy: CallerPolicy) -> fastapi.FastAPI:
+    """The admin API of an ACME server; every path is behind the caller policy."""
+    router = fastapi.APIRouter(prefix="/v1")
+    add_accounts(router, administration.accounts)
+
+    async def guard(request: fastapi.Request) -> None:
+        peer = request.scope.get("state", {}).get("peer")
+        policy.authorize(peer, _SERVICE, request.method, request.scope["path"])
+
+    return admin_api("pqcpki ACME server", "What operators ask of the ACME server, over mutual TLS.", router, guard)

@@ -1,0 +1,1 @@
+"""The commands of `ztca` that manage the ACME server."""
