@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, Final, Protocol
+from dataclasses import asdict
+from typing import Any, Final, NamedTuple, Protocol
 
 import structlog
 
@@ -13,7 +14,6 @@ from services.acme.answers import answer, link, not_found, retry_after, rfc3339
 from services.acme.background import Background
 from services.acme.challenges.attempt import Attempt, PerspectiveAnswer
 from services.acme.errors import AcmeError, Subproblem, ValidationError
-from services.acme.identifiers import Identifier
 from services.acme.requests import AccountRequest
 from services.acme.store import AuthorizationRow, ChallengeRow, Store
 from services.acme.urls import Urls
@@ -36,6 +36,13 @@ class Validator(Protocol):
             ValidationError: it is not.
             AcmeError: nothing was tried.
         """
+
+
+class _Outcome(NamedTuple):
+    """What came of an attempt: no error is a proof."""
+
+    error: AcmeError | None
+    answers: tuple[PerspectiveAnswer, ...] = ()
 
 
 class Authorizations:
@@ -137,11 +144,11 @@ class Authorizations:
 
     async def _attempt(self, challenge: ChallengeRow, authorization: AuthorizationRow, thumbprint: str) -> None:
         """Validate once and store the outcome, however long the database takes."""
-        error = await self._outcome(challenge, self._told(challenge, authorization, thumbprint))
+        outcome = await self._outcome(challenge, self._told(challenge, authorization, thumbprint))
         pause = _FIRST_PAUSE
         while True:
             try:
-                return await self._settle(challenge, authorization, error)
+                return await self._settle(challenge, authorization, outcome)
             except ConflictError:
                 self._log.info("validation came too late", challenge=challenge.id)
                 return None
@@ -162,14 +169,14 @@ class Authorizations:
             account_url,
         )
 
-    async def _outcome(self, challenge: ChallengeRow, attempt: Attempt) -> AcmeError | None:
-        """None for a proof. Unknown faults count as failed, so that no order waits for ever."""
+    async def _outcome(self, challenge: ChallengeRow, attempt: Attempt) -> _Outcome:
+        """Unknown faults count as failed, so that no order waits for ever."""
         pause = _FIRST_PAUSE
         while True:
             try:
-                await self._validator.validate(attempt)
+                return _Outcome(None, await self._validator.validate(attempt))
             except ValidationError as error:
-                return error
+                return _Outcome(error, error.answers)
             except AcmeError:
                 if challenge.status == "pending":
                     raise  # nothing was promised yet: the client learns of it and comes back
@@ -177,40 +184,39 @@ class Authorizations:
                 pause = min(2 * pause, _LONGEST_PAUSE)
             except Exception:  # noqa: BLE001 - whatever it is, the client must not wait for ever
                 self._log.exception("validation failed unexpectedly", challenge=challenge.id)
-                return AcmeError("serverInternal", "the validation could not be carried out")
-            else:
-                return None
+                return _Outcome(AcmeError("serverInternal", "the validation could not be carried out"))
 
-    async def _settle(self, challenge: ChallengeRow, authorization: AuthorizationRow, error: AcmeError | None) -> None:
+    async def _settle(self, challenge: ChallengeRow, authorization: AuthorizationRow, outcome: _Outcome) -> None:
+        error, answers = outcome.error, [asdict(answer) for answer in outcome.answers]
         actor = f"account:{authorization.account_id}"
         detail: dict[str, Any] = {
             "authorization": authorization.id,
-            "identifier": _written(authorization),
+            "identifier": authorization.name.value,
             "challenge": challenge.type,
         }
         if error is None:
             audit = AuditEvent("authorization.valid", actor, detail)
-            await self._store.accept_challenge(challenge, authorization, unix(self._clock.now()), audit)
+            await self._store.accept_challenge(challenge, answers, unix(self._clock.now()), audit)
             return
         self._log.info(
             "validation failed",
-            name=_written(authorization),
+            name=authorization.name.value,
             method=challenge.type,
             error=error.acme_type,
             reason=str(error),
         )
         audit = AuditEvent("authorization.invalid", actor, detail | {"error": error.acme_type})
         await self._store.reject_challenge(
-            challenge, authorization, error.document(), _order_error(authorization, error).document(), audit
+            challenge, answers, error.document(), _order_error(authorization, error).document(), audit
         )
 
     async def _deactivate(self, authorization: AuthorizationRow) -> None:
-        detail = {"authorization": authorization.id, "identifier": _written(authorization)}
+        detail = {"authorization": authorization.id, "identifier": authorization.name.value}
         audit = AuditEvent("authorization.deactivated", f"account:{authorization.account_id}", detail)
         error = AcmeError("unauthorized", "the client deactivated the authorization")
         try:
             await self._store.deactivate_authorization(
-                authorization, _order_error(authorization, error).document(), audit
+                authorization.id, _order_error(authorization, error).document(), audit
             )
         except ConflictError as conflict:
             raise AcmeError("malformed", "only a pending or valid authorization can be deactivated") from conflict
@@ -254,16 +260,11 @@ def _telling(challenges: Sequence[ChallengeRow]) -> Sequence[ChallengeRow]:
     return [challenge for challenge in challenges if challenge.status not in _UNSETTLED] or challenges
 
 
-def _written(authorization: AuthorizationRow) -> str:
-    return ("*." if authorization.wildcard else "") + authorization.identifier.value
-
-
 def _order_error(authorization: AuthorizationRow, error: AcmeError) -> AcmeError:
     """Why the order failed: the same type, with the name it is about."""
-    name = Identifier(authorization.identifier.type, _written(authorization))
     return AcmeError(
         error.acme_type,
-        f"the authorization of {name.value} failed",
+        f"the authorization of {authorization.name.value} failed",
         status=error.status,
-        subproblems=[Subproblem(error.acme_type, error.detail, name)],
+        subproblems=[Subproblem(error.acme_type, error.detail, authorization.name)],
     )

@@ -65,8 +65,10 @@ class Orders:
         order = OrderRow(new_id(), account_id, "pending", identifiers, now + self._rules.lifetime, now)
         authorized = [_authorization(order, identifier) for identifier in identifiers]
         detail = {"order": order.id, "identifiers": [identifier.value for identifier in identifiers]}
-        await self._store.create_order(order, authorized, AuditEvent("order.created", f"account:{account_id}", detail))
-        document = self._document(order, [authorization.id for authorization, _ in authorized])
+        ids = [authorization.id for authorization, _ in authorized]
+        audit = AuditEvent("order.created", f"account:{account_id}", detail)
+        await self._store.create_order(order, ids, authorized, audit)
+        document = self._document(order, ids)
         return answer(document, location(self._urls.of(f"order/{order.id}")), status=201)
 
     async def read(self, request: AccountRequest, order_id: str) -> Response:
@@ -224,7 +226,6 @@ def _authorization(order: OrderRow, identifier: Identifier) -> tuple[Authorizati
     """A pending authorization and its challenges: a wildcard can only be proven in the DNS (RFC 8555 §8.3)."""
     authorization = AuthorizationRow(
         id=new_id(),
-        order_id=order.id,
         account_id=order.account_id,
         identifier=identifier.base,
         wildcard=identifier.is_wildcard,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import UserDict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from services.acme.identifiers import Identifier
 from services.acme.store.rows import (
@@ -22,6 +22,7 @@ from services.acme.store.rows import (
     authorization_of,
     authorization_values,
     certificate_of,
+    certificate_values,
     challenge_of,
     challenge_values,
     joined_authorization_of,
@@ -44,6 +45,9 @@ class _Statements(UserDict[str, Prepared]):
     def __missing__(self, name: str) -> Prepared:
         statement = self[name] = self._database.prepare(STATEMENTS[name])
         return statement
+
+
+NewAuthorization: TypeAlias = tuple[AuthorizationRow, Sequence[ChallengeRow]]
 
 
 class Store:
@@ -84,6 +88,8 @@ class Store:
             "contacts": to_json(account.contacts),
             "terms_agreed_at": account.terms_agreed_at,
             "created_at": account.created_at,
+            "terms": account.terms,
+            "eab_kid": account.eab_kid,
         }
         await self._commit("account-created", [self._write("insert_account", values)], audit)
 
@@ -129,14 +135,35 @@ class Store:
     async def create_order(
         self,
         order: OrderRow,
-        authorized: Sequence[tuple[AuthorizationRow, Sequence[ChallengeRow]]],
+        authorizations: Sequence[str],
+        made: Sequence[NewAuthorization],
         audit: AuditEvent,
+        riding: Sequence[Write] = (),
     ) -> None:
-        """Store a new order with its authorizations and challenges."""
-        writes = [self._write("insert_order", order_values(order))]
-        for position, (authorization, offered) in enumerate(authorized):
-            writes.append(self._write("insert_authorization", authorization_values(authorization, position)))
-            writes.extend(self._write("insert_challenge", challenge_values(challenge)) for challenge in offered)
+        """Store a new order.
+
+        Args:
+            order: ready where all its authorizations are valid already, else pending.
+            authorizations: ids, in the order of its identifiers.
+            made: those of them that are new; the others must be valid ones of the same account still.
+            audit: the record.
+            riding: what else is written with the order or not at all.
+        """
+        new = {authorization.id for authorization, _ in made}
+        held = {"account": order.account_id, "now": order.created_at}
+        writes = [
+            *riding,
+            self._write("insert_order", order_values(order)),
+            *(
+                self._write("hold_authorization", held | {"authorization": of})
+                for of in authorizations
+                if of not in new
+            ),
+            *self._new_authorizations(made),
+        ]
+        for position, of in enumerate(authorizations):
+            link = {"order_id": order.id, "position": position, "authorization_id": of}
+            writes.append(self._write("insert_order_authorization", link))
         await self._commit("order-created", writes, audit)
 
     async def start_processing(self, order: OrderRow, csr: bytes, now: int, audit: AuditEvent) -> None:
@@ -146,19 +173,9 @@ class Store:
 
     async def complete_order(self, certificate: CertificateRow, audit: AuditEvent) -> None:
         """Move an order from processing to valid and store its certificate."""
-        values = {
-            "id": certificate.id,
-            "order_id": certificate.order_id,
-            "account_id": certificate.account_id,
-            "serial": certificate.serial,
-            "fingerprint": certificate.fingerprint,
-            "chain": certificate.chain,
-            "not_after": certificate.not_after,
-            "revoked_at": None,
-        }
         writes = [
             self._write("complete_order", {"order": certificate.order_id, "certificate": certificate.id}),
-            self._write("insert_certificate", values),
+            self._write("insert_certificate", certificate_values(certificate)),
         ]
         await self._commit("order-valid", writes, audit)
 
@@ -176,7 +193,7 @@ class Store:
 
     async def authorization_ids(self, order_id: str) -> list[str]:
         """The authorizations of an order, in the order of its identifiers."""
-        return [row["id"] for row in await self._all("authorization_ids", order=order_id)]
+        return [row["authorization_id"] for row in await self._all("authorization_ids", order=order_id)]
 
     async def authorized_names(self, account_id: str, now: int) -> set[Identifier]:
         """Every name for which the account holds a valid authorization, wildcards written as such."""
@@ -206,40 +223,58 @@ class Store:
         values = {"challenge": challenge_id}
         await self._commit("challenge-processing", [self._write("challenge_processing", values)], audit)
 
+    async def create_authorization(self, made: NewAuthorization, audit: AuditEvent, riding: Sequence[Write]) -> None:
+        """Store an authorization that no order asked for yet, with what else is written or not at all."""
+        await self._commit("authorization-created", [*riding, *self._new_authorizations([made])], audit)
+
     async def accept_challenge(
-        self, challenge: ChallengeRow, authorization: AuthorizationRow, now: int, audit: AuditEvent
+        self,
+        challenge: ChallengeRow,
+        answers: Sequence[Mapping[str, Any]],
+        now: int,
+        audit: AuditEvent,
     ) -> None:
-        """Record a proof: challenge and authorization become valid, and the order ready if it was the last."""
+        """Record a proof: challenge and authorization become valid, and ready the orders that waited for nothing else.
+
+        `answers` are those of the remote perspectives.
+        """
+        of = {"authorization": challenge.authorization_id}
         writes = [
-            self._write("accept_challenge", {"challenge": challenge.id, "now": now}),
-            self._write("settle_authorization", {"authorization": authorization.id, "outcome": "valid", "now": now}),
-            self._write("ready_order", {"order": authorization.order_id}, expect=None),
+            self._write("accept_challenge", {"challenge": challenge.id, "now": now, "answers": _answers(answers)}),
+            self._write("lock_orders", of, expect=None),
+            self._write("settle_authorization", of | {"outcome": "valid", "now": now}),
+            self._write("ready_orders", of | {"now": now}, expect=None),
         ]
         await self._commit("challenge-valid", writes, audit)
 
     async def reject_challenge(
         self,
         challenge: ChallengeRow,
-        authorization: AuthorizationRow,
+        answers: Sequence[Mapping[str, Any]],
         error: Mapping[str, Any],
         order_error: Mapping[str, Any],
         audit: AuditEvent,
     ) -> None:
-        """Record a failure: challenge, authorization and order become invalid."""
+        """Record a failure: challenge, authorization and every unfinished order it serves become invalid."""
+        of = {"authorization": challenge.authorization_id}
+        values = {"challenge": challenge.id, "problem": to_json(error), "answers": _answers(answers)}
         writes = [
-            self._write("reject_challenge", {"challenge": challenge.id, "problem": to_json(error)}),
-            self._write("settle_authorization", {"authorization": authorization.id, "outcome": "invalid", "now": 0}),
-            self._write("end_order", {"order": authorization.order_id, "problem": to_json(order_error)}, expect=None),
+            self._write("reject_challenge", values),
+            self._write("lock_orders", of, expect=None),
+            self._write("settle_authorization", of | {"outcome": "invalid", "now": 0}),
+            self._write("end_orders_served", of | {"problem": to_json(order_error)}, expect=None),
         ]
         await self._commit("challenge-invalid", writes, audit)
 
     async def deactivate_authorization(
-        self, authorization: AuthorizationRow, order_error: Mapping[str, Any], audit: AuditEvent
+        self, authorization_id: str, order_error: Mapping[str, Any], audit: AuditEvent
     ) -> None:
-        """Give up an authorization that is pending or valid; its order can no longer be fulfilled."""
+        """Give up an authorization that is pending or valid; what it serves can no longer be fulfilled."""
+        of = {"authorization": authorization_id}
         writes = [
-            self._write("deactivate_authorization", {"authorization": authorization.id}),
-            self._write("end_order", {"order": authorization.order_id, "problem": to_json(order_error)}, expect=None),
+            self._write("lock_orders", of, expect=None),
+            self._write("deactivate_authorization", of),
+            self._write("end_orders_served", of | {"problem": to_json(order_error)}, expect=None),
         ]
         await self._commit("authorization-deactivated", writes, audit)
 
@@ -267,15 +302,29 @@ class Store:
         return [row["id"] for row in await self._all("expired_orders", before=before)]
 
     async def delete_orders(self, order_ids: Sequence[str]) -> None:
-        """Delete orders with all that hangs on them."""
+        """Delete orders, and what ties their authorizations to them."""
         writes = []
         for order_id in order_ids:
             writes += [
-                self._write("delete_challenges", {"order": order_id}, expect=None),
-                self._write("delete_authorizations", {"order": order_id}, expect=None),
+                self._write("delete_order_authorizations", {"order": order_id}, expect=None),
                 self._write("delete_order", {"order": order_id}, expect=None),
             ]
         await self._database.commit(Unit("orders-deleted", writes))
+
+    async def unserving_authorizations(self, before: int) -> list[str]:
+        """Authorizations that expired before a moment and serve no order; reads an index of all that expired."""
+        rows = self._database.scan(self._statements["unserving_authorizations"], before=before)
+        return [row["id"] async for row in rows]
+
+    async def delete_authorizations(self, ids: Sequence[str]) -> None:
+        """Delete authorizations that serve no order."""
+        writes = []
+        for of in ids:
+            writes += [
+                self._write("delete_challenges", {"authorization": of}, expect=None),
+                self._write("delete_authorization", {"authorization": of}, expect=None),
+            ]
+        await self._database.commit(Unit("authorizations-deleted", writes))
 
     # The database's own verbs
 
@@ -285,6 +334,13 @@ class Store:
     async def _all(self, statement: str, **params: object) -> Sequence[Row]:
         return await self._database.fetch_all(self._statements[statement], **params)
 
+    def _new_authorizations(self, made: Sequence[NewAuthorization]) -> list[Write]:
+        writes = []
+        for authorization, offered in made:
+            writes.append(self._write("insert_authorization", authorization_values(authorization)))
+            writes.extend(self._write("insert_challenge", challenge_values(challenge)) for challenge in offered)
+        return writes
+
     def _write(self, statement: str, params: Mapping[str, Any], expect: int | None = 1) -> Write:
         return Write(self._statements[statement], params, expect)
 
@@ -292,4 +348,17 @@ class Store:
         await self._database.commit(Unit(label, writes, [audit]))
 
 
-__all__ = ["AccountRow", "AuthorizationRow", "CertificateRow", "ChallengeRow", "OrderRow", "ProofRow", "Store"]
+def _answers(answers: Sequence[Mapping[str, Any]]) -> str | None:
+    return to_json(answers) if answers else None
+
+
+__all__ = [
+    "AccountRow",
+    "AuthorizationRow",
+    "CertificateRow",
+    "ChallengeRow",
+    "NewAuthorization",
+    "OrderRow",
+    "ProofRow",
+    "Store",
+]

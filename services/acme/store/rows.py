@@ -28,6 +28,8 @@ class AccountRow:
     contacts: tuple[str, ...]
     terms_agreed_at: int | None
     created_at: int
+    terms: str | None = None
+    eab_kid: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,10 @@ class OrderRow:
     csr: bytes | None = None
     certificate_id: str | None = None
     error: Mapping[str, Any] | None = None
+    profile: str = "server"
+    not_before: int | None = None
+    not_after: int | None = None
+    replaces: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +56,16 @@ class AuthorizationRow:
     """An authorization as stored; `identifier` is without the wildcard label."""
 
     id: str
-    order_id: str
     account_id: str
     identifier: Identifier
     wildcard: bool
     status: AuthorizationStatus
     expires: int
+
+    @property
+    def name(self) -> Identifier:
+        """What it was made for, with the wildcard label."""
+        return named(self.identifier, wildcard=self.wildcard)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +83,18 @@ class ChallengeRow:
 
 @dataclass(frozen=True, slots=True)
 class ProofRow:
-    """How a name of an order was validated, and when (Unix time)."""
+    """How a name was validated, when (Unix time), and what each remote perspective said of it."""
 
     method: str
-    name: str
+    identifier: Identifier
+    wildcard: bool
     validated_at: int
+    perspectives: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The name that was ordered, with the wildcard label."""
+        return named(self.identifier, wildcard=self.wildcard).value
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +110,10 @@ class CertificateRow:
     not_after: int
     revoked_at: int | None
     identifiers: tuple[Identifier, ...] = ()
+    cert_id: str | None = None
+    not_before: int | None = None
+    alternates: tuple[str, ...] = ()
+    replaced_by: str | None = None
 
 
 def to_json(value: object) -> str:
@@ -102,6 +123,11 @@ def to_json(value: object) -> str:
 
 def _identifiers(text: str) -> tuple[Identifier, ...]:
     return tuple(Identifier(item["type"], item["value"]) for item in orjson.loads(text))
+
+
+def named(identifier: Identifier, *, wildcard: bool) -> Identifier:
+    """An identifier with the wildcard label that its authorization keeps apart."""
+    return Identifier("dns", f"*.{identifier.value}") if wildcard else identifier
 
 
 def _problem(text: str | None) -> Mapping[str, Any] | None:
@@ -118,6 +144,8 @@ def account_of(row: Row) -> AccountRow:
         contacts=tuple(orjson.loads(row["contacts"])),
         terms_agreed_at=row["terms_agreed_at"],
         created_at=row["created_at"],
+        terms=row["terms"],
+        eab_kid=row["eab_kid"],
     )
 
 
@@ -133,6 +161,10 @@ def order_of(row: Row) -> OrderRow:
         csr=None if row["csr"] is None else bytes(row["csr"]),
         certificate_id=row["certificate_id"],
         error=_problem(row["error"]),
+        profile=row["profile"],
+        not_before=row["not_before"],
+        not_after=row["not_after"],
+        replaces=row["replaces"],
     )
 
 
@@ -148,6 +180,10 @@ def order_values(order: OrderRow) -> dict[str, Any]:
         "csr": None,
         "certificate_id": None,
         "error": None,
+        "profile": order.profile,
+        "not_before": order.not_before,
+        "not_after": order.not_after,
+        "replaces": order.replaces,
     }
 
 
@@ -155,7 +191,6 @@ def authorization_of(row: Row) -> AuthorizationRow:
     """The authorization in a row."""
     return AuthorizationRow(
         id=row["id"],
-        order_id=row["order_id"],
         account_id=row["account_id"],
         identifier=Identifier(row["type"], row["value"]),
         wildcard=bool(row["wildcard"]),
@@ -168,7 +203,6 @@ def joined_authorization_of(row: Row) -> AuthorizationRow:
     """The authorization in a row that is led by its challenge."""
     return AuthorizationRow(
         id=row["authorization_id"],
-        order_id=row["order_id"],
         account_id=row["account_id"],
         identifier=Identifier(row["identifier_type"], row["value"]),
         wildcard=bool(row["wildcard"]),
@@ -177,13 +211,11 @@ def joined_authorization_of(row: Row) -> AuthorizationRow:
     )
 
 
-def authorization_values(authorization: AuthorizationRow, position: int) -> dict[str, Any]:
-    """The columns of a new authorization, at its identifier's place in the order."""
+def authorization_values(authorization: AuthorizationRow) -> dict[str, Any]:
+    """The columns of a new authorization."""
     return {
         "id": authorization.id,
-        "order_id": authorization.order_id,
         "account_id": authorization.account_id,
-        "position": position,
         "type": authorization.identifier.type,
         "value": authorization.identifier.value,
         "wildcard": int(authorization.wildcard),
@@ -206,9 +238,14 @@ def challenge_of(row: Row) -> ChallengeRow:
 
 
 def proof_of(row: Row) -> ProofRow:
-    """The proof in a row; a wildcard's name is the one that was ordered."""
-    name = f"*.{row['value']}" if row["wildcard"] else row["value"]
-    return ProofRow(row["method"], name, row["validated_at"] or 0)
+    """The proof in a row."""
+    return ProofRow(
+        method=row["method"],
+        identifier=Identifier(row["type"], row["value"]),
+        wildcard=bool(row["wildcard"]),
+        validated_at=row["validated_at"] or 0,
+        perspectives=tuple(orjson.loads(row["perspectives"] or "[]")),
+    )
 
 
 def challenge_values(challenge: ChallengeRow) -> dict[str, Any]:
@@ -221,6 +258,25 @@ def challenge_values(challenge: ChallengeRow) -> dict[str, Any]:
         "status": challenge.status,
         "validated_at": None,
         "error": None,
+        "perspectives": None,
+    }
+
+
+def certificate_values(certificate: CertificateRow) -> dict[str, Any]:
+    """The columns of a new certificate."""
+    return {
+        "id": certificate.id,
+        "order_id": certificate.order_id,
+        "account_id": certificate.account_id,
+        "serial": certificate.serial,
+        "fingerprint": certificate.fingerprint,
+        "chain": certificate.chain,
+        "not_after": certificate.not_after,
+        "revoked_at": None,
+        "cert_id": certificate.cert_id,
+        "not_before": certificate.not_before,
+        "alternates": to_json(certificate.alternates) if certificate.alternates else None,
+        "replaced_by": None,
     }
 
 
@@ -236,4 +292,8 @@ def certificate_of(row: Row) -> CertificateRow:
         not_after=row["not_after"],
         revoked_at=row["revoked_at"],
         identifiers=_identifiers(row["identifiers"]) if "identifiers" in row else (),
+        cert_id=row["cert_id"],
+        not_before=row["not_before"],
+        alternates=tuple(orjson.loads(row["alternates"] or "[]")),
+        replaced_by=row["replaced_by"],
     )

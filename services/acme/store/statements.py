@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sqlalchemy import BindParameter, and_, bindparam, case, delete, exists, func, insert, select, update
+from sqlalchemy import BindParameter, bindparam, case, delete, exists, func, insert, or_, select, update
 
-from services.acme.schema import accounts, authorizations, certificates, challenges, orders
+from services.acme.schema import accounts, authorizations, certificates, challenges, order_authorizations, orders
 
 UNFINISHED: Final = ("pending", "ready")
 MAX_LISTED: Final = 1000  # orders in an account's list
@@ -22,7 +22,6 @@ _ORDER: Final[BindParameter[Any]] = bindparam("order")
 _NOW: Final[BindParameter[Any]] = bindparam("now")
 _CHALLENGE_AND_AUTHORIZATION: Final = select(
     challenges,
-    authorizations.c.order_id,
     authorizations.c.account_id,
     authorizations.c.type.label("identifier_type"),
     authorizations.c.value,
@@ -30,6 +29,21 @@ _CHALLENGE_AND_AUTHORIZATION: Final = select(
     authorizations.c.status.label("authorization_status"),
     authorizations.c.expires,
 ).join_from(challenges, authorizations, challenges.c.authorization_id == authorizations.c.id)
+
+_SERVED: Final = select(order_authorizations.c.order_id).where(
+    order_authorizations.c.authorization_id == bindparam("authorization")
+)
+_SERVES: Final = exists().where(order_authorizations.c.authorization_id == authorizations.c.id)
+_UNMET: Final = (  # an authorization of the order in question that does not hold
+    select(order_authorizations.c.order_id)
+    .join_from(order_authorizations, authorizations, order_authorizations.c.authorization_id == authorizations.c.id)
+    .where(
+        order_authorizations.c.order_id == orders.c.id,
+        or_(authorizations.c.status != "valid", authorizations.c.expires <= _NOW),
+    )
+    .correlate(orders)
+    .exists()
+)
 
 # What a stored key (its public members, as JSON without blanks) says of its algorithm.
 _ALGORITHM: Final = case(
@@ -79,12 +93,7 @@ STATEMENTS: Final[Mapping[str, Any]] = {
         orders.c.account_id == _ACCOUNT,
         orders.c.status == "ready",
         orders.c.expires > _NOW,
-        ~exists().where(
-            and_(
-                authorizations.c.order_id == orders.c.id,
-                (authorizations.c.status != "valid") | (authorizations.c.expires <= _NOW),
-            )
-        ),
+        ~_UNMET,
     )
     .values(status="processing", csr=bindparam("new_csr")),
     "complete_order": update(orders)
@@ -93,22 +102,31 @@ STATEMENTS: Final[Mapping[str, Any]] = {
     "fail_order": update(orders)
     .where(orders.c.id == _ORDER, orders.c.status == "processing")
     .values(status="invalid", error=bindparam("problem")),
-    "ready_order": update(orders)
-    .where(
-        orders.c.id == _ORDER,
-        orders.c.status == "pending",
-        ~exists().where(authorizations.c.order_id == orders.c.id, authorizations.c.status != "valid"),
-    )
+    # So that of two proofs for one order, stored by two replicas at once, the second sees the first.
+    "lock_orders": update(orders)
+    .where(orders.c.id.in_(_SERVED), orders.c.status == "pending")
+    .values(status="pending"),
+    "ready_orders": update(orders)
+    .where(orders.c.id.in_(_SERVED), orders.c.status == "pending", ~_UNMET)
     .values(status="ready"),
-    "end_order": update(orders)
-    .where(orders.c.id == _ORDER, orders.c.status.in_(UNFINISHED))
+    "end_orders_served": update(orders)
+    .where(orders.c.id.in_(_SERVED), orders.c.status.in_(UNFINISHED))
     .values(status="invalid", error=bindparam("problem")),
+    "insert_order_authorization": insert(order_authorizations),
+    "hold_authorization": update(authorizations)
+    .where(
+        authorizations.c.id == bindparam("authorization"),
+        authorizations.c.account_id == _ACCOUNT,
+        authorizations.c.status == "valid",
+        authorizations.c.expires > _NOW,
+    )
+    .values(status="valid"),
     "authorization": select(authorizations).where(
         authorizations.c.id == bindparam("id"), authorizations.c.account_id == _ACCOUNT
     ),
-    "authorization_ids": select(authorizations.c.id)
-    .where(authorizations.c.order_id == _ORDER)
-    .order_by(authorizations.c.position),
+    "authorization_ids": select(order_authorizations.c.authorization_id)
+    .where(order_authorizations.c.order_id == _ORDER)
+    .order_by(order_authorizations.c.position),
     "authorized_names": select(authorizations.c.type, authorizations.c.value, authorizations.c.wildcard)
     .where(authorizations.c.account_id == _ACCOUNT, authorizations.c.status == "valid", authorizations.c.expires > _NOW)
     .distinct(),
@@ -134,20 +152,26 @@ STATEMENTS: Final[Mapping[str, Any]] = {
         challenges.c.status == "processing", authorizations.c.status == "pending"
     ),
     "proofs": select(
-        challenges.c.type.label("method"), authorizations.c.value, authorizations.c.wildcard, challenges.c.validated_at
+        challenges.c.type.label("method"),
+        challenges.c.validated_at,
+        challenges.c.perspectives,
+        authorizations.c.type,
+        authorizations.c.value,
+        authorizations.c.wildcard,
     )
-    .join_from(authorizations, challenges, challenges.c.authorization_id == authorizations.c.id)
-    .where(authorizations.c.order_id == _ORDER, challenges.c.status == "valid")
-    .order_by(authorizations.c.position),
+    .join_from(order_authorizations, authorizations, order_authorizations.c.authorization_id == authorizations.c.id)
+    .join(challenges, challenges.c.authorization_id == authorizations.c.id)
+    .where(order_authorizations.c.order_id == _ORDER, challenges.c.status == "valid")
+    .order_by(order_authorizations.c.position),
     "challenge_processing": update(challenges)
     .where(challenges.c.id == bindparam("challenge"), challenges.c.status == "pending")
     .values(status="processing"),
     "accept_challenge": update(challenges)
     .where(challenges.c.id == bindparam("challenge"), challenges.c.status.in_(("pending", "processing")))
-    .values(status="valid", validated_at=_NOW),
+    .values(status="valid", validated_at=_NOW, perspectives=bindparam("answers")),
     "reject_challenge": update(challenges)
     .where(challenges.c.id == bindparam("challenge"), challenges.c.status.in_(("pending", "processing")))
-    .values(status="invalid", error=bindparam("problem")),
+    .values(status="invalid", error=bindparam("problem"), perspectives=bindparam("answers")),
     "insert_certificate": insert(certificates),
     "certificate": select(certificates).where(
         certificates.c.id == bindparam("id"), certificates.c.account_id == _ACCOUNT
@@ -161,9 +185,11 @@ STATEMENTS: Final[Mapping[str, Any]] = {
     "expired_orders": select(orders.c.id)
     .where(orders.c.status.in_((*UNFINISHED, "invalid")), orders.c.expires < bindparam("before"))
     .limit(CLEAN_UP_BATCH),
-    "delete_challenges": delete(challenges).where(
-        challenges.c.authorization_id.in_(select(authorizations.c.id).where(authorizations.c.order_id == _ORDER))
-    ),
-    "delete_authorizations": delete(authorizations).where(authorizations.c.order_id == _ORDER),
+    "delete_order_authorizations": delete(order_authorizations).where(order_authorizations.c.order_id == _ORDER),
     "delete_order": delete(orders).where(orders.c.id == _ORDER, orders.c.certificate_id.is_(None)),
+    "unserving_authorizations": select(authorizations.c.id).where(
+        authorizations.c.expires < bindparam("before"), ~_SERVES
+    ),
+    "delete_challenges": delete(challenges).where(challenges.c.authorization_id == bindparam("authorization")),
+    "delete_authorization": delete(authorizations).where(authorizations.c.id == bindparam("authorization"), ~_SERVES),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from services.acme.identifiers import Identifier
 from services.acme.issuance import validation
 from services.acme.store import ProofRow
 from services.ca.wire import MAX_TEXT
@@ -24,12 +25,14 @@ async def test_the_ca_is_told_how_each_name_was_validated(server: AcmeServer) ->
 
 def test_a_wildcard_was_validated_by_its_own_method() -> None:
     """Names of different methods stand apart."""
-    found = validation([ProofRow("dns-01", "*.a.example", 0), ProofRow("http-01", "a.example", 60)])
+    base = Identifier("dns", "a.example")
+    found = validation([ProofRow("dns-01", base, True, 0), ProofRow("http-01", base, False, 60)])
     assert found == {"dns-01": "*.a.example 1970-01-01T00:00:00Z", "http-01": "a.example 1970-01-01T00:01:00Z"}
 
 
 def test_many_names_fit_what_the_ca_takes() -> None:
     """However many names were proven, the CA's bound on a member holds, and the first names are there."""
-    found = validation([ProofRow("dns-01", f"h{number}.example", 0) for number in range(200)])
+    names = [Identifier("dns", f"h{number}.example") for number in range(200)]
+    found = validation([ProofRow("dns-01", name, False, 0) for name in names])
     assert len(found["dns-01"]) <= MAX_TEXT
     assert found["dns-01"].startswith("h0.example 1970-01-01T00:00:00Z, h1.example ")
