@@ -6,13 +6,13 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
+from services.acme.perspectives.settings import CorroborationSettings
 from services.acme.validation_settings import ValidationSettings
 from services.ca.client.settings import BesideCaSettings
 from services.chassis.settings import AbsolutePath, Port, Texts, base_url, for_service
 
 
-
-class AcmeSettings(ValidationSettings, BesideCaSettings):
+class AcmeSettings(ValidationSettings, CorroborationSettings, BesideCaSettings):
     """One frozen object, read once at start."""
 
     model_config = for_service("acme")

@@ -88,8 +88,8 @@ BaseUrl = Annotated[str, AfterValidator(base_url)]
 DatabaseUrl = Annotated[str, AfterValidator(_database)]
 
 
-class ServiceSettings(BaseSettings):
-    """What every service can be told.
+class ProcessSettings(BaseSettings):
+    """What every service can be told, one without a database too.
 
     Subclasses set `model_config = for_service("ca")` and add fields, durations as `*_seconds`.
     """
@@ -100,25 +100,12 @@ class ServiceSettings(BaseSettings):
     ops_host: str = Field("127.0.0.1", description="Address of the ops listener: health and metrics, plain HTTP.")
     ops_port: Port = Field(0, description="Port of the ops listener; 0 takes a free one.")
     state_dir: AbsolutePath = Field(description="Directory that the service may write to.")
-    database_url: DatabaseUrl = Field(description="sqlite:////absolute/path or postgresql://user@host/name.")
     trust_domain: str = Field(
         "pqcpki.internal",
         description="SPIFFE trust domain of this deployment.",
         pattern=r"^[a-z0-9._-]{1,255}$",
     )
     policy_file: AbsolutePath = Field(description="Who may call which endpoint (TOML).")
-    audit_archive_dir: AbsolutePath | None = Field(
-        None, description="Directory of audit archives; none: audit-archive in the state directory."
-    )
-    audit_archive_after_days: int = Field(
-        0, ge=0, le=36_500, description="Audit records older than this leave the database for an archive; 0: never."
-    )
-    audit_archive_above_records: int = Field(
-        0, ge=0, description="With more audit records in the database, the older half is archived; 0: never."
-    )
-    audit_retain_days: int = Field(
-        0, ge=0, le=36_500, description="Audit archives older than this are removed for good; 0: never."
-    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line written.")
     log_format: Literal["json", "console"] = Field("json", description="json for machines, console for people.")
     _file: Path | None = PrivateAttr(None)
@@ -142,7 +129,25 @@ class ServiceSettings(BaseSettings):
         return env_settings, init_settings
 
 
-Settings = TypeVar("Settings", bound=ServiceSettings)
+class ServiceSettings(ProcessSettings):
+    """What every service with a database can be told."""
+
+    database_url: DatabaseUrl = Field(description="sqlite:////absolute/path or postgresql://user@host/name.")
+    audit_archive_dir: AbsolutePath | None = Field(
+        None, description="Directory of audit archives; none: audit-archive in the state directory."
+    )
+    audit_archive_after_days: int = Field(
+        0, ge=0, le=36_500, description="Audit records older than this leave the database for an archive; 0: never."
+    )
+    audit_archive_above_records: int = Field(
+        0, ge=0, description="With more audit records in the database, the older half is archived; 0: never."
+    )
+    audit_retain_days: int = Field(
+        0, ge=0, le=36_500, description="Audit archives older than this are removed for good; 0: never."
+    )
+
+
+Settings = TypeVar("Settings", bound=ProcessSettings)
 
 
 def for_service(name: str) -> SettingsConfigDict:
@@ -196,7 +201,7 @@ def read_text(path: Path) -> str:
         raise SettingsError(f"{path} is not a text in UTF-8") from error
 
 
-def unknown_variables(cls: type[ServiceSettings]) -> list[str]:
+def unknown_variables(cls: type[ProcessSettings]) -> list[str]:
     """A sentence for each variable of this service that has no effect: misspelt, or meant for another release."""
     prefix = cls.model_config.get("env_prefix", "")
     known = {(prefix + name).upper() for name in cls.model_fields}
@@ -212,11 +217,11 @@ def _suggestion(name: str, known: set[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _sentence(cls: type[ServiceSettings], error: ValidationError, path: Path | None) -> str:
+def _sentence(cls: type[ProcessSettings], error: ValidationError, path: Path | None) -> str:
     return "; ".join(_fault(cls, dict(fault), path) for fault in error.errors())
 
 
-def _fault(cls: type[ServiceSettings], fault: dict[str, Any], path: Path | None) -> str:
+def _fault(cls: type[ProcessSettings], fault: dict[str, Any], path: Path | None) -> str:
     reason = str(fault["msg"]).removeprefix("Value error, ")
     where = f"in {path} or as" if path else "as"
     if not fault["loc"]:
@@ -230,12 +235,12 @@ def _fault(cls: type[ServiceSettings], fault: dict[str, Any], path: Path | None)
     return f"{field} is wrong: {reason} (set {where} {variable})"
 
 
-def _misfit(cls: type[ServiceSettings], reason: str, where: str) -> str:
+def _misfit(cls: type[ProcessSettings], reason: str, where: str) -> str:
     """A fault of several fields together; those that its sentence names can be set."""
     named = dict.fromkeys(word for word in re.findall(r"[a-z0-9_]+", reason) if word in cls.model_fields)
     variables = ", ".join(_variable(cls, field) for field in named)
     return f"the settings do not fit together: {reason}" + (f" (set {where} {variables})" if variables else "")
 
 
-def _variable(cls: type[ServiceSettings], field: str) -> str:
+def _variable(cls: type[ProcessSettings], field: str) -> str:
     return f"{cls.model_config.get('env_prefix', '')}{field}".upper()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from services.chassis.settings import AbsolutePath, BaseUrl, PlainKeyUri, ServiceSettings
+from services.chassis.settings import AbsolutePath, BaseUrl, PlainKeyUri, ProcessSettings, ServiceSettings
 
 
-class BesideCaSettings(ServiceSettings):
-    """Where the CA is, whom to trust, and the identity and audit key that the ceremony gave the service."""
+class WayToCaSettings(ProcessSettings):
+    """Where the CA is, whom to trust, and the service's own identity."""
 
     ca_url: BaseUrl = Field(description="base URL of the CA's internal API, e.g. https://127.0.0.1:5000")
     ca_status_url: BaseUrl = Field(description="base URL of the CA's CRL and OCSP listener, e.g. http://127.0.0.1:5080")
@@ -18,10 +18,15 @@ class BesideCaSettings(ServiceSettings):
     )
     tls_certificate: AbsolutePath = Field(description="PEM chain of this service's mTLS identity")
     tls_key: AbsolutePath = Field(description="its private key, PKCS#8 PEM, mode 0600")
-    audit_key: PlainKeyUri = Field(description="URI of the key that signs audit checkpoints")
-    passphrase_file: AbsolutePath = Field(description="file with the passphrase of the audit key, mode 0600")
     crls_by_certificate: bool = Field(
         default=False,
         description="hold those CRLs or shards that peers' certificates name, from when the first such peer comes, "
         "instead of the complete CRL of each issuing CA",
     )
+
+
+class BesideCaSettings(WayToCaSettings, ServiceSettings):
+    """Likewise of a service with records, whose audit key the ceremony made."""
+
+    audit_key: PlainKeyUri = Field(description="URI of the key that signs audit checkpoints")
+    passphrase_file: AbsolutePath = Field(description="file with the passphrase of the audit key, mode 0600")

@@ -19,7 +19,7 @@ from pkicore.algorithms import algorithm_of
 from pkicore.errors import PkiError
 from pkicore.mtls import CrlCache
 from pkicore.x509.certificate import crl_urls, load_chain
-from services.ca.client.settings import BesideCaSettings
+from services.ca.client.settings import WayToCaSettings
 from services.chassis.errors import SettingsError
 
 ACTIVE: Final = "active"
@@ -45,7 +45,7 @@ class Trust:
     active: tuple[x509.Certificate, ...] = ()
 
     @classmethod
-    def load(cls, settings: BesideCaSettings) -> Trust:
+    def load(cls, settings: WayToCaSettings) -> Trust:
         """Read the trust bundle and the issuers' certificates.
 
         Raises:
@@ -95,7 +95,7 @@ class FollowedTrust:
         SettingsError: the files cannot be read at the start. Later that is logged, and what was read before holds.
     """
 
-    def __init__(self, settings: BesideCaSettings) -> None:
+    def __init__(self, settings: WayToCaSettings) -> None:
         self._settings = settings
         self.current = Trust.load(settings)
         self._paths = dict(self.current.crl_paths)

@@ -32,7 +32,7 @@ from pkicore.mtls import (
 )
 from pkicore.ocsp import build_request
 from services.ca.client import CaClient, CaError
-from services.ca.client.settings import BesideCaSettings
+from services.ca.client.settings import WayToCaSettings
 from services.ca.client.trust import FollowedTrust, Trust
 from services.chassis.identity import IdentityFiles
 from services.chassis.observability import TlsMetrics
@@ -117,7 +117,7 @@ class WayToCa:
 
     @classmethod
     def build(
-        cls, settings: BesideCaSettings, status_http: httpx.AsyncClient, clock: Clock, max_staleness: timedelta
+        cls, settings: WayToCaSettings, status_http: httpx.AsyncClient, clock: Clock, max_staleness: timedelta
     ) -> WayToCa:
         """Build it; nothing is sent yet.
 
@@ -161,7 +161,7 @@ class WayToCa:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, settings: BesideCaSettings, clock: Clock, max_staleness: timedelta) -> AsyncIterator[WayToCa]:
+    async def open(cls, settings: WayToCaSettings, clock: Clock, max_staleness: timedelta) -> AsyncIterator[WayToCa]:
         """As `build`, over the CA's status listener, and with CRLs at hand: from disk while good, else waited for."""
         status = httpx.AsyncClient(base_url=settings.ca_status_url, timeout=_STATUS_TIMEOUT_SECONDS, trust_env=False)
         async with status:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Self
+from typing import NamedTuple, Self
 from urllib.parse import urlsplit
 
 import dns.asyncresolver
 import dns.exception
 import dns.name
 import dns.rdata
+import dns.rdtypes.ANY.CAA
 import dns.rdtypes.ANY.TXT
 import dns.rdtypes.IN.A
 import dns.rdtypes.IN.AAAA
@@ -27,39 +29,55 @@ MAX_ADDRESSES_PER_FAMILY = 4
 MAX_TEXTS = 64
 
 
+class CaaRecord(NamedTuple):
+    """A CAA record (RFC 8659 §4.1) as it came: whatever is in it is the zone owner's."""
+
+    flags: int
+    tag: bytes
+    value: bytes
+
+
 class Resolver:
-    """A stub resolver that asks one configured server, or the system's servers.
+    """A stub resolver that asks one configured server, or the system's servers; zones may have servers of their own.
 
     It trusts the server to follow CNAMEs and keeps no cache: whoever asks must see what is there now. UDP answers that
     are truncated are asked for again over TCP.
+
+    Args:
+        resolver: asked by default.
+        lifetime: seconds for one look-up with all its retries.
+        zones: who is asked for the names of a zone, the zone's own included; the longest zone that fits counts.
     """
 
-    def __init__(self, resolver: dns.asyncresolver.Resolver, lifetime: float) -> None:
+    def __init__(
+        self,
+        resolver: dns.asyncresolver.Resolver,
+        lifetime: float,
+        zones: Mapping[str, dns.asyncresolver.Resolver] | None = None,
+    ) -> None:
         self._resolver = resolver
         self._lifetime = lifetime
-        resolver.cache = None
-        resolver.timeout = min(TRY_SECONDS, lifetime)
-        resolver.use_edns(0, 0, UDP_PAYLOAD_BYTES)
+        self._zones = dict(zones or {})
+        for one in (resolver, *self._zones.values()):
+            one.cache = None
+            one.timeout = min(TRY_SECONDS, lifetime)
+            one.use_edns(0, 0, UDP_PAYLOAD_BYTES)
 
     @classmethod
-    def build(cls, server: str, lifetime: float) -> Self:
+    def build(cls, server: str, lifetime: float, zones: Mapping[str, str] | None = None) -> Self:
         """Make a resolver.
 
         Args:
             server: "host:port", "[v6]:port" or a bare address; empty for the system's configuration.
             lifetime: seconds for one look-up with all its retries.
+            zones: the server of each zone that has its own, such as an internal one.
 
         Raises:
             ValueError: a server that is not an address with an optional port.
             dns.resolver.NoResolverConfiguration: no server is given and the system names none.
         """
-        if not server:
-            return cls(dns.asyncresolver.Resolver(configure=True), lifetime)
-        host, port = parse_server(server)
-        resolver = dns.asyncresolver.Resolver(configure=False)
-        resolver.nameservers = [str(host)]
-        resolver.port = port
-        return cls(resolver, lifetime)
+        default = _asking(server) if server else dns.asyncresolver.Resolver(configure=True)
+        return cls(default, lifetime, {zone: _asking(own) for zone, own in (zones or {}).items()})
 
     async def addresses(self, host: str) -> tuple[IPAddress, ...]:
         """Look up AAAA and A together; IPv6 first, at most four of each.
@@ -92,9 +110,38 @@ class Resolver:
             b"".join(record.strings) for record in records[:MAX_TEXTS] if isinstance(record, dns.rdtypes.ANY.TXT.TXT)
         )
 
+    async def caa(self, name: str) -> tuple[CaaRecord, ...]:
+        """Look up the CAA records of `name` itself, aliases followed.
+
+        Raises:
+            NotResolvedError: the look-up failed; a name without such records, or that does not exist, is an empty
+                tuple.
+        """
+        try:
+            records = await self._query(name, "CAA")
+        except NotResolvedError as error:
+            if isinstance(error.__cause__, dns.resolver.NXDOMAIN):
+                return ()
+            raise
+        return tuple(
+            CaaRecord(record.flags, record.tag, record.value)
+            for record in records
+            if isinstance(record, dns.rdtypes.ANY.CAA.CAA)
+        )
+
+    def _asked_for(self, name: str) -> dns.asyncresolver.Resolver:
+        """The server of the longest zone that has this name."""
+        if self._zones:
+            labels = name.lower().split(".")
+            for start in range(len(labels)):
+                own = self._zones.get(".".join(labels[start:]))
+                if own is not None:
+                    return own
+        return self._resolver
+
     async def _query(self, name: str, kind: str) -> list[dns.rdata.Rdata]:
         try:
-            answer = await self._resolver.resolve(
+            answer = await self._asked_for(name).resolve(
                 dns.name.from_text(f"{name}."), kind, search=False, raise_on_no_answer=False, lifetime=self._lifetime
             )
         except (dns.exception.DNSException, OSError) as error:
@@ -114,6 +161,15 @@ def parse_server(server: str) -> tuple[IPAddress, int]:
         return ip_address(split.hostname or ""), split.port or DNS_PORT
     except ValueError as error:
         raise ValueError(f"resolver {server!r} is not an IP address with an optional port") from error
+
+
+def _asking(server: str) -> dns.asyncresolver.Resolver:
+    """Asks this server alone."""
+    host, port = parse_server(server)
+    resolver = dns.asyncresolver.Resolver(configure=False)
+    resolver.nameservers = [str(host)]
+    resolver.port = port
+    return resolver
 
 
 def _address(record: dns.rdata.Rdata) -> IPAddress:
