@@ -26,6 +26,7 @@ async def test_a_new_account(server: AcmeServer) -> None:
     assert server.commits == ["account-created"]
 
 
+@pytest.mark.requirement("rfc8555-7.3.1-01", "rfc8555-7.3.1-02", "rfc8555-11.1-07")
 async def test_a_key_has_one_account(server: AcmeServer) -> None:
     """The same key finds its account again: 200, the same URL, nothing written."""
     client = await server.registered()
@@ -37,6 +38,7 @@ async def test_a_key_has_one_account(server: AcmeServer) -> None:
     assert not server.commits
 
 
+@pytest.mark.requirement("rfc8555-11.1-07")
 async def test_the_same_key_at_once(server: AcmeServer) -> None:
     """Many requests with one key at the same time make one account, and all learn its URL."""
     key = JoseKey.generate()
@@ -48,6 +50,7 @@ async def test_the_same_key_at_once(server: AcmeServer) -> None:
     assert sorted(answer.status_code for answer in answers) == [200] * 7 + [201]
 
 
+@pytest.mark.requirement("rfc8555-7.3-01", "rfc8555-7.3.1-04")
 async def test_only_return_existing(server: AcmeServer) -> None:
     """A client that only looks gets accountDoesNotExist, and no account."""
     client = server.client()
@@ -57,6 +60,7 @@ async def test_only_return_existing(server: AcmeServer) -> None:
     assert not server.commits
 
 
+@pytest.mark.requirement("rfc8555-7.3-06", "rfc8555-7.3-07", "rfc8555-7.3-09", "rfc8555-7.3-10", "rfc8555-7.3-11")
 @pytest.mark.parametrize(
     ("contact", "kind"),
     [
@@ -101,6 +105,7 @@ async def test_flags_are_booleans(server: AcmeServer, members: dict[str, Any]) -
     assert response.json()["type"].endswith(":malformed")
 
 
+@pytest.mark.requirement("rfc8555-7.3-12", "rfc8555-7.3-13")
 async def test_terms_of_service(tmp_path: Path) -> None:
     """Where there are terms, the directory names them, and an account needs the agreement."""
     server = await AcmeServer.start(tmp_path, terms=TERMS)
@@ -114,6 +119,9 @@ async def test_terms_of_service(tmp_path: Path) -> None:
     await server.stop()
 
 
+@pytest.mark.requirement(
+    "rfc8555-7.3-02", "rfc8555-7.3-04", "rfc8555-7.3-05", "rfc8555-7.3.2-01", "rfc8555-7.3.2-02", "rfc8555-6.3-05"
+)
 async def test_reading_and_changing(server: AcmeServer) -> None:
     """The account reads itself by POST-as-GET and changes its contacts; unknown members change nothing."""
     client = await server.registered()
@@ -127,6 +135,7 @@ async def test_reading_and_changing(server: AcmeServer) -> None:
     assert "contact" not in removed.json()
 
 
+@pytest.mark.requirement("rfc8555-7.3.2-01")
 @pytest.mark.parametrize("status", ["valid", "revoked", None, 1, ""])
 async def test_the_only_way_is_down(server: AcmeServer, status: object) -> None:
     """Any status but deactivated is ignored, and the contacts beside it are taken (RFC 8555 §7.3.2)."""
@@ -138,6 +147,7 @@ async def test_the_only_way_is_down(server: AcmeServer, status: object) -> None:
     assert (response.json()["status"], response.json()["contact"]) == ("valid", contact)
 
 
+@pytest.mark.requirement("rfc8555-7.3.6-03", "rfc8555-7.3.6-04")
 async def test_deactivation(server: AcmeServer) -> None:
     """A deactivated account signs nothing any more, its key gets no new account, its orders end."""
     client = await server.registered()
@@ -165,6 +175,7 @@ async def test_deactivation_twice_at_once(server: AcmeServer) -> None:
     assert server.commits.count("account-deactivated") == 1
 
 
+@pytest.mark.requirement("rfc8555-7.3.6-02", "rfc8555-6.3-04")
 async def test_other_accounts(server: AcmeServer) -> None:
     """An account reads and changes itself only; others and unknown ones are the same 403."""
     client, other = await server.registered(), await server.registered()
@@ -176,6 +187,7 @@ async def test_other_accounts(server: AcmeServer) -> None:
     assert (await client.post_raw(f"{other.kid}/orders")).status_code == 403
 
 
+@pytest.mark.requirement("rfc8555-7.1.2.1-01", "rfc8555-7.1.2.1-02", "rfc8555-7.1.2.1-03")
 async def test_the_order_list(server: AcmeServer) -> None:
     """The list holds the account's own orders without the invalid ones."""
     client, other = await server.registered(), await server.registered()

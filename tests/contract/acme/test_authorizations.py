@@ -10,6 +10,7 @@ from tests.support.acme_orders import challenge_of, csr_for, ready_order
 from tests.support.acme_server import AcmeServer
 
 
+@pytest.mark.requirement("rfc8555-8-01", "rfc8555-7.1.4-01", "rfc8555-7.5.1-04")
 async def test_a_quick_challenge_is_answered_with_its_outcome(server: AcmeServer) -> None:
     """The answer to `{}` is the valid challenge, with the link to its authorization that certbot needs."""
     client = await server.registered()
@@ -31,6 +32,7 @@ async def test_a_quick_challenge_is_answered_with_its_outcome(server: AcmeServer
     assert attempt.account_url == client.kid
 
 
+@pytest.mark.requirement("rfc8555-6.3-05")
 async def test_reading_a_challenge_starts_nothing(server: AcmeServer) -> None:
     """POST-as-GET of a challenge shows it and does not validate."""
     client = await server.registered()
@@ -40,6 +42,7 @@ async def test_reading_a_challenge_starts_nothing(server: AcmeServer) -> None:
     assert not server.validator.attempts
 
 
+@pytest.mark.requirement("rfc8555-7.5.1-01", "rfc8555-7.5.1-02")
 async def test_older_clients_answer_with_more(server: AcmeServer) -> None:
     """An answer with keyAuthorization in it is an answer; one that is no object is malformed."""
     client = await server.registered()
@@ -49,6 +52,7 @@ async def test_older_clients_answer_with_more(server: AcmeServer) -> None:
     assert (await client.post(url, {"keyAuthorization": "x"})).json()["status"] == "valid"
 
 
+@pytest.mark.requirement("rfc8555-8-02", "rfc8555-8-03", "rfc8555-7.5.1-05")
 @pytest.mark.parametrize("kind", ["connection", "dns", "unauthorized", "incorrectResponse", "caa", "malformed"])
 async def test_a_failed_challenge_ends_the_order(server: AcmeServer, kind: ValidationFailure) -> None:
     """A failed validation makes challenge, authorization and order invalid, each saying why, in one commit."""
@@ -80,6 +84,7 @@ async def test_a_validator_that_breaks_fails_the_challenge_only(server: AcmeServ
     assert "secret" not in answer.text
 
 
+@pytest.mark.requirement("rfc8555-6.6-01", "rfc8555-6.6-02")
 async def test_a_busy_validator_asks_to_come_back(server: AcmeServer) -> None:
     """Where nothing could be tried the client gets rateLimited, and the challenge stays pending for another try."""
     client = await server.registered()
@@ -92,6 +97,7 @@ async def test_a_busy_validator_asks_to_come_back(server: AcmeServer) -> None:
     assert (await client.post(url, {})).json()["status"] == "valid"
 
 
+@pytest.mark.requirement("rfc8555-7.5.1-07")
 async def test_a_slow_challenge_goes_on_by_itself(hasty: AcmeServer) -> None:
     """A validation that takes longer is processing with Retry-After, is tried once, and ends without the client."""
     client = await hasty.registered()
@@ -136,6 +142,7 @@ async def test_two_challenges_of_one_authorization(hasty: AcmeServer) -> None:
     assert len(decided.body["challenges"]) == 1
 
 
+@pytest.mark.requirement("rfc8555-7.5.2-02")
 async def test_deactivated_authorizations_are_worthless(server: AcmeServer) -> None:
     """A deactivated authorization ends its order, whether it was pending or valid, and cannot be tried again."""
     client = await server.registered()
@@ -179,6 +186,7 @@ async def test_validation_after_deactivation_comes_too_late(hasty: AcmeServer) -
     assert (await client.read(order.body["authorizations"][0])).status == "deactivated"
 
 
+@pytest.mark.requirement("rfc8555-7.4-03")
 async def test_expiry_is_judged_at_use(server: AcmeServer) -> None:
     """After its time a pending order cannot be proved, a ready one not finalized; nothing had to be cleaned up."""
     client = await server.registered()

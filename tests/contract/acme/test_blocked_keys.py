@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -107,6 +108,7 @@ async def test_without_the_ca_no_account_is_made_and_accounts_are_read(server: A
     await restarted.stop()
 
 
+@pytest.mark.requirement("rfc8555-11.1-05")
 async def test_an_account_key_in_anybodys_csr_is_refused(server: AcmeServer) -> None:
     """Its own account, another one, and its account after deactivation: an account key is never certified."""
     victim = ec.generate_private_key(ec.SECP256R1())

@@ -58,6 +58,7 @@ def hostile_csrs() -> dict[str, bytes]:
     }
 
 
+@pytest.mark.requirement("rfc8555-7.4-06", "rfc8555-7.4-08", "rfc8555-7.4-09")
 @pytest.mark.parametrize("what", hostile_csrs())
 async def test_hostile_csrs(server: AcmeServer, what: str) -> None:
     """A CSR with other names, a bad key, a bad signature or a wish to be a CA is badCSR; the order stays ready."""
@@ -71,6 +72,7 @@ async def test_hostile_csrs(server: AcmeServer, what: str) -> None:
     assert (await client.finalize(order, csr_for("a.example"))).status == "valid"
 
 
+@pytest.mark.requirement("rfc8555-7.4-05")
 @pytest.mark.parametrize("payload", [{}, {"csr": 1}, {"csr": None}, {"csr": "a+b/"}, {"csr": "AAA="}, {"csr": ["x"]}])
 async def test_finalize_without_a_csr(server: AcmeServer, payload: object) -> None:
     """A finalize request without an exact base64url CSR is malformed."""
@@ -80,6 +82,7 @@ async def test_finalize_without_a_csr(server: AcmeServer, payload: object) -> No
     assert (response.status_code, response.json()["type"]) == (400, "urn:ietf:params:acme:error:malformed")
 
 
+@pytest.mark.requirement("rfc8555-11.1-05", "rfc8555-11.1-06")
 async def test_account_keys_are_no_certificate_keys(server: AcmeServer) -> None:
     """A CSR with the key of any account, one's own or another's, is badCSR."""
     client, other = await server.registered(), await server.registered()
@@ -92,6 +95,7 @@ async def test_account_keys_are_no_certificate_keys(server: AcmeServer) -> None:
         assert refused.value.kind == "badCSR"
 
 
+@pytest.mark.requirement("rfc8555-7.4-07", "rfc8555-7.4-02")
 @pytest.mark.parametrize(
     "key",
     [

@@ -129,6 +129,7 @@ async def test_a_ca_that_refuses(server: AcmeServer, refusal: CaRefusedError, ki
     assert "certificate" not in failed.body
 
 
+@pytest.mark.requirement("rfc8555-7.4-02")
 async def test_a_certificate_for_another_key_is_not_delivered(server: AcmeServer) -> None:
     """A CA that answers with the wrong certificate makes the order invalid."""
     client = await server.registered()
@@ -140,6 +141,7 @@ async def test_a_certificate_for_another_key_is_not_delivered(server: AcmeServer
     assert (failed.status, failed.body["error"]["type"].rsplit(":")[-1]) == ("invalid", "serverInternal")
 
 
+@pytest.mark.requirement("rfc8555-9.1-01", "rfc8555-9.1-02", "rfc8555-9.1-03", "rfc8555-9.1-04")
 async def test_the_download(server: AcmeServer) -> None:
     """The chain is PEM, leaf first, without the root, under its own media type."""
     client = await server.registered()

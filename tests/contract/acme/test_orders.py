@@ -11,6 +11,7 @@ from tests.support.acme_orders import csr_for, new_key
 from tests.support.acme_server import BASE, AcmeServer, solve
 
 
+@pytest.mark.requirement("rfc8555-7.4-02")
 async def test_an_order_ends_in_a_certificate_for_its_names(server: AcmeServer) -> None:
     """A client gets a certificate for exactly the names it ordered and proved, in five requests and four commits."""
     client = await server.registered()
@@ -25,6 +26,7 @@ async def test_an_order_ends_in_a_certificate_for_its_names(server: AcmeServer) 
     assert server.ca.requests[0].requester["account"] == client.kid
 
 
+@pytest.mark.requirement("rfc8555-7.1.3-01", "rfc8555-7.1.4-03")
 async def test_the_shape_of_a_new_order(server: AcmeServer) -> None:
     """NewOrder answers 201 with the order's URL and every member of RFC 8555 §7.1.3, and nothing empty."""
     client = await server.registered()
@@ -41,6 +43,7 @@ async def test_the_shape_of_a_new_order(server: AcmeServer) -> None:
     assert "retry-after" not in read.headers
 
 
+@pytest.mark.requirement("rfc8555-7.4.1-03", "rfc8555-7.1.3-02")
 async def test_the_shape_of_an_authorization(server: AcmeServer) -> None:
     """A pending authorization offers http-01 and dns-01 with tokens of their own, and says when to come back."""
     client = await server.registered()
@@ -56,6 +59,9 @@ async def test_the_shape_of_an_authorization(server: AcmeServer) -> None:
     assert response.headers["retry-after"]
 
 
+@pytest.mark.requirement(
+    "rfc8555-7.1.3-02", "rfc8555-7.1.3-03", "rfc8555-7.1.4-02", "rfc8555-7.1.4-06", "rfc8555-7.1.4-07"
+)
 async def test_wildcards(server: AcmeServer) -> None:
     """A wildcard is proven in the DNS only, at its base name, and marked; the base name itself is another matter."""
     client = await server.registered()
@@ -73,6 +79,7 @@ async def test_wildcards(server: AcmeServer) -> None:
     assert {attempt.identifier.value for attempt in server.validator.attempts} == {"a.example"}
 
 
+@pytest.mark.requirement("rfc8555-7.1.4-04", "rfc8555-7.1.4-05", "rfc8555-7.4-01")
 @pytest.mark.parametrize(
     ("identifiers", "kind"),
     [
@@ -116,6 +123,7 @@ async def test_identifiers_that_are_refused(server: AcmeServer, identifiers: obj
     assert not server.commits
 
 
+@pytest.mark.requirement("rfc8555-6.7.1-01")
 async def test_several_refused_identifiers_are_listed(server: AcmeServer) -> None:
     """Every refused name stands in a sub-problem; types that differ make the whole compound."""
     client = await server.registered()

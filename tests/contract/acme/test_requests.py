@@ -57,6 +57,7 @@ def sent(change: Callable[[dict[str, str]], Any]) -> Corruption:
     return Corruption(after=encode)
 
 
+@pytest.mark.requirement("rfc8555-6.3-01", "rfc8555-6.3-06", "rfc8555-7.1-01", "rfc8555-6.5-01")
 async def test_directory(server: AcmeServer) -> None:
     """The directory names exactly what is served, by GET and by POST-as-GET, and does not link to itself."""
     client = await server.registered()
@@ -73,6 +74,9 @@ def assert_problem_kind(response: httpx.Response, status: int, kind: str) -> Non
     assert (response.status_code, response.json()["type"]) == (status, f"urn:ietf:params:acme:error:{kind}")
 
 
+@pytest.mark.requirement(
+    "rfc8555-7.2-01", "rfc8555-7.2-02", "rfc8555-7.2-03", "rfc8555-7.2-04", "rfc8555-7.1-01", "rfc8555-6.3-06"
+)
 @pytest.mark.parametrize(("method", "status"), [("HEAD", 200), ("GET", 204)])
 async def test_new_nonce(server: AcmeServer, method: str, status: int) -> None:
     """NewNonce answers HEAD with 200 and GET with 204, each time another nonce that no cache keeps."""
@@ -85,6 +89,7 @@ async def test_new_nonce(server: AcmeServer, method: str, status: int) -> None:
         assert answer.content == b""
 
 
+@pytest.mark.requirement("rfc8555-6.2-10", "rfc8555-6.2-11")
 @pytest.mark.parametrize("alg", ALGORITHMS)
 async def test_every_algorithm_registers_and_orders(server: AcmeServer, alg: str) -> None:
     """An account key of each algorithm makes an account, ML-DSA included, and its kid signs an order."""
@@ -93,6 +98,7 @@ async def test_every_algorithm_registers_and_orders(server: AcmeServer, alg: str
     assert order.status == "pending"
 
 
+@pytest.mark.requirement("rfc8555-6.2-19", "rfc8555-6.7-01")
 @pytest.mark.parametrize("content_type", ["application/json", "text/plain", "", "application/jose", "jose+json"])
 async def test_content_type(server: AcmeServer, content_type: str) -> None:
     """A POST that is not application/jose+json is refused with 415."""
@@ -101,6 +107,7 @@ async def test_content_type(server: AcmeServer, content_type: str) -> None:
     assert_problem(response, 415, "malformed")
 
 
+@pytest.mark.requirement("rfc8555-6.3-01")
 @pytest.mark.parametrize("path", ["new-order", "new-account", "acct/x", "order/x", "cert/x", "revoke-cert", "chall/x"])
 async def test_resources_are_not_for_get(server: AcmeServer, path: str) -> None:
     """Plain GET is refused with 405 wherever POST-as-GET is due, existing resource or not."""
@@ -129,6 +136,7 @@ async def test_oversized_bodies(server: AcmeServer) -> None:
     assert_problem(await server.http.post(NEW_ORDER, content=stream(), headers=headers), 413, "malformed")
 
 
+@pytest.mark.requirement("rfc8555-6.2-01", "rfc8555-6.7-01", "rfc8555-6.5-02")
 @pytest.mark.parametrize(
     "body",
     [b"", b"null", b"[]", b"{", b"\xff", b"{}", b'"x"', b"[" * 30_000, b'{"a":' * 10_000, b"9" * 6000, b"\0"],
@@ -139,6 +147,20 @@ async def test_bodies_that_are_no_jws(server: AcmeServer, body: bytes) -> None:
     assert_problem(response, 400, "malformed")
 
 
+@pytest.mark.requirement(
+    "rfc8555-6.2-02",
+    "rfc8555-6.2-03",
+    "rfc8555-6.2-04",
+    "rfc8555-6.2-05",
+    "rfc8555-6.2-06",
+    "rfc8555-6.2-08",
+    "rfc8555-6.2-12",
+    "rfc8555-6.1-08",
+    "rfc8555-6.4.1-01",
+    "rfc8555-6.5.2-03",
+    "rfc8555-6.5-02",
+    "rfc8555-6.2-14",
+)
 @pytest.mark.parametrize(
     "corruption",
     [
@@ -173,6 +195,7 @@ async def test_tampered_requests(server: AcmeServer, corruption: Corruption) -> 
     assert not server.commits
 
 
+@pytest.mark.requirement("rfc8555-6.2-09", "rfc8555-6.2-17", "rfc8555-6.2-18")
 @pytest.mark.parametrize("alg", ["none", "HS256", "HS512", "PS256", "RS1", "ES256K", "", "es256"])
 async def test_algorithms_that_are_not_offered(server: AcmeServer, alg: str) -> None:
     """The refusal of an algorithm lists those that are offered."""
@@ -182,6 +205,7 @@ async def test_algorithms_that_are_not_offered(server: AcmeServer, alg: str) -> 
     assert document["algorithms"] == ALGORITHMS
 
 
+@pytest.mark.requirement("rfc8555-6.2-14")
 @pytest.mark.parametrize("alg", [alg for alg in ALGORITHMS if alg != "ES256"])
 async def test_algorithm_confusion(server: AcmeServer, alg: str) -> None:
     """An offered algorithm that is not the key's own is refused, with kid and with jwk."""
@@ -193,6 +217,7 @@ async def test_algorithm_confusion(server: AcmeServer, alg: str) -> None:
     assert_problem(response, 400, "badSignatureAlgorithm")
 
 
+@pytest.mark.requirement("rfc8555-6.2-09")
 async def test_hmac_with_the_public_key(server: AcmeServer) -> None:
     """A symmetric jwk is refused before anything is computed with it."""
     client = server.client()
@@ -238,6 +263,7 @@ async def test_keys_that_others_can_use(server: AcmeServer) -> None:
     assert not server.commits
 
 
+@pytest.mark.requirement("rfc8555-6.5-05", "rfc8555-6.5-06", "rfc8555-6.5-04")
 async def test_nonces_are_used_once(server: AcmeServer) -> None:
     """A replayed request is refused with badNonce and a fresh nonce, and has no second effect."""
     client = await server.registered()
@@ -256,6 +282,7 @@ async def test_nonces_are_used_once(server: AcmeServer) -> None:
     assert not server.commits
 
 
+@pytest.mark.requirement("rfc8555-6.5-03", "rfc8555-6.5-04", "rfc8555-6.5-06", "rfc8555-6.5.2-01")
 @pytest.mark.parametrize("nonce", [None, "AAAA", "", b64u(bytes(24)), b64u(bytes(8) + b"x" * 16), "A" * 1000])
 async def test_nonces_that_were_never_issued(server: AcmeServer, nonce: str | None) -> None:
     """A nonce that is absent or made up is refused."""
@@ -265,6 +292,7 @@ async def test_nonces_that_were_never_issued(server: AcmeServer, nonce: str | No
     assert_problem(response, 400, kind)
 
 
+@pytest.mark.requirement("rfc8555-6.2-02")
 async def test_a_bad_signature_does_not_use_up_the_nonce(server: AcmeServer) -> None:
     """Strangers cannot spend a client's nonce: only a verified request does."""
     client = await server.registered()
@@ -278,6 +306,7 @@ async def test_a_bad_signature_does_not_use_up_the_nonce(server: AcmeServer) -> 
     assert (await client.post_raw(NEW_ORDER, ORDER, corruption=honest)).status_code == 201
 
 
+@pytest.mark.requirement("rfc8555-6.4-01", "rfc8555-6.4-02", "rfc8555-6.4-04", "rfc8555-6.4-05")
 @pytest.mark.parametrize(
     "url",
     [
@@ -297,6 +326,7 @@ async def test_the_signed_url_is_the_url_used(server: AcmeServer, url: str) -> N
     assert_problem(await client.post_raw(NEW_ORDER, ORDER, corruption=header(url=url)), 403, "unauthorized")
 
 
+@pytest.mark.requirement("rfc8555-6.4-04")
 @pytest.mark.parametrize("target", ["/acme/new-order?x=1", "/acme/new-order?"])
 async def test_a_query_belongs_to_the_url(server: AcmeServer, target: str) -> None:
     """What is signed without the query is not good with one."""
@@ -315,6 +345,7 @@ async def test_a_query_belongs_to_the_url(server: AcmeServer, target: str) -> No
         assert_problem(response, 403, "unauthorized")
 
 
+@pytest.mark.requirement("rfc8555-6.2-16")
 @pytest.mark.parametrize(
     "kid",
     [
@@ -335,6 +366,7 @@ async def test_unknown_accounts(server: AcmeServer, kid: str) -> None:
     assert_problem(await client.post_raw(NEW_ORDER, ORDER, corruption=header(kid=kid)), 400, "accountDoesNotExist")
 
 
+@pytest.mark.requirement("rfc8555-6.2-02")
 async def test_foreign_kid(server: AcmeServer) -> None:
     """The kid of one account with the signature of another is refused."""
     alice, mallory = await server.registered(), await server.registered()
@@ -342,6 +374,7 @@ async def test_foreign_kid(server: AcmeServer) -> None:
     assert_problem(response, 400, "malformed")
 
 
+@pytest.mark.requirement("rfc8555-6.2-13", "rfc8555-6.2-15")
 async def test_jwk_and_kid_have_their_places(server: AcmeServer) -> None:
     """NewAccount wants jwk, everything else kid, except revokeCert, which takes either."""
     client = await server.registered()
@@ -358,6 +391,7 @@ async def test_payloads_that_are_no_object(server: AcmeServer, payload: bytes) -
     assert_problem(await client.post_raw(NEW_ORDER, payload), 400, "malformed")
 
 
+@pytest.mark.requirement("rfc8555-6.3-03", "rfc8555-6.3-06")
 async def test_post_as_get_is_strict(server: AcmeServer) -> None:
     """Resources that are only read refuse any payload, even an empty object."""
     client = await server.registered()
@@ -387,6 +421,7 @@ async def foreign_and_missing(owner: AcmeClient, stranger: AcmeClient) -> list[t
     return [(url, f"{url.rsplit('/', 1)[0]}/{new_id()}") for url in urls]
 
 
+@pytest.mark.requirement("rfc8555-6.3-04", "rfc8555-7.5.2-01")
 @pytest.mark.parametrize("payload", [None, {}, {"status": "deactivated"}, {"csr": b64u(b"x")}])
 async def test_foreign_things_look_like_missing_ones(server: AcmeServer, payload: object) -> None:
     """Another account's object and one that does not exist get the same answer, to the byte, and no change."""
@@ -427,6 +462,7 @@ async def test_unsigned_requests_cannot_tell_what_exists(server: AcmeServer) -> 
     assert answers[0].content == answers[1].content
 
 
+@pytest.mark.requirement("rfc8555-6.1-08")
 async def test_base64_of_python_is_not_ours(server: AcmeServer) -> None:
     """Characters that lenient decoders drop do not slip through."""
     client = await server.registered()

@@ -34,6 +34,7 @@ async def refused(client: AcmeClient, certificate: x509.Certificate, **how: obje
     return error.value.status, error.value.kind
 
 
+@pytest.mark.requirement("rfc8555-7.6-05")
 @pytest.mark.parametrize(
     ("reason", "name"),
     [
@@ -67,6 +68,7 @@ async def test_twice(server: AcmeServer) -> None:
     assert server.ca.revoked[f"{elsewhere.serial_number:x}"] == "superseded"
 
 
+@pytest.mark.requirement("rfc8555-7.6-02")
 @pytest.mark.parametrize("reason", [-1, 2, 6, 7, 8, 10, 11, 10**30, "1", "keyCompromise", True, None, 1.5, [1]])
 async def test_reasons_that_are_refused(server: AcmeServer, reason: object) -> None:
     """Reasons of CAs, holds, delta CRLs and other types are badRevocationReason, and nothing is revoked."""
@@ -77,6 +79,7 @@ async def test_reasons_that_are_refused(server: AcmeServer, reason: object) -> N
     assert not server.ca.revoked
 
 
+@pytest.mark.requirement("rfc8555-7.6-07", "rfc8555-6.2-13", "rfc8555-7.6-04")
 async def test_the_certificates_own_key(server: AcmeServer) -> None:
     """Whoever holds the certificate's key revokes it without an account; another key does not."""
     client, stranger = await server.registered(), server.client()
@@ -89,6 +92,7 @@ async def test_the_certificates_own_key(server: AcmeServer) -> None:
     assert server.ca.revoked == {f"{certificate.serial_number:x}": "keyCompromise"}
 
 
+@pytest.mark.requirement("rfc8555-7.6-04")
 async def test_the_account_key_as_jwk_is_no_account(server: AcmeServer) -> None:
     """An account key that comes as jwk is judged as a certificate key, and is none."""
     client = await server.registered()
@@ -97,6 +101,7 @@ async def test_the_account_key_as_jwk_is_no_account(server: AcmeServer) -> None:
     assert response.status_code == 403
 
 
+@pytest.mark.requirement("rfc8555-7.6-06")
 async def test_another_account_with_every_name(server: AcmeServer) -> None:
     """An account that holds valid authorizations for all names may revoke; for some of them it may not."""
     owner, other = await server.registered(), await server.registered()
@@ -108,6 +113,7 @@ async def test_another_account_with_every_name(server: AcmeServer) -> None:
     assert (await other.revoke(certificate)).status_code == 200
 
 
+@pytest.mark.requirement("rfc8555-7.6-04")
 async def test_authorizations_that_no_longer_count(server: AcmeServer) -> None:
     """Expired and deactivated authorizations, and one for the base name of a wildcard, give no right to revoke."""
     owner, other = await server.registered(), await server.registered()

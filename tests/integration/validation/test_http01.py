@@ -25,6 +25,7 @@ async def test_right_answer(http01: Http01, web: HttpChallengeServer) -> None:
     assert request.headers["accept-encoding"] == "identity"
 
 
+@pytest.mark.requirement("rfc8555-8.3-05")
 @pytest.mark.parametrize("tail", ["\n", "\r\n", "  \n\t"])
 async def test_trailing_whitespace_is_tolerated(http01: Http01, web: HttpChallengeServer, tail: str) -> None:
     """Editors end files with a newline; RFC 8555 section 8.3 lets the server ignore it."""
@@ -185,6 +186,7 @@ async def test_ipv6_only(dns: DnsSimulator) -> None:
         await build(dns, web.port).validate(ATTEMPT)
 
 
+@pytest.mark.requirement("rfc8738-4-01", "rfc8738-4-02", "rfc8738-5-01")
 async def test_address_identifier(dns: DnsSimulator, web: HttpChallengeServer, http01: Http01) -> None:
     """An address is dialled itself, without any look-up (RFC 8738)."""
     web.answer(TOKEN, KEY_AUTHORIZATION)
@@ -193,6 +195,7 @@ async def test_address_identifier(dns: DnsSimulator, web: HttpChallengeServer, h
     assert dns.queries == []
 
 
+@pytest.mark.requirement("rfc8738-4-02", "rfc8738-5-01", "rfc8738-5-02")
 async def test_ipv6_address_identifier(dns: DnsSimulator) -> None:
     """An IPv6 address stands in brackets in URL and Host."""
     async with HttpChallengeServer("::1") as web:

@@ -35,6 +35,7 @@ def self_signed(directory: Path) -> ssl.SSLContext:
     return context
 
 
+@pytest.mark.requirement("rfc8555-8.3-06")
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_redirect_is_followed(http01: Http01, web: HttpChallengeServer, status: int) -> None:
     """A redirect to another host is looked up and followed."""

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from services.acme.identifiers import BadNameError, Identifier, canonical_dns_name
 
 
+@pytest.mark.requirement("rfc8555-7.1.4-03")
 @pytest.mark.parametrize(
     ("text", "canonical"),
     [
@@ -32,6 +33,7 @@ BAD_WILDCARDS = ["*", "*.com", "*.*.a.b", "a.*.b", "*a.b.c"]
 BAD_A_LABELS = ["xn--a.example", "xn--.example", "ab--cd.example", "XN--0.example"]
 
 
+@pytest.mark.requirement("rfc8555-7.1.4-05")
 @pytest.mark.parametrize("text", [*NOT_HOST_NAMES, *NOT_NAMES_AT_ALL, *ADDRESSES, *BAD_WILDCARDS, *BAD_A_LABELS])
 def test_names_that_are_refused(text: str) -> None:
     """What is no host name, could be an address, or hides another name is refused with a sentence."""

@@ -18,6 +18,7 @@ def test_once_and_only_once() -> None:
     assert (refused.value.acme_type, refused.value.status) == ("badNonce", 400)
 
 
+@pytest.mark.requirement("rfc8555-6.5-04")
 @pytest.mark.parametrize("nonce", [None, "", "AAAA", "A" * 32, "A" * 31, "A" * 33, "ä", "A" * 10_000, "AAAAAAAAAAA="])
 def test_what_was_not_issued(nonce: str | None) -> None:
     """Made-up nonces are bad, whatever their form."""
@@ -62,6 +63,7 @@ def test_the_window_is_bounded() -> None:
             nonces.redeem(nonce)
 
 
+@pytest.mark.requirement("rfc8555-6.5-05")
 @given(st.lists(st.integers(0, 40), max_size=120))
 def test_any_order_of_use(moves: list[int]) -> None:
     """However issuing and redeeming mix, every nonce is good at most once, and exactly while it is in the window."""
@@ -90,6 +92,7 @@ def test_noise(octets: bytes, text: str) -> None:
             nonces.redeem(nonce)
 
 
+@pytest.mark.requirement("rfc8555-6.5.1-01", "rfc8555-6.5.1-02")
 def test_no_two_are_alike() -> None:
     """Nonces differ, and are base64url as RFC 8555 §6.5.1 wants them."""
     nonces = Nonces()

@@ -37,6 +37,7 @@ RFC_8555 = {
 }
 
 
+@pytest.mark.requirement("rfc8555-6.7-02")
 def test_every_type_of_the_rfc() -> None:
     """The table has each problem type of RFC 8555 with its status, and no other."""
     assert dict(STATUS_OF_TYPE) == RFC_8555
@@ -62,6 +63,7 @@ def test_unknown_types_are_a_mistake() -> None:
         AcmeError("noSuchType", "why")
 
 
+@pytest.mark.requirement("rfc8555-6.7.1-01", "rfc8555-6.7.1-02")
 def test_subproblems_and_extra() -> None:
     """Sub-problems name their identifiers; further members and headers are kept."""
     name = Identifier("dns", "a.example")

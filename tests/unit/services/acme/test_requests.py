@@ -79,6 +79,7 @@ async def test_a_change_while_reading_is_not_overwritten(store: Store) -> None:
     assert await cache.get(row.id) is not before or before is None
 
 
+@pytest.mark.requirement("rfc8555-11.1-07")
 async def test_a_key_cannot_have_two_accounts(store: Store) -> None:
     """The database itself refuses a second account for a key."""
     row = await stored_account(store)
@@ -87,6 +88,7 @@ async def test_a_key_cannot_have_two_accounts(store: Store) -> None:
         await store.create_account(twin, AUDIT)
 
 
+@pytest.mark.requirement("rfc8555-7.3.6-03")
 async def test_deactivation_is_final(store: Store) -> None:
     """An account that is not valid any more cannot be changed, and the attempt writes no audit record."""
     row = await stored_account(store)
@@ -96,6 +98,17 @@ async def test_deactivation_is_final(store: Store) -> None:
             await change
 
 
+@pytest.mark.requirement(
+    "rfc8555-10.5-01",
+    "rfc8555-8.3-01",
+    "rfc8555-8.3-02",
+    "rfc8555-8.4-01",
+    "rfc8555-8.4-02",
+    "rfc8737-3-01",
+    "rfc8737-3-02",
+    "dns-account-3.1-01",
+    "dns-account-3.1-02",
+)
 def test_ids_and_tokens() -> None:
     """Ids are 128 and tokens 256 random bits in base64url, and only what has the form of an id is looked up."""
     assert len({new_id() for _ in range(100)}) == 100

@@ -33,6 +33,7 @@ def load(tmp_path: Path, extra: str = "") -> AcmeSettings:
     return load_settings(AcmeSettings, path)
 
 
+@pytest.mark.requirement("rfc8555-8.3-04")
 def test_defaults(tmp_path: Path) -> None:
     """Without a word the server listens on 4000, dials standard ports, and dials no reserved address."""
     settings = load(tmp_path)
