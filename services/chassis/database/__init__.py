@@ -8,7 +8,7 @@ Nothing is read and then written on the strength of what was read: a conditional
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import structlog
 from sqlalchemy import URL, make_url
@@ -30,6 +30,9 @@ from services.chassis.database.statement import (
 )
 from services.chassis.database.writer import CommitObserver, GroupCommit, Outcome
 from services.chassis.errors import SettingsError
+
+if TYPE_CHECKING:
+    from services.chassis.database.shared import SharedDatabase  # needs asyncpg, as PostgreSQL alone does
 
 __all__ = [
     "AuditEvent",
@@ -53,6 +56,11 @@ class Engine(Protocol):
     """What differs between SQLite and PostgreSQL."""
 
     dialect: Dialect
+
+    @property
+    def shared(self) -> "SharedDatabase | None":
+        """What several processes on it need of each other; None where there is one."""
+        ...
 
     async def fetch(self, prepared: Prepared, arguments: tuple[Any, ...], limit: int) -> list[Row]:
         """Reads at most `limit` rows (-1: all)."""
@@ -119,6 +127,11 @@ class Database:
         except ModuleNotFoundError as error:
             raise SettingsError("a postgresql database_url needs asyncpg: pip install 'pqcpki[postgresql]'") from error
         return cls(await PostgresqlEngine.open(parsed, clock, commit_observer))
+
+    @property
+    def shared(self) -> "SharedDatabase | None":
+        """What other processes on this database and this one need of each other; None for SQLite: one process."""
+        return self._engine.shared
 
     def prepare(self, statement: Statement) -> Prepared:
         """A statement for this database; TypeError at its first use where it uses what the two engines do not share."""

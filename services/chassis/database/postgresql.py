@@ -3,6 +3,9 @@
 A batch first runs without savepoints; where a unit is refused, the batch is undone and run again with one savepoint per
 unit, so that the refused one costs its neighbours time, never their rows. A batch that loses a deadlock or a
 serialisation race to another process is run again: units are data and can be.
+
+Batches with contended rows go one after another, whichever process they are of: each holds its rows until its end, and
+two that took the same rows in another order would wait for each other for the second that a deadlock takes to be found.
 """
 
 import asyncio
@@ -18,6 +21,7 @@ from sqlalchemy.engine.interfaces import Dialect
 from pkicore.audit import GENESIS, ChainHead
 from pkicore.clock import Clock, unix
 from services.chassis.database import journal
+from services.chassis.database.shared import SharedDatabase
 from services.chassis.database.statement import BoundUnit, Prepared, Row
 from services.chassis.database.writer import CommitObserver, Outcome
 from services.chassis.errors import (
@@ -33,10 +37,14 @@ from services.chassis.errors import (
 _CONNECT_SECONDS = 5.0
 _COMMAND_SECONDS = 10.0
 _READERS = 8
+_HASTY = 4
+"""Connections whose commits do not wait for the disk; none is opened before it is used."""
 _STATEMENTS = 512
 _SCAN_ROWS = 512
 _ATTEMPTS = 5
 _LOST = (OSError, TimeoutError, pg.PostgresConnectionError, pg.InterfaceError, pg.OperatorInterventionError)
+_BEGIN = "BEGIN"
+_BEGIN_CONTENDED = "BEGIN; SELECT pg_advisory_xact_lock(1346523987, 1)"  # numbers that nobody else has a reason to take
 _RACES = (pg.DeadlockDetectedError, pg.SerializationError)
 _REFUSED = (pg.IntegrityConstraintViolationError, pg.DataError)
 _FAILED = (*_LOST, pg.PostgresError)
@@ -49,6 +57,10 @@ _CONNECTION: Mapping[str, Any] = {
         "lock_timeout": "5s",
         "idle_in_transaction_session_timeout": "30s",
     },
+}
+_HASTY_CONNECTION: Mapping[str, Any] = {
+    **_CONNECTION,
+    "server_settings": {**_CONNECTION["server_settings"], "synchronous_commit": "off"},
 }
 
 
@@ -67,7 +79,9 @@ class _RaceError(Exception):
 class PostgresqlEngine:
     """One PostgreSQL database; `open` makes one."""
 
-    def __init__(self, url: URL, pool: asyncpg.Pool, clock: Clock, observer: CommitObserver | None) -> None:
+    def __init__(
+        self, url: URL, pool: asyncpg.Pool, shared: SharedDatabase, clock: Clock, observer: CommitObserver | None
+    ) -> None:
         self._dsn = url.render_as_string(hide_password=False)
         self._pool = pool
         self._clock = clock
@@ -75,6 +89,7 @@ class PostgresqlEngine:
         self._writer: asyncpg.Connection | None = None
         self.dialect: Dialect = asyncpg_dialect()  # type: ignore[no-untyped-call] # SQLAlchemy left it untyped
         self._audit = journal.AuditStatements(self.dialect)
+        self.shared = shared
 
     @classmethod
     async def open(cls, url: URL, clock: Clock, observer: CommitObserver | None) -> Self:
@@ -83,17 +98,13 @@ class PostgresqlEngine:
         Raises:
             UnavailableError: the server or the database cannot be reached.
         """
+        dsn = url.render_as_string(hide_password=False)
         try:
-            pool = await asyncpg.create_pool(
-                url.render_as_string(hide_password=False),
-                min_size=1,
-                max_size=_READERS,
-                reset=_leave_as_is,
-                **_CONNECTION,
-            )
+            pool = await asyncpg.create_pool(dsn, min_size=1, max_size=_READERS, reset=_leave_as_is, **_CONNECTION)
+            hasty = await asyncpg.create_pool(dsn, min_size=0, max_size=_HASTY, reset=_leave_as_is, **_HASTY_CONNECTION)
         except _FAILED as error:
             raise UnavailableError(f"cannot open the database {url.render_as_string()}: {error}") from error
-        return cls(url, pool, clock, observer)
+        return cls(url, pool, SharedDatabase(hasty), clock, observer)
 
     async def fetch(self, prepared: Prepared, arguments: tuple[Any, ...], limit: int) -> list[Row]:
         """Reads at most `limit` rows (-1: all) over a connection of the pool."""
@@ -137,14 +148,15 @@ class PostgresqlEngine:
         self._drop_writer()
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
-                await self._pool.close()
+                await asyncio.gather(self._pool.close(), self.shared.close())
         except TimeoutError:
             self._pool.terminate()
+            self.shared.terminate()
 
     async def _attempt(self, units: Sequence[BoundUnit], *, isolate: bool) -> Sequence[Outcome]:
         connection = await self._connected()
         try:
-            await connection.execute("BEGIN")
+            await connection.execute(_BEGIN_CONTENDED if any(unit.contended for unit in units) else _BEGIN)
             outcomes = [await self._apply(connection, unit, isolate=isolate) for unit in units]
             written = [unit for unit, outcome in zip(units, outcomes, strict=True) if outcome is None]
             await self._record(connection, written)

@@ -98,6 +98,7 @@ class SqliteEngine:
         self._clock = clock
         self._observer = observer
         self.dialect: Dialect = sqlite_dialect(paramstyle="qmark")
+        self.shared = None  # one process has the file
         self._audit = AuditStatements(self.dialect)
         self._reader = self._connect(busy_ms=_READ_BUSY_MS)
         self._writer: sqlite3.Connection | None = self._connect(busy_ms=0)

@@ -115,11 +115,13 @@ class Write(NamedTuple):
         prepared: The statement.
         params: Its parameters by name.
         expect: How many rows it must change; any other number undoes the whole unit.
+        contended: Whether it changes a row that many units change, each several such rows in no common order.
     """
 
     prepared: Prepared
     params: Mapping[str, Any]
     expect: int | None = None
+    contended: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +169,7 @@ class BoundUnit(NamedTuple):
     label: str
     writes: tuple[BoundWrite, ...]
     audit: tuple[AuditEvent, ...]
+    contended: bool = False
 
 
 def bind_unit(unit: Unit) -> BoundUnit:
@@ -179,7 +182,7 @@ def bind_unit(unit: Unit) -> BoundUnit:
     for event in unit.audit:
         _check_event(event)
     writes = tuple(BoundWrite(w.prepared.sql, w.prepared.bind(w.params), w.expect) for w in unit.writes)
-    return BoundUnit(unit.label, writes, tuple(unit.audit))
+    return BoundUnit(unit.label, writes, tuple(unit.audit), any(write.contended for write in unit.writes))
 
 
 def _check_event(event: AuditEvent) -> None:
