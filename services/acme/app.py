@@ -77,7 +77,7 @@ async def serve(
         service = AcmeService.assemble(
             database=database,
             authority=ca.client,
-            validator=Validator.build(settings),
+            validator=Validator.build(settings, clock, settings.challenges),
             urls=urls,
             rules=service_rules(settings),
             clock=clock,

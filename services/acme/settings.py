@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from services.acme.challenges import CHALLENGE_TYPES
 from services.acme.perspectives.settings import CorroborationSettings
 from services.acme.validation_settings import ValidationSettings
 from services.ca.client.settings import BesideCaSettings
@@ -22,6 +23,11 @@ class AcmeSettings(ValidationSettings, CorroborationSettings, BesideCaSettings):
     ops_port: Port = Field(4090, description="plain HTTP port for health and metrics; 0 takes a free one")
     external_url: str = Field("", description="scheme and authority clients use; empty: https://localhost:<port>")
 
+    challenges: Texts = Field(
+        ("http-01", "dns-01", "tls-alpn-01", "dns-account-01"),
+        description="challenge types that are offered; dns-persist-01 is the one that must be asked for",
+        min_length=1,
+    )
     tls_names: Texts = Field(
         ("localhost", "127.0.0.1", "::1"), description="names and addresses of the public certificate"
     )
@@ -41,6 +47,19 @@ class AcmeSettings(ValidationSettings, CorroborationSettings, BesideCaSettings):
     max_pending_orders: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
         1000, description="orders of one account that are neither finished nor expired"
     )
+
+    @field_validator("challenges")
+    @classmethod
+    def _challenges(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not set(value) <= set(CHALLENGE_TYPES):
+            raise ValueError(f"must be among {', '.join(CHALLENGE_TYPES)}")
+        return value
+
+    @model_validator(mode="after")
+    def _named_where_persistent(self) -> Self:
+        if "dns-persist-01" in self.challenges and not self.caa_identities:
+            raise ValueError("challenges: dns-persist-01 needs caa_identities, the names that its records name")
+        return self
 
     @field_validator("external_url")
     @classmethod

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Protocol, Self
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Generic, Protocol, Self, TypeVar
 
+from pkicore.clock import Clock
+from services.acme.challenges import CHALLENGE_TYPES
 from services.acme.challenges.attempt import Attempt, PerspectiveAnswer
-from services.acme.challenges.dns01 import Dns01
+from services.acme.challenges.dns01 import Dns01, account_record_name
+from services.acme.challenges.dns_persist01 import DnsPersist01
 from services.acme.challenges.fetch import Fetcher
 from services.acme.challenges.http01 import Http01
+from services.acme.challenges.tlsalpn01 import TlsAlpn01
 from services.acme.errors import AcmeError, ValidationError
 from services.chassis.outbound.addresses import AddressGuard, IPNetwork
 from services.chassis.outbound.resolver import Resolver
@@ -17,9 +22,14 @@ from services.chassis.outbound.resolver import Resolver
 # A validation waits on the network, not on the processor; this many sockets per method are easily held open.
 CONCURRENT_VALIDATIONS = 64
 WAITING_VALIDATIONS = 1024
+# An order of a hundred names is answered all at once by some clients: they wait here, out of the others' way.
+CONCURRENT_PER_ACCOUNT = 8
+WAITING_PER_ACCOUNT = 256
 RETRY_AFTER_SECONDS = 5
 # Of the time for a whole validation, the share one look-up may take: a slow name server is then named as the reason.
 LOOKUP_SHARE = 0.6
+
+T = TypeVar("T")
 
 
 class ValidationSettings(Protocol):
@@ -32,6 +42,14 @@ class ValidationSettings(Protocol):
     @property
     def http01_port(self) -> int:
         """Port of the first http-01 request."""
+
+    @property
+    def tlsalpn01_port(self) -> int:
+        """Port of tls-alpn-01."""
+
+    @property
+    def caa_identities(self) -> Sequence[str]:
+        """The issuer domain names that stand for the CA in DNS records, in lower case."""
 
     @property
     def allowed_networks(self) -> Sequence[IPNetwork]:
@@ -50,7 +68,10 @@ class ChallengeMethod(Protocol):
 
 
 class Validator:
-    """Runs validations, each method within its own number of slots, so that a slow one does not starve the others."""
+    """Runs validations, each method within its own number of slots, so that a slow one does not starve the others.
+
+    Of one account only so many run at once, so that one with a thousand names that never answer starves nobody either.
+    """
 
     def __init__(
         self,
@@ -58,28 +79,32 @@ class Validator:
         *,
         concurrent: int = CONCURRENT_VALIDATIONS,
         waiting: int = WAITING_VALIDATIONS,
+        per_account: int = CONCURRENT_PER_ACCOUNT,
+        waiting_per_account: int = WAITING_PER_ACCOUNT,
     ) -> None:
-        self._methods = dict(methods)
-        self._slots = {name: asyncio.Semaphore(concurrent) for name in methods}
-        self._running = dict.fromkeys(methods, 0)
-        self._limit = concurrent + waiting
+        self._methods = {name: _Slots(method, concurrent, waiting) for name, method in methods.items()}
+        self._accounts: dict[str, _Slots[None]] = {}
+        self._per_account = per_account
+        self._waiting_per_account = waiting_per_account
 
     @classmethod
-    def build(cls, settings: ValidationSettings) -> Self:
-        """Make the validator of http-01 and dns-01.
+    def build(cls, settings: ValidationSettings, clock: Clock, challenges: Collection[str] = CHALLENGE_TYPES) -> Self:
+        """Make the validator of all methods, or of those in `challenges`.
 
         Raises:
             ValueError: the resolver setting is not an address.
         """
         seconds = settings.validation_timeout_seconds
         resolver = Resolver.build(settings.resolver, lifetime=seconds * LOOKUP_SHARE)
-        fetcher = Fetcher(AddressGuard(settings.allowed_networks), seconds)
-        return cls(
-            {
-                "http-01": Http01(resolver, fetcher, settings.http01_port, seconds),
-                "dns-01": Dns01(resolver, seconds),
-            }
-        )
+        guard = AddressGuard(settings.allowed_networks)
+        methods: dict[str, ChallengeMethod] = {
+            "http-01": Http01(resolver, Fetcher(guard, seconds), settings.http01_port, seconds),
+            "tls-alpn-01": TlsAlpn01(resolver, guard, settings.tlsalpn01_port, seconds),
+            "dns-01": Dns01(resolver, seconds),
+            "dns-account-01": Dns01(resolver, seconds, account_record_name),
+            "dns-persist-01": DnsPersist01(resolver, settings.caa_identities, seconds, clock),
+        }
+        return cls({name: method for name, method in methods.items() if name in challenges})
 
     async def validate(self, attempt: Attempt) -> tuple[PerspectiveAnswer, ...]:
         """Validate one challenge; waits for a free slot.
@@ -91,20 +116,47 @@ class Validator:
             ValidationError: control is not proven.
             AcmeError: "rateLimited", when too many validations wait already; nothing was tried.
         """
-        challenge_type = attempt.type
-        method = self._methods.get(challenge_type)
-        if method is None:
-            raise ValidationError("malformed", f"{challenge_type} is not a challenge type of this server")
-        if self._running[challenge_type] >= self._limit:
+        slots = self._methods.get(attempt.type)
+        if slots is None:
+            raise ValidationError("malformed", f"{attempt.type} is not a challenge type of this server")
+        account = self._accounts.get(attempt.account_url)
+        if account is None:
+            account = _Slots(None, self._per_account, self._waiting_per_account)
+            self._accounts[attempt.account_url] = account
+        try:
+            async with account.one("validations of this account"), slots.one(f"{attempt.type} validations"):
+                await slots.item.validate(attempt)
+        finally:
+            if not account.taken:
+                self._accounts.pop(attempt.account_url, None)
+        return ()
+
+
+class _Slots(Generic[T]):
+    """Lets so many work with `item` at once and so many more wait for it."""
+
+    def __init__(self, item: T, concurrent: int, waiting: int) -> None:
+        self.item = item
+        self.taken = 0
+        self._free = asyncio.Semaphore(concurrent)
+        self._limit = concurrent + waiting
+
+    @asynccontextmanager
+    async def one(self, what: str) -> AsyncIterator[None]:
+        """Wait for a slot and keep it.
+
+        Raises:
+            AcmeError: "rateLimited", when too many wait.
+        """
+        if self.taken >= self._limit:
             raise AcmeError(
                 "rateLimited",
-                f"too many {challenge_type} validations are waiting; try again in {RETRY_AFTER_SECONDS} seconds",
+                f"too many {what} are waiting; try again in {RETRY_AFTER_SECONDS} seconds",
                 headers=((b"retry-after", b"%d" % RETRY_AFTER_SECONDS),),
             )
-        self._running[challenge_type] += 1
+        self.taken += 1
         try:
-            async with self._slots[challenge_type]:
-                await method.validate(attempt)
+            async with self._free:
+                yield
         finally:
-            self._running[challenge_type] -= 1
-        return ()
+            self.taken -= 1

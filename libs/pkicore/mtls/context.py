@@ -127,12 +127,18 @@ def client_context(
     return context
 
 
-def observing_context() -> SSL.Context:
-    """The context of a client that believes everything, to describe servers; never for data."""
+def observing_context(protocol: bytes | None = None) -> SSL.Context:
+    """The context of a client that believes everything, to describe servers; never for data.
+
+    Args:
+        protocol: the only application protocol that is asked for (ALPN, RFC 7301).
+    """
     context = SSL.Context(SSL.TLS_CLIENT_METHOD)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     context.set_verify(SSL.VERIFY_NONE)
     context.set_ocsp_client_callback(_staple_callback)
+    if protocol is not None:
+        context.set_alpn_protos([protocol])
     return context
 
 

@@ -6,7 +6,7 @@ import re
 from ipaddress import ip_address
 
 from cryptography import x509
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 
 from pkicore.errors import (
     HandshakeError,
@@ -142,6 +142,16 @@ class TlsEngine:
     def presented_chain(self) -> tuple[x509.Certificate, ...]:
         """The chain that the peer sent, leaf first; trusted or not."""
         return tuple(self._connection.get_peer_cert_chain(as_cryptography=True) or ())
+
+    def presented_certificate(self) -> bytes | None:
+        """The peer's own certificate as DER, trusted or not, readable or not; None where it showed none."""
+        certificate = self._connection.get_peer_certificate()
+        return None if certificate is None else crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate)
+
+    @property
+    def application_protocol(self) -> bytes:
+        """The protocol that both ends agreed on by ALPN, b"" where they did not speak of any."""
+        return self._connection.get_alpn_proto_negotiated()
 
     @property
     def group(self) -> str | None:

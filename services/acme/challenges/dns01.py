@@ -1,4 +1,8 @@
-"""The dns-01 challenge (RFC 8555 §8.4)."""
+"""The challenges that want a digest in DNS: dns-01 (RFC 8555 §8.4), dns-account-01 (draft-ietf-acme-dns-account-label).
+
+They differ in where the record stands: below the label of dns-01 an account has a label of its own, so that several may
+hold delegations for one name.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +10,42 @@ import asyncio
 import base64
 import hashlib
 import hmac
+from collections.abc import Callable
+from typing import Final
 
 from services.acme.challenges.attempt import Attempt
 from services.acme.errors import ValidationError
 from services.chassis.errors import NotResolvedError
 from services.chassis.outbound.resolver import Resolver
 
-LABEL = "_acme-challenge"
+LABEL: Final = "_acme-challenge"
+_ACCOUNT_LABEL_BYTES: Final = 10
+
+
+def record_name(attempt: Attempt) -> str:
+    """Where dns-01 looks."""
+    return f"{LABEL}.{attempt.identifier.value}"
+
+
+def account_record_name(attempt: Attempt) -> str:
+    """Where dns-account-01 looks: one label more, the beginning of the digest of the account's URL."""
+    digest = hashlib.sha256(attempt.account_url.encode()).digest()[:_ACCOUNT_LABEL_BYTES]
+    return f"_{base64.b32encode(digest).decode().lower()}.{record_name(attempt)}"
 
 
 class Dns01:
-    """Looks for the digest of the key authorization among the identifier's TXT records.
+    """Looks for the digest of the key authorization among the TXT records of a name.
 
     Args:
         resolver: follows CNAMEs, so that the record may be delegated.
         seconds: for the whole validation.
+        name_of: where the records of an attempt are.
     """
 
-    def __init__(self, resolver: Resolver, seconds: float) -> None:
+    def __init__(self, resolver: Resolver, seconds: float, name_of: Callable[[Attempt], str] = record_name) -> None:
         self._resolver = resolver
         self._seconds = seconds
+        self._name_of = name_of
 
     async def validate(self, attempt: Attempt) -> None:
         """Compare every TXT record with the expected value.
@@ -33,18 +53,27 @@ class Dns01:
         Raises:
             ValidationError: "dns", when the look-up fails; "incorrectResponse", when no record is the expected one.
         """
-        name = f"{LABEL}.{attempt.identifier.value}"
-        try:
-            async with asyncio.timeout(self._seconds):
-                texts = await self._resolver.texts(name)
-        except TimeoutError as error:
-            raise ValidationError("dns", f"no answer for TXT of {name} within {self._seconds:g} seconds") from error
-        except NotResolvedError as error:
-            raise ValidationError("dns", str(error)) from error
+        name = self._name_of(attempt)
+        texts = await texts_of(name, self._resolver, self._seconds)
         expected = txt_value(attempt.key_authorization).encode()
         matches = [text for text in texts if hmac.compare_digest(text, expected)]
         if not matches:
             raise ValidationError("incorrectResponse", _sentence(name, texts))
+
+
+async def texts_of(name: str, resolver: Resolver, seconds: float) -> tuple[bytes, ...]:
+    """The TXT records of `name`; none is no failure.
+
+    Raises:
+        ValidationError: "dns", when they cannot be had in time.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            return await resolver.texts(name)
+    except TimeoutError as error:
+        raise ValidationError("dns", f"no answer for TXT of {name} within {seconds:g} seconds") from error
+    except NotResolvedError as error:
+        raise ValidationError("dns", str(error)) from error
 
 
 def txt_value(key_authorization: str) -> str:

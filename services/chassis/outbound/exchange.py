@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import ssl
 from collections.abc import Callable, Iterable, Sequence
 from ipaddress import ip_address
@@ -15,6 +14,7 @@ from pkicore.errors import MalformedError
 from pkicore.http1 import AnswerParser
 from services.chassis.errors import NotReachedError
 from services.chassis.outbound.addresses import AddressGuard, IPAddress
+from services.chassis.outbound.dial import dial, reason_of
 from services.chassis.outbound.resolver import Resolver
 
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
@@ -78,14 +78,16 @@ class Exchange:
         try:
             return await self._exchange(url, permitted, request, enough)
         except OSError as error:
-            raise NotReachedError(f"{_target(url, permitted)}: {_reason(error)}") from error
+            raise NotReachedError(f"{_target(url, permitted)}: {reason_of(error)}") from error
         except MalformedError as error:
             raise NotReachedError(f"{_target(url, permitted)}: {error}") from error
 
     async def _exchange(
         self, url: httpx.URL, addresses: Sequence[IPAddress], request: bytes, enough: Enough
     ) -> AnswerParser:
-        transport, connection = await self._dial(addresses, port_of(url), enough)
+        transport, connection = await dial(
+            addresses, port_of(url), lambda: _Connection(self._max_bytes, enough), self._seconds
+        )
         try:
             if url.scheme == "https":
                 loop = asyncio.get_running_loop()
@@ -95,25 +97,6 @@ class Exchange:
             return await connection.answer
         finally:
             transport.abort()
-
-    async def _dial(
-        self, addresses: Sequence[IPAddress], port: int, enough: Enough
-    ) -> tuple[asyncio.Transport, _Connection]:
-        """TCP to the first address that accepts it, whatever host the URL names: nothing is looked up a second time.
-
-        Raises:
-            OSError: none did; that of the last.
-        """
-        failure: OSError = ConnectionError("no address")
-        for address in addresses:
-            try:
-                async with asyncio.timeout(self._seconds / (len(addresses) + 1)):
-                    return await asyncio.get_running_loop().create_connection(
-                        lambda: _Connection(self._max_bytes, enough), str(address), port
-                    )
-            except OSError as error:
-                failure = error
-        raise failure
 
 
 class _Connection(asyncio.Protocol):
@@ -158,11 +141,3 @@ class _Connection(asyncio.Protocol):
 
 def _target(url: httpx.URL, addresses: Sequence[IPAddress]) -> str:
     return f"{host_of(url)} port {port_of(url)} ({', '.join(map(str, addresses))})"
-
-
-def _reason(error: OSError) -> str:
-    if isinstance(error, TimeoutError):
-        return "no connection in time"
-    if isinstance(error, ssl.SSLError):
-        return f"TLS failed ({error.reason})"
-    return os.strerror(error.errno) if error.errno else str(error) or "the connection was closed before an answer"

@@ -11,6 +11,7 @@ from services.acme.challenges.dns01 import txt_value
 from services.acme.errors import AcmeError, ValidationError
 from services.acme.validation import Validator
 from tests.support.attempts import SITE, TOKEN, attempt
+from tests.support.clock import ManualClock
 from tests.support.dns_server import DnsSimulator
 from tests.support.http_challenge import CHALLENGE_PATH, HttpChallengeServer
 
@@ -21,6 +22,8 @@ class Settings:
 
     resolver: str
     http01_port: int
+    tlsalpn01_port: int = 443
+    caa_identities: tuple[str, ...] = ()
     allowed_networks: tuple[IPv4Network | IPv6Network, ...] = (ip_network("127.0.0.0/8"),)
     validation_timeout_seconds: float = 2.0
 
@@ -45,7 +48,7 @@ class Gate:
 async def test_built_validator_knows_both_methods() -> None:
     """One validator from the settings carries out http-01 and dns-01."""
     async with DnsSimulator() as dns, HttpChallengeServer() as web:
-        validator = Validator.build(Settings(dns.address, web.port))
+        validator = Validator.build(Settings(dns.address, web.port), ManualClock())
         dns.set("site.test", A=["127.0.0.1"])
         dns.set("_acme-challenge.site.test", TXT=[txt_value("token.key")])
         web.answer("token", "token.key")
@@ -59,7 +62,7 @@ async def test_built_validator_knows_both_methods() -> None:
 def test_resolver_setting_is_checked_at_the_start() -> None:
     """A resolver that is no address stops the start."""
     with pytest.raises(ValueError, match="resolver"):
-        Validator.build(Settings("ns.example:53", 80))
+        Validator.build(Settings("ns.example:53", 80), ManualClock())
 
 
 async def test_unknown_method() -> None:
@@ -126,7 +129,7 @@ async def test_many_stalled_sites_leave_no_task_behind() -> None:
     async with DnsSimulator() as dns, HttpChallengeServer() as web:
         dns.set("site.test", A=["127.0.0.1"])
         web.stall(CHALLENGE_PATH + TOKEN)
-        validator = Validator.build(Settings(dns.address, web.port, validation_timeout_seconds=0.5))
+        validator = Validator.build(Settings(dns.address, web.port, validation_timeout_seconds=0.5), ManualClock())
         before = asyncio.all_tasks()
         attempts = (validator.validate(attempt("http-01")) for _ in range(50))
         results = await asyncio.gather(*attempts, return_exceptions=True)
