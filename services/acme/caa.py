@@ -87,8 +87,12 @@ class CaaSettings(Protocol):
     """The settings that the check reads."""
 
     @property
+    def caa(self) -> bool:
+        """Whether to check."""
+
+    @property
     def caa_identities(self) -> Sequence[str]:
-        """Our issuer domain names; none: nothing is checked."""
+        """Our issuer domain names, lower case; where there are none, no record could name us: nothing is checked."""
 
     @property
     def resolver(self) -> str:
@@ -100,7 +104,7 @@ class CaaSettings(Protocol):
 
     @property
     def validation_timeout_seconds(self) -> float:
-        """Time for all the look-ups of one check."""
+        """Time for one validation with all its look-ups and redirects, and for one check."""
 
 
 class Caa:
@@ -119,12 +123,12 @@ class Caa:
 
     @classmethod
     def build(cls, settings: CaaSettings) -> Self | None:
-        """The check as the settings have it; None where the server has no name that a record could have.
+        """The check as the settings have it; None where there is none.
 
         Raises:
             ValueError: a resolver that is not an address.
         """
-        if not settings.caa_identities:
+        if not settings.caa or not settings.caa_identities:
             return None
         seconds = settings.validation_timeout_seconds
         return cls(Resolver.build(settings.resolver, seconds, settings.resolvers), settings.caa_identities, seconds)

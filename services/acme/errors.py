@@ -24,6 +24,7 @@ URN = "urn:ietf:params:acme:error:"
 STATUS_OF_TYPE: Mapping[str, int] = MappingProxyType(
     {
         "accountDoesNotExist": 400,
+        "alreadyReplaced": 409,
         "alreadyRevoked": 400,
         "badCSR": 400,
         "badNonce": 400,
@@ -37,6 +38,7 @@ STATUS_OF_TYPE: Mapping[str, int] = MappingProxyType(
         "externalAccountRequired": 403,
         "incorrectResponse": 403,
         "invalidContact": 400,
+        "invalidProfile": 400,
         "malformed": 400,
         "orderNotReady": 403,
         "rateLimited": 429,
@@ -50,7 +52,9 @@ STATUS_OF_TYPE: Mapping[str, int] = MappingProxyType(
     }
 )
 
-ValidationFailure = Literal["connection", "dns", "tls", "unauthorized", "incorrectResponse", "caa", "malformed"]
+ValidationFailure = Literal[
+    "connection", "dns", "tls", "unauthorized", "incorrectResponse", "caa", "malformed", "serverInternal"
+]
 
 
 @dataclass(frozen=True)
@@ -131,3 +135,13 @@ class NotKnownError(OperatorError):
 
 class NotPossibleError(OperatorError):
     """The state of what was named does not allow that."""
+
+
+def refusal(refused: Sequence[Subproblem]) -> AcmeError:
+    """One refused name speaks for itself; several are listed (RFC 8555 §6.7.1)."""
+    if len(refused) == 1:
+        only = refused[0]
+        return AcmeError(only.acme_type, only.detail, subproblems=refused)
+    types = {subproblem.acme_type for subproblem in refused}
+    acme_type = types.pop() if len(types) == 1 else "compound"
+    return AcmeError(acme_type, f"{len(refused)} identifiers are refused", subproblems=refused)

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Generic, Protocol, Self, TypeVar
 
 from pkicore.clock import Clock
+from services.acme.caa import Caa, CaaChecked, CaaSettings
 from services.acme.challenges import CHALLENGE_TYPES
 from services.acme.challenges.attempt import Attempt, PerspectiveAnswer
 from services.acme.challenges.dns01 import Dns01, account_record_name
@@ -32,12 +33,8 @@ LOOKUP_SHARE = 0.6
 T = TypeVar("T")
 
 
-class ValidationSettings(Protocol):
+class ValidationSettings(CaaSettings, Protocol):
     """The settings that validation reads."""
-
-    @property
-    def resolver(self) -> str:
-        """DNS server as "host:port"; empty for the system's."""
 
     @property
     def http01_port(self) -> int:
@@ -48,16 +45,8 @@ class ValidationSettings(Protocol):
         """Port of tls-alpn-01."""
 
     @property
-    def caa_identities(self) -> Sequence[str]:
-        """The issuer domain names that stand for the CA in DNS records, in lower case."""
-
-    @property
     def allowed_networks(self) -> Sequence[IPNetwork]:
         """Reserved networks that may be dialled all the same."""
-
-    @property
-    def validation_timeout_seconds(self) -> float:
-        """Time for one validation with all its look-ups and redirects."""
 
 
 class ChallengeMethod(Protocol):
@@ -95,7 +84,7 @@ class Validator:
             ValueError: the resolver setting is not an address.
         """
         seconds = settings.validation_timeout_seconds
-        resolver = Resolver.build(settings.resolver, lifetime=seconds * LOOKUP_SHARE)
+        resolver = Resolver.build(settings.resolver, seconds * LOOKUP_SHARE, settings.resolvers)
         guard = AddressGuard(settings.allowed_networks)
         methods: dict[str, ChallengeMethod] = {
             "http-01": Http01(resolver, Fetcher(guard, seconds), settings.http01_port, seconds),
@@ -104,6 +93,9 @@ class Validator:
             "dns-account-01": Dns01(resolver, seconds, account_record_name),
             "dns-persist-01": DnsPersist01(resolver, settings.caa_identities, seconds, clock),
         }
+        caa = Caa.build(settings)
+        if caa is not None:
+            methods = {name: CaaChecked(method, caa) for name, method in methods.items()}
         return cls({name: method for name, method in methods.items() if name in challenges})
 
     async def validate(self, attempt: Attempt) -> tuple[PerspectiveAnswer, ...]:

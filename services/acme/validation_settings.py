@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 from pydantic_settings import NoDecode
 
 from services.acme.caa import ISSUER_NAME
@@ -14,7 +14,16 @@ from services.chassis.outbound.resolver import parse_server
 from services.chassis.settings import ProcessSettings, Texts
 
 TargetPort = Annotated[int, Field(ge=1, le=65535)]
-Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode]
+
+
+def _networks(value: object) -> object:
+    items = value.split(",") if isinstance(value, str) else value
+    if not isinstance(items, (list, tuple)):
+        raise ValueError("must be a list of address ranges such as 127.0.0.0/8")  # noqa: TRY004 - pydantic's way
+    return tuple(ip_network(str(item).strip()) for item in items if str(item).strip())
+
+
+Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_networks)]
 
 
 class ValidationSettings(ProcessSettings):
@@ -26,8 +35,11 @@ class ValidationSettings(ProcessSettings):
     )
     caa_identities: Texts = Field(
         (),
-        description="issuer domain names that stand for this server in CAA records (RFC 8659); empty: not checked",
+        description="issuer domain names that stand for this server in DNS: CAA records, dns-persist-01",
         max_length=10,
+    )
+    caa: bool = Field(
+        True, description="whether CAA records are checked (RFC 8659), where caa_identities names this server"
     )
     http01_port: TargetPort = Field(80, description="port that http-01 dials")
     tlsalpn01_port: TargetPort = Field(443, description="port that tls-alpn-01 dials")
@@ -37,14 +49,6 @@ class ValidationSettings(ProcessSettings):
     validation_timeout_seconds: Annotated[float, Field(gt=0, le=60)] = Field(
         10.0, description="one deadline for a whole validation attempt, look-ups and redirects included"
     )
-
-    @field_validator("allowed_networks", mode="before")
-    @classmethod
-    def _networks(cls, value: object) -> object:
-        items = value.split(",") if isinstance(value, str) else value
-        if not isinstance(items, (list, tuple)):
-            raise ValueError("must be a list of address ranges such as 127.0.0.0/8")  # noqa: TRY004 - pydantic's way
-        return tuple(ip_network(str(item).strip()) for item in items if str(item).strip())
 
     @field_validator("resolver")
     @classmethod

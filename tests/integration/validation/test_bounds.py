@@ -1,7 +1,8 @@
 """The validator as a whole: methods by name, and slots that bound what runs at once."""
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
 import pytest
@@ -24,6 +25,8 @@ class Settings:
     http01_port: int
     tlsalpn01_port: int = 443
     caa_identities: tuple[str, ...] = ()
+    caa: bool = True
+    resolvers: Mapping[str, str] = field(default_factory=dict)
     allowed_networks: tuple[IPv4Network | IPv6Network, ...] = (ip_network("127.0.0.0/8"),)
     validation_timeout_seconds: float = 2.0
 

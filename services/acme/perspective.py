@@ -1,0 +1,10 @@
+"""`python -m services.acme.perspective --config FILE` runs a remote perspective of the ACME server."""
+
+from services.acme.perspectives.service import serve
+from services.acme.perspectives.settings import SERVICE, PerspectiveSettings
+from services.chassis.command import service_command
+
+main = service_command(SERVICE, PerspectiveSettings, serve)
+
+if __name__ == "__main__":
+    main()
