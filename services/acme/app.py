@@ -15,6 +15,7 @@ from services.acme.accounts import AccountRules
 from services.acme.admin_application import admin_application
 from services.acme.inventory import AccountInventory
 from services.acme.orders import OrderRules
+from services.acme.perspectives.remote import corroborated
 from services.acme.service import AcmeService, ServiceRules
 from services.acme.settings import AcmeSettings
 from services.acme.store import Store
@@ -74,10 +75,11 @@ async def serve(
         admin = ca.listener("admin", INTERNAL, ca.credentials, tls_metrics, clock)
         await patiently("staple", admin.open)
         stack.push_async_callback(admin.aclose)
+        primary = Validator.build(settings, clock, settings.challenges)
         service = AcmeService.assemble(
             database=database,
             authority=ca.client,
-            validator=Validator.build(settings, clock, settings.challenges),
+            validator=await corroborated(primary, settings, ca, clock, registry, stack),
             urls=urls,
             rules=service_rules(settings),
             clock=clock,
