@@ -15,9 +15,10 @@ import structlog
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from pkicore.algorithms import PublicKey, known_public_key
-from pkicore.clock import from_unix
+from pkicore.clock import Clock, from_unix, unix
 from pkicore.errors import PkiError
 from pkicore.jose.jwk import public_key_from_jwk
+from pkicore.x509.cert_id import cert_id_of
 from pkicore.x509.certificate import load_chain
 from pkicore.x509.csr import UnverifiedCsr
 from services.acme.background import Background
@@ -68,9 +69,11 @@ class Issuance:
         blocked: BlockedKeys,
         background: Background,
         urls: Urls,
+        clock: Clock,
         hold_seconds: float,
     ) -> None:
         self._store = store
+        self._clock = clock
         self._blocked = blocked
         self._authority = authority
         self._background = background
@@ -113,7 +116,7 @@ class Issuance:
                 await self._check_account(order.account_id)
                 proofs = await self._store.proofs(order.id)
                 issued = await self._authority.issue(self._request(order, proofs))
-            certificate = _certificate(order, issued)
+            certificate = _certificate(order, issued, unix(self._clock.now()))
         except ca.CaRefusedError as error:
             if error.status in _TRY_AGAIN:
                 raise ca.CaUnavailableError(error.detail) from error
@@ -175,11 +178,11 @@ def validation(proofs: Sequence[ProofRow]) -> dict[str, str]:
     return found
 
 
-def _certificate(order: OrderRow, issued: IssuedCertificate) -> CertificateRow:
+def _certificate(order: OrderRow, issued: IssuedCertificate, now: int) -> CertificateRow:
     """The row of a certificate, once it is known to be for the key of the CSR.
 
     Raises:
-        PkiError: the chain does not parse, or is for another key.
+        PkiError: the chain does not parse, or is for another key, or the certificate does not name its issuer's key.
     """
     leaf = load_chain(issued.chain.encode())[0]
     asked = UnverifiedCsr.parse(order.csr or b"").request.public_key()  # verified before it was stored
@@ -194,6 +197,10 @@ def _certificate(order: OrderRow, issued: IssuedCertificate) -> CertificateRow:
         chain=issued.chain,
         not_after=issued.not_after,
         revoked_at=None,
+        cert_id=cert_id_of(leaf),
+        not_before=unix(leaf.not_valid_before_utc),
+        alternates=issued.alternates,
+        issued_at=now,
     )
 
 

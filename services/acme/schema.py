@@ -102,7 +102,9 @@ certificates = Table(
     Column("not_before", BigInteger),
     Column("alternates", Text),  # JSON list of PEM chains
     Column("replaced_by", Text),  # an order's id
+    Column("issued_at", BigInteger),  # when its order became valid; NULL before there was this column
     Index("certificates_by_cert_id", "cert_id", unique=True),
+    Index("certificates_by_serial", "serial"),
 )
 
 eab_keys = Table(
@@ -157,6 +159,13 @@ incident_certificates = Table(
     Column("incident_id", Text, ForeignKey("incidents.id"), primary_key=True),
     Column("certificate_id", Text, ForeignKey("certificates.id"), primary_key=True),
     Index("incidents_of_certificate", "certificate_id"),
+)
+
+positions = Table(  # how far somebody else's list has been read
+    "positions",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("position", BigInteger, nullable=False),
 )
 
 shared_secrets = Table(

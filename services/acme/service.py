@@ -72,7 +72,7 @@ class AcmeService:
         """Put the parts together."""
         store, background, nonces = Store(database), Background(), Nonces()
         cache, blocked = AccountCache(store), BlockedKeys(authority)
-        issuance = Issuance(store, authority, blocked, background, urls, rules.hold_seconds)
+        issuance = Issuance(store, authority, blocked, background, urls, clock, rules.hold_seconds)
         authorizations = Authorizations(store, validator, background, urls, clock, rules.hold_seconds)
         resources = Resources(
             directory=Directory(urls, rules.accounts.terms),

@@ -114,6 +114,7 @@ class CertificateRow:
     not_before: int | None = None
     alternates: tuple[str, ...] = ()
     replaced_by: str | None = None
+    issued_at: int | None = None
 
 
 def to_json(value: object) -> str:
@@ -277,6 +278,7 @@ def certificate_values(certificate: CertificateRow) -> dict[str, Any]:
         "not_before": certificate.not_before,
         "alternates": to_json(certificate.alternates) if certificate.alternates else None,
         "replaced_by": None,
+        "issued_at": certificate.issued_at,
     }
 
 
@@ -296,4 +298,5 @@ def certificate_of(row: Row) -> CertificateRow:
         not_before=row["not_before"],
         alternates=tuple(orjson.loads(row["alternates"] or "[]")),
         replaced_by=row["replaced_by"],
+        issued_at=row["issued_at"],
     )

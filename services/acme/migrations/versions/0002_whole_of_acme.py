@@ -23,6 +23,7 @@ _ADDED = {
         sa.Column("not_before", sa.BigInteger),
         sa.Column("alternates", sa.Text),
         sa.Column("replaced_by", sa.Text),
+        sa.Column("issued_at", sa.BigInteger),
     ),
 }
 _FIRST_SERVED = (
@@ -36,6 +37,7 @@ def upgrade() -> None:
             op.add_column(table, column)
     op.create_index("accounts_of_external_account", "accounts", ["eab_kid"])
     op.create_index("certificates_by_cert_id", "certificates", ["cert_id"], unique=True)
+    op.create_index("certificates_by_serial", "certificates", ["serial"])
     _part_authorizations_from_orders()
     _create_external_accounts()
     _create_rate_limits()
@@ -111,6 +113,11 @@ def _create_incidents() -> None:
         sa.Column("certificate_id", sa.Text, sa.ForeignKey("certificates.id"), primary_key=True),
     )
     op.create_index("incidents_of_certificate", "incident_certificates", ["certificate_id"])
+    op.create_table(
+        "positions",
+        sa.Column("name", sa.Text, primary_key=True),
+        sa.Column("position", sa.BigInteger, nullable=False),
+    )
 
 
 def _create_shared_state() -> None:
@@ -131,6 +138,7 @@ def downgrade() -> None:
     for table in (
         "used_nonces",
         "shared_secrets",
+        "positions",
         "incident_certificates",
         "incidents",
         "rate_limit_overrides",
@@ -139,6 +147,7 @@ def downgrade() -> None:
     ):
         op.drop_table(table)
     _join_authorizations_to_orders()
+    op.drop_index("certificates_by_serial", "certificates")
     op.drop_index("certificates_by_cert_id", "certificates")
     op.drop_index("accounts_of_external_account", "accounts")
     for table, columns in _ADDED.items():
