@@ -1,0 +1,81 @@
+"""Foreign clients against a real deployment: each issues, renews and revokes; openssl judges."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from tests.support.acme_clients import Client, Dehydrated, Lego, Result, Server, Uacme, WebRoot, missing, namespaces
+from tests.support.deployment import Deployment
+from tests.support.openssl import Relying
+
+CLIENTS: dict[str, tuple[Callable[[Path, Server, WebRoot], Client], str]] = {
+    "lego": (Lego, missing("lego")),
+    "uacme": (Uacme, missing("uacme", "unshare") or namespaces()),
+    "dehydrated": (Dehydrated, missing("dehydrated", "curl")),
+}
+
+
+@pytest.fixture
+def server(deployment: Deployment) -> Server:
+    """What clients are told."""
+    return Server(deployment.endpoints["acme_directory"], Path(deployment.endpoints["tls_ca_bundle"]))
+
+
+@pytest.fixture
+def web(deployment: Deployment, tmp_path: Path) -> Iterator[WebRoot]:
+    """The web root of the name that is asked for."""
+    with WebRoot(tmp_path / "web", deployment.http01_port) as serving:
+        yield serving
+
+
+@pytest.fixture
+def relying(server: Server, tmp_path: Path) -> Relying:
+    """A relying party that trusts the TLS bundle."""
+    return Relying(server.bundle, tmp_path)
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    """A DNS name of this test alone."""
+    return re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:60] + ".pqcpki.test"
+
+
+def certificate(result: Result) -> x509.Certificate:
+    """The certificate itself."""
+    return x509.load_pem_x509_certificate(result.leaf.read_bytes())
+
+
+def dns_names(found: x509.Certificate) -> set[str]:
+    """The DNS names in it."""
+    names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return set(names.get_values_for_type(x509.DNSName))
+
+
+@pytest.mark.parametrize("program", CLIENTS)
+def test_issue_renew_revoke(program: str, server: Server, web: WebRoot, relying: Relying, name: str) -> None:
+    """A client gets a certificate, renews it, and revokes the new one; the old one stays good."""
+    make, absent = CLIENTS[program]
+    if absent:
+        pytest.skip(absent)
+    client = make(web.root.parent / program, server, web)
+    first = client.issue(name)
+    old = certificate(first)
+    assert dns_names(old) == {name}
+    assert relying.verify(first.leaf, first.chain).strip().endswith("OK")
+    kept = Result(relying.directory / "old.pem", relying.directory / "old-chain.pem")
+    kept.leaf.write_bytes(first.leaf.read_bytes())
+    kept.chain.write_bytes(first.chain.read_bytes())
+    second = client.renew(name)
+    new = certificate(second)
+    assert new.serial_number != old.serial_number
+    assert dns_names(new) == {name}
+    revoked = relying.directory / "revoked.pem"
+    revoked.write_bytes(second.leaf.read_bytes())
+    client.revoke(name)
+    assert "Cert Status: revoked" in relying.ocsp(revoked, kept.chain)
+    assert "Cert Status: good" in relying.ocsp(kept.leaf, kept.chain)
