@@ -13,8 +13,11 @@ from pkicore.clock import Clock, SystemClock
 from pkicore.mtls import INTERNAL
 from services.acme.accounts import AccountRules
 from services.acme.admin_application import admin_application
+from services.acme.client_address import TrustedProxies
 from services.acme.inventory import AccountInventory
+from services.acme.nonces import open_nonces
 from services.acme.orders import OrderRules
+from services.acme.perspectives.endpoint import Validates
 from services.acme.perspectives.remote import corroborated
 from services.acme.service import AcmeService, ServiceRules
 from services.acme.settings import AcmeSettings
@@ -25,6 +28,7 @@ from services.ca.client.identity import internal_renewer
 from services.ca.client.public_certificate import public_names
 from services.ca.client.public_side import PublicSide
 from services.ca.client.way import WayToCa, patiently
+from services.chassis.asgi import Application, AsgiApp
 from services.chassis.audit import audit_checkpoints
 from services.chassis.database import CommitObserver, Database
 from services.chassis.identity import IdentityRenewer
@@ -75,11 +79,11 @@ async def serve(
         admin = ca.listener("admin", INTERNAL, ca.credentials, tls_metrics, clock)
         await patiently("staple", admin.open)
         stack.push_async_callback(admin.aclose)
-        primary = Validator.build(settings, clock, settings.challenges)
         service = AcmeService.assemble(
             database=database,
             authority=ca.client,
-            validator=await corroborated(primary, settings, ca, clock, registry, stack),
+            validator=await _validator(settings, ca, clock, registry, stack),
+            nonces=await open_nonces(database, clock),
             urls=urls,
             rules=service_rules(settings),
             clock=clock,
@@ -88,19 +92,34 @@ async def serve(
         stack.push_async_callback(service.close)
         await service.resume()
         listeners = [
-            Listener("public", service.application, sockets["public"], public.listener),
+            Listener("public", _behind_proxies(service.application, settings), sockets["public"], public.listener),
             Listener("admin", admin_application(service.administration, policy, metrics), sockets["admin"], admin),
             Listener("ops", ops_application("acme", registry, readiness, metrics), sockets["ops"]),
         ]
         background = [
             BackgroundTask("audit-checkpoints", checkpointer.run),
             BackgroundTask("clean-up", service.run_clean_up),
+            BackgroundTask("upkeep", service.upkeep.run),
             BackgroundTask("account-inventory", AccountInventory(Store(database), registry).run),
             BackgroundTask("internal-certificate", _internal_renewer(settings, ca, tls_metrics, clock).run),
             *public.background(),
             *ca.background(),
         ]
         await run_service("acme", listeners, state_dir=settings.state_dir, readiness=readiness, background=background)
+
+
+def _behind_proxies(application: Application, settings: AcmeSettings) -> AsgiApp:
+    if not settings.trusted_proxies:
+        return application
+    return TrustedProxies(application, settings.trusted_proxies, settings.proxy_header)
+
+
+async def _validator(
+    settings: AcmeSettings, ca: WayToCa, clock: Clock, registry: CollectorRegistry, stack: AsyncExitStack
+) -> Validates:
+    """This server's own validation, and the remote perspectives behind it."""
+    primary = Validator.build(settings, clock, settings.challenges)
+    return await corroborated(primary, settings, ca, clock, registry, stack)
 
 
 def _internal_renewer(settings: AcmeSettings, ca: WayToCa, metrics: TlsMetrics, clock: Clock) -> IdentityRenewer:
@@ -119,8 +138,9 @@ def _internal_renewer(settings: AcmeSettings, ca: WayToCa, metrics: TlsMetrics, 
 def service_rules(settings: AcmeSettings) -> ServiceRules:
     """The rules as the settings have them."""
     return ServiceRules(
-        AccountRules(settings.terms_of_service, settings.max_contacts),
+        AccountRules(Terms(settings.terms_of_service), settings.max_contacts),
         OrderRules(settings.order_lifetime_seconds, settings.max_identifiers, settings.max_pending_orders),
         settings.hold_seconds,
         open_published_keys(settings.published_keys_file),
+        settings.limits,
     )
