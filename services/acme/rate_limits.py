@@ -190,8 +190,8 @@ class RateLimits:
         wait = await self._store.full_at(charge.token.key) - (now + limit.period - limit.step)
         raise _refusal(charge.name, charge.subject, limit, now, wait) from error
 
-    async def clean_up(self) -> int:
-        """Forget some buckets that are full again; how many."""
+    async def clean_up(self) -> bool:
+        """Forget some buckets that are full again; whether there may be more."""
         return await self._store.delete_full(self._now())
 
     def _names(self, account: AccountRow, names: Sequence[Identifier]) -> tuple[Charge, ...]:

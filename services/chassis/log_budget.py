@@ -23,10 +23,14 @@ _OWN_PREFIX: Final = 64
 def neighbourhood(address: str) -> str:
     """Whose budget it is: an IPv4 address has one, an IPv6 address one with all that its host may take."""
     try:
-        is_chosen = ipaddress.ip_address(address).version == 6  # noqa: PLR2004 - IP version
+        found = ipaddress.ip_address(address)
     except ValueError:  # a Unix socket's path, or nothing that is known
         return address
-    return str(ipaddress.ip_network((address, _OWN_PREFIX), strict=False)) if is_chosen else address
+    if found.version == 4:  # noqa: PLR2004 - IP version
+        return address
+    if found.ipv4_mapped:  # IPv4 on a listener for both (RFC 4291 §2.5.5.2)
+        return str(found.ipv4_mapped)
+    return str(ipaddress.ip_network((address, _OWN_PREFIX), strict=False))
 
 
 class LogBudget:

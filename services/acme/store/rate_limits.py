@@ -18,7 +18,7 @@ from services.acme.schema import rate_limit_overrides as overrides
 from services.acme.schema import rate_limits as buckets
 from services.chassis.database import AuditEvent, Database, Unit, Write
 
-CLEAN_UP_BATCH: Final = 1000  # buckets deleted in one commit
+CLEAN_UP_BATCH: Final = 500  # buckets deleted in one commit
 MAX_OVERRIDES: Final = 10_000  # read into memory by every replica
 _NOBODY: Final = ""  # no bucket has this key
 
@@ -43,9 +43,12 @@ _OVERRIDE: Final = insert(overrides)
 _STATEMENTS: Final[Mapping[str, Any]] = {
     "take": _TAKE,
     "bucket": select(buckets.c.full_at).where(buckets.c.key == bindparam("bucket")),
-    "full": select(buckets.c.key).where(buckets.c.full_at < _NOW).limit(CLEAN_UP_BATCH),
-    "delete": delete(buckets).where(buckets.c.key == bindparam("bucket")),
-    "delete_full": delete(buckets).where(buckets.c.key == bindparam("bucket"), buckets.c.full_at < _NOW),
+    "any_full": select(buckets.c.key).where(buckets.c.full_at < _NOW).limit(1),
+    # the time is asked twice: a token may be taken between the look for full buckets and their removal
+    "delete_full": delete(buckets).where(
+        buckets.c.key.in_(select(_GUARD.c.key).where(_GUARD.c.full_at < _NOW).limit(CLEAN_UP_BATCH)),
+        buckets.c.full_at < _NOW,
+    ),
     "reset": delete(buckets).where(
         or_(
             buckets.c.key == bindparam("bucket"),
@@ -114,21 +117,20 @@ class RateLimitStore:
             "guard": guard.key,
             "guard_latest": now + guard.period - guard.step,
         }
-        return Write(self._statements["take"], values, expect)
+        return Write(self._statements["take"], values, expect, contended=True)
 
     async def full_at(self, key: str) -> int:
         """The millisecond at which a bucket is full; 0 where nothing was taken from it."""
         row = await self._database.fetch_one(self._statements["bucket"], bucket=key)
         return 0 if row is None else int(row["full_at"])
 
-    async def delete_full(self, now: int) -> int:
-        """Forget some buckets that are full again; how many."""
-        full = await self._database.fetch_all(self._statements["full"], now=now)
-        statement = self._statements["delete_full"]
-        writes = [Write(statement, {"bucket": row["key"], "now": now}) for row in full]
-        if writes:
-            await self._database.commit(Unit("rate-limits-deleted", writes))
-        return len(writes)
+    async def delete_full(self, now: int) -> bool:
+        """Forget some buckets that are full again; whether there were any."""
+        if await self._database.fetch_one(self._statements["any_full"], now=now) is None:
+            return False
+        write = Write(self._statements["delete_full"], {"now": now}, contended=True)
+        await self._database.commit(Unit("rate-limits-deleted", [write]))
+        return True
 
     async def reset(self, keys: Sequence[str], prefix: str, audit: AuditEvent) -> None:
         """Fill some buckets, and all whose keys begin in one way ("" for none)."""
