@@ -122,7 +122,8 @@ def to_json(value: object) -> str:
     return orjson.dumps(value).decode()
 
 
-def _identifiers(text: str) -> tuple[Identifier, ...]:
+def identifiers_of(text: str) -> tuple[Identifier, ...]:
+    """The identifiers in a column."""
     return tuple(Identifier(item["type"], item["value"]) for item in orjson.loads(text))
 
 
@@ -156,7 +157,7 @@ def order_of(row: Row) -> OrderRow:
         id=row["id"],
         account_id=row["account_id"],
         status=row["status"],
-        identifiers=_identifiers(row["identifiers"]),
+        identifiers=identifiers_of(row["identifiers"]),
         expires=row["expires"],
         created_at=row["created_at"],
         csr=None if row["csr"] is None else bytes(row["csr"]),
@@ -293,7 +294,7 @@ def certificate_of(row: Row) -> CertificateRow:
         chain=row["chain"],
         not_after=row["not_after"],
         revoked_at=row["revoked_at"],
-        identifiers=_identifiers(row["identifiers"]) if "identifiers" in row else (),
+        identifiers=identifiers_of(row["identifiers"]) if "identifiers" in row else (),
         cert_id=row["cert_id"],
         not_before=row["not_before"],
         alternates=tuple(orjson.loads(row["alternates"] or "[]")),
