@@ -32,7 +32,7 @@ import dns.rrset
 
 MAX_CNAMES = 16
 TTL_SECONDS = 0
-RECORD_TYPES = ("A", "AAAA", "TXT")
+RECORD_TYPES = ("A", "AAAA", "TXT", "CAA")
 
 
 @dataclass(frozen=True)

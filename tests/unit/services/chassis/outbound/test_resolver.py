@@ -4,7 +4,7 @@ from ipaddress import ip_address
 import pytest
 
 from services.chassis.errors import NotResolvedError
-from services.chassis.outbound.resolver import Resolver, parse_server
+from services.chassis.outbound.resolver import CaaRecord, Resolver, parse_server
 from tests.support.dns_server import DnsSimulator
 
 
@@ -132,3 +132,53 @@ async def test_impossible_name(resolver: Resolver, name: str) -> None:
     """A name that DNS cannot carry is refused before anything is sent."""
     with pytest.raises(NotResolvedError, match="not allow"):
         await resolver.addresses(name)
+
+
+async def test_caa_records_come_with_flags_tag_and_value(dns: DnsSimulator, resolver: Resolver) -> None:
+    """All three parts of RFC 8659 §4.1 are read, through aliases, and by TCP where the set is long."""
+    dns.set("caa.test", CAA=['0 issue "ca.example"', '128 Tbs "x"'])
+    dns.set("alias.test", CNAME="caa.test")
+    dns.set("long.test", CAA=[f'0 issue "{n:03}.ca.example"' for n in range(100)])
+    found = (CaaRecord(0, b"issue", b"ca.example"), CaaRecord(128, b"Tbs", b"x"))
+    assert set(await resolver.caa("caa.test")) == set(await resolver.caa("alias.test")) == set(found)
+    assert len(await resolver.caa("long.test")) == 100
+    assert [query.transport for query in dns.queries] == ["udp", "udp", "udp", "tcp"]
+
+
+async def test_no_caa_records_are_no_failure(dns: DnsSimulator, resolver: Resolver) -> None:
+    """A name without such records, one that does not exist, and an alias to nowhere have an empty set."""
+    dns.set("other.test", A=["192.0.2.1"])
+    dns.set("dangling.test", CNAME="nowhere.test")
+    for name in ("other.test", "missing.test", "dangling.test"):
+        assert await resolver.caa(name) == ()
+
+
+@pytest.mark.parametrize("behaviour", [{"rcode": "SERVFAIL"}, {"rcode": "REFUSED"}, {"drop": True}])
+async def test_caa_that_cannot_be_looked_up_is_a_failure(
+    dns: DnsSimulator, resolver: Resolver, behaviour: dict[str, object]
+) -> None:
+    """No answer is not an empty set."""
+    dns.set("bad.test", **behaviour)
+    with pytest.raises(NotResolvedError, match="CAA"):
+        await resolver.caa("bad.test")
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("corp.example", "192.0.2.2"),
+        ("www.corp.example", "192.0.2.2"),
+        ("WWW.Corp.Example", "192.0.2.2"),
+        ("www.lab.corp.example", "192.0.2.3"),
+        ("notcorp.example", "192.0.2.1"),
+        ("corp.example.test", "192.0.2.1"),
+    ],
+)
+async def test_a_zone_may_have_a_resolver_of_its_own(name: str, answer: str) -> None:
+    """The longest zone that has the name decides who is asked, at whole labels; the others go to the default."""
+    async with DnsSimulator() as default, DnsSimulator() as corp, DnsSimulator() as lab:
+        for simulator, address in ((default, "192.0.2.1"), (corp, "192.0.2.2"), (lab, "192.0.2.3")):
+            simulator.set(name, A=[address])
+        zones = {"corp.example": corp.address, "lab.corp.example": lab.address}
+        resolver = Resolver.build(default.address, 0.6, zones)
+        assert await resolver.addresses(name) == (ip_address(answer),)
