@@ -54,15 +54,16 @@ class Dns01:
             ValidationError: "dns", when the look-up fails; "incorrectResponse", when no record is the expected one.
         """
         name = self._name_of(attempt)
-        texts = await texts_of(name, self._resolver, self._seconds)
+        note = f" (the label is that of the account {attempt.account_url})" if attempt.type == "dns-account-01" else ""
+        texts = await texts_of(name, self._resolver, self._seconds, note)
         expected = txt_value(attempt.key_authorization).encode()
         matches = [text for text in texts if hmac.compare_digest(text, expected)]
         if not matches:
-            raise ValidationError("incorrectResponse", _sentence(name, texts))
+            raise ValidationError("incorrectResponse", _sentence(name, texts) + note)
 
 
-async def texts_of(name: str, resolver: Resolver, seconds: float) -> tuple[bytes, ...]:
-    """The TXT records of `name`; none is no failure.
+async def texts_of(name: str, resolver: Resolver, seconds: float, note: str = "") -> tuple[bytes, ...]:
+    """The TXT records of `name`; none is no failure. The note ends the sentence of a failure.
 
     Raises:
         ValidationError: "dns", when they cannot be had in time.
@@ -71,9 +72,9 @@ async def texts_of(name: str, resolver: Resolver, seconds: float) -> tuple[bytes
         async with asyncio.timeout(seconds):
             return await resolver.texts(name)
     except TimeoutError as error:
-        raise ValidationError("dns", f"no answer for TXT of {name} within {seconds:g} seconds") from error
+        raise ValidationError("dns", f"no answer for TXT of {name} within {seconds:g} seconds{note}") from error
     except NotResolvedError as error:
-        raise ValidationError("dns", str(error)) from error
+        raise ValidationError("dns", f"{error}{note}") from error
 
 
 def txt_value(key_authorization: str) -> str:

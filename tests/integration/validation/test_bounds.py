@@ -4,14 +4,17 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
 
 import pytest
 
+from services.acme.challenges import CHALLENGE_TYPES, WITHOUT_TOKEN
 from services.acme.challenges.attempt import Attempt
-from services.acme.challenges.dns01 import txt_value
+from services.acme.challenges.dns01 import account_record_name, txt_value
 from services.acme.errors import AcmeError, ValidationError
 from services.acme.validation import Validator
-from tests.support.attempts import SITE, TOKEN, attempt
+from tests.support.alpn_server import AlpnServer, Certificate, proof
+from tests.support.attempts import ACCOUNT, SITE, TOKEN, attempt
 from tests.support.clock import ManualClock
 from tests.support.dns_server import DnsSimulator
 from tests.support.http_challenge import CHALLENGE_PATH, HttpChallengeServer
@@ -48,18 +51,30 @@ class Gate:
         self.inside -= 1
 
 
-async def test_built_validator_knows_both_methods() -> None:
-    """One validator from the settings carries out http-01 and dns-01."""
-    async with DnsSimulator() as dns, HttpChallengeServer() as web:
-        validator = Validator.build(Settings(dns.address, web.port), ManualClock())
+async def test_built_validator_knows_every_method(tmp_path: Path) -> None:
+    """One validator from the settings carries out every type there is."""
+    async with DnsSimulator() as dns, HttpChallengeServer() as web, AlpnServer(tmp_path) as tls:
+        await tls.serve(Certificate(["site.test"], proof("token.key")).pem())
+        settings = Settings(dns.address, web.port, tls.port, ("ca.test",))
+        validator = Validator.build(settings, ManualClock())
+        web.answer("token", "token.key")
         dns.set("site.test", A=["127.0.0.1"])
         dns.set("_acme-challenge.site.test", TXT=[txt_value("token.key")])
-        web.answer("token", "token.key")
-        for challenge_type in ("http-01", "dns-01"):
+        dns.set(account_record_name(attempt("dns-account-01")), TXT=[txt_value("token.key")])
+        dns.set("_validation-persist.site.test", TXT=[f"ca.test; accounturi={ACCOUNT}"])
+        for challenge_type in CHALLENGE_TYPES:
             await validator.validate(attempt(challenge_type, token="token", thumbprint="key"))
+        for challenge_type in set(CHALLENGE_TYPES) - WITHOUT_TOKEN:
             with pytest.raises(ValidationError) as failed:
                 await validator.validate(attempt(challenge_type, token="token", thumbprint="other"))
             assert failed.value.acme_type == "incorrectResponse"
+
+
+async def test_types_that_are_not_offered_are_not_validated() -> None:
+    """A challenge that was offered before its type was taken from the settings is not tried any more."""
+    validator = Validator.build(Settings("127.0.0.1:1", 80), ManualClock(), ("dns-01",))
+    with pytest.raises(ValidationError, match="http-01 is not a challenge type"):
+        await validator.validate(attempt("http-01"))
 
 
 def test_resolver_setting_is_checked_at_the_start() -> None:
@@ -140,3 +155,34 @@ async def test_many_stalled_sites_leave_no_task_behind() -> None:
         await web.stop()
         await dns.stop()  # a busy machine's simulator may have questions left that nobody waits for
         assert asyncio.all_tasks() == before
+
+
+async def test_one_account_takes_no_more_than_its_share() -> None:
+    """An account whose names never answer keeps its own slots busy, and another account is validated at once."""
+    gate = Gate()
+    validator = Validator({"http-01": gate, "dns-01": gate}, concurrent=8, waiting=0, per_account=2)
+    async with asyncio.TaskGroup() as group:
+        for challenge_type in ("http-01", "dns-01") * 10:
+            group.create_task(validator.validate(attempt(challenge_type, account="https://acme.test/hostile")))
+        await asyncio.sleep(0.05)
+        assert gate.inside == 2
+        group.create_task(validator.validate(attempt("http-01", account="https://acme.test/honest")))
+        await asyncio.sleep(0.05)
+        assert gate.inside == 3
+        gate.opened.set()
+    assert (gate.inside, gate.most) == (0, 3)
+
+
+async def test_too_many_of_one_account_are_told_to_come_back() -> None:
+    """Beyond an account's queue nothing is tried, and the refusal says that it is the account's own doing."""
+    gate = Gate()
+    validator = Validator({"http-01": gate}, per_account=1, waiting_per_account=1)
+    async with asyncio.TaskGroup() as group:
+        for _ in range(2):
+            group.create_task(validator.validate(attempt("http-01")))
+        await asyncio.sleep(0.05)
+        with pytest.raises(AcmeError, match="too many validations of this account are waiting") as refused:
+            await validator.validate(attempt("http-01"))
+        gate.opened.set()
+    assert (refused.value.acme_type, refused.value.status) == ("rateLimited", 429)
+    await validator.validate(attempt("http-01"))
