@@ -9,10 +9,23 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from tests.support.acme_clients import Client, Dehydrated, Lego, Result, Server, Uacme, WebRoot, missing, namespaces
+from tests.support.acme_clients import (
+    Client,
+    Dehydrated,
+    Lego,
+    Result,
+    Server,
+    Uacme,
+    WebRoot,
+    missing,
+    namespaces,
+    run,
+    split,
+)
 from tests.support.deployment import Deployment
 from tests.support.openssl import Relying
 
+SUPPORT = Path(__file__).parents[1] / "support"
 CLIENTS: dict[str, tuple[Callable[[Path, Server, WebRoot], Client], str]] = {
     "lego": (Lego, missing("lego")),
     "uacme": (Uacme, missing("uacme", "unshare") or namespaces()),
@@ -43,6 +56,12 @@ def relying(server: Server, tmp_path: Path) -> Relying:
 def name(request: pytest.FixtureRequest) -> str:
     """A DNS name of this test alone."""
     return re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:60] + ".pqcpki.test"
+
+
+def lego() -> None:
+    """Skip where there is no lego."""
+    if absent := missing("lego"):
+        pytest.skip(absent)
 
 
 def certificate(result: Result) -> x509.Certificate:
@@ -79,3 +98,25 @@ def test_issue_renew_revoke(program: str, server: Server, web: WebRoot, relying:
     client.revoke(name)
     assert "Cert Status: revoked" in relying.ocsp(revoked, kept.chain)
     assert "Cert Status: good" in relying.ocsp(kept.leaf, kept.chain)
+
+
+def test_lego_by_tls_alpn_01(
+    deployment: Deployment, server: Server, web: WebRoot, relying: Relying, name: str, tmp_path: Path
+) -> None:
+    """Its own TLS server answers tls-alpn-01 at the port that the deployment dials."""
+    lego()
+    result = Lego(tmp_path / "lego", server, web, tls_port=deployment.tlsalpn01_port).issue(name)
+    assert dns_names(certificate(result)) == {name}
+    assert relying.verify(result.leaf, result.chain).strip().endswith("OK")
+
+
+def test_the_acme_library(
+    certbot_command: Path, server: Server, web: WebRoot, relying: Relying, name: str, tmp_path: Path
+) -> None:
+    """Python's acme library registers, issues, renews, revokes and ends its account."""
+    script = SUPPORT / "acme_library.py"
+    command: list[str | Path] = [certbot_command.with_name("python"), script, server.directory, web.challenges]
+    run([*command, name, tmp_path], {"REQUESTS_CA_BUNDLE": str(server.bundle)})
+    first, second = (split(tmp_path / f"{which}.pem", tmp_path / which) for which in ("first", "second"))
+    assert "Cert Status: good" in relying.ocsp(first.leaf, first.chain)
+    assert "Cert Status: revoked" in relying.ocsp(second.leaf, second.chain)

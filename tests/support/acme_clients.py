@@ -187,6 +187,7 @@ class Dehydrated:
             "BASEDIR": str(home),
             "WELLKNOWN": str(web.challenges),
             "KEY_ALGO": "prime256v1",
+            "ACCOUNT_KEYSIZE": "2048",
             **(options or {}),
         }
         lines = [f"{name}={shlex.quote(value)}\n" for name, value in settings.items()]
@@ -217,6 +218,7 @@ class Dehydrated:
 def split(bundle: Path, folder: Path) -> Result:
     """The leaf and the chain of a file that has both."""
     end = "-----END CERTIFICATE-----\n"
+    folder.mkdir(exist_ok=True)
     leaf, _, rest = bundle.read_text().partition(end)
     result = Result(folder / "leaf.pem", folder / "issuers.pem")
     result.leaf.write_text(leaf + end)

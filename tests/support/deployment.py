@@ -92,12 +92,14 @@ class Deployment:
         endpoints: the parsed endpoints.json.
         dns: the DNS simulator that validation asks.
         http01_port: where validation expects web servers.
+        tlsalpn01_port: where it expects TLS servers.
     """
 
     def __init__(self, directory: Path, dns: DnsProcess, environment: Mapping[str, str] | None = None) -> None:
         self.directory = directory
         self.dns = dns
         self.http01_port = free_port()
+        self.tlsalpn01_port = free_port()
         self.environment = {**os.environ, **self._settings(), **(environment or {})}
         self.endpoints: dict[str, Any] = {}
         self._up: subprocess.Popen[bytes] | None = None
@@ -107,6 +109,7 @@ class Deployment:
             **{f"PQCPKI_{name}": "0" for name in FREE_PORTS},
             "PQCPKI_ACME_RESOLVER": self.dns.address,
             "PQCPKI_ACME_HTTP01_PORT": str(self.http01_port),
+            "PQCPKI_ACME_TLSALPN01_PORT": str(self.tlsalpn01_port),
             "PQCPKI_ACME_ALLOWED_NETWORKS": "127.0.0.0/8",
         }
 
