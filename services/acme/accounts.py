@@ -1,4 +1,4 @@
-"""Accounts (RFC 8555 §7.3): made, found, changed, closed."""
+"""Accounts (RFC 8555 §7.3): read, changed, given another key, closed; and the list of their orders."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pkicore.clock import Clock, unix
-from pkicore.jose.jwk import jwk_of, thumbprint
-from services.acme.answers import answer, link, location, not_found
-from services.acme.blocked_keys import BlockedKeys
+from services.acme.answers import answer, location, not_found
 from services.acme.errors import AcmeError
-from services.acme.ids import new_id
-from services.acme.requests import AccountCache, AccountRequest, KeyRequest
-from services.acme.store import AccountRow, Store
+from services.acme.requests import AccountCache, AccountRequest
+from services.acme.store import FIRST_PAGE, AccountRow, Store
+from services.acme.store.account_changes import AccountChanges
+from services.acme.terms import Terms
 from services.acme.urls import Urls
 from services.chassis.asgi import Response
 from services.chassis.database import AuditEvent
-from services.chassis.errors import ConflictError, DuplicateError
+from services.chassis.errors import ConflictError
 
 _MAX_CONTACT: Final = 320  # characters: "mailto:" and an address of RFC 5321 §4.5.3.1
 # One addr-spec of RFC 6068 without hfields; quoted local parts, address literals and escapes (%0A …) are not taken.
@@ -28,65 +27,68 @@ _MAILTO: Final = re.compile(
 
 @dataclass(frozen=True)
 class AccountRules:
-    """What the operator asks of accounts; `terms` is a URL, or empty where there is nothing to agree to."""
+    """What the operator asks of accounts: the terms to agree to, and how many contacts an account has at most."""
 
-    terms: str
+    terms: Terms
     max_contacts: int
+
+    def contacts(self, value: Any) -> tuple[str, ...]:  # noqa: ANN401 - JSON from the client
+        """The contacts of a request, each once.
+
+        Raises:
+            AcmeError: malformed, unsupportedContact or invalidContact.
+        """
+        if not isinstance(value, list) or not all(isinstance(contact, str) for contact in value):
+            raise AcmeError("malformed", "contact must be a list of URLs")
+        if len(value) > self.max_contacts:
+            raise AcmeError("invalidContact", f"an account has at most {self.max_contacts} contacts")
+        for contact in value:
+            if not contact.lower().startswith("mailto:"):
+                raise AcmeError("unsupportedContact", "contacts must be mailto URLs")
+            if len(contact) > _MAX_CONTACT or not _MAILTO.fullmatch(contact):
+                raise AcmeError("invalidContact", "a mailto contact is exactly one e-mail address without headers")
+        return tuple(dict.fromkeys(value))
+
+
+@dataclass(frozen=True)
+class AccountDocuments:
+    """Account objects (RFC 8555 §7.1.2)."""
+
+    urls: Urls
+    terms: Terms
+
+    def url(self, account_id: str) -> str:
+        """What clients call the account (kid)."""
+        return self.urls.of(f"acct/{account_id}")
+
+    def of(self, account: AccountRow) -> dict[str, Any]:
+        """The object; the agreement stands in it while it is to the terms in force."""
+        document: dict[str, Any] = {"status": account.status, "orders": f"{self.url(account.id)}/orders"}
+        if account.contacts:
+            document["contact"] = list(account.contacts)
+        if account.terms_agreed_at is not None and self.terms.is_agreed(account):
+            document["termsOfServiceAgreed"] = True
+        return document
 
 
 class Accounts:
-    """The resources newAccount, account and the list of its orders."""
+    """The resources account, and the list of its orders."""
 
     def __init__(
         self,
         store: Store,
+        changes: AccountChanges,
         cache: AccountCache,
-        urls: Urls,
+        documents: AccountDocuments,
         rules: AccountRules,
-        blocked: BlockedKeys,
         clock: Clock,
     ) -> None:
         self._store = store
-        self._blocked = blocked
+        self._changes = changes
         self._cache = cache
-        self._urls = urls
+        self._documents = documents
         self._rules = rules
         self._clock = clock
-
-    async def create(self, request: KeyRequest) -> Response:
-        """Make an account for the key, or find the one it has.
-
-        Raises:
-            AcmeError: badPublicKey (blocked), accountDoesNotExist, unauthorized (deactivated, or blocked since),
-                userActionRequired, or a contact is refused.
-        """
-        members = request.members()
-        only_existing = _flag(members, "onlyReturnExisting")
-        agreed = _flag(members, "termsOfServiceAgreed")
-        existing = await self._store.account_by_thumbprint(thumbprint(request.public_key))
-        if existing is not None:
-            await self._blocked.refuse_account(request.public_key)
-            return self._found(existing)
-        await self._blocked.refuse_new(request.public_key)
-        if only_existing:
-            raise AcmeError("accountDoesNotExist", "no account has this key")
-        if self._rules.terms and not agreed:
-            raise AcmeError(
-                "userActionRequired",
-                "the terms of service must be agreed to",
-                headers=[link(self._rules.terms, "terms-of-service")],
-            )
-        now = unix(self._clock.now())
-        account = AccountRow(
-            id=new_id(),
-            status="valid",
-            thumbprint=thumbprint(request.public_key),
-            jwk=jwk_of(request.public_key),
-            contacts=self._contacts(members.get("contact", [])),
-            terms_agreed_at=now if agreed and self._rules.terms else None,
-            created_at=now,
-        )
-        return await self._store_new(account)
 
     async def post(self, request: AccountRequest, account_id: str) -> Response:
         """Read, change or deactivate the account that signs.
@@ -98,14 +100,17 @@ class Accounts:
         if account.id != account_id:
             raise AcmeError("unauthorized", "this is not the account that signed the request")
         if request.is_read:
-            return answer(self._document(account), location(self._urls.of(f"acct/{account.id}")))
+            return self._answer(account)
         members = request.members()
         if members.get("status") == "deactivated":
             return await self._deactivate(account)
         # Any other status is ignored (§7.3.2), since clients may send the whole account back.
-        if "contact" in members:
-            return await self._update(account, self._contacts(members["contact"]))
-        return answer(self._document(account))
+        contacts = self._rules.contacts(members["contact"]) if "contact" in members else None
+        agrees = flag(members, "termsOfServiceAgreed")
+        terms = self._rules.terms.url if agrees and account.terms != self._rules.terms.url else ""
+        if contacts is None and not terms:
+            return self._answer(account)
+        return await self._update(account, contacts, terms)
 
     async def orders(self, request: AccountRequest, account_id: str) -> Response:
         """The account's orders, newest first, without the invalid ones (RFC 8555 §7.1.2.1).
@@ -116,25 +121,11 @@ class Accounts:
         request.require_read()
         if request.account.id != account_id:
             raise AcmeError("unauthorized", "this is not the account that signed the request")
-        ids = await self._store.order_ids(account_id)
-        return answer({"orders": [self._urls.of(f"order/{order_id}") for order_id in ids]})
+        ids, _ = await self._store.order_ids(account_id, unix(self._clock.now()), FIRST_PAGE)
+        return answer({"orders": [self._documents.urls.of(f"order/{order_id}") for order_id in ids]})
 
-    def _found(self, account: AccountRow) -> Response:
-        if account.status != "valid":
-            raise AcmeError("unauthorized", f"the account of this key is {account.status}")
-        return answer(self._document(account), location(self._urls.of(f"acct/{account.id}")))
-
-    async def _store_new(self, account: AccountRow) -> Response:
-        detail = {"thumbprint": account.thumbprint, "contacts": list(account.contacts)}
-        try:
-            await self._store.create_account(account, AuditEvent("account.created", f"account:{account.id}", detail))
-        except DuplicateError:  # the same key asked twice at once; the other request has made the account
-            existing = await self._store.account_by_thumbprint(account.thumbprint)
-            if existing is None:
-                raise
-            return self._found(existing)
-        where = location(self._urls.of(f"acct/{account.id}"))
-        return answer(self._document(account), where, status=201)
+    def _answer(self, account: AccountRow) -> Response:
+        return answer(self._documents.of(account), location(self._documents.url(account.id)))
 
     async def _deactivate(self, account: AccountRow) -> Response:
         try:
@@ -143,12 +134,16 @@ class Accounts:
             raise not_valid_any_more() from error
         finally:
             self._cache.forget(account.id)
-        return answer(self._document(account) | {"status": "deactivated"})
+        return answer(self._documents.of(account) | {"status": "deactivated"})
 
-    async def _update(self, account: AccountRow, contacts: tuple[str, ...]) -> Response:
-        audit = AuditEvent("account.updated", f"account:{account.id}", {"contacts": list(contacts)})
+    async def _update(self, account: AccountRow, contacts: tuple[str, ...] | None, terms: str) -> Response:
+        detail: dict[str, Any] = {} if contacts is None else {"contacts": list(contacts)}
+        if terms:
+            detail["terms"] = terms
+        agreement = (terms, unix(self._clock.now())) if terms else None
+        audit = AuditEvent("account.updated", f"account:{account.id}", detail)
         try:
-            await self._store.update_contacts(account.id, contacts, audit)
+            await self._changes.update(account.id, contacts, agreement, audit)
         except ConflictError as error:
             raise not_valid_any_more() from error
         finally:
@@ -156,27 +151,7 @@ class Accounts:
         changed = await self._store.account(account.id)
         if changed is None:
             raise not_found()
-        return answer(self._document(changed))
-
-    def _contacts(self, value: Any) -> tuple[str, ...]:  # noqa: ANN401 - JSON from the client
-        if not isinstance(value, list) or not all(isinstance(contact, str) for contact in value):
-            raise AcmeError("malformed", "contact must be a list of URLs")
-        if len(value) > self._rules.max_contacts:
-            raise AcmeError("invalidContact", f"an account has at most {self._rules.max_contacts} contacts")
-        for contact in value:
-            if not contact.lower().startswith("mailto:"):
-                raise AcmeError("unsupportedContact", "contacts must be mailto URLs")
-            if len(contact) > _MAX_CONTACT or not _MAILTO.fullmatch(contact):
-                raise AcmeError("invalidContact", "a mailto contact is exactly one e-mail address without headers")
-        return tuple(dict.fromkeys(value))
-
-    def _document(self, account: AccountRow) -> dict[str, Any]:
-        document: dict[str, Any] = {"status": account.status, "orders": self._urls.of(f"acct/{account.id}/orders")}
-        if account.contacts:
-            document["contact"] = list(account.contacts)
-        if account.terms_agreed_at is not None:
-            document["termsOfServiceAgreed"] = True
-        return document
+        return self._answer(changed)
 
 
 def not_valid_any_more() -> AcmeError:
@@ -184,7 +159,12 @@ def not_valid_any_more() -> AcmeError:
     return AcmeError("unauthorized", "this account is deactivated")
 
 
-def _flag(members: dict[str, Any], name: str) -> bool:
+def flag(members: dict[str, Any], name: str) -> bool:
+    """A member that is true or false, and false where it is left out.
+
+    Raises:
+        AcmeError: malformed: anything else.
+    """
     value = members.get(name, False)
     if not isinstance(value, bool):
         raise AcmeError("malformed", f"{name} must be true or false")

@@ -9,6 +9,7 @@ from pkicore.algorithms import algorithm_of
 from pkicore.errors import MalformedError
 from pkicore.jose.jwk import public_key_from_jwk
 from services.acme.errors import NotKnownError, NotPossibleError
+from services.acme.external_account_administration import ExternalAccountAdministration
 from services.acme.ids import is_id
 from services.acme.requests import AccountCache
 from services.acme.store import AccountRow, Store
@@ -94,6 +95,7 @@ class Administration:
     """The parts that the admin API stands on."""
 
     accounts: AccountAdministration
+    external_accounts: ExternalAccountAdministration
 
 
 def _position(cursor: str) -> tuple[int, str] | None:

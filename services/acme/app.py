@@ -14,14 +14,17 @@ from pkicore.mtls import INTERNAL
 from services.acme.accounts import AccountRules
 from services.acme.admin_application import admin_application
 from services.acme.client_address import TrustedProxies
+from services.acme.directory import Meta
+from services.acme.eab_secret import EabSecret
 from services.acme.inventory import AccountInventory
 from services.acme.nonces import open_nonces
-from services.acme.orders import OrderRules
+from services.acme.order_rules import OrderRules
 from services.acme.perspectives.endpoint import Validates
 from services.acme.perspectives.remote import corroborated
 from services.acme.service import AcmeService, ServiceRules
 from services.acme.settings import AcmeSettings
 from services.acme.store import Store
+from services.acme.terms import Terms
 from services.acme.urls import Urls
 from services.acme.validation import Validator
 from services.ca.client.identity import internal_renewer
@@ -141,6 +144,17 @@ def service_rules(settings: AcmeSettings) -> ServiceRules:
         AccountRules(Terms(settings.terms_of_service), settings.max_contacts),
         OrderRules(settings.order_lifetime_seconds, settings.max_identifiers, settings.max_pending_orders),
         settings.hold_seconds,
+        EabSecret(settings.eab_secret_file or settings.state_dir / "eab-secret"),
+        _meta(settings),
         open_published_keys(settings.published_keys_file),
         settings.limits,
+    )
+
+
+def _meta(settings: AcmeSettings) -> Meta:
+    return Meta(
+        terms=settings.terms_of_service,
+        website=settings.website,
+        caa_identities=settings.caa_identities,
+        external_account_required=settings.external_account_required,
     )

@@ -11,7 +11,19 @@ from __future__ import annotations
 from typing import Final
 from urllib.parse import quote, urlencode
 
-from services.acme.wire import OPERATOR_ENDPOINTS, AccountEntry, AccountPage, AccountQuery
+import orjson
+
+from services.acme.wire import (
+    OPERATOR_ENDPOINTS,
+    AccountEntry,
+    AccountPage,
+    AccountQuery,
+    ExternalAccountEntry,
+    ExternalAccountPage,
+    ExternalAccountRequest,
+    NewExternalAccount,
+    RevokedExternalAccount,
+)
 from services.chassis.http_client import SERVER_ERROR, Failure, Http, ServiceCalls
 
 _FORBIDDEN: Final = 403
@@ -59,6 +71,27 @@ class AcmeAdminClient:
         """End an account, for good."""
         path = f"/v1/accounts/{_segment(account_id)}/deactivation"
         return await self._acme.ask(AccountEntry.from_json, "POST", path, b"{}")
+
+    async def create_external_account(self, wanted: ExternalAccountRequest) -> NewExternalAccount:
+        """Make a key identifier; the answer holds its MAC key, which is told this once."""
+        path = "/v1/external-accounts"
+        return await self._acme.ask(NewExternalAccount.from_json, "POST", path, wanted.to_json())
+
+    async def external_accounts(self, cursor: str = "", limit: int = 100) -> ExternalAccountPage:
+        """A page of external accounts."""
+        query = urlencode({"limit": limit} | ({"cursor": cursor} if cursor else {}))
+        return await self._acme.ask(ExternalAccountPage.from_json, "GET", f"/v1/external-accounts?{query}")
+
+    async def external_account(self, kid: str) -> ExternalAccountEntry:
+        """An external account by its key identifier."""
+        path = f"/v1/external-accounts/{_segment(kid)}"
+        return await self._acme.ask(ExternalAccountEntry.from_json, "GET", path)
+
+    async def revoke_external_account(self, kid: str, *, deactivate_accounts: bool = False) -> RevokedExternalAccount:
+        """Let no account be made with it, nor anything be ordered by those that were."""
+        path = f"/v1/external-accounts/{_segment(kid)}/revocation"
+        body = orjson.dumps({"deactivate_accounts": deactivate_accounts})
+        return await self._acme.ask(RevokedExternalAccount.from_json, "POST", path, body)
 
 
 def _segment(text: str) -> str:

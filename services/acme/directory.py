@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
@@ -16,16 +19,49 @@ _RESOURCES: Final = {
     "newAccount": "new-account",
     "newOrder": "new-order",
     "revokeCert": "revoke-cert",
+    "keyChange": "key-change",
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Meta:
+    """What the directory says of the server (RFC 8555 §9.7.6); what is empty is left out.
+
+    Attributes:
+        terms: URL of the terms of service.
+        website: about this CA.
+        caa_identities: names by which CAA records allow it.
+        external_account_required: whether a new account must be bound.
+        profiles: name to description.
+    """
+
+    terms: str = ""
+    website: str = ""
+    caa_identities: tuple[str, ...] = ()
+    external_account_required: bool = False
+    profiles: Mapping[str, str] = field(default_factory=dict)
+
+    def document(self) -> dict[str, Any]:
+        """The object `meta`."""
+        members: dict[str, Any] = {
+            "termsOfService": self.terms,
+            "website": self.website,
+            "caaIdentities": list(self.caa_identities),
+            "externalAccountRequired": self.external_account_required,
+            "profiles": dict(self.profiles),
+        }
+        return {name: value for name, value in members.items() if value}
 
 
 class Directory:
     """Where clients start; its body is made once."""
 
-    def __init__(self, urls: Urls, terms: str) -> None:
+    def __init__(self, urls: Urls, meta: Meta) -> None:
         document: dict[str, Any] = {name: urls.of(path) for name, path in _RESOURCES.items()}
-        if terms:
-            document["meta"] = {"termsOfService": terms}
+        # A name that nobody knows, so that clients learn to pass over what they do not know (§7.1.1).
+        document[secrets.token_urlsafe(8)] = urls.of("directory")
+        if members := meta.document():
+            document["meta"] = members
         self._body = orjson.dumps(document)
 
     async def get(self, _: Request) -> Response:

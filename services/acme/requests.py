@@ -8,6 +8,7 @@ The nonce comes after the signature, so that strangers cannot use up nonces; the
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -88,27 +89,34 @@ class AccountRequest(SignedRequest):
 
 
 class AccountCache:
-    """Accounts by id, the most recently used ones in memory, so that a request loads no key."""
+    """Accounts by id, the most recently used ones in memory, so that a request loads no key.
 
-    def __init__(self, store: Store, size: int = CACHED_ACCOUNTS) -> None:
+    Where other processes write to the database too, what they change must count at once: there the row is read each
+    time, and only the key is kept.
+    """
+
+    def __init__(self, store: Store, size: int = CACHED_ACCOUNTS, *, shared: bool = False) -> None:
         self._store = store
         self._size = size
+        self._shared = shared
         self._accounts: OrderedDict[str, Account] = OrderedDict()
         self._changes = 0
 
     async def get(self, account_id: str) -> Account | None:
         """The account, whatever its status."""
-        account = self._accounts.get(account_id)
-        if account is not None:
+        known = self._accounts.get(account_id)
+        if known is not None and not self._shared:
             self._accounts.move_to_end(account_id)
-            return account
+            return known
         changes = self._changes
         row = await self._store.account(account_id)
         if row is None:
             return None
-        account = Account(row, public_key_from_jwk(row.jwk))
+        same_key = known is not None and known.row.jwk == row.jwk
+        account = Account(row, known.public_key if known and same_key else public_key_from_jwk(row.jwk))
         if changes == self._changes:  # else the row may be older than a change that was made while it was read
             self._accounts[account_id] = account
+            self._accounts.move_to_end(account_id)
             if len(self._accounts) > self._size:
                 self._accounts.popitem(last=False)
         return account
@@ -117,6 +125,29 @@ class AccountCache:
         """Drop an account that has changed."""
         self._changes += 1
         self._accounts.pop(account_id, None)
+
+
+class KeyRules:
+    """What the key of an account must be, beyond its form.
+
+    Args:
+        published: keys that everybody has.
+    """
+
+    def __init__(self, published: PublishedKeys | None = None) -> None:
+        self._published = PublishedKeys() if published is None else published
+
+    def check(self, public_key: PublicKey) -> None:
+        """Look for weak keys; takes milliseconds.
+
+        Raises:
+            AcmeError: badPublicKey.
+        """
+        try:
+            check_strength(public_key)
+            self._published.check(public_key)
+        except BadKeyError as error:
+            raise AcmeError("badPublicKey", str(error)) from error
 
 
 class Authenticator:
@@ -132,10 +163,10 @@ class Authenticator:
         nonces: Nonces,
         accounts: AccountCache,
         blocked: BlockedKeys,
-        published: PublishedKeys | None = None,
+        keys: KeyRules,
     ) -> None:
         self._blocked = blocked
-        self._published = PublishedKeys() if published is None else published
+        self._keys = keys
         self._urls = urls
         self._nonces = nonces
         self._accounts = accounts
@@ -147,44 +178,32 @@ class Authenticator:
             raise AcmeError("malformed", "this resource wants kid, the URL of an account, not jwk")
         return await self._of_account(jws, jws.kid)
 
-    def by_key(self, path: str, body: bytes) -> KeyRequest:
+    async def by_key(self, path: str, body: bytes) -> KeyRequest:
         """A request that must bring its own key."""
         jws = self._parse(path, body)
         if jws.jwk is None:
             raise AcmeError("malformed", "this resource wants jwk, a public key, not kid")
-        return self._of_key(jws, jws.jwk)
+        return await self._of_key(jws, jws.jwk)
 
     async def by_account_or_key(self, path: str, body: bytes) -> AccountRequest | KeyRequest:
         """A request that may be signed either way."""
         jws = self._parse(path, body)
-        return self._of_key(jws, jws.jwk) if jws.jwk is not None else await self._of_account(jws, jws.kid or "")
+        if jws.jwk is not None:
+            return await self._of_key(jws, jws.jwk)
+        return await self._of_account(jws, jws.kid or "")
 
     def _parse(self, path: str, body: bytes) -> UnverifiedJws:
-        try:
-            jws = UnverifiedJws.parse(body)
-        except MalformedError as error:
-            raise AcmeError("malformed", str(error)) from error
-        except UnsupportedError as error:
-            raise _bad_algorithm(error) from error
+        jws = parse_jws(body)
         note(jws_alg=jws.alg, jws_kid=jws.kid, jws_url=jws.url)
         if jws.url != self._urls.of(path):
             raise AcmeError("unauthorized", "the url that was signed is not the URL of this resource")
         return jws
 
-    def _of_key(self, jws: UnverifiedJws, jwk: Any) -> KeyRequest:  # noqa: ANN401 - JSON from the client
-        try:
-            public_key = public_key_from_jwk(jwk)
-        except MalformedError as error:
-            raise AcmeError("malformed", str(error)) from error
-        except (BadKeyError, UnsupportedError) as error:
-            raise AcmeError("badPublicKey", str(error)) from error
-        verified = _verify(jws, public_key)
-        self._nonces.redeem(verified.nonce)
-        try:  # only now: it takes milliseconds, which a stranger must not have for nothing
-            check_strength(public_key)
-            self._published.check(public_key)
-        except BadKeyError as error:
-            raise AcmeError("badPublicKey", str(error)) from error
+    async def _of_key(self, jws: UnverifiedJws, jwk: Mapping[str, Any]) -> KeyRequest:
+        public_key = public_key_of(jwk)
+        verified = verify_jws(jws, public_key)
+        await self._nonces.redeem(verified.nonce)
+        self._keys.check(public_key)  # only now: it takes milliseconds, which a stranger must not have for nothing
         return KeyRequest(verified.payload, public_key)
 
     async def _of_account(self, jws: UnverifiedJws, kid: str) -> AccountRequest:
@@ -194,21 +213,54 @@ class Authenticator:
         account = await self._accounts.get(account_id)
         if account is None:
             raise AcmeError("accountDoesNotExist", "kid is not the URL of an account of this server")
-        verified = _verify(jws, account.public_key)
-        self._nonces.redeem(verified.nonce)
+        verified = verify_jws(jws, account.public_key)
+        await self._nonces.redeem(verified.nonce)
         if account.row.status != "valid":
             raise AcmeError("unauthorized", f"this account is {account.row.status}")
         await self._blocked.refuse_account(account.public_key)
         return AccountRequest(verified.payload, account)
 
 
-def _verify(jws: UnverifiedJws, public_key: PublicKey) -> VerifiedJws:
+def parse_jws(body: bytes, what: str = "") -> UnverifiedJws:
+    """The JWS in a body; `what` names it in the error where it is not the request itself.
+
+    Raises:
+        AcmeError: malformed or badSignatureAlgorithm.
+    """
+    try:
+        return UnverifiedJws.parse(body)
+    except MalformedError as error:
+        raise AcmeError("malformed", f"{what}: {error}" if what else str(error)) from error
+    except UnsupportedError as error:
+        raise _bad_algorithm(error) from error
+
+
+def verify_jws(jws: UnverifiedJws, public_key: PublicKey) -> VerifiedJws:
+    """What the holder of the key has signed.
+
+    Raises:
+        AcmeError: malformed or badSignatureAlgorithm.
+    """
     try:
         return jws.verify(public_key)
     except UnsupportedError as error:
         raise _bad_algorithm(error) from error
     except BadSignatureError as error:
         raise AcmeError("malformed", "the signature of the JWS does not verify") from error
+
+
+def public_key_of(jwk: Mapping[str, Any]) -> PublicKey:
+    """The key in a JWK that a client sent.
+
+    Raises:
+        AcmeError: malformed or badPublicKey.
+    """
+    try:
+        return public_key_from_jwk(jwk)
+    except MalformedError as error:
+        raise AcmeError("malformed", str(error)) from error
+    except (BadKeyError, UnsupportedError) as error:
+        raise AcmeError("badPublicKey", str(error)) from error
 
 
 def _bad_algorithm(error: UnsupportedError) -> AcmeError:

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+import re
+from typing import Annotated, Final, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from services.acme.challenges import CHALLENGE_TYPES
+from services.acme.limit_settings import LimitSettings
 from services.acme.perspectives.settings import CorroborationSettings
 from services.acme.validation_settings import ValidationSettings
 from services.ca.client.settings import BesideCaSettings
 from services.chassis.settings import AbsolutePath, Port, Texts, base_url, for_service
 
+_PLAIN: Final = re.compile(r"[!-;=?-~]+", re.ASCII)
 
-class AcmeSettings(ValidationSettings, CorroborationSettings, BesideCaSettings):
+
+def _page(url: str) -> str:
+    parts = urlsplit(url)
+    if url and (parts.scheme not in {"http", "https"} or not parts.hostname or not _PLAIN.fullmatch(url)):
+        raise ValueError("must be an http or https URL, without blanks and angle brackets")
+    return url
+
+
+Page = Annotated[str, AfterValidator(_page)]
+"""The URL of something to read; it stands in headers (RFC 8288 §3)."""
+
+
+class AcmeSettings(ValidationSettings, CorroborationSettings, LimitSettings, BesideCaSettings):
     """One frozen object, read once at start."""
 
     model_config = for_service("acme")
@@ -31,7 +47,18 @@ class AcmeSettings(ValidationSettings, CorroborationSettings, BesideCaSettings):
     tls_names: Texts = Field(
         ("localhost", "127.0.0.1", "::1"), description="names and addresses of the public certificate"
     )
-    terms_of_service: str = Field("", description="URL clients must agree to; empty: none")
+    terms_of_service: Page = Field(
+        "", description="URL clients must agree to, another one for each version of the terms; empty: none"
+    )
+    website: Page = Field("", description="URL about this CA, for the directory")
+    external_account_required: bool = Field(
+        default=False, description="make accounts only for clients with an external account (`ztca eab create`)"
+    )
+    eab_secret_file: AbsolutePath | None = Field(
+        None,
+        description="file with the secret of external accounts, mode 0600, made at first use, the same for every "
+        "replica; None: eab-secret in the state directory",
+    )
 
     hold_seconds: Annotated[float, Field(ge=0, le=30)] = Field(
         2.0, description="how long a challenge or finalize request waits for its final state before it says processing"

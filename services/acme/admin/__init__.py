@@ -5,6 +5,10 @@
 | GET  /v1/accounts                            | accounts, by contact, key or EAB key      |
 | GET  /v1/accounts/{id}                       | one of them                               |
 | POST /v1/accounts/{id}/deactivation          | its end                                   |
+| POST /v1/external-accounts                   | make a key identifier and its MAC key     |
+| GET  /v1/external-accounts                   | all of them                               |
+| GET  /v1/external-accounts/{kid}             | one of them                               |
+| POST /v1/external-accounts/{kid}/revocation  | its end                                   |
 | GET  /v1/openapi.json                        | this API, as OpenAPI                      |
 
 Each feature has a module; all have the same guard, problems and log as the hot paths.
@@ -17,6 +21,7 @@ from typing import Final
 import fastapi
 
 from services.acme.admin.accounts import add_accounts
+from services.acme.admin.external_accounts import add_external_accounts
 from services.acme.administration import Administration
 from services.chassis.admin import admin_api
 from services.chassis.peer import CallerPolicy
@@ -28,6 +33,7 @@ def acme_admin(administration: Administration, policy: CallerPolicy) -> fastapi.
     """The admin API of an ACME server; every path is behind the caller policy."""
     router = fastapi.APIRouter(prefix="/v1")
     add_accounts(router, administration.accounts)
+    add_external_accounts(router, administration.external_accounts)
 
     async def guard(request: fastapi.Request) -> None:
         peer = request.scope.get("state", {}).get("peer")
