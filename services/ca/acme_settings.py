@@ -26,11 +26,13 @@ _AT_THE_CA: Final = (
     "GET /v1/blocked-keys/{key_hash}",
     "GET /v1/issuers",
 )
+_ANY_SERVICE_AT_THE_CA: Final = ("POST /v1/certificates", "GET /v1/revocations")
+"""What a remote perspective needs to keep its own certificate and its trust fresh."""
 
 
 def acme_callers(trust_domain: str) -> str:
-    """What the ACME server may ask of the CA, and what operators may ask of the ACME server."""
-    own = callers(trust_domain, "ca", {"/service/acme": _AT_THE_CA})
+    """What the ACME server and its perspectives may ask of the CA, and what operators may ask of the ACME server."""
+    own = callers(trust_domain, "ca", {"/service/acme": _AT_THE_CA, "/service/*": _ANY_SERVICE_AT_THE_CA})
     return own + callers(trust_domain, "acme", {"/operator/*": OPERATOR_ENDPOINTS})
 
 

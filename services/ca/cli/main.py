@@ -29,6 +29,7 @@ _COMMANDS: Final[Mapping[str, tuple[str, str, str]]] = MappingProxyType(
         "show": ("ledger", "show", "Show all that is known of a certificate."),
         "export": ("ledger", "export", "Write the ledger, or a search of it, to a file."),
         "ca": ("ca", "ca", "Roots and issuing CAs: list, prepare, activate, retire."),
+        "perspective": ("perspective", "perspective", "Remote perspectives of the ACME server: make one."),
         "keys": ("keys", "keys", "Move the issuing keys into a back end of signer-hsm, and back."),
         "audit": ("audit", "audit", "Verify or export the audit logs."),
         "pqc": ("pqc", "pqc", "List what is still classical."),
