@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import BigInteger, Text, and_, bindparam, case, delete, exists, or_, select
+from sqlalchemy import BigInteger, Text, and_, bindparam, case, delete, exists, func, or_, select
 from sqlalchemy.dialects.postgresql import insert  # compiles for SQLite too, which has the same clause
 
 from services.acme.schema import rate_limit_overrides as overrides
@@ -23,6 +23,7 @@ MAX_OVERRIDES: Final = 10_000  # read into memory by every replica
 _NOBODY: Final = ""  # no bucket has this key
 
 _NOW: Final = bindparam("now", type_=BigInteger)
+_PREFIX: Final = bindparam("prefix", type_=Text)
 _GUARD: Final = buckets.alias("guard")
 _FIRST: Final = select(bindparam("bucket", type_=Text), bindparam("first", type_=BigInteger)).where(
     ~exists().where(_GUARD.c.key == bindparam("guard"), _GUARD.c.full_at > bindparam("guard_latest"))
@@ -52,7 +53,8 @@ _STATEMENTS: Final[Mapping[str, Any]] = {
     "reset": delete(buckets).where(
         or_(
             buckets.c.key == bindparam("bucket"),
-            and_(bindparam("prefix", type_=Text) != _NOBODY, buckets.c.key.startswith(bindparam("prefix"))),
+            # not LIKE, which has patterns, and on SQLite no case
+            and_(_PREFIX != _NOBODY, func.substr(buckets.c.key, 1, func.length(_PREFIX)) == _PREFIX),
         )
     ),
     "overrides": select(overrides).order_by(overrides.c.subject, overrides.c.name).limit(MAX_OVERRIDES),
@@ -134,8 +136,7 @@ class RateLimitStore:
 
     async def reset(self, keys: Sequence[str], prefix: str, audit: AuditEvent) -> None:
         """Fill some buckets, and all whose keys begin in one way ("" for none)."""
-        escaped = prefix.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-        writes = [Write(self._statements["reset"], {"bucket": key, "prefix": escaped}) for key in keys or [_NOBODY]]
+        writes = [Write(self._statements["reset"], {"bucket": key, "prefix": prefix}) for key in keys or [_NOBODY]]
         await self._database.commit(Unit("rate-limits-reset", writes, [audit]))
 
     async def overrides(self) -> list[OverrideRow]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, Final
 
 import asyncpg  # type: ignore[import-untyped] # ships no types
@@ -66,8 +66,9 @@ class SharedDatabase:
             try:
                 yield held
             finally:
-                if held and not connection.is_closed():
-                    await connection.fetchval(_GIVE_BACK, *lock)
+                if held:
+                    with suppress(*_FAILED):  # a connection that is gone has given it back
+                        await connection.fetchval(_GIVE_BACK, *lock)
 
     async def close(self) -> None:
         """Closes every connection, and gives back every lease."""
