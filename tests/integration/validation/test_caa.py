@@ -39,6 +39,7 @@ async def outcome(found: PerspectiveSettings) -> str:
     return "valid"
 
 
+@pytest.mark.requirement("rfc8659-3-01", "rfc8659-3-02", "rfc8659-5.1-02")
 @pytest.mark.parametrize(
     ("name", "entry", "expected"),
     [

@@ -19,6 +19,7 @@ def build(dns: DnsSimulator) -> Dns01:
     return Dns01(Resolver.build(dns.address, 0.6), 1.0, account_record_name)
 
 
+@pytest.mark.requirement("dns-account-3.5-02")
 def test_label_is_that_of_the_draft() -> None:
     """The label is the beginning of the account URL's digest; the example is that of the draft's section 3.1."""
     assert account_record_name(ATTEMPT) == RECORD
@@ -32,6 +33,7 @@ async def test_record_below_the_accounts_label(dns: DnsSimulator, *, wildcard: b
     await build(dns).validate(attempt("dns-account-01", account=ATTEMPT.account_url, wildcard=wildcard))
 
 
+@pytest.mark.requirement("dns-account-3.3-01", "dns-account-3.4-01", "dns-account-3.4-02", "dns-account-3.5-02")
 async def test_record_of_dns01_and_of_other_accounts_proves_nothing(dns: DnsSimulator) -> None:
     """Neither the name without account label nor another account's label is looked at."""
     dns.set("_acme-challenge.site.test", TXT=[VALUE])
@@ -44,6 +46,7 @@ async def test_record_of_dns01_and_of_other_accounts_proves_nothing(dns: DnsSimu
     assert len(dns.queries) == 1
 
 
+@pytest.mark.requirement("dns-account-3.3-01", "dns-account-3.4-01")
 async def test_other_value(dns: DnsSimulator) -> None:
     """A record with another digest is refused and not repeated; the sentence names the account URL of the label."""
     dns.set(RECORD, TXT=["secret"])

@@ -33,6 +33,16 @@ async def refusal(dns: DnsSimulator, tried: Attempt = ATTEMPT) -> ValidationErro
     return failed.value
 
 
+@pytest.mark.requirement(
+    "dns-persist-4-02",
+    "dns-persist-4-03",
+    "dns-persist-4-10",
+    "dns-persist-4-11",
+    "dns-persist-7.4-01",
+    "dns-persist-9.1.1-01",
+    "dns-persist-4-06",
+    "dns-persist-4-09",
+)
 @pytest.mark.parametrize(
     "text",
     [
@@ -57,6 +67,7 @@ async def test_long_record_in_several_strings(dns: DnsSimulator) -> None:
     await build(dns).validate(ATTEMPT)
 
 
+@pytest.mark.requirement("dns-persist-4-06", "dns-persist-4-07", "dns-persist-5.1-01")
 @pytest.mark.parametrize("policy", ["wildcard", "WildCard"])
 async def test_wildcard_needs_the_policy(dns: DnsSimulator, policy: str) -> None:
     """Only policy=wildcard, in any case, lets a record stand for the wildcard; other values count as none."""
@@ -71,6 +82,7 @@ async def test_wildcard_needs_the_policy(dns: DnsSimulator, policy: str) -> None
     await build(dns).validate(WILDCARD)
 
 
+@pytest.mark.requirement("dns-persist-6.2-01", "dns-persist-6.2-02", "dns-persist-6.2-03", "dns-persist-5.1-01")
 async def test_record_of_the_domain_above_does_not_count(dns: DnsSimulator) -> None:
     """A wildcard record stands for no deeper name: it is looked for at the very name."""
     dns.set(RECORD, TXT=[f"{RIGHT}; policy=wildcard"])
@@ -79,6 +91,14 @@ async def test_record_of_the_domain_above_does_not_count(dns: DnsSimulator) -> N
         assert (await refusal(dns, deeper)).acme_type == "dns"
 
 
+@pytest.mark.requirement(
+    "dns-persist-2-01",
+    "dns-persist-4-09",
+    "dns-persist-7.8-02",
+    "dns-persist-7.9-01",
+    "dns-persist-7.9-02",
+    "dns-persist-7.10-03",
+)
 async def test_record_ends_when_it_says(dns: DnsSimulator) -> None:
     """PersistUntil is the last second in which a record proves."""
     clock = ManualClock()
@@ -91,6 +111,7 @@ async def test_record_ends_when_it_says(dns: DnsSimulator) -> None:
     assert failed.value.acme_type == "unauthorized"
 
 
+@pytest.mark.requirement("dns-persist-4.1.2-01", "dns-persist-4.1.2-02")
 async def test_several_records_are_independent(dns: DnsSimulator) -> None:
     """Records for other CAs, broken ones and ones for other accounts do not hide the right one."""
     others = ["other.test; accounturi=secret", "secret", "", "ca.test;;;", "ca.test; accounturi=https://acme.test/2"]
@@ -98,6 +119,16 @@ async def test_several_records_are_independent(dns: DnsSimulator) -> None:
     await build(dns).validate(ATTEMPT)
 
 
+@pytest.mark.requirement(
+    "dns-persist-4-01",
+    "dns-persist-4-04",
+    "dns-persist-4-05",
+    "dns-persist-4-08",
+    "dns-persist-7.10-02",
+    "dns-persist-9.2.1-01",
+    "dns-persist-9.2.1-02",
+    "dns-persist-9.2.1-03",
+)
 @pytest.mark.parametrize(
     ("text", "kind", "sentence"),
     [
@@ -133,6 +164,7 @@ async def test_record_that_proves_nothing(dns: DnsSimulator, text: str, kind: st
     assert (error.acme_type, sentence in error.detail) == (kind, True)
 
 
+@pytest.mark.requirement("dns-persist-4.1.2-03", "dns-persist-7.10-02", "dns-persist-7.10-04")
 async def test_name_without_record(dns: DnsSimulator) -> None:
     """No TXT record, and no such name, are told apart."""
     dns.set(RECORD, A=["127.0.0.1"])
@@ -141,6 +173,7 @@ async def test_name_without_record(dns: DnsSimulator) -> None:
     assert (await refusal(dns)).acme_type == "dns"
 
 
+@pytest.mark.requirement("dns-persist-7.4-01")
 async def test_ca_without_names_is_never_meant(dns: DnsSimulator) -> None:
     """A CA that has no issuer domain name is not the one that an empty name stands for."""
     dns.set(RECORD, TXT=[f"; accounturi={ACCOUNT}", RIGHT])

@@ -49,6 +49,7 @@ async def refusal(method: TlsAlpn01, tried: Attempt = ATTEMPT) -> ValidationErro
     return failed.value
 
 
+@pytest.mark.requirement("rfc8737-3-05", "rfc8737-3-09", "rfc8737-3-10", "rfc8737-3-12", "rfc8737-4-02", "rfc8737-4-03")
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 async def test_right_certificate(dns: DnsSimulator, tls: AlpnServer, version: ssl.TLSVersion) -> None:
     """The digest in the certificate proves control; the server is told name and protocol, and no application data."""
@@ -57,6 +58,7 @@ async def test_right_certificate(dns: DnsSimulator, tls: AlpnServer, version: ss
     assert await tls.seen.get() == ("site.test", "acme-tls/1", b"")
 
 
+@pytest.mark.requirement("rfc8738-4-01", "rfc8738-4-02", "rfc8738-6-02")
 @pytest.mark.parametrize(
     ("address", "name"), [("127.0.0.1", "1.0.0.127.in-addr.arpa"), ("::1", f"1.{'0.' * 31}ip6.arpa")], ids=["v4", "v6"]
 )
@@ -77,6 +79,7 @@ async def test_validity_is_not_part_of_the_proof(dns: DnsSimulator, tls: AlpnSer
     await build(dns, tls.port).validate(ATTEMPT)
 
 
+@pytest.mark.requirement("rfc8737-3-03", "rfc8737-3-04", "rfc8737-3-05", "rfc8737-3-06")
 @pytest.mark.parametrize(
     ("certificate", "sentence"),
     [
@@ -108,6 +111,7 @@ async def test_wrong_certificate(
     assert sentence in error.detail
 
 
+@pytest.mark.requirement("rfc8738-6-01")
 @pytest.mark.parametrize("name", ["127.0.0.1", "127.0.0.3", "1.0.0.127.in-addr.arpa"])
 async def test_wrong_certificate_of_an_address(dns: DnsSimulator, tls: AlpnServer, name: str) -> None:
     """Another address, and the reverse name instead of the address, are refused (RFC 8738 section 6)."""
@@ -119,6 +123,7 @@ async def test_wrong_certificate_of_an_address(dns: DnsSimulator, tls: AlpnServe
         assert "the address 127.0.0.1" in (await refusal(method, tried)).detail
 
 
+@pytest.mark.requirement("rfc8737-3-11")
 @pytest.mark.parametrize("protocols", [["http/1.1"], ["acme-tls/2", "h2"]])
 async def test_other_protocol(dns: DnsSimulator, tls: AlpnServer, protocols: list[str]) -> None:
     """A server that does not confirm acme-tls/1 is not asked on purpose: anybody's shared server answers like that."""
@@ -158,6 +163,7 @@ async def test_no_handshake(dns: DnsSimulator, tls: AlpnServer, answer: bytes, s
     assert sentence in error.detail
 
 
+@pytest.mark.requirement("rfc8737-4-04")
 async def test_old_version(dns: DnsSimulator, tls: AlpnServer) -> None:
     """TLS 1.1 is not spoken: a ServerHello of that version ends the handshake."""
 

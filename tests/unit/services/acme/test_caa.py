@@ -75,6 +75,7 @@ def test_property_values_are_read_by_the_grammar(
     assert IssueProperty.parse(value.encode()) == IssueProperty(issuer, parameters)
 
 
+@pytest.mark.requirement("rfc8659-4.2-01")
 @pytest.mark.parametrize(
     "value",
     [
@@ -103,6 +104,7 @@ async def test_values_that_break_the_grammar_name_nobody(value: str) -> None:
     assert await refused(issue(value)) == "the CAA records at www.site.test do not name this server as an issuer"
 
 
+@pytest.mark.requirement("rfc8659-4.1-03", "rfc8657-3.1-01", "rfc8657-4-02")
 @pytest.mark.parametrize(
     "records",
     [
@@ -135,6 +137,9 @@ async def test_record_sets_that_let_this_server_issue(records: tuple[CaaRecord, 
     assert zone.asked[0] == "www.site.test"
 
 
+@pytest.mark.requirement(
+    "rfc8659-3-02", "rfc8659-4.1-01", "rfc8659-4.5-01", "rfc8657-3-02", "rfc8657-3-03", "rfc8657-4-02", "rfc8657-4-06"
+)
 @pytest.mark.parametrize(
     ("records", "reason"),
     [
@@ -186,6 +191,7 @@ async def test_record_sets_that_forbid(records: tuple[CaaRecord, ...], reason: s
     assert await refused(*records) == f"the CAA records at www.site.test {reason}"
 
 
+@pytest.mark.requirement("rfc8659-4.3-01", "rfc8659-4.3-02")
 async def test_a_wildcard_follows_issuewild_where_there_is_one() -> None:
     """RFC 8659 §4.3: issuewild takes the place of issue for wildcards, and has no say for other names."""
     ours, nobody = issue("ca.example"), issue(";", tag="issuewild")
@@ -198,6 +204,7 @@ async def test_a_wildcard_follows_issuewild_where_there_is_one() -> None:
         await check(Zone(only_wild))
 
 
+@pytest.mark.requirement("rfc8659-3-01")
 async def test_the_closest_set_counts_and_those_above_are_not_asked() -> None:
     """RFC 8659 §3: the climb ends at the first set that is not empty, and never reaches the root."""
     zone = Zone({"site.test": (issue("ca.example"),), "test": (issue(";"),)})
@@ -227,6 +234,7 @@ async def test_a_single_label_is_looked_up_too() -> None:
         await check(Zone({"printer": (issue(";"),)}), "printer")
 
 
+@pytest.mark.requirement("rfc8659-3-02")
 @pytest.mark.parametrize("failing", ["www.site.test", "site.test", "test"])
 async def test_a_failing_look_up_forbids(failing: str) -> None:
     """Where DNS does not say whether there are records, nothing is issued."""
@@ -289,6 +297,7 @@ async def test_the_challenge_is_told_of_before_the_records(pause: float) -> None
         await CaaChecked(Method(pause=pause), caa).validate(attempt("http-01"))
 
 
+@pytest.mark.requirement("rfc8659-3-03", "rfc8657-3.1-01", "rfc8657-4-02")
 async def test_what_is_checked_is_what_is_attempted() -> None:
     """Wildcard, challenge type and account of the attempt are those that the records are held against."""
     records = (issue(";"), issue(f"ca.example; accounturi={ACCOUNT}; validationmethods=http-01", tag="issuewild"))

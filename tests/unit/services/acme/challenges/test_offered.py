@@ -7,6 +7,7 @@ NAME = Identifier("dns", "site.test")
 ADDRESS = Identifier("ip", "::1")
 
 
+@pytest.mark.requirement("rfc8738-7-01")
 @pytest.mark.parametrize(
     ("identifier", "wildcard", "types"),
     [
@@ -25,6 +26,7 @@ def test_kinds_of_names_have_their_challenges(
     assert offered(identifier, wildcard=wildcard, allowed=()) == ()
 
 
+@pytest.mark.requirement("dns-persist-3.1-09")
 @pytest.mark.parametrize("challenge_type", CHALLENGE_TYPES)
 def test_members_of_a_challenge(challenge_type: str) -> None:
     """Every challenge has its token, but dns-persist-01, which names the CA and the account instead."""
