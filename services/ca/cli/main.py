@@ -9,7 +9,7 @@ import click
 from services.chassis.cli.lazy import LazyGroup
 from services.chassis.cli.output import log_errors_only
 
-# Command -> the module of this package that has it, and its first sentence for `ztca --help`.
+# Command -> its module (of this package, or by its full name), and its first sentence for `ztca --help`.
 _COMMANDS: Final[Mapping[str, tuple[str, str, str]]] = MappingProxyType(
     {
         "init": ("init", "init", "Make a new PKI: roots, issuing CAs, identities, settings."),
@@ -31,6 +31,8 @@ _COMMANDS: Final[Mapping[str, tuple[str, str, str]]] = MappingProxyType(
         "ca": ("ca", "ca", "Roots and issuing CAs: list, prepare, activate, retire."),
         "perspective": ("perspective", "perspective", "Remote perspectives of the ACME server: make one."),
         "keys": ("keys", "keys", "Move the issuing keys into a back end of signer-hsm, and back."),
+        "acme": ("services.acme.cli.main", "acme", "The ACME server's accounts."),
+        "eab": ("services.acme.cli.eab", "eab", "External accounts: who may make ACME accounts, for which names."),
         "audit": ("audit", "audit", "Verify or export the audit logs."),
         "pqc": ("pqc", "pqc", "List what is still classical."),
         "probe": ("probe", "probe", "Show what a TLS listener shows."),

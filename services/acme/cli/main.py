@@ -1,0 +1,22 @@
+"""`ztca acme`: what the ACME server keeps of its clients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+import click
+
+from services.chassis.cli.lazy import LazyGroup
+
+_COMMANDS: Final[Mapping[str, tuple[str, str, str]]] = MappingProxyType(
+    {
+        "accounts": ("accounts", "accounts", "ACME accounts: find, show, deactivate."),
+    }
+)
+
+
+@click.group(cls=LazyGroup, package=__package__, table=_COMMANDS)
+def acme() -> None:
+    """What the ACME server keeps of its clients."""
