@@ -76,14 +76,16 @@ class NewAccounts:
             terms=terms.url or None,
             eab_kid=await self._external.bound(members, key),
         )
-        return await self._store_new(account, self._limits.new_account(address, account.eab_kid))
+        # What was verified comes back as it was sent (§7.3.4).
+        binding = {"externalAccountBinding": members["externalAccountBinding"]} if account.eab_kid is not None else {}
+        return await self._store_new(account, self._limits.new_account(address, account.eab_kid), binding)
 
     def _found(self, account: AccountRow) -> Response:
         if account.status != "valid":
             raise AcmeError("unauthorized", f"the account of this key is {account.status}")
         return answer(self._documents.of(account), location(self._documents.url(account.id)))
 
-    async def _store_new(self, account: AccountRow, charges: Sequence[Charge]) -> Response:
+    async def _store_new(self, account: AccountRow, charges: Sequence[Charge], binding: dict[str, Any]) -> Response:
         riding = [*self._limits.writes(charges)]
         detail: dict[str, Any] = {"thumbprint": account.thumbprint, "contacts": list(account.contacts)}
         if account.eab_kid is not None:
@@ -101,4 +103,4 @@ class NewAccounts:
             if existing is None:
                 raise
             return self._found(existing)
-        return answer(self._documents.of(account), location(self._documents.url(account.id)), status=201)
+        return answer(self._documents.of(account) | binding, location(self._documents.url(account.id)), status=201)
