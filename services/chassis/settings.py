@@ -226,8 +226,8 @@ def _fault(cls: type[ProcessSettings], fault: dict[str, Any], path: Path | None)
     where = f"in {path} or as" if path else "as"
     if not fault["loc"]:
         return _misfit(cls, reason, where)
-    field = str(fault["loc"][0])
-    variable = _variable(cls, field)
+    field = ".".join(map(str, fault["loc"]))
+    variable = _variable(cls, str(fault["loc"][0]))
     if fault["type"] == "missing":
         return f"{field} is missing: set it {where} {variable}"
     if fault["type"] == "extra_forbidden":

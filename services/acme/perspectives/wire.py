@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Final, get_args
 
 import orjson
@@ -14,7 +13,7 @@ from pkicore.errors import MalformedError
 from services.acme.challenges import CHALLENGE_TYPES
 from services.acme.challenges.attempt import Attempt
 from services.acme.errors import ValidationError, ValidationFailure
-from services.acme.identifiers import BadNameError, Identifier, canonical_dns_name
+from services.acme.identifiers import BadNameError, Identifier, canonical_address, canonical_dns_name
 from services.chassis.fields import Fields
 
 PATH: Final = "/v1/validations"
@@ -121,8 +120,8 @@ def _identifier(value: object) -> Identifier:
     try:
         if kind == "dns" and canonical_dns_name(text) == text and not text.startswith("*."):
             return Identifier("dns", text)
-        if kind == "ip" and str(ip_address(text)) == text:
-            return Identifier("ip", text)
-    except (BadNameError, ValueError) as error:
+        if kind == "ip":
+            return Identifier("ip", canonical_address(text))
+    except BadNameError as error:
         raise MalformedError(f"identifier: {error}") from error
-    raise MalformedError("identifier must be a canonical name without wildcard label, or a canonical address")
+    raise MalformedError("identifier must be an address, or a canonical name without wildcard label")
