@@ -1,4 +1,4 @@
-"""Accounts (RFC 8555 §7.3): read, changed, given another key, closed; and the list of their orders."""
+"""Accounts (RFC 8555 §7.3): read, changed, closed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pkicore.clock import Clock, unix
 from services.acme.answers import answer, location, not_found
 from services.acme.errors import AcmeError
 from services.acme.requests import AccountCache, AccountRequest
-from services.acme.store import FIRST_PAGE, AccountRow, Store
+from services.acme.store import AccountRow, Store
 from services.acme.store.account_changes import AccountChanges
 from services.acme.terms import Terms
 from services.acme.urls import Urls
@@ -72,7 +72,7 @@ class AccountDocuments:
 
 
 class Accounts:
-    """The resources account, and the list of its orders."""
+    """The resource account."""
 
     def __init__(
         self,
@@ -111,18 +111,6 @@ class Accounts:
         if contacts is None and not terms:
             return self._answer(account)
         return await self._update(account, contacts, terms)
-
-    async def orders(self, request: AccountRequest, account_id: str) -> Response:
-        """The account's orders, newest first, without the invalid ones (RFC 8555 §7.1.2.1).
-
-        Raises:
-            AcmeError: unauthorized for any other account.
-        """
-        request.require_read()
-        if request.account.id != account_id:
-            raise AcmeError("unauthorized", "this is not the account that signed the request")
-        ids, _ = await self._store.order_ids(account_id, unix(self._clock.now()), FIRST_PAGE)
-        return answer({"orders": [self._documents.urls.of(f"order/{order_id}") for order_id in ids]})
 
     def _answer(self, account: AccountRow) -> Response:
         return answer(self._documents.of(account), location(self._documents.url(account.id)))

@@ -18,6 +18,7 @@ _RESOURCES: Final = {
     "newNonce": "new-nonce",
     "newAccount": "new-account",
     "newOrder": "new-order",
+    "newAuthz": "new-authz",
     "revokeCert": "revoke-cert",
     "keyChange": "key-change",
 }
@@ -65,8 +66,10 @@ class Directory:
         self._body = orjson.dumps(document)
 
     async def get(self, _: Request) -> Response:
-        """The directory, for anybody."""
-        return self._response()
+        """The directory, for anybody, who may keep it for a while."""
+        response = self._response()
+        response.headers.append((b"cache-control", b"public, max-age=300"))
+        return response
 
     async def post(self, request: AccountRequest, _: str) -> Response:
         """The directory by POST-as-GET.

@@ -110,7 +110,7 @@ async def test_terms_of_service(tmp_path: Path) -> None:
     """Where there are terms, the directory names them, and an account needs the agreement."""
     server = await AcmeServer.start(tmp_path, terms=TERMS)
     client = server.client()
-    assert (await client.directory())["meta"] == {"termsOfService": TERMS}
+    assert (await client.directory())["meta"]["termsOfService"] == TERMS
     refused = await client.post_raw(NEW_ACCOUNT, {}, use_jwk=True)
     assert refused.status_code == 403
     assert refused.json()["type"].endswith(":userActionRequired")
