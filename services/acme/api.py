@@ -13,11 +13,16 @@ from pkicore.jose.jws import MAX_JWS
 from services.acme.accounts import Accounts
 from services.acme.answers import link, not_found
 from services.acme.authorizations import Authorizations
+from services.acme.browsers import EVERY_ORIGIN, preflights
+from services.acme.client_address import client_address
 from services.acme.directory import Directory, get_nonce, head_nonce, post_nonce
 from services.acme.ids import is_id
+from services.acme.key_change import KeyChange
+from services.acme.new_accounts import NewAccounts
 from services.acme.nonces import Nonces
-from services.acme.orders import Orders
+from services.acme.ordering import Ordering
 from services.acme.problems import problem_table
+from services.acme.renewal_info import RenewalInfo
 from services.acme.requests import AccountRequest, Authenticator, KeyRequest
 from services.acme.revocation import Revocations
 from services.acme.urls import PREFIX, Urls
@@ -36,10 +41,13 @@ class Resources:
     """Whoever answers."""
 
     directory: Directory
+    new_accounts: NewAccounts
     accounts: Accounts
-    orders: Orders
+    key_change: KeyChange
+    ordering: Ordering
     authorizations: Authorizations
     revocations: Revocations
+    renewal_info: RenewalInfo
 
 
 class Api:
@@ -53,7 +61,9 @@ class Api:
 
     def application(self, metrics: HttpMetrics) -> Application:
         """The application of the public listener."""
-        return Application("acme", self._routes(), problems=problem_table(), metrics=metrics, finish=self._add_headers)
+        routes = self._routes()
+        routes += preflights(routes)
+        return Application("acme", routes, problems=problem_table(), metrics=metrics, finish=self._add_headers)
 
     def _routes(self) -> list[Route]:
         to = self._resources
@@ -61,15 +71,19 @@ class Api:
             Route("GET", _DIRECTORY, to.directory.get),
             Route("GET", _NEW_NONCE, get_nonce),
             Route("HEAD", _NEW_NONCE, head_nonce),
+            Route("GET", f"{PREFIX}renewal-info/{{cert_id}}", to.renewal_info.get),
             self._post("directory", self._by_account(to.directory.post)),
             self._post("new-nonce", self._by_account(post_nonce)),
-            self._post("new-account", self._by_key(to.accounts.create)),
+            self._post("new-account", self._by_key(to.new_accounts.create)),
+            self._post("key-change", self._by_account(to.key_change.post)),
             self._post("acct/{id}", self._by_account(to.accounts.post)),
-            self._post("acct/{id}/orders", self._by_account(to.accounts.orders)),
-            self._post("new-order", self._by_account(to.orders.create)),
-            self._post("order/{id}", self._by_account(to.orders.read)),
-            self._post("finalize/{id}", self._by_account(to.orders.finalize)),
-            self._post("cert/{id}", self._by_account(to.orders.certificate)),
+            self._post("acct/{id}/orders", self._by_account_at(to.ordering.orders.listed, _query)),
+            self._post("new-order", self._by_account(to.ordering.orders.create)),
+            self._post("new-authz", self._by_account(to.ordering.pre_authorizations.create)),
+            self._post("order/{id}", self._by_account(to.ordering.orders.read)),
+            self._post("finalize/{id}", self._by_account(to.ordering.finalization.post)),
+            self._post("cert/{id}", self._by_account(to.ordering.certificates.read)),
+            self._post("cert/{id}/{number}", self._by_account_at(to.ordering.certificates.alternate, _number)),
             self._post("authz/{id}", self._by_account(to.authorizations.post)),
             self._post("chall/{id}", self._by_account(to.authorizations.challenge)),
             self._post("revoke-cert", self._by_account_or_key(to.revocations.post)),
@@ -86,9 +100,19 @@ class Api:
 
         return handle
 
-    def _by_key(self, handler: Callable[[KeyRequest], Awaitable[Response]]) -> Handler:
+    def _by_account_at(
+        self, handler: Callable[[AccountRequest, str, str], Awaitable[Response]], where: Callable[[Request], str]
+    ) -> Handler:
         async def handle(request: Request) -> Response:
-            return await handler(self._authenticator.by_key(_target(request), await request.body()))
+            signed = await self._authenticator.by_account(_target(request), await request.body())
+            return await handler(signed, _id(request), where(request))
+
+        return handle
+
+    def _by_key(self, handler: Callable[[KeyRequest, str], Awaitable[Response]]) -> Handler:
+        async def handle(request: Request) -> Response:
+            signed = await self._authenticator.by_key(_target(request), await request.body())
+            return await handler(signed, client_address(request))
 
         return handle
 
@@ -101,6 +125,9 @@ class Api:
 
     def _add_headers(self, request: Request, response: Response) -> None:
         headers = response.headers
+        headers += EVERY_ORIGIN
+        if request.method == "OPTIONS":
+            return
         if request.path != _DIRECTORY:
             headers.append(self._index)
         if request.method == "POST" or request.path == _NEW_NONCE:
@@ -111,9 +138,18 @@ class Api:
 
 def _target(request: Request) -> str:
     """The path below the prefix as the client must have signed it, with the query if it sent one."""
-    query = request.scope.get("query_string", b"").decode("latin-1")
+    query = _query(request)
     path = request.path.removeprefix(PREFIX)
     return f"{path}?{query}" if query else path
+
+
+def _query(request: Request) -> str:
+    found: bytes = request.scope.get("query_string", b"")
+    return found.decode("latin-1")
+
+
+def _number(request: Request) -> str:
+    return request.params["number"]
 
 
 def _id(request: Request) -> str:

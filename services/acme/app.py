@@ -13,6 +13,7 @@ from pkicore.clock import Clock, SystemClock
 from pkicore.mtls import INTERNAL
 from services.acme.accounts import AccountRules
 from services.acme.admin_application import admin_application
+from services.acme.caa import Caa
 from services.acme.client_address import TrustedProxies
 from services.acme.directory import Meta
 from services.acme.eab_secret import EabSecret
@@ -21,7 +22,7 @@ from services.acme.nonces import open_nonces
 from services.acme.order_rules import OrderRules
 from services.acme.perspectives.endpoint import Validates
 from services.acme.perspectives.remote import corroborated
-from services.acme.service import AcmeService, ServiceRules
+from services.acme.service import AcmeService, Outside, ServiceRules
 from services.acme.settings import AcmeSettings
 from services.acme.store import Store
 from services.acme.terms import Terms
@@ -84,8 +85,7 @@ async def serve(
         stack.push_async_callback(admin.aclose)
         service = AcmeService.assemble(
             database=database,
-            authority=ca.client,
-            validator=await _validator(settings, ca, clock, registry, stack),
+            outside=Outside(ca.client, await _validator(settings, ca, clock, registry, stack), Caa.build(settings)),
             nonces=await open_nonces(database, clock),
             urls=urls,
             rules=service_rules(settings),
@@ -142,7 +142,15 @@ def service_rules(settings: AcmeSettings) -> ServiceRules:
     """The rules as the settings have them."""
     return ServiceRules(
         AccountRules(Terms(settings.terms_of_service), settings.max_contacts),
-        OrderRules(settings.order_lifetime_seconds, settings.max_identifiers, settings.max_pending_orders),
+        OrderRules(
+            settings.order_lifetime_seconds,
+            settings.max_identifiers,
+            settings.max_pending_orders,
+            settings.authorization_reuse_seconds,
+            settings.challenges,
+            settings.all_profiles(),
+            settings.default_profile,
+        ),
         settings.hold_seconds,
         EabSecret(settings.eab_secret_file or settings.state_dir / "eab-secret"),
         _meta(settings),
@@ -157,4 +165,5 @@ def _meta(settings: AcmeSettings) -> Meta:
         website=settings.website,
         caa_identities=settings.caa_identities,
         external_account_required=settings.external_account_required,
+        profiles={profile.name: profile.description for profile in settings.all_profiles().values()},
     )

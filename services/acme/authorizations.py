@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -12,13 +12,17 @@ import structlog
 from pkicore.clock import Clock, unix
 from services.acme.answers import answer, link, not_found, retry_after, rfc3339
 from services.acme.background import Background
+from services.acme.challenges import WITHOUT_TOKEN, members
 from services.acme.challenges.attempt import Attempt, PerspectiveAnswer
 from services.acme.errors import AcmeError, Subproblem, ValidationError
+from services.acme.identifiers import Identifier
+from services.acme.ids import new_id, new_token
+from services.acme.rate_limits import RateLimits
 from services.acme.requests import AccountRequest
-from services.acme.store import AuthorizationRow, ChallengeRow, Store
+from services.acme.store import AuthorizationRow, ChallengeRow, NewAuthorization, Store
 from services.acme.urls import Urls
 from services.chassis.asgi import Response
-from services.chassis.database import AuditEvent
+from services.chassis.database import AuditEvent, Write
 from services.chassis.errors import ConflictError, DatabaseError
 
 POLL_SECONDS: Final = 2
@@ -36,6 +40,22 @@ class Validator(Protocol):
             ValidationError: it is not.
             AcmeError: nothing was tried.
         """
+
+
+def new_authorization(account_id: str, name: Identifier, expires: int, methods: Sequence[str]) -> NewAuthorization:
+    """A pending authorization of a name, which may be a wildcard, and its challenges."""
+    authorization = AuthorizationRow(
+        id=new_id(),
+        account_id=account_id,
+        identifier=name.base,
+        wildcard=name.is_wildcard,
+        status="pending",
+        expires=expires,
+    )
+    tokens = {kind: "" if kind in WITHOUT_TOKEN else new_token() for kind in methods}
+    return authorization, [
+        ChallengeRow(new_id(), authorization.id, kind, token, "pending") for kind, token in tokens.items()
+    ]
 
 
 class _Outcome(NamedTuple):
@@ -59,8 +79,12 @@ class Authorizations:
         urls: Urls,
         clock: Clock,
         hold_seconds: float,
+        limits: RateLimits,
+        issuers: Sequence[str] = (),
     ) -> None:
         self._store = store
+        self._limits = limits
+        self._issuers = issuers
         self._validator = validator
         self._background = background
         self._urls = urls
@@ -84,9 +108,9 @@ class Authorizations:
             authorization = await self._store.authorization(authorization_id, request.account.id)
             if authorization is None:
                 raise not_found()
-        status = self._status(authorization)
-        headers = [retry_after(POLL_SECONDS)] if status == "pending" else []
-        return answer(await self._document(authorization, status), *headers)
+        document = await self.document(authorization)
+        headers = [retry_after(POLL_SECONDS)] if document["status"] == "pending" else []
+        return answer(document, *headers)
 
     async def challenge(self, request: AccountRequest, challenge_id: str) -> Response:
         """Read a challenge, or have it validated with `{}` (RFC 8555 §7.5.1).
@@ -104,7 +128,7 @@ class Authorizations:
         headers = [link(self._urls.of(f"authz/{authorization.id}"), "up")]
         if challenge.status == "processing":
             headers.append(retry_after(POLL_SECONDS))
-        return answer(self._challenge_document(challenge), *headers)
+        return answer(self._challenge_document(challenge, authorization), *headers)
 
     async def resume(self) -> int:
         """Take up the validations that the last stop cut short; how many there are."""
@@ -114,6 +138,15 @@ class Authorizations:
             if account is not None:
                 self._start(challenge, authorization, account.thumbprint)
         return len(unfinished)
+
+    async def take_up(self, seen: Collection[str]) -> set[str]:
+        """Take up the processing challenges that an earlier look has `seen` already; the ids of all there are now."""
+        unfinished = await self._store.processing_challenges()
+        for challenge, authorization in unfinished:
+            account = await self._store.account(authorization.account_id) if challenge.id in seen else None
+            if account is not None:
+                self._start(challenge, authorization, account.thumbprint)
+        return {challenge.id for challenge, _ in unfinished}
 
     # A challenge on its way
 
@@ -206,9 +239,16 @@ class Authorizations:
             reason=str(error),
         )
         audit = AuditEvent("authorization.invalid", actor, detail | {"error": error.acme_type})
-        await self._store.reject_challenge(
-            challenge, answers, error.document(), _order_error(authorization, error).document(), audit
-        )
+        order_error = _order_error(authorization, error).document()
+        riding = await self._counted(authorization, error)
+        await self._store.reject_challenge(challenge, answers, error.document(), order_error, audit, riding)
+
+    async def _counted(self, authorization: AuthorizationRow, error: AcmeError) -> Sequence[Write]:
+        """What counts a failure that is not the server's own."""
+        account = await self._store.account(authorization.account_id)
+        if account is None or error.acme_type == "serverInternal":
+            return ()
+        return self._limits.failure(account, authorization.identifier)
 
     async def _deactivate(self, authorization: AuthorizationRow) -> None:
         detail = {"authorization": authorization.id, "identifier": authorization.name.value}
@@ -229,24 +269,26 @@ class Authorizations:
             return authorization.status
         return {"pending": "invalid", "valid": "expired"}.get(authorization.status, authorization.status)
 
-    async def _document(self, authorization: AuthorizationRow, status: str) -> dict[str, Any]:
+    async def document(self, authorization: AuthorizationRow) -> dict[str, Any]:
+        """The authorization object (RFC 8555 §7.1.4)."""
         offered = await self._store.challenges(authorization.id)
         document: dict[str, Any] = {
             "identifier": authorization.identifier.document(),
-            "status": status,
+            "status": self._status(authorization),
             "expires": rfc3339(authorization.expires),
-            "challenges": [self._challenge_document(challenge) for challenge in _telling(offered)],
+            "challenges": [self._challenge_document(challenge, authorization) for challenge in _telling(offered)],
         }
         if authorization.wildcard:
             document["wildcard"] = True
         return document
 
-    def _challenge_document(self, challenge: ChallengeRow) -> dict[str, Any]:
+    def _challenge_document(self, challenge: ChallengeRow, authorization: AuthorizationRow) -> dict[str, Any]:
+        account_url = self._urls.of(f"acct/{authorization.account_id}")
         document: dict[str, Any] = {
             "type": challenge.type,
             "url": self._urls.of(f"chall/{challenge.id}"),
             "status": challenge.status,
-            "token": challenge.token,
+            **members(challenge.type, token=challenge.token, account_url=account_url, issuers=self._issuers),
         }
         if challenge.validated_at is not None:
             document["validated"] = rfc3339(challenge.validated_at)

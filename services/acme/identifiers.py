@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address
 from typing import Final, Literal
 
 import idna
@@ -61,6 +62,25 @@ def canonical_dns_name(text: str) -> str:
     for label in labels:
         _check_hyphens(label)
     return name
+
+
+def canonical_address(text: str) -> str:
+    """An IP address, which is only taken in its one canonical form (RFC 8738 §3, RFC 5952).
+
+    Raises:
+        BadNameError: no address, one with a zone, or one that is written otherwise.
+    """
+    try:
+        address = ip_address(text)
+    except ValueError as error:
+        raise BadNameError("this is no IPv4 or IPv6 address") from error
+    if isinstance(address, IPv6Address) and address.scope_id is not None:
+        raise BadNameError("an address in a certificate has no zone")
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        raise BadNameError(f"this address is that of IPv4: {address.ipv4_mapped}")
+    if text != str(address):
+        raise BadNameError(f"this address is written {address} (RFC 5952)")
+    return text
 
 
 def _check_hyphens(label: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final, Protocol
 
 import structlog
@@ -25,6 +25,7 @@ from services.acme.background import Background
 from services.acme.blocked_keys import BlockedKeys
 from services.acme.errors import AcmeError
 from services.acme.ids import new_id
+from services.acme.profiles import Profiles
 from services.acme.store import CertificateRow, OrderRow, ProofRow, Store
 from services.acme.urls import Urls
 from services.ca import client as ca
@@ -33,10 +34,11 @@ from services.ca.wire import Identifier as CaIdentifier
 from services.chassis.database import AuditEvent
 from services.chassis.errors import ConflictError, DatabaseError
 
-PROFILE: Final = "server"
 CONCURRENT_REQUESTS: Final = 64  # to the CA; after a restart thousands of orders may be waiting
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds between attempts
 _TRY_AGAIN: Final = frozenset({408, 425, 429})  # refusals of the moment, not of the request
+
+_VALIDITY: Final = "validity-refused"
 
 # What the CA's refusals are called in ACME; whatever is not the client's doing is the server's own fault.
 _REFUSALS: Final[dict[type[ca.CaRefusedError], str]] = {
@@ -68,11 +70,13 @@ class Issuance:
         authority: CertificateAuthority,
         blocked: BlockedKeys,
         background: Background,
+        profiles: Profiles,
         urls: Urls,
         clock: Clock,
         hold_seconds: float,
     ) -> None:
         self._store = store
+        self._profiles = profiles
         self._clock = clock
         self._blocked = blocked
         self._authority = authority
@@ -92,6 +96,14 @@ class Issuance:
         for order in unfinished:
             self._start(order)
         return len(unfinished)
+
+    async def take_up(self, seen: Collection[str]) -> set[str]:
+        """Take up the processing orders that an earlier look has `seen` already; the ids of all there are now."""
+        unfinished = await self._store.processing_orders()
+        for order in unfinished:
+            if order.id in seen:
+                self._start(order)
+        return {order.id for order in unfinished}
 
     def _start(self, order: OrderRow) -> asyncio.Task[None]:
         return self._background.run(f"order {order.id}", lambda: self._drive(order))
@@ -156,26 +168,40 @@ class Issuance:
     def _request(self, order: OrderRow, proofs: Sequence[ProofRow]) -> CertificateRequest:
         return CertificateRequest(
             csr=order.csr or b"",
-            profile=PROFILE,
+            profile=self._profiles.of_order(order.profile).ca_profile,
             identifiers=tuple(CaIdentifier(name.type, name.value) for name in order.identifiers),
             idempotency_key=f"acme-order-{order.id}",
             requester={
                 "account": self._urls.of(f"acct/{order.account_id}"),
                 "order": self._urls.of(f"order/{order.id}"),
+                "profile": order.profile,
                 **validation(proofs),
             },
+            not_before=order.not_before,
+            not_after=order.not_after,
         )
 
 
 def validation(proofs: Sequence[ProofRow]) -> dict[str, str]:
-    """For the CA's records: method to the names that were validated by it, each with its time; as many as fit."""
+    """For the CA's records: method to the names that were validated by it, each with its time; as many as fit.
+
+    Where remote perspectives saw them too, `perspectives` has their answers: "ok" or the error's type.
+    """
     found: dict[str, str] = {}
     for proof in proofs:
-        proven = f"{proof.name} {from_unix(proof.validated_at):%Y-%m-%dT%H:%M:%SZ}"
-        text = f"{found[proof.method]}, {proven}" if proof.method in found else proven
-        if len(text) <= MAX_TEXT:
-            found[proof.method] = text
+        name = proof.name.value
+        _append(found, proof.method, f"{name} {from_unix(proof.validated_at):%Y-%m-%dT%H:%M:%SZ}")
+        if proof.perspectives:
+            seen = " ".join(f"{answer['perspective']}={answer['error'] or 'ok'}" for answer in proof.perspectives)
+            _append(found, "perspectives", f"{name} {seen}")
     return found
+
+
+def _append(found: dict[str, str], member: str, text: str) -> None:
+    """Unless it becomes longer than the CA takes."""
+    longer = f"{found[member]}, {text}" if member in found else text
+    if len(longer) <= MAX_TEXT:
+        found[member] = longer
 
 
 def _certificate(order: OrderRow, issued: IssuedCertificate, now: int) -> CertificateRow:
@@ -215,6 +241,8 @@ def fingerprint(der: bytes) -> str:
 
 
 def _refusal(error: ca.CaRefusedError) -> AcmeError:
+    if error.kind == _VALIDITY:
+        return AcmeError("malformed", f"notBefore or notAfter: {error.detail}")
     acme_type = _REFUSALS.get(type(error))
     if acme_type is None:
         return AcmeError("serverInternal", "the CA does not issue this certificate")

@@ -3,28 +3,46 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Self
 
 import structlog
 
 from pkicore.clock import Clock, unix
 from pkicore.weak_keys import PublishedKeys
-from services.acme.accounts import AccountRules, Accounts
+from services.acme.accounts import AccountDocuments, AccountRules, Accounts
 from services.acme.administration import AccountAdministration, Administration
 from services.acme.api import Api, Resources
 from services.acme.authorizations import Authorizations, Validator
 from services.acme.background import Background
 from services.acme.blocked_keys import BlockedKeys
-from services.acme.directory import Directory
+from services.acme.directory import Directory, Meta
+from services.acme.eab_secret import EabSecret
+from services.acme.external_account_administration import ExternalAccountAdministration
+from services.acme.external_accounts import ExternalAccounts
+from services.acme.finalization import CaaCheck
+from services.acme.incidents import Incidents
 from services.acme.issuance import CertificateAuthority, Issuance
+from services.acme.key_change import KeyChange
+from services.acme.new_accounts import NewAccounts
 from services.acme.nonces import Nonces
-from services.acme.orders import OrderRules, Orders
-from services.acme.requests import AccountCache, Authenticator
+from services.acme.order_rules import Admission, OrderRules
+from services.acme.ordering import Ordering
+from services.acme.profiles import Profiles
+from services.acme.rate_limits import Limits, RateLimits
+from services.acme.renewal_info import RenewalInfo
+from services.acme.renewals import Renewals
+from services.acme.requests import AccountCache, Authenticator, KeyRules
 from services.acme.revocation import Revocations
 from services.acme.store import Store
+from services.acme.store.account_changes import AccountChanges
 from services.acme.store.account_search import AccountSearch
+from services.acme.store.external_accounts import ExternalAccountStore
+from services.acme.store.incidents import IncidentStore
+from services.acme.store.rate_limits import RateLimitStore
+from services.acme.store.renewals import RenewalStore
 from services.acme.store.statements import CLEAN_UP_BATCH
+from services.acme.upkeep import Upkeep, alone
 from services.acme.urls import Urls
 from services.chassis.asgi import Application
 from services.chassis.database import Database
@@ -42,7 +60,19 @@ class ServiceRules:
     accounts: AccountRules
     orders: OrderRules
     hold_seconds: float
+    eab_secret: EabSecret
+    meta: Meta
     published: PublishedKeys | None = None
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True)
+class Outside:
+    """Whom the server asks: who issues, who looks whether challenges are met, and who knows CAA records."""
+
+    authority: CertificateAuthority
+    validator: Validator
+    caa: CaaCheck | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +84,9 @@ class AcmeService:
     issuance: Issuance
     authorizations: Authorizations
     background: Background
+    upkeep: Upkeep
+    limits: RateLimits
+    database: Database
     administration: Administration
     clock: Clock
 
@@ -62,33 +95,76 @@ class AcmeService:
         cls,
         *,
         database: Database,
-        authority: CertificateAuthority,
-        validator: Validator,
+        outside: Outside,
+        nonces: Nonces,
         urls: Urls,
         rules: ServiceRules,
         clock: Clock,
         metrics: HttpMetrics,
     ) -> Self:
         """Put the parts together."""
-        store, background, nonces = Store(database), Background(), Nonces()
-        cache, blocked = AccountCache(store), BlockedKeys(authority)
-        issuance = Issuance(store, authority, blocked, background, urls, clock, rules.hold_seconds)
-        authorizations = Authorizations(store, validator, background, urls, clock, rules.hold_seconds)
-        resources = Resources(
-            directory=Directory(urls, rules.accounts.terms),
-            accounts=Accounts(store, cache, urls, rules.accounts, blocked, clock),
-            orders=Orders(store, issuance, urls, rules.orders, clock),
-            authorizations=authorizations,
-            revocations=Revocations(store, authority, clock),
+        store, background, blocked = Store(database), Background(), BlockedKeys(outside.authority)
+        cache = AccountCache(store, shared=database.shared is not None)
+        limits = RateLimits(RateLimitStore(database), rules.limits, clock)
+        profiles = Profiles(rules.orders.profiles, rules.orders.challenges, rules.orders.default_profile)
+        issuance = Issuance(store, outside.authority, blocked, background, profiles, urls, clock, rules.hold_seconds)
+        authorizations = Authorizations(
+            store,
+            outside.validator,
+            background,
+            urls,
+            clock,
+            rules.hold_seconds,
+            limits,
+            rules.meta.caa_identities,
         )
-        api = Api(resources, Authenticator(urls, nonces, cache, blocked, rules.published), nonces, urls)
-        accounts = AccountAdministration(store, AccountSearch(database), cache, urls)
+        changes, documents = AccountChanges(database), AccountDocuments(urls, rules.accounts.terms)
+        renewal_store = RenewalStore(database)
+        renewals, renewal_info = Renewals(renewal_store), RenewalInfo(renewal_store)
+        keys, external_store = KeyRules(rules.published), ExternalAccountStore(database)
+        required = rules.meta.external_account_required
+        external = ExternalAccounts(external_store, rules.eab_secret, urls, clock, required=required)
+        resources = Resources(
+            directory=Directory(urls, rules.meta),
+            new_accounts=NewAccounts(store, documents, rules.accounts, external, limits, blocked, clock),
+            accounts=Accounts(store, changes, cache, documents, rules.accounts, clock),
+            key_change=KeyChange(store, changes, cache, documents, keys, blocked),
+            ordering=Ordering.assemble(
+                store=store,
+                issuance=issuance,
+                authorizations=authorizations,
+                admission=Admission(rules.accounts.terms, profiles, external, renewals, limits),
+                caa=outside.caa,
+                rules=rules.orders,
+                urls=urls,
+                clock=clock,
+            ),
+            authorizations=authorizations,
+            revocations=Revocations(store, outside.authority, clock),
+            renewal_info=renewal_info,
+        )
+        api = Api(resources, Authenticator(urls, nonces, cache, blocked, keys), nonces, urls)
+        administration = Administration(
+            AccountAdministration(store, AccountSearch(database), cache, urls),
+            ExternalAccountAdministration(external_store, rules.eab_secret, cache, tuple(rules.meta.profiles), clock),
+            Incidents(IncidentStore(database), urls, clock),
+        )
         return cls(
-            api.application(metrics), store, issuance, authorizations, background, Administration(accounts), clock
+            application=api.application(metrics),
+            store=store,
+            issuance=issuance,
+            authorizations=authorizations,
+            background=background,
+            upkeep=Upkeep(database, issuance, authorizations, limits, nonces),
+            limits=limits,
+            database=database,
+            administration=administration,
+            clock=clock,
         )
 
     async def resume(self) -> None:
-        """Take up what the last stop left: clients were told to wait for it."""
+        """Learn who has limits of their own, and take up what the last stop left: clients were told to wait for it."""
+        await self.limits.load_overrides()
         orders, challenges = await self.issuance.resume(), await self.authorizations.resume()
         structlog.get_logger("acme").info("unfinished work taken up", orders=orders, challenges=challenges)
 
@@ -112,7 +188,8 @@ class AcmeService:
     async def run_clean_up(self) -> None:
         """Clean up again and again."""
         while True:
-            deleted = await self.clean_up()
+            async with alone(self.database, "acme-clean-up") as here:
+                deleted = await self.clean_up() if here else 0
             if deleted:
                 structlog.get_logger("acme").info("expired orders deleted", orders=deleted)
             await asyncio.sleep(CLEAN_UP_SECONDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Final, Self
 from urllib.parse import urlsplit
 
@@ -11,6 +12,8 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from services.acme.challenges import CHALLENGE_TYPES
 from services.acme.limit_settings import LimitSettings
 from services.acme.perspectives.settings import CorroborationSettings
+from services.acme.profile_settings import ProfileName, ProfileTable
+from services.acme.profiles import BUILT_IN, DEFAULT, Profile
 from services.acme.validation_settings import ValidationSettings
 from services.ca.client.settings import BesideCaSettings
 from services.chassis.settings import AbsolutePath, Port, Texts, base_url, for_service
@@ -66,6 +69,13 @@ class AcmeSettings(ValidationSettings, CorroborationSettings, LimitSettings, Bes
     order_lifetime_seconds: Annotated[int, Field(ge=60, le=90 * 86400)] = Field(
         7 * 86400, description="how long an order and its authorizations may be used"
     )
+    authorization_reuse_seconds: Annotated[int, Field(ge=0, le=90 * 86400)] = Field(
+        8 * 3600, description="how long after its proof an authorization serves new orders of its account; 0: never"
+    )
+    profiles: Mapping[ProfileName, ProfileTable] = Field(
+        {}, description="profiles that orders may name, beside the built-in ones: tables [profiles.NAME]", max_length=50
+    )
+    default_profile: ProfileName = Field(DEFAULT, description="the profile of orders that name none")
     max_identifiers: Annotated[int, Field(ge=1, le=200)] = Field(100, description="names in one order")
     max_contacts: Annotated[int, Field(ge=1, le=100)] = Field(10, description="contacts of one account")
     published_keys_file: AbsolutePath | None = Field(
@@ -87,6 +97,16 @@ class AcmeSettings(ValidationSettings, CorroborationSettings, LimitSettings, Bes
         if "dns-persist-01" in self.challenges and not self.caa_identities:
             raise ValueError("challenges: dns-persist-01 needs caa_identities, the names that its records name")
         return self
+
+    @model_validator(mode="after")
+    def _known_default(self) -> Self:
+        if self.default_profile not in self.all_profiles():
+            raise ValueError(f"default_profile must be one of {', '.join(self.all_profiles())}")
+        return self
+
+    def all_profiles(self) -> Mapping[str, Profile]:
+        """The built-in profiles and those of the tables, by name."""
+        return {**BUILT_IN, **{name: table.profile(name) for name, table in self.profiles.items()}}
 
     @field_validator("external_url")
     @classmethod

@@ -18,20 +18,27 @@ import httpx
 from prometheus_client import CollectorRegistry
 
 import services.acme
-from pkicore.clock import unix
+from pkicore.clock import from_unix, unix
 from pkicore.identity import SpiffeId
 from pkicore.weak_keys import PublishedKeys
 from pkicore.x509.certificate import sign_certificate, to_pem
 from pkicore.x509.csr import UnverifiedCsr
 from pkicore.x509.names import Names
-from pkicore.x509.tbs import build_tbs, validity
+from pkicore.x509.tbs import build_tbs, common_name_of, validity
 from services.acme.accounts import AccountRules
 from services.acme.admin_application import admin_application
+from services.acme.authorizations import Validator
 from services.acme.challenges.attempt import Attempt, PerspectiveAnswer
 from services.acme.client import AcmeAdminClient
+from services.acme.directory import Meta
+from services.acme.eab_secret import EabSecret
 from services.acme.errors import AcmeError
-from services.acme.orders import OrderRules
-from services.acme.service import AcmeService, ServiceRules
+from services.acme.identifiers import Identifier
+from services.acme.nonces import open_nonces
+from services.acme.order_rules import OrderRules
+from services.acme.rate_limits import Limits
+from services.acme.service import AcmeService, Outside, ServiceRules
+from services.acme.terms import Terms
 from services.acme.urls import Urls
 from services.ca.acme_settings import acme_callers
 from services.ca.client import AlreadyRevokedError, CaError, CaUnavailableError, KeyStatus, UnknownCertificateError
@@ -59,6 +66,7 @@ class CaSimulator:
         away: while set, nothing is answered.
         answer_with: answered whatever was asked.
         lost_answers: so many answers are lost after the certificate was issued.
+        alternates: further chains that come with each certificate.
         requests: every request for a certificate, repeated ones too.
         revoked: serial to reason.
         blocked: SHA-256 of the keys on the block list, hex; `asked` counts the questions about it.
@@ -71,6 +79,7 @@ class CaSimulator:
         self.answer_with: IssuedCertificate | None = None
         self.away = False
         self.lost_answers = 0
+        self.alternates: tuple[str, ...] = ()
         self.requests: list[CertificateRequest] = []
         self.revoked: dict[str, str | int] = {}
         self.blocked: set[str] = set()
@@ -121,9 +130,11 @@ class CaSimulator:
     async def _sign(self, request: CertificateRequest) -> IssuedCertificate:
         csr = UnverifiedCsr.parse(request.csr).verify()
         profile, issuer = PROFILES[request.profile], self._hierarchy.issuing
-        start, end = validity(profile, issuer, self._hierarchy.clock.now())
+        begin, until = (None if at is None else from_unix(at) for at in (request.not_before, request.not_after))
+        start, end = validity(profile, issuer, self._hierarchy.clock.now(), until, not_before=begin)
         serial = len(self._issued) + 4711
-        names = Names.build(dns=[name.value for name in request.identifiers])
+        by_type = {kind: [name.value for name in request.identifiers if name.type == kind] for kind in ("dns", "ip")}
+        names = Names.build(**by_type)
         tbs = build_tbs(
             profile,
             issuer,
@@ -131,12 +142,13 @@ class CaSimulator:
             not_before=start,
             not_after=end,
             public_key=csr.public_key,
-            common_name=names.dns[0],
+            common_name=common_name_of(profile, csr.common_name, names),
             names=names,
         )
         certificate = await sign_certificate(tbs, self._hierarchy.issuing_key, issuer.certificate)
         chain = to_pem((certificate, *issuer.chain)).decode()
-        return IssuedCertificate(format_serial(serial), to_pem((certificate,)).decode(), chain, unix(end))
+        leaf = to_pem((certificate,)).decode()
+        return IssuedCertificate(format_serial(serial), leaf, chain, unix(end), self.alternates)
 
 
 @dataclass
@@ -148,12 +160,14 @@ class ValidatorSimulator:
         gate: validations wait while it is not set.
         attempts: each, in order.
         answers: what remote perspectives are said to have seen.
+        real: carries out the attempts, where it is set.
     """
 
     failures: dict[str, Exception] = field(default_factory=dict)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     attempts: list[Attempt] = field(default_factory=list)
     answers: tuple[PerspectiveAnswer, ...] = ()
+    real: Validator | None = None
 
     def __post_init__(self) -> None:
         self.gate.set()
@@ -162,12 +176,33 @@ class ValidatorSimulator:
         """As `services.acme.validation.Validator.validate`."""
         self.attempts.append(attempt)
         await self.gate.wait()
+        if self.real is not None:
+            return await self.real.validate(attempt)
         failure = self.failures.get(attempt.identifier.value)
         if failure is not None:
             if isinstance(failure, AcmeError) and failure.acme_type == "rateLimited":
                 del self.failures[attempt.identifier.value]
             raise failure
         return self.answers
+
+
+@dataclass
+class CaaSimulator:
+    """Simulates CAA records: every name may be issued for, unless told otherwise.
+
+    Attributes:
+        refusals: name to what the look-up ends in.
+        checks: each, as (name, wildcard, method, account URL).
+    """
+
+    refusals: dict[str, AcmeError] = field(default_factory=dict)
+    checks: list[tuple[str, bool, str, str]] = field(default_factory=list)
+
+    async def check(self, identifier: Identifier, *, wildcard: bool, method: str, account_url: str) -> None:
+        """As `services.acme.caa.Caa.check`."""
+        self.checks.append((identifier.value, wildcard, method, account_url))
+        if identifier.value in self.refusals:
+            raise self.refusals[identifier.value]
 
 
 @dataclass
@@ -178,11 +213,13 @@ class AcmeServer:
     database: Database
     ca: CaSimulator
     validator: ValidatorSimulator
+    caa: CaaSimulator
     clock: ManualClock
     http: httpx.AsyncClient
     directory: Path
     commits: list[str]
     rules: ServiceRules
+    url: str
 
     @classmethod
     async def start(
@@ -190,26 +227,41 @@ class AcmeServer:
         directory: Path,
         *,
         terms: str = "",
+        external_account_required: bool = False,
         max_pending: int = 100,
         hold_seconds: float = 2.0,
         published: PublishedKeys | None = None,
+        limits: Limits | None = None,
+        url: str = "",
+        **orders: Any,  # noqa: ANN401 -- further fields of OrderRules
     ) -> Self:
-        """A service with an empty database."""
-        clock = ManualClock()
+        """A service with an empty database: SQLite in the directory, or the one of the URL."""
+        clock, url = ManualClock(), url or f"sqlite:///{directory / 'acme.sqlite3'}"
         rules = ServiceRules(
-            AccountRules(terms, max_contacts=3),
-            OrderRules(lifetime=7 * 86400, max_identifiers=10, max_pending=max_pending),
+            AccountRules(Terms(terms), max_contacts=3),
+            OrderRules(lifetime=7 * 86400, max_identifiers=10, max_pending=max_pending, **orders),
             hold_seconds,
+            EabSecret(directory / "eab-secret"),
+            Meta(
+                terms=terms,
+                external_account_required=external_account_required,
+                profiles={"server": "90 days", "short-lived": "six days"},
+            ),
             published,
+            limits or Limits(),
         )
         ca = CaSimulator(await make_hierarchy("ecdsa", clock))
-        await migrated(_url(directory), Path(services.acme.__file__).parent / "migrations")
-        return await cls._run(directory, rules, clock, ca, ValidatorSimulator())
+        await migrated(url, Path(services.acme.__file__).parent / "migrations")
+        return await cls._run(directory, rules, clock, ca, ValidatorSimulator(), CaaSimulator(), url)
 
     async def restart(self) -> Self:
         """Stop without ceremony and start anew on the same database, with the same CA and world."""
         await self.stop()
-        server = await self._run(self.directory, self.rules, self.clock, self.ca, self.validator)
+        return await self.replica()
+
+    async def replica(self) -> Self:
+        """Another process on the same database, with the same CA and world."""
+        server = await self._run(self.directory, self.rules, self.clock, self.ca, self.validator, self.caa, self.url)
         await server.service.resume()
         return server
 
@@ -259,6 +311,8 @@ class AcmeServer:
         clock: ManualClock,
         ca: CaSimulator,
         validator: ValidatorSimulator,
+        caa: CaaSimulator,
+        url: str,
     ) -> Self:
         commits: list[str] = []
 
@@ -266,22 +320,18 @@ class AcmeServer:
             if when == "after":
                 commits.append(label)
 
-        database = await Database.open(_url(directory), clock=clock, commit_observer=observer)
+        database = await Database.open(url, clock=clock, commit_observer=observer)
         service = AcmeService.assemble(
             database=database,
-            authority=ca,
-            validator=validator,
+            outside=Outside(ca, validator, caa),
+            nonces=await open_nonces(database, clock),
             urls=Urls(BASE),
             rules=rules,
             clock=clock,
             metrics=HttpMetrics(CollectorRegistry()),
         )
         http = httpx.AsyncClient(transport=httpx.ASGITransport(service.application), base_url=BASE)
-        return cls(service, database, ca, validator, clock, http, directory, commits, rules)
-
-
-def _url(directory: Path) -> str:
-    return f"sqlite:///{directory / 'acme.sqlite3'}"
+        return cls(service, database, ca, validator, caa, clock, http, directory, commits, rules, url)
 
 
 async def solve(_: object) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import UserDict
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from services.acme.identifiers import Identifier
 from services.acme.store.rows import (
@@ -31,7 +31,7 @@ from services.acme.store.rows import (
     proof_of,
     to_json,
 )
-from services.acme.store.statements import STATEMENTS
+from services.acme.store.statements import LISTED, REUSABLE_SIZES, STATEMENTS
 from services.chassis.database import AuditEvent, Database, Prepared, Row, Unit, Write
 
 
@@ -47,6 +47,9 @@ class _Statements(UserDict[str, Prepared]):
         return statement
 
 
+OrderPlace: TypeAlias = tuple[int, str]
+"""Where an order stands in its account's list: when it was made (Unix time), and its id."""
+FIRST_PAGE: Final[OrderPlace] = (1 << 62, "")
 NewAuthorization: TypeAlias = tuple[AuthorizationRow, Sequence[ChallengeRow]]
 
 
@@ -78,8 +81,8 @@ class Store:
         rows = self._database.scan(self._statements["accounts_by_algorithm"])
         return {row["algorithm"]: row["count"] async for row in rows}
 
-    async def create_account(self, account: AccountRow, audit: AuditEvent) -> None:
-        """Store a new account; DuplicateError when its key has one."""
+    async def create_account(self, account: AccountRow, audit: AuditEvent, riding: Sequence[Write] = ()) -> None:
+        """Store a new account, with what else is written or not at all; DuplicateError when its key has one."""
         values = {
             "id": account.id,
             "status": account.status,
@@ -91,7 +94,7 @@ class Store:
             "terms": account.terms,
             "eab_kid": account.eab_kid,
         }
-        await self._commit("account-created", [self._write("insert_account", values)], audit)
+        await self._commit("account-created", [*riding, self._write("insert_account", values)], audit)
 
     async def update_contacts(self, account_id: str, contacts: Sequence[str], audit: AuditEvent) -> None:
         """Replace the contacts of a valid account."""
@@ -123,9 +126,19 @@ class Store:
         """Orders whose certificate has been promised but not delivered."""
         return [order_of(row) for row in await self._all("processing_orders")]
 
-    async def order_ids(self, account_id: str) -> list[str]:
-        """The newest orders of an account without the invalid ones."""
-        return [row["id"] for row in await self._all("order_ids", account=account_id)]
+    async def order_ids(self, account_id: str, now: int, after: OrderPlace) -> tuple[list[str], OrderPlace | None]:
+        """A page of an account's orders, newest first, without the invalid ones; and where the next page begins.
+
+        Args:
+            account_id: whose.
+            now: unfinished orders that expired before are left out.
+            after: the last one of the page before; `FIRST_PAGE` for the first.
+        """
+        before, beyond = after
+        rows = await self._all("order_ids", account=account_id, now=now, before=before, beyond=beyond)
+        page = rows[:LISTED]
+        last = (page[-1]["created_at"], page[-1]["id"]) if len(rows) > LISTED else None
+        return [row["id"] for row in page], last
 
     async def count_unfinished_orders(self, account_id: str, now: int, limit: int) -> int:
         """How many orders of the account can still be worked on; counts no further than `limit`."""
@@ -166,9 +179,14 @@ class Store:
             writes.append(self._write("insert_order_authorization", link))
         await self._commit("order-created", writes, audit)
 
-    async def start_processing(self, order: OrderRow, csr: bytes, now: int, audit: AuditEvent) -> None:
-        """Move an order from ready to processing, if it and all its authorizations are still good."""
-        values = {"order": order.id, "account": order.account_id, "new_csr": csr, "now": now}
+    async def start_processing(
+        self, order: OrderRow, csr: bytes, now: int, audit: AuditEvent, own_end: int | None = None
+    ) -> None:
+        """Move an order from ready to processing, if it and all its authorizations are still good.
+
+        `own_end` is the end of the certificate where the order names none.
+        """
+        values = {"order": order.id, "account": order.account_id, "new_csr": csr, "now": now, "own_end": own_end}
         await self._commit("order-processing", [self._write("start_processing", values)], audit)
 
     async def complete_order(self, certificate: CertificateRow, audit: AuditEvent) -> None:
@@ -194,6 +212,23 @@ class Store:
     async def authorization_ids(self, order_id: str) -> list[str]:
         """The authorizations of an order, in the order of its identifiers."""
         return [row["authorization_id"] for row in await self._all("authorization_ids", order=order_id)]
+
+    async def reusable_authorizations(
+        self, account_id: str, names: Sequence[Identifier], until: int, since: int
+    ) -> list[tuple[AuthorizationRow, str]]:
+        """An account's valid authorizations of these names, each with its challenge type, the youngest proof first.
+
+        Args:
+            account_id: whose.
+            names: wildcards as such or not; both kinds of authorization are found either way.
+            until: they last longer than this.
+            since: they were validated later than this.
+        """
+        size = next(size for size in REUSABLE_SIZES if size >= len(names))
+        padded = [name.base.value for name in names] + [names[0].base.value] * (size - len(names))
+        values = {f"value_{number}": value for number, value in enumerate(padded)}
+        rows = await self._all(f"reusable_{size}", account=account_id, until=until, since=since, **values)
+        return [(authorization_of(row), row["method"]) for row in rows]
 
     async def authorized_names(self, account_id: str, now: int) -> set[Identifier]:
         """Every name for which the account holds a valid authorization, wildcards written as such."""
@@ -222,6 +257,11 @@ class Store:
         """Remember that an attempt outlives its request, so that it is repeated after a restart."""
         values = {"challenge": challenge_id}
         await self._commit("challenge-processing", [self._write("challenge_processing", values)], audit)
+
+    async def count_pending_authorizations(self, account_id: str, now: int, limit: int) -> int:
+        """How many pending authorizations of the account serve no order; counts no further than `limit`."""
+        row = await self._one("count_ahead", account=account_id, now=now, most=limit)
+        return 0 if row is None else int(row["n"])
 
     async def create_authorization(self, made: NewAuthorization, audit: AuditEvent, riding: Sequence[Write]) -> None:
         """Store an authorization that no order asked for yet, with what else is written or not at all."""
@@ -254,8 +294,12 @@ class Store:
         error: Mapping[str, Any],
         order_error: Mapping[str, Any],
         audit: AuditEvent,
+        riding: Sequence[Write] = (),
     ) -> None:
-        """Record a failure: challenge, authorization and every unfinished order it serves become invalid."""
+        """Record a failure: challenge, authorization and every unfinished order it serves become invalid.
+
+        `riding` is what else is written with it.
+        """
         of = {"authorization": challenge.authorization_id}
         values = {"challenge": challenge.id, "problem": to_json(error), "answers": _answers(answers)}
         writes = [
@@ -263,6 +307,7 @@ class Store:
             self._write("lock_orders", of, expect=None),
             self._write("settle_authorization", of | {"outcome": "invalid", "now": 0}),
             self._write("end_orders_served", of | {"problem": to_json(order_error)}, expect=None),
+            *riding,
         ]
         await self._commit("challenge-invalid", writes, audit)
 
@@ -353,11 +398,13 @@ def _answers(answers: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 __all__ = [
+    "FIRST_PAGE",
     "AccountRow",
     "AuthorizationRow",
     "CertificateRow",
     "ChallengeRow",
     "NewAuthorization",
+    "OrderPlace",
     "OrderRow",
     "ProofRow",
     "Store",

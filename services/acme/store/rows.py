@@ -92,9 +92,9 @@ class ProofRow:
     perspectives: tuple[Mapping[str, Any], ...] = ()
 
     @property
-    def name(self) -> str:
-        """The name that was ordered, with the wildcard label."""
-        return named(self.identifier, wildcard=self.wildcard).value
+    def name(self) -> Identifier:
+        """What was ordered, with the wildcard label."""
+        return named(self.identifier, wildcard=self.wildcard)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,14 +8,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sqlalchemy import BindParameter, bindparam, case, delete, exists, func, insert, or_, select, update
+from sqlalchemy import (
+    BigInteger,
+    BindParameter,
+    Select,
+    Text,
+    and_,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from services.acme.schema import accounts, authorizations, certificates, challenges, order_authorizations, orders
 
 UNFINISHED: Final = ("pending", "ready")
-MAX_LISTED: Final = 1000  # orders in an account's list
+LISTED: Final = 500  # orders in a page of an account's list
 _CURVES: Final = {"P-256": "ecdsa-p256", "P-384": "ecdsa-p384", "P-521": "ecdsa-p521", "Ed25519": "ed25519"}
 CLEAN_UP_BATCH: Final = 500  # orders deleted in one commit
+REUSABLE_SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # names of one order, so that there are few statements
 
 _ACCOUNT: Final[BindParameter[Any]] = bindparam("account")
 _ORDER: Final[BindParameter[Any]] = bindparam("order")
@@ -44,6 +60,26 @@ _UNMET: Final = (  # an authorization of the order in question that does not hol
     .correlate(orders)
     .exists()
 )
+
+
+def _reusable(size: int) -> Select[Any]:
+    """An account's valid authorizations of up to `size` names, by how they were validated."""
+    values = [bindparam(f"value_{number}", type_=Text) for number in range(size)]
+    return (
+        select(authorizations, challenges.c.type.label("method"), challenges.c.validated_at)
+        .join_from(authorizations, challenges, challenges.c.authorization_id == authorizations.c.id)
+        .where(
+            authorizations.c.account_id == _ACCOUNT,
+            authorizations.c.type.in_(("dns", "ip")),
+            authorizations.c.value.in_(values),
+            authorizations.c.status == "valid",
+            authorizations.c.expires > bindparam("until"),
+            challenges.c.status == "valid",
+            challenges.c.validated_at > bindparam("since"),
+        )
+        .order_by(challenges.c.validated_at.desc())
+    )
+
 
 # What a stored key (its public members, as JSON without blanks) says of its algorithm.
 _ALGORITHM: Final = case(
@@ -76,13 +112,32 @@ STATEMENTS: Final[Mapping[str, Any]] = {
     "order": select(orders).where(orders.c.id == bindparam("id"), orders.c.account_id == _ACCOUNT),
     "order_by_id": select(orders).where(orders.c.id == bindparam("id")),
     "processing_orders": select(orders).where(orders.c.status == "processing"),
-    "order_ids": select(orders.c.id)
-    .where(orders.c.account_id == _ACCOUNT, orders.c.status != "invalid")
+    "order_ids": select(orders.c.id, orders.c.created_at)
+    .where(
+        orders.c.account_id == _ACCOUNT,
+        orders.c.status != "invalid",
+        or_(orders.c.status.not_in(UNFINISHED), orders.c.expires > _NOW),
+        or_(
+            orders.c.created_at < bindparam("before"),
+            and_(orders.c.created_at == bindparam("before"), orders.c.id > bindparam("beyond")),
+        ),
+    )
     .order_by(orders.c.created_at.desc(), orders.c.id)
-    .limit(MAX_LISTED),
+    .limit(LISTED + 1),
     "count_unfinished": select(func.count().label("n")).select_from(
         select(orders.c.id)
         .where(orders.c.account_id == _ACCOUNT, orders.c.status.in_(UNFINISHED), orders.c.expires > _NOW)
+        .limit(bindparam("most"))
+        .subquery()
+    ),
+    "count_ahead": select(func.count().label("n")).select_from(
+        select(authorizations.c.id)
+        .where(
+            authorizations.c.account_id == _ACCOUNT,
+            authorizations.c.status == "pending",
+            authorizations.c.expires > _NOW,
+            ~_SERVES,
+        )
         .limit(bindparam("most"))
         .subquery()
     ),
@@ -95,7 +150,11 @@ STATEMENTS: Final[Mapping[str, Any]] = {
         orders.c.expires > _NOW,
         ~_UNMET,
     )
-    .values(status="processing", csr=bindparam("new_csr")),
+    .values(
+        status="processing",
+        csr=bindparam("new_csr"),
+        not_after=func.coalesce(orders.c.not_after, bindparam("own_end", type_=BigInteger)),
+    ),
     "complete_order": update(orders)
     .where(orders.c.id == _ORDER, orders.c.status == "processing")
     .values(status="valid", certificate_id=bindparam("certificate")),
@@ -187,6 +246,7 @@ STATEMENTS: Final[Mapping[str, Any]] = {
     .limit(CLEAN_UP_BATCH),
     "delete_order_authorizations": delete(order_authorizations).where(order_authorizations.c.order_id == _ORDER),
     "delete_order": delete(orders).where(orders.c.id == _ORDER, orders.c.certificate_id.is_(None)),
+    **{f"reusable_{size}": _reusable(size) for size in REUSABLE_SIZES},
     "unserving_authorizations": select(authorizations.c.id).where(
         authorizations.c.expires < bindparam("before"), ~_SERVES
     ),

@@ -17,7 +17,7 @@ async def test_the_ca_is_told_how_each_name_was_validated(server: AcmeServer) ->
     names = ["a.example", "b.example"]
     await client.obtain(names, make_csr(names, new_key()), solve)
     requester = server.ca.requests[0].requester
-    assert set(requester) == {"account", "order", "http-01"}
+    assert set(requester) == {"account", "order", "profile", "http-01"}
     assert requester["account"] == client.kid
     at = f"{server.clock.now():%Y-%m-%dT%H:%M:%SZ}"
     assert requester["http-01"] == f"a.example {at}, b.example {at}"
