@@ -11,6 +11,7 @@ from pkicore.jose.jwk import public_key_from_jwk
 from services.acme.errors import NotKnownError, NotPossibleError
 from services.acme.external_account_administration import ExternalAccountAdministration
 from services.acme.ids import is_id
+from services.acme.incidents import Incidents
 from services.acme.requests import AccountCache
 from services.acme.store import AccountRow, Store
 from services.acme.store.account_search import AccountSearch
@@ -96,6 +97,7 @@ class Administration:
 
     accounts: AccountAdministration
     external_accounts: ExternalAccountAdministration
+    incidents: Incidents
 
 
 def _position(cursor: str) -> tuple[int, str] | None:

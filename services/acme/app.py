@@ -17,14 +17,17 @@ from services.acme.caa import Caa
 from services.acme.client_address import TrustedProxies
 from services.acme.directory import Meta
 from services.acme.eab_secret import EabSecret
+from services.acme.incident_watch import IncidentWatch
 from services.acme.inventory import AccountInventory
 from services.acme.nonces import open_nonces
 from services.acme.order_rules import OrderRules
 from services.acme.perspectives.endpoint import Validates
 from services.acme.perspectives.remote import corroborated
+from services.acme.revocation_feed import FollowedRevocations
 from services.acme.service import AcmeService, Outside, ServiceRules
 from services.acme.settings import AcmeSettings
 from services.acme.store import Store
+from services.acme.store.revocation_feed import RevocationFeedStore
 from services.acme.terms import Terms
 from services.acme.urls import Urls
 from services.acme.validation import Validator
@@ -93,6 +96,7 @@ async def serve(
             metrics=metrics,
         )
         stack.push_async_callback(service.close)
+        service.renewal_info.register(registry)
         await service.resume()
         listeners = [
             Listener("public", _behind_proxies(service.application, settings), sockets["public"], public.listener),
@@ -104,6 +108,9 @@ async def serve(
             BackgroundTask("clean-up", service.run_clean_up),
             BackgroundTask("upkeep", service.upkeep.run),
             BackgroundTask("account-inventory", AccountInventory(Store(database), registry).run),
+            BackgroundTask("cert-ids", service.renewals.run_naming),
+            BackgroundTask("revocations", FollowedRevocations(ca.client, RevocationFeedStore(database)).run),
+            BackgroundTask("incidents", IncidentWatch(service.administration.incidents, registry).run),
             BackgroundTask("internal-certificate", _internal_renewer(settings, ca, tls_metrics, clock).run),
             *public.background(),
             *ca.background(),

@@ -13,6 +13,15 @@ from urllib.parse import quote, urlencode
 
 import orjson
 
+from services.acme.incident_wire import (
+    MAX_AT_RISK,
+    AtRiskPage,
+    IncidentEntry,
+    IncidentList,
+    IncidentRequest,
+    Selected,
+    Selection,
+)
 from services.acme.wire import (
     OPERATOR_ENDPOINTS,
     AccountEntry,
@@ -26,6 +35,8 @@ from services.acme.wire import (
 )
 from services.chassis.http_client import SERVER_ERROR, Failure, Http, ServiceCalls
 
+SELECTION_WAIT: Final = 600.0  # seconds; a million certificates may be selected
+PROGRESS_WAIT: Final = 120.0  # seconds; every certificate concerned is looked at
 _FORBIDDEN: Final = 403
 
 
@@ -92,6 +103,44 @@ class AcmeAdminClient:
         path = f"/v1/external-accounts/{_segment(kid)}/revocation"
         body = orjson.dumps({"deactivate_accounts": deactivate_accounts})
         return await self._acme.ask(RevokedExternalAccount.from_json, "POST", path, body)
+
+    async def prepare_incident(self, wanted: IncidentRequest) -> IncidentEntry:
+        """Prepare an incident; nobody is told of it yet."""
+        return await self._acme.ask(IncidentEntry.from_json, "POST", "/v1/incidents", wanted.to_json())
+
+    async def select_for_incident(self, incident_id: str, selection: Selection) -> Selected:
+        """Have a prepared incident concern more certificates; hundreds of thousands take a while."""
+        path = f"/v1/incidents/{_segment(incident_id)}/certificates"
+        body = selection.to_json()
+        return await self._acme.ask(Selected.from_json, "POST", path, body, seconds=SELECTION_WAIT)
+
+    async def open_incident(self, incident_id: str) -> IncidentEntry:
+        """Move the suggested windows of all that it concerns into the past."""
+        path = f"/v1/incidents/{_segment(incident_id)}/opening"
+        return await self._acme.ask(IncidentEntry.from_json, "POST", path, b"{}", seconds=PROGRESS_WAIT)
+
+    async def close_incident(self, incident_id: str) -> IncidentEntry:
+        """Have suggested windows be as they were."""
+        path = f"/v1/incidents/{_segment(incident_id)}/closure"
+        return await self._acme.ask(IncidentEntry.from_json, "POST", path, b"{}", seconds=PROGRESS_WAIT)
+
+    async def discard_incident(self, incident_id: str) -> None:
+        """Forget a prepared incident."""
+        await self._acme.ask(lambda _body: None, "DELETE", f"/v1/incidents/{_segment(incident_id)}")
+
+    async def incidents(self) -> IncidentList:
+        """Open and closed incidents, the newest first."""
+        return await self._acme.ask(IncidentList.from_json, "GET", "/v1/incidents")
+
+    async def incident(self, incident_id: str) -> IncidentEntry:
+        """An incident and how far it is."""
+        path = f"/v1/incidents/{_segment(incident_id)}"
+        return await self._acme.ask(IncidentEntry.from_json, "GET", path, seconds=PROGRESS_WAIT)
+
+    async def at_risk(self, incident_id: str, after: str = "", limit: int = MAX_AT_RISK) -> AtRiskPage:
+        """Certificates of an incident that nobody has replaced."""
+        path = f"/v1/incidents/{_segment(incident_id)}/at-risk?{urlencode({'after': after, 'limit': limit})}"
+        return await self._acme.ask(AtRiskPage.from_json, "GET", path, seconds=PROGRESS_WAIT)
 
 
 def _segment(text: str) -> str:

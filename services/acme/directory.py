@@ -21,6 +21,7 @@ _RESOURCES: Final = {
     "newAuthz": "new-authz",
     "revokeCert": "revoke-cert",
     "keyChange": "key-change",
+    "renewalInfo": "renewal-info",
 }
 
 

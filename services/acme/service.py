@@ -88,6 +88,8 @@ class AcmeService:
     limits: RateLimits
     database: Database
     administration: Administration
+    renewals: Renewals
+    renewal_info: RenewalInfo
     clock: Clock
 
     @classmethod
@@ -159,6 +161,8 @@ class AcmeService:
             limits=limits,
             database=database,
             administration=administration,
+            renewals=renewals,
+            renewal_info=renewal_info,
             clock=clock,
         )
 

@@ -19,6 +19,14 @@ OPERATOR_ENDPOINTS: Final = (
     "POST /v1/external-accounts",
     "GET /v1/external-accounts/{kid}",
     "POST /v1/external-accounts/{kid}/revocation",
+    "GET /v1/incidents",
+    "POST /v1/incidents",
+    "GET /v1/incidents/{id}",
+    "DELETE /v1/incidents/{id}",
+    "POST /v1/incidents/{id}/certificates",
+    "POST /v1/incidents/{id}/opening",
+    "POST /v1/incidents/{id}/closure",
+    "GET /v1/incidents/{id}/at-risk",
     "GET /v1/openapi.json",
 )
 """What the caller policy of a new deployment lets operators ask; an older one lacks it."""

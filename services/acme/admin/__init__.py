@@ -9,6 +9,14 @@
 | GET  /v1/external-accounts                   | all of them                               |
 | GET  /v1/external-accounts/{kid}             | one of them                               |
 | POST /v1/external-accounts/{kid}/revocation  | its end                                   |
+| POST /v1/incidents                           | prepare one                               |
+| GET  /v1/incidents                           | open and closed ones                      |
+| GET  /v1/incidents/{id}                      | one, and how far it is                    |
+| DELETE /v1/incidents/{id}                    | forget a prepared one                     |
+| POST /v1/incidents/{id}/certificates         | what it concerns                          |
+| POST /v1/incidents/{id}/opening              | its beginning                             |
+| POST /v1/incidents/{id}/closure              | its end                                   |
+| GET  /v1/incidents/{id}/at-risk              | what nobody has replaced                  |
 | GET  /v1/openapi.json                        | this API, as OpenAPI                      |
 
 Each feature has a module; all have the same guard, problems and log as the hot paths.
@@ -22,6 +30,7 @@ import fastapi
 
 from services.acme.admin.accounts import add_accounts
 from services.acme.admin.external_accounts import add_external_accounts
+from services.acme.admin.incidents import add_incidents
 from services.acme.administration import Administration
 from services.chassis.admin import admin_api
 from services.chassis.peer import CallerPolicy
@@ -34,6 +43,7 @@ def acme_admin(administration: Administration, policy: CallerPolicy) -> fastapi.
     router = fastapi.APIRouter(prefix="/v1")
     add_accounts(router, administration.accounts)
     add_external_accounts(router, administration.external_accounts)
+    add_incidents(router, administration.incidents)
 
     async def guard(request: fastapi.Request) -> None:
         peer = request.scope.get("state", {}).get("peer")
