@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 
 from pkicore.clock import Clock, unix
 from pkicore.encoding import base64url_encode
@@ -66,7 +66,7 @@ class ExternalAccountAdministration:
             raise MalformedError(f"there is no profile {unknown[0]!a}: there are {', '.join(self._profiles) or 'none'}")
         if wanted.not_after is not None and wanted.not_after <= now:
             raise MalformedError("not_after has passed already")
-        kid, mac_key = self._new_key()
+        kid, mac_key = fit_for_options(self._secret, _candidates())
         row = ExternalAccountRow(
             kid=kid,
             comment=wanted.comment,
@@ -141,13 +141,16 @@ class ExternalAccountAdministration:
             raise NotKnownError("no external account has this key identifier")
         return found
 
-    def _new_key(self) -> tuple[str, str]:
-        """A key identifier whose MAC key can stand behind an option on a command line: without a hyphen before it."""
-        while True:
-            kid = _PREFIX + secrets.token_hex(8)
-            mac_key = base64url_encode(self._secret.mac_key(kid))
-            if not mac_key.startswith("-"):
-                return kid, mac_key
+
+def fit_for_options(secret: EabSecret, candidates: Iterable[str]) -> tuple[str, str]:
+    """The first key identifier whose MAC key (base64url, beside it) is not taken for an option on a command line."""
+    keys = ((kid, base64url_encode(secret.mac_key(kid))) for kid in candidates)
+    return next((kid, mac_key) for kid, mac_key in keys if not mac_key.startswith("-"))
+
+
+def _candidates() -> Iterator[str]:
+    while True:
+        yield _PREFIX + secrets.token_hex(8)
 
 
 def _entry(row: ExternalAccountRow, now: int) -> ExternalAccountEntry:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pkicore.encoding import base64url_decode
+from pkicore.encoding import base64url_decode, base64url_encode
 from pkicore.errors import KeyPermissionError
 from services.acme.eab_secret import EabSecret
+from services.acme.external_account_administration import fit_for_options
 from services.chassis.errors import SettingsError
 
 
@@ -69,3 +70,13 @@ def test_a_place_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
     """No secret is kept in memory alone: it would be gone with the process, and every key with it."""
     with pytest.raises(SettingsError, match="secret of external accounts"):
         EabSecret(tmp_path / "missing" / "eab-secret").check("eab-1")
+
+
+def test_a_mac_key_can_stand_behind_an_option(tmp_path: Path) -> None:
+    """A key that begins with a hyphen, which a command line would take for another option, is passed over."""
+    secret = EabSecret(tmp_path / "eab-secret")
+    begins = {kid: base64url_encode(secret.mac_key(kid))[0] for kid in (f"eab-{number}" for number in range(2000))}
+    hyphens = [kid for kid, first in begins.items() if first == "-"]
+    fit = next(kid for kid, first in begins.items() if first != "-")
+    assert hyphens
+    assert fit_for_options(secret, [*hyphens, fit]) == (fit, base64url_encode(secret.mac_key(fit)))

@@ -1,0 +1,412 @@
+"""External account binding (RFC 8555 §7.3.4): who may make accounts, for which names, and who tries without."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pkicore.clock import unix
+from pkicore.encoding import base64url_decode
+from services.acme.client import AcmeForbiddenError, AcmeRefusedError
+from services.acme.eab_secret import EabSecret
+from services.acme.wire import AccountQuery, ExternalAccountRequest, NewExternalAccount
+from tests.support.acme_client import AcmeClient, AcmeProblemError
+from tests.support.acme_orders import ready_order
+from tests.support.acme_server import BASE, AcmeServer
+from tests.support.jose_key import JoseKey, b64u
+
+NEW_ACCOUNT = f"{BASE}/acme/new-account"
+NEW_ORDER = f"{BASE}/acme/new-order"
+HASHES = {"HS256": "sha256", "HS384": "sha384", "HS512": "sha512"}
+
+
+@pytest.fixture
+async def strict(tmp_path: Path) -> AsyncIterator[AcmeServer]:
+    """A server that makes accounts only for clients with an external account."""
+    running = await AcmeServer.start(tmp_path, external_account_required=True)
+    yield running
+    await running.stop()
+
+
+async def made(server: AcmeServer, **wanted: Any) -> NewExternalAccount:  # noqa: ANN401 -- fields of the request
+    """An external account."""
+    async with server.operated() as acme:
+        return await acme.create_external_account(ExternalAccountRequest(**wanted))
+
+
+def binding(
+    external: NewExternalAccount,
+    key: JoseKey,
+    *,
+    alg: str = "HS256",
+    mac_key: bytes | None = None,
+    header: dict[str, Any] | None = None,
+    payload: bytes | None = None,
+) -> dict[str, str]:
+    """What an honest client sends, but for what is given."""
+    protected = b64u(json.dumps({"alg": alg, "kid": external.entry.kid, "url": NEW_ACCOUNT, **(header or {})}).encode())
+    body = b64u(json.dumps(key.jwk).encode() if payload is None else payload)
+    octets = f"{protected}.{body}".encode()
+    mac = hmac.digest(mac_key or base64url_decode(external.mac_key), octets, HASHES.get(alg, "sha256"))
+    return {"protected": protected, "payload": body, "signature": b64u(mac)}
+
+
+async def bound(server: AcmeServer, external: NewExternalAccount, key: JoseKey | None = None) -> AcmeClient:
+    """A client whose account is bound."""
+    client = server.client(key)
+    await client.register(externalAccountBinding=binding(external, client.key))
+    return client
+
+
+async def refusal(server: AcmeServer, members: dict[str, Any], key: JoseKey | None = None) -> tuple[int, str]:
+    """The status and type with which a newAccount request is refused."""
+    response = await server.client(key).post_raw(NEW_ACCOUNT, members, use_jwk=True)
+    return response.status_code, response.json()["type"].removeprefix("urn:ietf:params:acme:error:")
+
+
+@pytest.mark.parametrize("alg", ["HS256", "HS384", "HS512"])
+async def test_an_account_is_bound(strict: AcmeServer, alg: str) -> None:
+    """With any of the MAC algorithms; the account knows its external account, and the audit log does."""
+    external = await made(strict, comment="web team")
+    client = strict.client()
+    account = await client.register(externalAccountBinding=binding(external, client.key, alg=alg))
+    assert account.status == "valid"
+    async with strict.operated() as acme:
+        (found,) = (await acme.accounts(AccountQuery(eab_kid=external.entry.kid))).accounts
+        assert (await acme.external_account(external.entry.kid)).accounts == 1
+    assert (found.url, found.eab_kid) == (client.kid, external.entry.kid)
+
+
+@pytest.mark.parametrize("alg", ["ML-DSA-44", "ML-DSA-65", "ML-DSA-87"])
+async def test_post_quantum_accounts_are_bound(strict: AcmeServer, alg: str) -> None:
+    """An account key of ML-DSA is bound, orders and reads its order like any other."""
+    client = await bound(strict, await made(strict), JoseKey.generate(alg))
+    order = await client.new_order(["a.example"])
+    assert (await client.read(order.url)).status == "pending"
+
+
+async def test_without_a_binding_there_is_no_account(strict: AcmeServer) -> None:
+    """externalAccountRequired, and the directory says so beforehand; an existing account needs none."""
+    assert await refusal(strict, {}) == (403, "externalAccountRequired")
+    assert (await strict.client().directory())["meta"]["externalAccountRequired"] is True
+    client = await bound(strict, await made(strict))
+    response = await client.post_raw(NEW_ACCOUNT, {}, use_jwk=True)
+    assert (response.status_code, response.headers["location"]) == (200, client.kid)
+
+
+async def test_a_binding_that_nobody_asked_for_binds_too(server: AcmeServer) -> None:
+    """Where external accounts are optional, a client that has one is bound, and a wrong one is refused."""
+    external = await made(server, identifiers=["a.example"])
+    client = await bound(server, external)
+    with pytest.raises(AcmeProblemError):
+        await client.new_order(["b.example"])
+    key = JoseKey.generate()
+    forged = binding(external, key, mac_key=b"k" * 64)
+    assert await refusal(server, {"externalAccountBinding": forged}, key) == (403, "unauthorized")
+    assert "externalAccountRequired" not in (await client.directory())["meta"]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"mac_key": b"k" * 64}, (403, "unauthorized")),
+        ({"header": {"kid": "eab-0000000000000000"}}, (403, "unauthorized")),
+        ({"header": {"kid": ""}}, (400, "malformed")),
+        ({"header": {"kid": 7}}, (400, "malformed")),
+        ({"header": {"url": f"{BASE}/acme/new-order"}}, (400, "malformed")),
+        ({"header": {"nonce": "AAAA"}}, (400, "malformed")),
+        ({"header": {"jwk": JoseKey.generate().jwk}}, (400, "malformed")),
+        ({"header": {"crit": ["x"], "x": 1}}, (400, "malformed")),
+        ({"header": {"b64": False}}, (400, "malformed")),
+        ({"alg": "none"}, (400, "badSignatureAlgorithm")),
+        ({"alg": "ES256"}, (400, "badSignatureAlgorithm")),
+        ({"alg": "RS256"}, (400, "badSignatureAlgorithm")),
+        ({"alg": "HS1"}, (400, "badSignatureAlgorithm")),
+        ({"payload": b""}, (400, "malformed")),
+        ({"payload": b"{}"}, (400, "malformed")),
+        ({"payload": b'{"kty":"EC","kty":"EC"}'}, (400, "malformed")),
+        ({"payload": json.dumps(JoseKey.generate().jwk).encode()}, (400, "malformed")),
+    ],
+    ids=[
+        "MAC by another key",
+        "unknown kid",
+        "empty kid",
+        "kid that is no text",
+        "another url",
+        "nonce",
+        "jwk in the header",
+        "crit",
+        "b64",
+        "none",
+        "ES256",
+        "RS256",
+        "HS1",
+        "empty payload",
+        "no key",
+        "duplicate members",
+        "another account's key",
+    ],
+)
+async def test_bindings_that_are_refused(strict: AcmeServer, change: dict[str, Any], expected: tuple[int, str]) -> None:
+    """A binding has the MAC of its key identifier, over the key of the account, for newAccount, and nothing else."""
+    external, key = await made(strict, max_accounts=1), JoseKey.generate()
+    wrong = binding(external, key, **change)
+    assert await refusal(strict, {"externalAccountBinding": wrong}, key) == expected
+    assert "account-created" not in strict.commits
+    assert await refusal(strict, {}, key) == (403, "externalAccountRequired")
+    assert (await bound(strict, external, key)).kid is not None
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        {},
+        [],
+        "x",
+        1,
+        {"protected": "", "payload": "", "signature": ""},
+        {"protected": 1, "payload": 2, "signature": 3},
+    ],
+)
+async def test_what_is_no_binding(strict: AcmeServer, value: object) -> None:
+    """It is malformed, and never taken for none."""
+    assert await refusal(strict, {"externalAccountBinding": value}) == (400, "malformed")
+
+
+async def test_the_missing_mac(strict: AcmeServer) -> None:
+    """A binding without MAC, or with an empty or a shortened one, is none."""
+    external, key = await made(strict), JoseKey.generate()
+    honest = binding(external, key)
+    short = b64u(base64url_decode(honest["signature"])[:16])
+    for signature in ("", short):
+        members = {"externalAccountBinding": {**honest, "signature": signature}}
+        assert await refusal(strict, members, key) == (403, "unauthorized")
+    del honest["signature"]
+    assert await refusal(strict, {"externalAccountBinding": honest}, key) == (400, "malformed")
+
+
+async def test_a_kid_and_the_mac_key_of_another(strict: AcmeServer) -> None:
+    """Whoever has one external account cannot use the kid of another; the answer is as for a kid of nobody."""
+    mine, theirs, key = await made(strict), await made(strict), JoseKey.generate()
+    answers = []
+    for kid in (theirs.entry.kid, "eab-0000000000000000"):
+        wrong = binding(mine, key, header={"kid": kid})
+        client = strict.client(key)
+        answers.append((await client.post_raw(NEW_ACCOUNT, {"externalAccountBinding": wrong}, use_jwk=True)).content)
+    assert answers[0] == answers[1]
+
+
+async def test_a_seen_binding_serves_nobody_else(strict: AcmeServer) -> None:
+    """Whoever sees a request cannot bind a key of his own with its binding."""
+    external = await made(strict)
+    client = await bound(strict, external)
+    seen = binding(external, client.key)
+    assert await refusal(strict, {"externalAccountBinding": seen}, JoseKey.generate()) == (400, "malformed")
+
+
+async def test_no_more_accounts_than_allowed(strict: AcmeServer) -> None:
+    """Of many at once exactly as many are made; a deactivated one still counts."""
+    external = await made(strict, max_accounts=2)
+    clients = [strict.client() for _ in range(5)]
+    for client in clients:
+        await client.nonce()
+    answers = await asyncio.gather(
+        *(
+            client.post_raw(NEW_ACCOUNT, {"externalAccountBinding": binding(external, client.key)}, use_jwk=True)
+            for client in clients
+        )
+    )
+    assert sorted(answer.status_code for answer in answers) == [201, 201, 403, 403, 403]
+    refused = next(answer for answer in answers if answer.status_code == 403)
+    assert "all its accounts (2)" in refused.json()["detail"]
+    winner = next(client for client, answer in zip(clients, answers, strict=True) if answer.status_code == 201)
+    await winner.register()
+    await winner.deactivate()
+    key = JoseKey.generate()
+    assert await refusal(strict, {"externalAccountBinding": binding(external, key)}, key) == (403, "unauthorized")
+    async with strict.operated() as acme:
+        assert (await acme.external_account(external.entry.kid)).status == "full"
+
+
+async def test_the_same_key_twice_at_once_counts_once(strict: AcmeServer) -> None:
+    """A client that repeats its request gets one account, and uses up one."""
+    external, key = await made(strict, max_accounts=5), JoseKey.generate()
+    clients = [strict.client(key) for _ in range(4)]
+    for client in clients:
+        await client.nonce()
+    members = {"externalAccountBinding": binding(external, key)}
+    answers = await asyncio.gather(*(client.post_raw(NEW_ACCOUNT, members, use_jwk=True) for client in clients))
+    assert len({answer.headers["location"] for answer in answers}) == 1
+    async with strict.operated() as acme:
+        assert (await acme.external_account(external.entry.kid)).accounts == 1
+
+
+async def test_an_external_account_expires(strict: AcmeServer) -> None:
+    """No more accounts are made with it; those that were go on."""
+    external = await made(strict, not_after=unix(strict.clock.now()) + 60)
+    client = await bound(strict, external)
+    strict.clock.advance(timedelta(seconds=61))
+    key = JoseKey.generate()
+    assert await refusal(strict, {"externalAccountBinding": binding(external, key)}, key) == (403, "unauthorized")
+    assert (await client.new_order(["a.example"])).status == "pending"
+    async with strict.operated() as acme:
+        assert (await acme.external_account(external.entry.kid)).status == "expired"
+
+
+async def test_only_allowed_names_are_ordered(strict: AcmeServer) -> None:
+    """Each refused name has its sub-problem; also for authorizations ahead of orders."""
+    external = await made(strict, identifiers=[".web.example", "web.example"])
+    client = await bound(strict, external)
+    assert (await client.new_order(["web.example", "a.web.example"])).status == "pending"
+    with pytest.raises(AcmeProblemError) as refused:
+        await client.new_order(["a.web.example", "bank.example", "mail.example"])
+    assert (refused.value.status, refused.value.kind) == (400, "rejectedIdentifier")
+    named = [problem["identifier"]["value"] for problem in refused.value.document["subproblems"]]
+    assert named == ["bank.example", "mail.example"]
+    ahead = {"identifier": {"type": "dns", "value": "bank.example"}}
+    response = await client.post_raw(f"{BASE}/acme/new-authz", ahead)
+    assert response.json()["type"].endswith(":rejectedIdentifier")
+
+
+async def test_only_allowed_profiles_are_ordered(strict: AcmeServer) -> None:
+    """InvalidProfile for any other, and for the usual one where that is not allowed."""
+    client = await bound(strict, await made(strict, profiles=["short-lived"]))
+    for members in ({"profile": "server"}, {}):
+        with pytest.raises(AcmeProblemError) as refused:
+            await client.new_order(["a.example"], **members)
+        assert refused.value.kind == "invalidProfile"
+    assert (await client.new_order(["a.example"], profile="short-lived")).body["profile"] == "short-lived"
+
+
+async def test_revocation_of_an_external_account(strict: AcmeServer) -> None:
+    """No account is made with it any more, its accounts order nothing, and what they had begun ends."""
+    external = await made(strict)
+    client, other = await bound(strict, external), await bound(strict, await made(strict))
+    order = await ready_order(client, "a.example")
+    async with strict.operated() as acme:
+        done = await acme.revoke_external_account(external.entry.kid)
+        assert (done.entry.status, done.deactivated) == ("revoked", 0)
+        with pytest.raises(AcmeRefusedError, match="revoked already"):
+            await acme.revoke_external_account(external.entry.kid)
+    key = JoseKey.generate()
+    assert await refusal(strict, {"externalAccountBinding": binding(external, key)}, key) == (403, "unauthorized")
+    with pytest.raises(AcmeProblemError) as refused:
+        await client.new_order(["a.example"])
+    assert (refused.value.status, refused.value.kind) == (403, "unauthorized")
+    assert "external account" in refused.value.detail
+    assert (await client.read(order.url)).status == "invalid"
+    assert (await client.read(client.kid or "")).status == "valid"
+    assert (await other.new_order(["a.example"])).status == "pending"
+
+
+async def test_revocation_with_the_accounts(strict: AcmeServer) -> None:
+    """Where that is asked for, the accounts are deactivated: at once, and afterwards too."""
+    external, other = await made(strict), await bound(strict, await made(strict))
+    clients = [await bound(strict, external) for _ in range(2)]
+    for client in clients:
+        await client.read(client.kid or "")  # so that it is in memory
+    async with strict.operated() as acme:
+        await acme.revoke_external_account(external.entry.kid)
+        assert (await clients[0].read(clients[0].kid or "")).status == "valid"
+        done = await acme.revoke_external_account(external.entry.kid, deactivate_accounts=True)
+    assert done.deactivated == 2
+    for client in clients:
+        with pytest.raises(AcmeProblemError) as refused:
+            await client.read(client.kid or "")
+        assert refused.value.kind == "unauthorized"
+    assert (await other.read(other.kid or "")).status == "valid"
+
+
+async def test_an_external_account_survives_a_restart(strict: AcmeServer) -> None:
+    """Its MAC key comes from the secret, not from memory."""
+    external = await made(strict)
+    restarted = await strict.restart()
+    assert (await bound(restarted, external)).kid is not None
+    await restarted.stop()
+
+
+async def test_another_secret_is_the_servers_fault(strict: AcmeServer) -> None:
+    """A server that lost the secret says so, and does not call the client's MAC wrong."""
+    external, key = await made(strict), JoseKey.generate()
+    strict.rules = replace(strict.rules, eab_secret=EabSecret(strict.directory / "another-secret"))
+    restarted = await strict.restart()
+    members = {"externalAccountBinding": binding(external, key)}
+    assert await refusal(restarted, members, key) == (500, "serverInternal")
+    await restarted.stop()
+
+
+async def test_the_mac_key_is_kept_nowhere(strict: AcmeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither the database nor a log has it, in any form."""
+    external = await made(strict, comment="x")
+    await bound(strict, external)
+    raw = base64url_decode(external.mac_key)
+    said = capsys.readouterr()
+    for file in strict.directory.iterdir():
+        content = file.read_bytes()
+        assert external.mac_key.encode() not in content
+        assert raw not in content
+        assert raw.hex().encode() not in content
+    assert external.mac_key not in said.out + said.err + repr(external)
+    async with strict.operated() as acme:
+        assert "mac" not in repr(await acme.external_accounts())
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"identifiers": ["a..example"]},
+        {"identifiers": ["192.0.2.1/24"]},
+        {"identifiers": ["a.example"] * 501},
+        {"profiles": ["nobody"]},
+        {"not_after": 1},
+        {"max_accounts": 0},
+        {"max_accounts": -1},
+        {"comment": "x" * 201},
+    ],
+    ids=["name", "network", "too many names", "profile", "past end", "no account", "negative", "long comment"],
+)
+async def test_external_accounts_that_make_no_sense(server: AcmeServer, wanted: dict[str, Any]) -> None:
+    """They are refused with a sentence, and nothing is made."""
+    with pytest.raises(AcmeRefusedError) as refused:
+        await made(server, **wanted)
+    assert refused.value.status == 400
+    assert not server.commits
+
+
+async def test_names_are_kept_in_their_one_form(server: AcmeServer) -> None:
+    """So that what is shown is what is compared."""
+    external = await made(server, identifiers=["Web.Example", "web.example", "2001:DB8::/32", "192.0.2.7"])
+    assert external.entry.identifiers == ["web.example", "2001:db8::/32", "192.0.2.7/32"]
+
+
+async def test_external_accounts_are_listed_by_pages(server: AcmeServer) -> None:
+    """Each once, and one that there is not is not found."""
+    kids = {(await made(server)).entry.kid for _ in range(3)}
+    async with server.operated() as acme:
+        first = await acme.external_accounts(limit=2)
+        assert first.next is not None
+        second = await acme.external_accounts(first.next, 2)
+        for kid in ("eab-0", "x" * 200):
+            with pytest.raises(AcmeRefusedError) as refused:
+                await acme.external_account(kid)
+            assert refused.value.status == 404
+    assert {entry.kid for entry in (*first.external_accounts, *second.external_accounts)} == kids
+    assert second.next is None
+
+
+async def test_external_accounts_are_for_operators(server: AcmeServer) -> None:
+    """Nobody else makes or sees one."""
+    async with server.operated(None) as acme:
+        for call in (acme.create_external_account(ExternalAccountRequest()), acme.external_accounts()):
+            with pytest.raises(AcmeForbiddenError):
+                await call
+    assert not server.commits
