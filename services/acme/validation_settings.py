@@ -23,6 +23,7 @@ def _networks(value: object) -> object:
     return tuple(ip_network(str(item).strip()) for item in items if str(item).strip())
 
 
+_LONGEST_NAME = 253  # octets of a domain name as text
 Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_networks)]
 
 
@@ -68,6 +69,6 @@ class ValidationSettings(ProcessSettings):
     @classmethod
     def _identities(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
-            if not ISSUER_NAME.fullmatch(name):
+            if len(name) > _LONGEST_NAME or not ISSUER_NAME.fullmatch(name):
                 raise ValueError(f"{name!r} is not a domain name that a CAA record can have")
         return tuple(name.lower() for name in value)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def load(tmp_path: Path, extra: str = "") -> AcmeSettings:
     return load_settings(AcmeSettings, path)
 
 
-@pytest.mark.requirement("rfc8555-8.3-04")
+@pytest.mark.requirement("rfc8555-8.3-04", "rfc8737-3-08")
 def test_defaults(tmp_path: Path) -> None:
     """Without a word the server listens on 4000, dials standard ports, and dials no reserved address."""
     settings = load(tmp_path)
@@ -87,3 +88,25 @@ def test_public_names() -> None:
     assert names.dns == ("acme.example", "localhost")
     assert [str(address) for address in names.ip] == ["127.0.0.1", "::1"]
     assert public_names((), "https://[::1]:4000").dns == ()
+
+
+@pytest.mark.requirement(
+    "dns-persist-3.1-02", "dns-persist-3.1-03", "dns-persist-3.1-04", "dns-persist-3.1-06", "dns-persist-3.1-08"
+)
+@pytest.mark.parametrize(
+    "names",
+    [["b\u00fccher.example"], ["ca.example."], ["ca..example"], [f"{'a' * 60}." * 5 + "example"], list("abcdefghijk")],
+    ids=["unicode", "trailing dot", "empty label", "too long", "too many"],
+)
+def test_issuer_names_are_in_normal_form(tmp_path: Path, names: list[str]) -> None:
+    """At most ten names of A-labels without trailing dot, kept in lower case."""
+    assert load(tmp_path, 'caa_identities = ["CA.Example"]\n').caa_identities == ("ca.example",)
+    with pytest.raises(SettingsError, match="caa_identities"):
+        load(tmp_path, f"caa_identities = {json.dumps(names, ensure_ascii=False)}\n")
+
+
+@pytest.mark.requirement("dns-persist-3.1-05")
+def test_dns_persist_01_needs_a_name_of_the_ca(tmp_path: Path) -> None:
+    """The challenge is not offered where no record could name the CA."""
+    with pytest.raises(SettingsError, match="dns-persist-01 needs caa_identities"):
+        load(tmp_path, 'challenges = ["dns-persist-01"]\n')
