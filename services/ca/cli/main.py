@@ -33,6 +33,7 @@ _COMMANDS: Final[Mapping[str, tuple[str, str, str]]] = MappingProxyType(
         "keys": ("keys", "keys", "Move the issuing keys into a back end of signer-hsm, and back."),
         "acme": ("services.acme.cli.main", "acme", "The ACME server's accounts."),
         "eab": ("services.acme.cli.eab", "eab", "External accounts: who may make ACME accounts, for which names."),
+        "incident": ("services.acme.cli.incident", "incident", "Have clients renew certificates at once (ARI)."),
         "audit": ("audit", "audit", "Verify or export the audit logs."),
         "pqc": ("pqc", "pqc", "List what is still classical."),
         "probe": ("probe", "probe", "Show what a TLS listener shows."),
