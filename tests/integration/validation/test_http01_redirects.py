@@ -113,6 +113,13 @@ async def test_redirect_that_is_not_followed(
         "http://[fd00:ec2::254]/",
         "https://inside.test/",
         "http://10.0.0.1/",
+        "http://0.0.0.0/",
+        "http://[::]/",
+        "http://[::ffff:169.254.169.254]/",
+        "http://[::ffff:a9fe:a9fe]/",
+        "http://[64:ff9b::169.254.169.254]/",
+        "http://[fe80::1]/",
+        "http://[2002:a9fe:a9fe::]/",
     ],
 )
 async def test_redirect_to_a_reserved_address_is_refused(
@@ -126,12 +133,22 @@ async def test_redirect_to_a_reserved_address_is_refused(
     assert "not dialled" in error.detail
 
 
-@pytest.mark.parametrize("host", ["2130706433", "0x7f000001", "127.1", "0177.0.0.1", "localhost"])
-async def test_odd_spellings_of_loopback_are_names(http01: Http01, web: HttpChallengeServer, host: str) -> None:
-    """What C libraries read as an address is an unknown name here, or no URL at all."""
+NO_URL = ("0177.0.0.1", "0251.0376.0251.0376", "169\u3002254.169.254")
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("2130706433", "0x7f000001", "127.1", "localhost"),
+        *("2852039166", "0xa9fea9fe", "169.254.43518", "0xa9.0xfe.0xa9.0xfe"),
+        *("%31%36%39.254.169.254", *NO_URL),
+    ],
+)
+async def test_odd_spellings_of_addresses_are_names(http01: Http01, web: HttpChallengeServer, host: str) -> None:
+    """What C libraries and browsers read as an address is an unknown name here, or no URL at all."""
     web.redirect(PATH, f"http://{host}:{web.port}/")
     error = await refusal(http01)
-    assert error.acme_type == ("connection" if host == "0177.0.0.1" else "dns")
+    assert error.acme_type == ("connection" if host in NO_URL else "dns")
     assert len(web.requests) == 1
 
 
