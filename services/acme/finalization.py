@@ -12,6 +12,7 @@ from pkicore.errors import MalformedError, PkiError
 from pkicore.jose.jwk import thumbprint
 from pkicore.x509.csr import UnverifiedCsr, VerifiedCsr
 from services.acme.errors import AcmeError, Subproblem, refusal
+from services.acme.external_accounts import ExternalAccounts
 from services.acme.identifiers import Identifier
 from services.acme.issuance import Issuance
 from services.acme.order_documents import OrderDocuments
@@ -43,6 +44,7 @@ class Finalization:
         issuance: Issuance,
         documents: OrderDocuments,
         profiles: Profiles,
+        external: ExternalAccounts,
         caa: CaaCheck | None,
         urls: Urls,
         clock: Clock,
@@ -51,6 +53,7 @@ class Finalization:
         self._issuance = issuance
         self._documents = documents
         self._profiles = profiles
+        self._external = external
         self._caa = caa
         self._urls = urls
         self._clock = clock
@@ -65,7 +68,7 @@ class Finalization:
         Repeating the request with the same CSR after a lost answer is harmless; after a refusal the order stays ready.
 
         Raises:
-            AcmeError: malformed, badCSR, caa, dns or orderNotReady.
+            AcmeError: malformed, badCSR, caa, dns, orderNotReady, or unauthorized (a revoked external account).
         """
         order = await self._documents.own(request, order_id)
         csr = _parse_csr(request.members().get("csr"))
@@ -78,6 +81,7 @@ class Finalization:
         if self._documents.status(order) != "ready":
             raise AcmeError("orderNotReady", f"the order is {self._documents.status(order)}, not ready")
         profile = self._profiles.of_order(order.profile)
+        await self._external.admit(request.account.row, order.identifiers, order.profile)
         verified = _verify_csr(csr)
         check_names(verified, order.identifiers)
         profile.check_key(verified.algorithm)
