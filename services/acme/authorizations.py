@@ -12,7 +12,7 @@ import structlog
 from pkicore.clock import Clock, unix
 from services.acme.answers import answer, link, not_found, retry_after, rfc3339
 from services.acme.background import Background
-from services.acme.challenges import WITHOUT_TOKEN, members
+from services.acme.challenges import CHALLENGE_TYPES, WITHOUT_TOKEN, members
 from services.acme.challenges.attempt import Attempt, PerspectiveAnswer
 from services.acme.errors import AcmeError, Subproblem, ValidationError
 from services.acme.identifiers import Identifier
@@ -299,7 +299,8 @@ class Authorizations:
 
 def _telling(challenges: Sequence[ChallengeRow]) -> Sequence[ChallengeRow]:
     """Once one challenge has decided, only that one is shown (RFC 8555 §7.1.4)."""
-    return [challenge for challenge in challenges if challenge.status not in _UNSETTLED] or challenges
+    decided = [challenge for challenge in challenges if challenge.status not in _UNSETTLED]
+    return decided or sorted(challenges, key=lambda challenge: CHALLENGE_TYPES.index(challenge.type))
 
 
 def _order_error(authorization: AuthorizationRow, error: AcmeError) -> AcmeError:

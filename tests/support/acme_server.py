@@ -233,6 +233,7 @@ class AcmeServer:
         published: PublishedKeys | None = None,
         limits: Limits | None = None,
         url: str = "",
+        issuers: tuple[str, ...] = (),
         **orders: Any,  # noqa: ANN401 -- further fields of OrderRules
     ) -> Self:
         """A service with an empty database: SQLite in the directory, or the one of the URL."""
@@ -244,6 +245,7 @@ class AcmeServer:
             EabSecret(directory / "eab-secret"),
             Meta(
                 terms=terms,
+                caa_identities=issuers,
                 external_account_required=external_account_required,
                 profiles={"server": "90 days", "short-lived": "six days"},
             ),

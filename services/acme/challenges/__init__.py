@@ -18,7 +18,7 @@ WITHOUT_TOKEN: Final = frozenset({"dns-persist-01"})
 """The types whose proof is about the account and not about one challenge."""
 
 PROVEN_ANEW: Final = frozenset({"dns-persist-01"})
-"""The types whose proof serves one order: it holds for the record's TTL (draft §7.8), and to look again costs little."""
+"""The types whose proof serves one order: it holds for the record's TTL (draft §7.8), and looking again is cheap."""
 
 _FOR_ADDRESSES: Final = frozenset({"http-01", "tls-alpn-01"})  # RFC 8738 §7: no DNS challenge proves an address
 _FOR_WILDCARDS: Final = frozenset({"dns-01", "dns-account-01", "dns-persist-01"})  # who runs one host runs no zone
