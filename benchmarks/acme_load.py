@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -28,7 +29,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 SHA256: Final = ec.ECDSA(hashes.SHA256())
 YARDSTICK_ROUNDS: Final = 500
-POLL_SECONDS: Final = 0.01
+POLL_SECONDS: Final = (0.001, 0.002, 0.004, 0.008, 0.016)  # the last again and again; a peer answers "processing"
 ORDER_SECONDS: Final = 60.0
 TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
 
@@ -151,8 +152,9 @@ class Client:
 
     async def _settled(self, url: str, document: dict[str, Any]) -> dict[str, Any]:
         """The document once it is valid; polls while it is not yet."""
+        waits = chain(POLL_SECONDS, repeat(POLL_SECONDS[-1]))
         while document["status"] in {"pending", "ready", "processing"}:
-            await asyncio.sleep(POLL_SECONDS)
+            await asyncio.sleep(next(waits))
             _, content = await self._post(url, None)
             document = orjson.loads(content)
         if document["status"] != "valid":

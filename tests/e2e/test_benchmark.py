@@ -11,7 +11,19 @@ ACME = Path(__file__).parents[2] / "benchmarks" / "acme.py"
 @pytest.mark.slow
 def test_acme_benchmark_measures_full_orders() -> None:
     """The benchmark, started without arguments but bounds, drives orders through a deployment of its own."""
-    command = [sys.executable, str(ACME), "--clients", "1,2", "--orders", "6", "--seconds", "20", "--json"]
+    command = [
+        sys.executable,
+        str(ACME),
+        "--clients",
+        "1,2",
+        "--orders",
+        "6",
+        "--seconds",
+        "20",
+        "--rounds",
+        "1",
+        "--json",
+    ]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 0, result.stderr
     levels = json.loads(result.stdout)["levels"]
