@@ -1,6 +1,7 @@
 """A real certbot against a real deployment; a real openssl judges the result."""
 
 import asyncio
+import json
 import re
 import shlex
 import sys
@@ -46,6 +47,21 @@ def dns_hooks(dns: DnsProcess) -> list[str]:
     """Certbot's arguments for dns-01 by hook scripts."""
     add, remove = (shlex.join([sys.executable, str(HOOK), verb, str(dns.records_file)]) for verb in ("add", "remove"))
     return ["--manual", "--preferred-challenges", "dns", "--manual-auth-hook", add, "--manual-cleanup-hook", remove]
+
+
+def test_an_external_account_from_its_making_to_its_end(certbot: Certbot, deployment: Deployment, name: str) -> None:
+    """`ztca eab create` gives what certbot takes; operators find the account by it, and a revocation stops it."""
+    directory = str(deployment.directory)
+    made = json.loads(deployment.ztca("eab", "create", "--dir", directory, "--name", name, "--json").stdout)
+    binding = ["--eab-kid", made["kid"], "--eab-hmac-key", made["mac_key"]]
+    refused = certbot.fail(*certbot.certonly(f"not-{name}"), "--standalone", *binding)
+    assert "does not allow this name" in refused
+    found = deployment.ztca("acme", "accounts", "list", "--dir", directory, "--eab-kid", made["kid"], "--json").stdout
+    (account,) = json.loads(found)["accounts"]
+    told = deployment.ztca("eab", "revoke", made["kid"], "--dir", directory, "--deactivate-accounts").stdout
+    assert "accounts deactivated: 1" in told
+    again = deployment.ztca("acme", "accounts", "deactivate", account["url"], "--dir", directory, check=False)
+    assert (again.returncode, again.stderr) == (1, "ztca: this account is deactivated already\n")
 
 
 def test_account_from_registration_to_deactivation(certbot: Certbot) -> None:

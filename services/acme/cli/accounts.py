@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -13,6 +13,8 @@ from services.acme.cli.connection import connected
 from services.acme.cli.output import failing_cleanly, moment
 from services.acme.wire import MAX_PAGE, AccountEntry, AccountPage, AccountQuery
 from services.chassis.cli.output import directory_option, json_option, tell
+
+_IDS: Final = {"ignore_unknown_options": True}  # an id may begin with a hyphen
 
 
 @click.group()
@@ -59,7 +61,7 @@ async def _list(directory: Path, query: AccountQuery, limit: int) -> AccountPage
             query = replace(query, cursor=page.next)
 
 
-@accounts.command()
+@accounts.command(context_settings=_IDS)
 @click.argument("account")
 @directory_option
 @json_option
@@ -75,7 +77,7 @@ async def _show(directory: Path, account_id: str) -> AccountEntry:
         return await acme.account(account_id)
 
 
-@accounts.command()
+@accounts.command(context_settings=_IDS)
 @click.argument("account")
 @directory_option
 @json_option
