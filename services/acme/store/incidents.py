@@ -96,7 +96,8 @@ _LATER: Final = (
     .where(
         orders.c.account_id.in_(_ACCOUNTS_OF_PIECE),
         orders.c.status == "valid",
-        orders.c.created_at >= bindparam("since"),
+        certificates.c.issued_at >= bindparam("since"),
+        ~exists().where(_concerned.c.incident_id == _ID, _concerned.c.certificate_id == certificates.c.id),
         certificates.c.revoked_at.is_(None),
         certificates.c.not_after > bindparam("now"),
     )
@@ -146,9 +147,10 @@ class IncidentStore:
     def __init__(self, database: Database) -> None:
         self._database = database
         newest = select(incidents).order_by(incidents.c.opened_at.desc(), incidents.c.id)
+        seen = incidents.c.closed_at.is_distinct_from(PREPARED)
         mine = incident_certificates.c.incident_id == _ID
         self._one = database.prepare(select(incidents).where(incidents.c.id == _ID))
-        self._listed = database.prepare(newest.where(incidents.c.closed_at != PREPARED).limit(bindparam("most")))
+        self._listed = database.prepare(newest.where(seen).limit(bindparam("most")))
         self._all_open = database.prepare(newest.where(incidents.c.closed_at.is_(None)))
         self._insert = database.prepare(insert(incidents))
         self._open = database.prepare(
@@ -269,7 +271,7 @@ class IncidentStore:
     async def later(
         self, incident: IncidentRow, after: str, last: str, now: int
     ) -> set[tuple[str, str, frozenset[Identifier]]]:
-        """Likenesses of what the accounts of such a piece ordered since it was opened, and that is in force."""
+        """Likenesses of what was issued to the accounts of such a piece since it was opened, and is in force."""
         rows = self._database.scan(
             self._later, incident=incident.id, after=after, last=last, since=incident.opened_at, now=now
         )
