@@ -24,6 +24,7 @@ class OrderRules:
         challenges: the types that prove control.
         profiles: by name.
         default_profile: of orders that name none.
+        page: orders in one page of an account's list.
     """
 
     lifetime: int
@@ -33,6 +34,7 @@ class OrderRules:
     challenges: tuple[str, ...] = ("http-01", "dns-01")
     profiles: Mapping[str, Profile] = field(default_factory=lambda: BUILT_IN)
     default_profile: str = DEFAULT
+    page: int = 500
 
 
 @dataclass(frozen=True)

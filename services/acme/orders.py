@@ -107,7 +107,8 @@ class Orders:
         request.require_read()
         if request.account.id != account_id:
             raise AcmeError("unauthorized", "this is not the account that signed the request")
-        ids, following = await self._store.order_ids(account_id, unix(self._clock.now()), _place_of(query))
+        now, place = unix(self._clock.now()), _place_of(query)
+        ids, following = await self._store.order_ids(account_id, now, place, self._rules.page)
         headers = [] if following is None else [link(self._urls.of(_page(account_id, following)), "next")]
         return answer({"orders": [self._urls.of(f"order/{order_id}") for order_id in ids]}, *headers)
 

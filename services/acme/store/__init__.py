@@ -31,7 +31,7 @@ from services.acme.store.rows import (
     proof_of,
     to_json,
 )
-from services.acme.store.statements import LISTED, REUSABLE_SIZES, STATEMENTS
+from services.acme.store.statements import REUSABLE_SIZES, STATEMENTS
 from services.chassis.database import AuditEvent, Database, Prepared, Row, Unit, Write
 
 
@@ -126,18 +126,21 @@ class Store:
         """Orders whose certificate has been promised but not delivered."""
         return [order_of(row) for row in await self._all("processing_orders")]
 
-    async def order_ids(self, account_id: str, now: int, after: OrderPlace) -> tuple[list[str], OrderPlace | None]:
+    async def order_ids(
+        self, account_id: str, now: int, after: OrderPlace, limit: int
+    ) -> tuple[list[str], OrderPlace | None]:
         """A page of an account's orders, newest first, without the invalid ones; and where the next page begins.
 
         Args:
             account_id: whose.
             now: unfinished orders that expired before are left out.
             after: the last one of the page before; `FIRST_PAGE` for the first.
+            limit: of orders in a page.
         """
         before, beyond = after
-        rows = await self._all("order_ids", account=account_id, now=now, before=before, beyond=beyond)
-        page = rows[:LISTED]
-        last = (page[-1]["created_at"], page[-1]["id"]) if len(rows) > LISTED else None
+        rows = await self._all("order_ids", account=account_id, now=now, before=before, beyond=beyond, most=limit + 1)
+        page = rows[:limit]
+        last = (page[-1]["created_at"], page[-1]["id"]) if len(rows) > limit else None
         return [row["id"] for row in page], last
 
     async def count_unfinished_orders(self, account_id: str, now: int, limit: int) -> int:

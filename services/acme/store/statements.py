@@ -28,7 +28,6 @@ from sqlalchemy import (
 from services.acme.schema import accounts, authorizations, certificates, challenges, order_authorizations, orders
 
 UNFINISHED: Final = ("pending", "ready")
-LISTED: Final = 500  # orders in a page of an account's list
 _CURVES: Final = {"P-256": "ecdsa-p256", "P-384": "ecdsa-p384", "P-521": "ecdsa-p521", "Ed25519": "ed25519"}
 CLEAN_UP_BATCH: Final = 500  # orders deleted in one commit
 REUSABLE_SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # names of one order, so that there are few statements
@@ -123,7 +122,7 @@ STATEMENTS: Final[Mapping[str, Any]] = {
         ),
     )
     .order_by(orders.c.created_at.desc(), orders.c.id)
-    .limit(LISTED + 1),
+    .limit(bindparam("most")),
     "count_unfinished": select(func.count().label("n")).select_from(
         select(orders.c.id)
         .where(orders.c.account_id == _ACCOUNT, orders.c.status.in_(UNFINISHED), orders.c.expires > _NOW)
