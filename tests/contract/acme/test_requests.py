@@ -113,7 +113,7 @@ async def test_resources_are_not_for_get(server: AcmeServer, path: str) -> None:
     """Plain GET is refused with 405 wherever POST-as-GET is due, existing resource or not."""
     response = await server.http.get(f"/acme/{path}")
     assert_problem(response, 405, "malformed")
-    assert response.headers["allow"] == "POST"
+    assert response.headers["allow"] == "POST, OPTIONS"
 
 
 async def test_unknown_path(server: AcmeServer) -> None:
