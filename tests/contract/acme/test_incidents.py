@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
+from pathlib import Path
 
 import httpx
 import pytest
@@ -17,10 +19,11 @@ from services.acme.ids import new_id
 from services.acme.incident_watch import IncidentWatch
 from services.acme.incident_wire import IncidentEntry, IncidentRequest, Progress, Selected, Selection
 from services.chassis.audit import audit_records
-from tests.support.acme_client import AcmeClient
+from tests.support.acme_client import AcmeClient, AcmeProblemError
 from tests.support.acme_orders import csr_for
-from tests.support.acme_server import BASE, AcmeServer, solve
+from tests.support.acme_server import BASE, DIRECTORY, AcmeServer, solve
 from tests.support.ca_world import ACME
+from tests.support.postgres import PostgresServer
 
 URL = "https://status.example/incident"
 UNKNOWN = "7" * 30
@@ -261,3 +264,26 @@ async def test_metrics_of_open_incidents(server: AcmeServer) -> None:
     await watch.count()
     assert registry.get_sample_value("pqcpki_acme_incidents_open") == 0
     assert incident.id.encode() not in generate_latest(registry)
+
+
+async def test_replicas_on_postgresql(postgres: PostgresServer | None, tmp_path: Path) -> None:
+    """Of orders at both for one certificate one is taken; an incident at one is told of, and counted, at the other."""
+    if postgres is None:
+        pytest.skip("not run: postgresql missing (apt-get install postgresql)")
+    one = await AcmeServer.start(tmp_path, url=postgres.unmade_database())
+    other = await one.replica()
+    client = await one.registered()
+    there = AcmeClient(other.http, DIRECTORY, client.key)
+    there.kid = client.kid
+    first, second = await issued(client, "a.example"), await issued(there, "b.example")
+    orders = await asyncio.gather(
+        *(at.new_order(["a.example"], replaces=cert_id_of(first)) for at in (client, there)), return_exceptions=True
+    )
+    assert [item.kind for item in orders if isinstance(item, AcmeProblemError)] == ["alreadyReplaced"]
+    entry = await opened(one, Selection(profile="server"), Selection((serial(first), UNKNOWN)))
+    assert "explanationURL" in (await info(other, second)).json()
+    one.clock.advance(timedelta(hours=1))
+    await issued(there, "b.example")
+    assert await progress(other, entry) == Progress(2, 1, 0, 0, 1)
+    for server in (other, one):
+        await server.stop()
