@@ -52,7 +52,7 @@ async def test_older_clients_answer_with_more(server: AcmeServer) -> None:
     assert (await client.post(url, {"keyAuthorization": "x"})).json()["status"] == "valid"
 
 
-@pytest.mark.requirement("rfc8555-8-02", "rfc8555-8-03", "rfc8555-7.5.1-05")
+@pytest.mark.requirement("rfc8555-8-02", "rfc8555-8-03", "rfc8555-7.5.1-05", "rfc8555-8.2-04")
 @pytest.mark.parametrize("kind", ["connection", "dns", "unauthorized", "incorrectResponse", "caa", "malformed"])
 async def test_a_failed_challenge_ends_the_order(server: AcmeServer, kind: ValidationFailure) -> None:
     """A failed validation makes challenge, authorization and order invalid, each saying why, in one commit."""

@@ -27,6 +27,7 @@ async def _nothing() -> dict[str, Any]:
     return {"type": "http.disconnect"}
 
 
+@pytest.mark.requirement("rfc8555-7.1.1-01", "rfc9773-3-01")
 async def test_everything_in_it_is_served(server: AcmeServer) -> None:
     """Each URL has a resource behind it, with the base that is configured and not with what Host says."""
     response = await server.http.get(DIRECTORY, headers={"host": "evil.example", "x-forwarded-host": "evil.example"})
@@ -52,6 +53,7 @@ async def test_one_name_is_a_new_one(server: AcmeServer) -> None:
     assert len(seen[0] - seen[2]) == 1
 
 
+@pytest.mark.requirement("rfc8555-7.1.1-02", "rfc8555-7.1.1-03", "rfc8555-7.3.4-07", "rfc8555-7.3-12", "profiles-3-01")
 @pytest.mark.parametrize(
     ("meta", "expected"),
     [

@@ -72,13 +72,16 @@ async def refusal(server: AcmeServer, members: dict[str, Any], key: JoseKey | No
     return response.status_code, response.json()["type"].removeprefix("urn:ietf:params:acme:error:")
 
 
+@pytest.mark.requirement("rfc8555-7.3.4-01", "rfc8555-7.3.4-02", "rfc8555-7.3.4-11", "rfc8555-7.3.4-13")
 @pytest.mark.parametrize("alg", ["HS256", "HS384", "HS512"])
 async def test_an_account_is_bound(strict: AcmeServer, alg: str) -> None:
     """With any of the MAC algorithms; the account knows its external account, and the audit log does."""
     external = await made(strict, comment="web team")
+    assert external.entry.kid.isascii()
     client = strict.client()
-    account = await client.register(externalAccountBinding=binding(external, client.key, alg=alg))
-    assert account.status == "valid"
+    sent = binding(external, client.key, alg=alg)
+    account = await client.register(externalAccountBinding=sent)
+    assert (account.status, account.body["externalAccountBinding"]) == ("valid", sent)
     async with strict.operated() as acme:
         (found,) = (await acme.accounts(AccountQuery(eab_kid=external.entry.kid))).accounts
         assert (await acme.external_account(external.entry.kid)).accounts == 1
@@ -93,6 +96,7 @@ async def test_post_quantum_accounts_are_bound(strict: AcmeServer, alg: str) -> 
     assert (await client.read(order.url)).status == "pending"
 
 
+@pytest.mark.requirement("rfc8555-7.3.4-07", "rfc8555-7.3.4-08")
 async def test_without_a_binding_there_is_no_account(strict: AcmeServer) -> None:
     """externalAccountRequired, and the directory says so beforehand; an existing account needs none."""
     assert await refusal(strict, {}) == (403, "externalAccountRequired")
@@ -114,6 +118,16 @@ async def test_a_binding_that_nobody_asked_for_binds_too(server: AcmeServer) -> 
     assert "externalAccountRequired" not in (await client.directory())["meta"]
 
 
+@pytest.mark.requirement(
+    "rfc8555-7.3.4-03",
+    "rfc8555-7.3.4-04",
+    "rfc8555-7.3.4-05",
+    "rfc8555-7.3.4-06",
+    "rfc8555-7.3.4-09",
+    "rfc8555-7.3.4-11",
+    "rfc8555-7.3.4-12",
+    "rfc8555-7.3.4-14",
+)
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -165,6 +179,7 @@ async def test_bindings_that_are_refused(strict: AcmeServer, change: dict[str, A
     assert (await bound(strict, external, key)).kid is not None
 
 
+@pytest.mark.requirement("rfc8555-7.3.4-10", "rfc8555-7.3.4-14")
 @pytest.mark.parametrize(
     "value",
     [
@@ -182,6 +197,7 @@ async def test_what_is_no_binding(strict: AcmeServer, value: object) -> None:
     assert await refusal(strict, {"externalAccountBinding": value}) == (400, "malformed")
 
 
+@pytest.mark.requirement("rfc8555-7.3.4-11", "rfc8555-7.3.4-14")
 async def test_the_missing_mac(strict: AcmeServer) -> None:
     """A binding without MAC, or with an empty or a shortened one, is none."""
     external, key = await made(strict), JoseKey.generate()
@@ -194,6 +210,7 @@ async def test_the_missing_mac(strict: AcmeServer) -> None:
     assert await refusal(strict, {"externalAccountBinding": honest}, key) == (400, "malformed")
 
 
+@pytest.mark.requirement("rfc8555-7.3.4-11")
 async def test_a_kid_and_the_mac_key_of_another(strict: AcmeServer) -> None:
     """Whoever has one external account cannot use the kid of another; the answer is as for a kid of nobody."""
     mine, theirs, key = await made(strict), await made(strict), JoseKey.generate()
@@ -205,6 +222,7 @@ async def test_a_kid_and_the_mac_key_of_another(strict: AcmeServer) -> None:
     assert answers[0] == answers[1]
 
 
+@pytest.mark.requirement("rfc8555-7.3.4-12")
 async def test_a_seen_binding_serves_nobody_else(strict: AcmeServer) -> None:
     """Whoever sees a request cannot bind a key of his own with its binding."""
     external = await made(strict)

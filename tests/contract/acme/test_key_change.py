@@ -29,6 +29,7 @@ def inner(client: AcmeClient, new: JoseKey, change: Change | None = None, key: J
     return (key or new).jws(json.dumps(payload).encode(), header)
 
 
+@pytest.mark.requirement("rfc8555-7.3.5-15", "rfc8555-7.3.5-16", "dns-persist-7.2-01", "dns-account-3.5-01")
 @pytest.mark.parametrize(
     ("old", "new"),
     [
@@ -74,6 +75,7 @@ async def test_the_largest_keys_have_room(server: AcmeServer) -> None:
     assert 20_000 < seen[0] < 32 * 1024
 
 
+@pytest.mark.requirement("rfc8555-7.3.5-13", "rfc8555-7.3.5-14")
 async def test_a_key_that_has_an_account(server: AcmeServer) -> None:
     """409 with the URL of that account, whichever state it is in."""
     client, other = await server.registered(), await server.registered()
@@ -122,6 +124,15 @@ def _with_private_key(header: dict[str, Any], _: dict[str, Any]) -> None:
     header["jwk"] = {**header["jwk"], "d": "AAAA"}
 
 
+@pytest.mark.requirement(
+    "rfc8555-7.3.5-01",
+    "rfc8555-7.3.5-04",
+    "rfc8555-7.3.5-05",
+    "rfc8555-7.3.5-06",
+    "rfc8555-7.3.5-10",
+    "rfc8555-7.3.5-11",
+    "rfc8555-7.3.5-12",
+)
 @pytest.mark.parametrize(
     "change",
     [
@@ -146,6 +157,7 @@ async def test_an_inner_jws_that_says_something_else(server: AcmeServer, change:
     assert not server.commits
 
 
+@pytest.mark.requirement("rfc8555-7.3.5-03")
 @pytest.mark.parametrize("alg", ["none", "HS256", "RS512"])
 async def test_an_inner_jws_by_no_algorithm_of_ours(server: AcmeServer, alg: str) -> None:
     """badSignatureAlgorithm, with those that there are (RFC 8555 §6.2)."""
@@ -155,6 +167,7 @@ async def test_an_inner_jws_by_no_algorithm_of_ours(server: AcmeServer, alg: str
     assert "ML-DSA-65" in response.json()["algorithms"]
 
 
+@pytest.mark.requirement("rfc8555-7.3.5-09")
 async def test_possession_of_the_new_key_is_proven(server: AcmeServer) -> None:
     """An inner JWS that another key has signed gives nobody's key to the account."""
     client = await server.registered()
@@ -164,6 +177,7 @@ async def test_possession_of_the_new_key_is_proven(server: AcmeServer) -> None:
     assert response.json()["type"].endswith(":malformed")
 
 
+@pytest.mark.requirement("rfc8555-7.3.5-11")
 async def test_the_inner_jws_of_somebody_else(server: AcmeServer) -> None:
     """Whoever sees another account's inner JWS cannot give that key to an account of his own."""
     client, thief = await server.registered(), await server.registered()
@@ -172,6 +186,7 @@ async def test_the_inner_jws_of_somebody_else(server: AcmeServer) -> None:
     assert "account" in response.json()["detail"]
 
 
+@pytest.mark.requirement("rfc8555-7.3.5-12")
 async def test_a_replayed_inner_jws(server: AcmeServer) -> None:
     """After the change it names a key that the account has no more."""
     client, key = await server.registered(), JoseKey.generate()
@@ -183,6 +198,7 @@ async def test_a_replayed_inner_jws(server: AcmeServer) -> None:
     assert (await client.read(client.kid or "")).status == "valid"
 
 
+@pytest.mark.requirement("rfc8555-7.3.5-08")
 @pytest.mark.parametrize(
     "body",
     [b"", b"{}", b"[]", b"x", b'{"protected":"","payload":"","signature":""}', b'{"protected":"e30","payload":"e30"}'],
@@ -195,6 +211,7 @@ async def test_a_payload_that_is_no_jws(server: AcmeServer, body: bytes) -> None
     assert response.json()["type"].endswith(":malformed")
 
 
+@pytest.mark.requirement("rfc8555-7.3.5-10")
 async def test_duplicate_members_of_the_inner_payload(server: AcmeServer) -> None:
     """A payload that two parsers read differently is refused whole."""
     client, key = await server.registered(), JoseKey.generate()
@@ -204,6 +221,7 @@ async def test_duplicate_members_of_the_inner_payload(server: AcmeServer) -> Non
     assert "twice" in response.json()["detail"]
 
 
+@pytest.mark.requirement("rfc8555-7.3.5-02")
 async def test_the_outer_jws_names_its_account(server: AcmeServer) -> None:
     """A request that brings its key instead of the account's URL is refused."""
     client = await server.registered()
@@ -218,6 +236,7 @@ async def test_the_same_key_again(server: AcmeServer) -> None:
     assert (response.status_code, response.json()["detail"]) == (400, "the new key is the old key")
 
 
+@pytest.mark.requirement("rfc8555-7.3.5-03")
 async def test_the_new_key_is_judged_as_that_of_a_new_account(server: AcmeServer) -> None:
     """A weak key, a blocked one and the key of a certificate are badPublicKey; without the CA nothing is changed."""
     client = await server.registered()
@@ -245,6 +264,7 @@ async def test_an_account_whose_key_is_blocked_does_not_flee_into_another_key(se
     assert response.json()["type"].endswith(":unauthorized")
 
 
+@pytest.mark.requirement("rfc8555-7.3.5-07")
 async def test_a_deactivated_account_gets_no_other_key(server: AcmeServer) -> None:
     """Deactivation is final (RFC 8555 §7.3.6)."""
     client = await server.registered()
@@ -273,6 +293,7 @@ async def test_two_changes_at_once(server: AcmeServer) -> None:
     assert refused.value.kind == "accountDoesNotExist"
 
 
+@pytest.mark.requirement("rfc8555-7.3.5-13", "rfc8555-11.1-07")
 async def test_two_accounts_want_one_key_at_once(server: AcmeServer) -> None:
     """One gets it, the other learns who has it."""
     clients, key = [await server.registered(), await server.registered()], JoseKey.generate()
@@ -282,6 +303,7 @@ async def test_two_accounts_want_one_key_at_once(server: AcmeServer) -> None:
     assert next(answer for answer in answers if answer.status_code == 409).headers["location"] == winner.kid
 
 
+@pytest.mark.requirement("rfc8555-11.1-07")
 async def test_a_new_account_for_the_key_at_the_same_time(server: AcmeServer) -> None:
     """A key has one account, whichever request comes first."""
     client, key = await server.registered(), JoseKey.generate()

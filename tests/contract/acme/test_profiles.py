@@ -32,6 +32,7 @@ async def refusal(server: AcmeServer, *names: str, **members: object) -> tuple[s
     return refused.value.kind, refused.value.detail
 
 
+@pytest.mark.requirement("profiles-4-03")
 async def test_an_order_has_the_profile_that_it_names(server: AcmeServer) -> None:
     """The profile is echoed, is that of the certificate, and is in the CA's ledger; without one it is the default."""
     client = await server.registered()
@@ -44,6 +45,7 @@ async def test_an_order_has_the_profile_that_it_names(server: AcmeServer) -> Non
     assert (await client.new_order(["a.example"])).body["profile"] == "server"
 
 
+@pytest.mark.requirement("profiles-4-02")
 @pytest.mark.parametrize("name", ["client", "", 1, ["server"], {}])
 async def test_a_profile_that_is_not_offered(server: AcmeServer, name: object) -> None:
     """It is refused as invalidProfile, with those that there are."""
@@ -51,6 +53,7 @@ async def test_a_profile_that_is_not_offered(server: AcmeServer, name: object) -
     assert (kind, "server, short-lived" in detail) == ("invalidProfile", True)
 
 
+@pytest.mark.requirement("profiles-4-02", "profiles-3-01")
 async def test_a_profile_of_other_accounts(tmp_path: Path) -> None:
     """An account that may not use a profile does not learn that there is one."""
     server = await AcmeServer.start(tmp_path, profiles=profile("own", external_accounts=("somebody",)))
@@ -87,6 +90,7 @@ async def test_names_that_a_profile_does_not_have(
     await server.stop()
 
 
+@pytest.mark.requirement("rfc8555-7.4-08", "rfc8555-7.4-09")
 async def test_keys_of_a_profile(tmp_path: Path) -> None:
     """A CSR with a key that the profile does not take is badCSR with those that it takes; the order stays ready."""
     server = await AcmeServer.start(tmp_path, profiles=profile("ec", keys=("ecdsa-p256", "ml-dsa-65")))
@@ -113,6 +117,7 @@ async def test_the_length_of_a_profile(tmp_path: Path) -> None:
     await server.stop()
 
 
+@pytest.mark.requirement("rfc8555-7.4-02")
 async def test_a_period_is_given_as_it_was_asked_for(server: AcmeServer) -> None:
     """The notBefore and notAfter of an order are those of the certificate, to the second, whatever their time zone."""
     client = await server.registered()
@@ -127,6 +132,7 @@ async def test_a_period_is_given_as_it_was_asked_for(server: AcmeServer) -> None
     assert (server.ca.requests[0].not_before, server.ca.requests[0].not_after) == (begin, end)
 
 
+@pytest.mark.requirement("rfc8555-7.4-01")
 @pytest.mark.parametrize(
     ("begin", "end"),
     [
@@ -148,6 +154,7 @@ async def test_a_period_that_the_profile_does_not_give(
     assert (await refusal(server, **members))[0] == "malformed"
 
 
+@pytest.mark.requirement("rfc8555-7.4-01")
 @pytest.mark.parametrize(
     "value",
     [
@@ -163,6 +170,7 @@ async def test_times_that_are_none(server: AcmeServer, value: object) -> None:
         assert (await refusal(server, **{member: value}))[0] == "malformed"
 
 
+@pytest.mark.requirement("rfc8555-7.4-01")
 async def test_a_period_that_the_ca_does_not_give(server: AcmeServer) -> None:
     """What only the CA knows, it says at finalize: the order fails as malformed with its sentence."""
     client = await server.registered()

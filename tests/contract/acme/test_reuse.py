@@ -22,6 +22,7 @@ async def new_authz(client: AcmeClient, value: str = "a.example", kind: str = "d
     return Resource(response.headers["location"], response.json())
 
 
+@pytest.mark.requirement("rfc8555-7.1.3-06", "rfc8555-7.1.3-07")
 async def test_paired_orders(server: AcmeServer) -> None:
     """A second order for names that were proven is ready at once, by the same authorizations, in one commit."""
     client = await server.registered()
@@ -36,6 +37,7 @@ async def test_paired_orders(server: AcmeServer) -> None:
     assert len(server.validator.attempts) == 2
 
 
+@pytest.mark.requirement("rfc8555-7.1.3-06")
 async def test_an_order_partly_proven(server: AcmeServer) -> None:
     """Names that were not proven have new authorizations beside the one that is taken up; then the order is ready."""
     client = await server.registered()
@@ -88,6 +90,7 @@ async def test_an_order_lasts_no_longer_than_its_proofs(server: AcmeServer) -> N
     assert (await client.new_order(["a.example"])).status == "pending"
 
 
+@pytest.mark.requirement("rfc8555-7.5.2-02")
 async def test_giving_up_ends_every_order_served(server: AcmeServer) -> None:
     """A deactivated authorization takes all its unfinished orders with it, and no later order takes it up."""
     client = await server.registered()
@@ -118,6 +121,7 @@ async def test_given_up_while_it_is_taken_up(server: AcmeServer) -> None:
     assert (await client.read(order.url)).status in {"pending", "invalid"}
 
 
+@pytest.mark.requirement("rfc8555-7.4.1-03", "rfc8555-7.1.3-06")
 async def test_ahead_of_an_order(server: AcmeServer) -> None:
     """NewAuthz makes a pending authorization; once valid, it is shown again for 200, and an order is ready by it."""
     client = await server.registered()
@@ -135,6 +139,7 @@ async def test_ahead_of_an_order(server: AcmeServer) -> None:
     assert (await client.finalize(order, csr_for("a.example"))).status == "valid"
 
 
+@pytest.mark.requirement("rfc8555-7.4.1-01")
 @pytest.mark.parametrize(
     ("payload", "kind"),
     [
@@ -183,6 +188,7 @@ async def test_clean_up_leaves_what_serves_an_order(server: AcmeServer) -> None:
     assert (await client.read(second.body["authorizations"][0])).status == "expired"
 
 
+@pytest.mark.requirement("rfc8657-5.5-01", "rfc8659-3-01")
 async def test_caa_is_looked_at_again_where_the_proof_is_old(server: AcmeServer) -> None:
     """An order whose names were validated more than 8 hours ago is finalized only where CAA still allows it."""
     client = await server.registered()

@@ -28,6 +28,7 @@ async def under(server: AcmeServer, terms: str, *clients: AcmeClient) -> AcmeSer
     return restarted
 
 
+@pytest.mark.requirement("rfc8555-7.3.3-01", "rfc8555-7.3.3-02", "rfc8555-7.3.3-03")
 async def test_changed_terms_are_agreed_to_before_the_next_order(tmp_path: Path) -> None:
     """UserActionRequired with the terms as `instance` and as a link, until an update agrees; all else goes on."""
     server = await AcmeServer.start(tmp_path, terms=FIRST)
@@ -48,6 +49,7 @@ async def test_changed_terms_are_agreed_to_before_the_next_order(tmp_path: Path)
     await server.stop()
 
 
+@pytest.mark.requirement("rfc8555-7.3.3-01")
 @pytest.mark.parametrize("members", [{"termsOfServiceAgreed": False}, {"contact": []}, {"terms": SECOND}])
 async def test_what_does_not_agree(tmp_path: Path, members: dict[str, object]) -> None:
     """Only `true` agrees; no other update does."""
