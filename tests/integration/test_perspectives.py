@@ -67,6 +67,7 @@ async def outcome_of(validator: Corroborated) -> tuple[str, tuple[PerspectiveAns
         return error.acme_type, error.answers
 
 
+@pytest.mark.requirement("rfc8555-10.2-01")
 @pytest.mark.parametrize(
     ("seen_at", "quorum", "outcome"),
     [
@@ -92,7 +93,7 @@ async def test_a_hijack_of_one_view_is_detected(
 
 
 async def test_an_order_of_a_hijacker_fails_and_the_owners_succeeds(places: Perspectives, tmp_path: Path) -> None:
-    """The whole server: an order fails for what others see; where they see the proof it succeeds, and the CA is told."""
+    """The whole server: an order fails for what others see; where they see the proof it succeeds and the CA is told."""
     server = await AcmeServer.start(tmp_path)
     try:
         server.validator.real = places.corroborated(await two(places), 2)
