@@ -12,6 +12,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
+from services.acme.incident_watch import IncidentWatch
+from services.acme.incidents import Incidents
 from services.ca.block_list.blocking import BlockMetrics
 from services.ca.hierarchy import Hierarchy
 from services.ca.ledger.expiry import ExpiryWatch
@@ -25,7 +27,7 @@ from services.signer_hsm.metrics import SignerMetrics
 from tests.support.clock import ManualClock
 
 RULES = Path(__file__).parents[2] / "deploy" / "prometheus"
-SETS = ("ca", "services", "signer-hsm")
+SETS = ("acme", "ca", "services", "signer-hsm")
 _EXPRESSION = re.compile(r"^ +expr: (.*(?:\n +(?!for:|labels:)[^\n]*)*)", re.MULTILINE)
 _METRIC = re.compile(r"\b((?:signer|vault|mtls|pqcpki)_[a-z_]+)(?:\{([^}]*)\})?")
 _GROUPING = re.compile(r"\b(?:by|on) \(([^)]*)\)")
@@ -44,6 +46,7 @@ def metrics() -> dict[str, MetricWrapperBase]:
     RefusalMetrics().register(registry)
     BlockMetrics().register(registry)
     ExpiryWatch(cast("CountStore", None), ManualClock()).register(registry)
+    IncidentWatch(cast("Incidents", None), registry)
     IssuerWatch(cast("Hierarchy", None), cast("CrlPublisher", None)).register(registry)
     found = registry._names_to_collectors
     return {name: metric for name, metric in found.items() if isinstance(metric, MetricWrapperBase)}

@@ -110,6 +110,21 @@ def test_renewal(certbot: Certbot, relying: Relying, name: str) -> None:
         assert "Cert Status: good" in relying.ocsp(leaf, live / "chain.pem")
 
 
+def test_an_incident_renews_a_certificate(certbot: Certbot, deployment: Deployment, name: str) -> None:
+    """`certbot renew` leaves a young certificate alone, and renews it once an incident concerns it (RFC 9773)."""
+    live = certbot.standalone(name)
+    before, directory = certificate(live), str(deployment.directory)
+    opening = ("incident", "open", "--dir", directory, "--serials", f"{before.serial_number:X},7", "--reason", "a test")
+    dry = json.loads(deployment.ztca(*opening, "--dry-run", "--json").stdout)
+    assert (dry["count"], dry["unknown"], dry["certificates"][0]["names"]) == (1, 1, [name])
+    told = json.loads(deployment.ztca(*opening, "--explanation-url", "https://a.example/why", "--yes", "--json").stdout)
+    certbot.succeed("renew", "--no-random-sleep-on-renew")
+    assert certificate(live).serial_number != before.serial_number
+    shown = json.loads(deployment.ztca("incident", "show", told["id"], "--dir", directory, "--json").stdout)
+    assert shown["progress"] == {"concerned": 1, "replaced": 1, "revoked": 0, "expired": 0, "at_risk": 0}
+    assert "is closed" in deployment.ztca("incident", "close", told["id"], "--dir", directory).stdout
+
+
 def test_renewal_by_dns01(certbot: Certbot, dns: DnsProcess, name: str) -> None:
     """A wildcard is renewed with the hooks that certbot remembered."""
     certbot.succeed(*certbot.certonly(f"*.{name}"), *dns_hooks(dns))
