@@ -8,7 +8,7 @@ import pytest
 
 from services.acme.ids import new_id
 from tests.support.acme_client import AcmeProblemError
-from tests.support.acme_server import BASE, AcmeServer
+from tests.support.acme_server import BASE, AcmeServer, solve
 from tests.support.jose_key import JoseKey
 
 NEW_ACCOUNT = f"{BASE}/acme/new-account"
@@ -161,6 +161,21 @@ async def test_deactivation(server: AcmeServer) -> None:
     stored = await server.service.store.order_by_id(order_id)
     assert stored is not None
     assert stored.status == "invalid"
+
+
+async def test_deactivation_ends_authorizations(server: AcmeServer) -> None:
+    """Pending and valid ones of the account alike; those of others stay (RFC 8555 §7.3.6)."""
+    client, other = await server.registered(), await server.registered()
+    orders = [await client.new_order([name]) for name in ("a.example", "b.example")]
+    await client.authorize(orders[0], solve)
+    theirs = await other.new_order(["a.example"])
+    await client.deactivate()
+    for order in orders:
+        authorization_id = order.body["authorizations"][0].rsplit("/", 1)[1]
+        stored = await server.service.store.authorization(authorization_id, (client.kid or "").rsplit("/", 1)[1])
+        assert stored is not None
+        assert stored.status == "deactivated"
+    assert (await other.read(theirs.body["authorizations"][0])).status == "pending"
 
 
 async def test_deactivation_twice_at_once(server: AcmeServer) -> None:

@@ -5,10 +5,12 @@ import asyncio
 import pytest
 
 from pkicore.identity import SpiffeId
+from services.acme.admin import acme_admin
 from services.acme.client import AcmeForbiddenError, AcmeRefusedError
 from services.acme.ids import new_id
 from services.acme.wire import OPERATOR_ENDPOINTS, AccountQuery
 from services.ca.acme_settings import OPERATOR_ENDPOINTS as IN_NEW_POLICIES
+from services.chassis.peer import CallerPolicy
 from tests.support.acme_client import AcmeProblemError
 from tests.support.acme_server import OPERATOR, AcmeServer
 from tests.support.jose_key import JoseKey
@@ -128,3 +130,11 @@ async def test_accounts_are_ended_once_by_two_operators(server: AcmeServer) -> N
         answers = await asyncio.gather(*(acme.deactivate_account(account_id) for _ in range(2)), return_exceptions=True)
     assert sorted(type(answer).__name__ for answer in answers) == ["AccountEntry", "AcmeRefusedError"]
     assert server.commits.count("account-deactivated") == 1
+
+
+async def test_the_policy_of_new_deployments_has_every_endpoint(server: AcmeServer) -> None:
+    """What the admin listener serves is what operators may ask of it, neither more nor less."""
+    app = acme_admin(server.service.administration, CallerPolicy.load(""))
+    paths = app.openapi()["paths"]
+    served = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
+    assert served == set(OPERATOR_ENDPOINTS)
