@@ -227,6 +227,8 @@ class Authorizations:
             "identifier": authorization.name.value,
             "challenge": challenge.type,
         }
+        if answers:
+            detail["perspectives"] = {answer["perspective"]: answer["error"] or "ok" for answer in answers}
         if error is None:
             audit = AuditEvent("authorization.valid", actor, detail)
             await self._store.accept_challenge(challenge, answers, unix(self._clock.now()), audit)

@@ -15,6 +15,7 @@ from services.acme.identifiers import Identifier
 from services.acme.perspectives.corroboration import UNANSWERED, Corroborated
 from services.acme.perspectives.remote import RemotePerspective
 from services.acme.perspectives.wire import PATH, Verdict, question_of
+from services.chassis.audit import audit_records
 from tests.support.acme_client import Challenge
 from tests.support.acme_orders import csr_for
 from tests.support.acme_server import AcmeServer
@@ -119,6 +120,11 @@ async def test_an_order_of_a_hijacker_fails_and_the_owners_succeeds(places: Pers
         await client.authorize(order, publish, "dns-01")
         assert (await client.finalize(await client.read(order.url), csr_for("site.test"))).status == "valid"
         assert server.ca.requests[0].requester["perspectives"] == "site.test oslo=ok lima=ok"
+        details = [stored.record.detail async for stored in audit_records(server.database)]
+        assert [detail["perspectives"] for detail in details if "perspectives" in detail] == [
+            {"oslo": "dns", "lima": "dns"},
+            {"oslo": "ok", "lima": "ok"},
+        ]
     finally:
         await server.stop()
 
