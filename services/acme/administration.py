@@ -12,6 +12,7 @@ from services.acme.errors import NotKnownError, NotPossibleError
 from services.acme.external_account_administration import ExternalAccountAdministration
 from services.acme.ids import is_id
 from services.acme.incidents import Incidents
+from services.acme.limit_administration import LimitAdministration
 from services.acme.requests import AccountCache
 from services.acme.store import AccountRow, Store
 from services.acme.store.account_search import AccountSearch
@@ -98,6 +99,7 @@ class Administration:
     accounts: AccountAdministration
     external_accounts: ExternalAccountAdministration
     incidents: Incidents
+    limits: LimitAdministration
 
 
 def _position(cursor: str) -> tuple[int, str] | None:

@@ -22,6 +22,7 @@ from services.acme.incident_wire import (
     Selected,
     Selection,
 )
+from services.acme.limit_wire import LimitEntry, LimitList
 from services.acme.wire import (
     OPERATOR_ENDPOINTS,
     AccountEntry,
@@ -103,6 +104,19 @@ class AcmeAdminClient:
         path = f"/v1/external-accounts/{_segment(kid)}/revocation"
         body = orjson.dumps({"deactivate_accounts": deactivate_accounts})
         return await self._acme.ask(RevokedExternalAccount.from_json, "POST", path, body)
+
+    async def limits(self) -> LimitList:
+        """The usual limits, then those of accounts and external accounts."""
+        return await self._acme.ask(LimitList.from_json, "GET", "/v1/limits")
+
+    async def set_limit(self, wanted: LimitEntry) -> LimitList:
+        """Give an account, or every account of a key identifier, another limit."""
+        return await self._acme.ask(LimitList.from_json, "POST", "/v1/limits", wanted.to_json())
+
+    async def reset_limits(self, subject: str) -> None:
+        """Fill the buckets of an account, an address or a name."""
+        body = orjson.dumps({"subject": subject})
+        await self._acme.ask(lambda _body: None, "POST", "/v1/limits/reset", body)
 
     async def prepare_incident(self, wanted: IncidentRequest) -> IncidentEntry:
         """Prepare an incident; nobody is told of it yet."""

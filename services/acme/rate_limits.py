@@ -143,7 +143,7 @@ class RateLimits:
         if limit is None:
             return ()
         subject = neighbourhood(address)
-        return (Charge(_token(f"address:{subject}", limit), subject, "accounts_per_address", limit),)
+        return (Charge(_token(bucket_of_address(address), limit), subject, "accounts_per_address", limit),)
 
     def new_order(self, account: AccountRow, names: Sequence[Identifier]) -> tuple[Charge, ...]:
         """What an order costs: at most one write, and one for each name."""
@@ -151,7 +151,7 @@ class RateLimits:
         charges = self._names(account, names)
         if limit is None:
             return charges
-        return (Charge(_token(f"orders:{account.id}", limit), "this account", "orders_per_account", limit), *charges)
+        return (Charge(_token(_orders(account.id), limit), "this account", "orders_per_account", limit), *charges)
 
     def new_authorization(self, account: AccountRow, name: Identifier) -> tuple[Charge, ...]:
         """What an authorization ahead of any order costs."""
@@ -215,7 +215,7 @@ class RateLimits:
 
 def _of_name(account: AccountRow, name: Identifier, limit: Limit | None, failures: Limit | None) -> Charge:
     guard = None if failures is None else Guard(_failures(account, name), failures.step, failures.period)
-    key = f"name:{name.type}:{name.value}"
+    key = bucket_of_name(name.type, name.value)
     # without a limit of its own the bucket is never empty: its row only asks after the failures
     token = Take(key, 0, MAX_PERIOD * 1000, guard) if limit is None else _token(key, limit, guard)
     return Charge(token, name.value, "orders_per_name", limit, failures)
@@ -223,6 +223,25 @@ def _of_name(account: AccountRow, name: Identifier, limit: Limit | None, failure
 
 def _token(key: str, limit: Limit, guard: Guard | None = None) -> Take:
     return Take(key, limit.step, limit.period, guard)
+
+
+def bucket_of_address(address: str) -> str:
+    """The key of what new accounts from an address cost."""
+    return f"address:{neighbourhood(address)}"
+
+
+def bucket_of_name(kind: str, value: str) -> str:
+    """The key of what orders for a name cost."""
+    return f"name:{kind}:{value}"
+
+
+def buckets_of_account(account_id: str) -> list[str]:
+    """The keys of an account's buckets but those of its failed validations."""
+    return [_orders(account_id)]
+
+
+def _orders(account_id: str) -> str:
+    return f"orders:{account_id}"
 
 
 def failures_of(account_id: str) -> str:

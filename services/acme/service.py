@@ -24,6 +24,7 @@ from services.acme.finalization import CaaCheck
 from services.acme.incidents import Incidents
 from services.acme.issuance import CertificateAuthority, Issuance
 from services.acme.key_change import KeyChange
+from services.acme.limit_administration import LimitAdministration
 from services.acme.new_accounts import NewAccounts
 from services.acme.nonces import Nonces
 from services.acme.order_rules import Admission, OrderRules
@@ -107,7 +108,8 @@ class AcmeService:
         """Put the parts together."""
         store, background, blocked = Store(database), Background(), BlockedKeys(outside.authority)
         cache = AccountCache(store, shared=database.shared is not None)
-        limits = RateLimits(RateLimitStore(database), rules.limits, clock)
+        limit_store = RateLimitStore(database)
+        limits = RateLimits(limit_store, rules.limits, clock)
         profiles = Profiles(rules.orders.profiles, rules.orders.challenges, rules.orders.default_profile)
         issuance = Issuance(store, outside.authority, blocked, background, profiles, urls, clock, rules.hold_seconds)
         authorizations = Authorizations(
@@ -150,6 +152,7 @@ class AcmeService:
             AccountAdministration(store, AccountSearch(database), cache, urls),
             ExternalAccountAdministration(external_store, rules.eab_secret, cache, tuple(rules.meta.profiles), clock),
             Incidents(IncidentStore(database), urls, clock),
+            LimitAdministration(limits, limit_store, store, external_store),
         )
         return cls(
             application=api.application(metrics),

@@ -27,6 +27,9 @@ OPERATOR_ENDPOINTS: Final = (
     "POST /v1/incidents/{id}/opening",
     "POST /v1/incidents/{id}/closure",
     "GET /v1/incidents/{id}/at-risk",
+    "GET /v1/limits",
+    "POST /v1/limits",
+    "POST /v1/limits/reset",
     "GET /v1/openapi.json",
 )
 """What the caller policy of a new deployment lets operators ask; an older one lacks it."""

@@ -23,6 +23,9 @@ OPERATOR_ENDPOINTS: Final = (
     "POST /v1/incidents/{id}/opening",
     "POST /v1/incidents/{id}/closure",
     "GET /v1/incidents/{id}/at-risk",
+    "GET /v1/limits",
+    "POST /v1/limits",
+    "POST /v1/limits/reset",
     "GET /v1/openapi.json",
 )
 """What operators may ask of the ACME server; `services.acme.wire` has the same list, for its sentences."""

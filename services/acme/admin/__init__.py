@@ -17,6 +17,9 @@
 | POST /v1/incidents/{id}/opening              | its beginning                             |
 | POST /v1/incidents/{id}/closure              | its end                                   |
 | GET  /v1/incidents/{id}/at-risk              | what nobody has replaced                  |
+| GET  /v1/limits                              | rate limits, and who has others           |
+| POST /v1/limits                              | give somebody another one                 |
+| POST /v1/limits/reset                        | let somebody begin anew                   |
 | GET  /v1/openapi.json                        | this API, as OpenAPI                      |
 
 Each feature has a module; all have the same guard, problems and log as the hot paths.
@@ -31,6 +34,7 @@ import fastapi
 from services.acme.admin.accounts import add_accounts
 from services.acme.admin.external_accounts import add_external_accounts
 from services.acme.admin.incidents import add_incidents
+from services.acme.admin.limits import add_limits
 from services.acme.administration import Administration
 from services.chassis.admin import admin_api
 from services.chassis.peer import CallerPolicy
@@ -44,6 +48,7 @@ def acme_admin(administration: Administration, policy: CallerPolicy) -> fastapi.
     add_accounts(router, administration.accounts)
     add_external_accounts(router, administration.external_accounts)
     add_incidents(router, administration.incidents)
+    add_limits(router, administration.limits)
 
     async def guard(request: fastapi.Request) -> None:
         peer = request.scope.get("state", {}).get("peer")

@@ -13,6 +13,7 @@ from services.chassis.cli.lazy import LazyGroup
 _COMMANDS: Final[Mapping[str, tuple[str, str, str]]] = MappingProxyType(
     {
         "accounts": ("accounts", "accounts", "ACME accounts: find, show, deactivate."),
+        "limits": ("limits", "limits", "Rate limits: list, set, reset."),
     }
 )
 
