@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 from urllib.parse import urlsplit
 
 import dns.asyncresolver
@@ -19,6 +19,7 @@ import dns.rdtypes.IN.AAAA
 import dns.resolver
 
 from services.chassis.errors import NotResolvedError
+from services.chassis.outbound import quick_dns
 from services.chassis.outbound.addresses import IPAddress
 
 DNS_PORT = 53
@@ -27,6 +28,7 @@ UDP_PAYLOAD_BYTES = 1232
 TRY_SECONDS = 2.0
 MAX_ADDRESSES_PER_FAMILY = 4
 MAX_TEXTS = 64
+QUICK_SHARE = 0.25  # of a look-up's time, what the quick question may take
 
 
 class CaaRecord(NamedTuple):
@@ -87,10 +89,10 @@ class Resolver:
         """
         found: list[IPAddress] = []
         failure = NotResolvedError(f"{host} has neither an A nor an AAAA record")
-        for result in await asyncio.gather(self._query(host, "AAAA"), self._query(host, "A"), return_exceptions=True):
+        for result in await asyncio.gather(self._family(host, "AAAA"), self._family(host, "A"), return_exceptions=True):
             match result:
                 case list():
-                    found += [_address(record) for record in result[:MAX_ADDRESSES_PER_FAMILY]]
+                    found += result[:MAX_ADDRESSES_PER_FAMILY]
                 case NotResolvedError():
                     failure = result
                 case _:
@@ -98,6 +100,16 @@ class Resolver:
         if not found:
             raise failure
         return tuple(found)
+
+    async def _family(self, host: str, kind: Literal["A", "AAAA"]) -> list[IPAddress]:
+        """The addresses of one family: by a quick question where that says, else by a full look-up."""
+        server = _server_of(self._asked_for(host))
+        if server is not None:
+            seconds = self._lifetime * QUICK_SHARE
+            quick = await quick_dns.ask(server, host, quick_dns.KINDS[kind], UDP_PAYLOAD_BYTES, seconds)
+            if quick is not None:
+                return [ip_address(address) for address in quick]
+        return [_address(record) for record in await self._query(host, kind, self._lifetime * (1 - QUICK_SHARE))]
 
     async def texts(self, name: str) -> tuple[bytes, ...]:
         """Look up the TXT records of `name`, the strings of each joined; at most 64 records.
@@ -139,10 +151,14 @@ class Resolver:
                     return own
         return self._resolver
 
-    async def _query(self, name: str, kind: str) -> list[dns.rdata.Rdata]:
+    async def _query(self, name: str, kind: str, lifetime: float | None = None) -> list[dns.rdata.Rdata]:
         try:
             answer = await self._asked_for(name).resolve(
-                dns.name.from_text(f"{name}."), kind, search=False, raise_on_no_answer=False, lifetime=self._lifetime
+                dns.name.from_text(f"{name}."),
+                kind,
+                search=False,
+                raise_on_no_answer=False,
+                lifetime=lifetime or self._lifetime,
             )
         except (dns.exception.DNSException, OSError) as error:
             raise NotResolvedError(_sentence(error, name, kind)) from error
@@ -170,6 +186,14 @@ def _asking(server: str) -> dns.asyncresolver.Resolver:
     resolver.nameservers = [str(host)]
     resolver.port = port
     return resolver
+
+
+def _server_of(resolver: dns.asyncresolver.Resolver) -> tuple[IPAddress, int] | None:
+    """Whom a resolver asks first, where it is asked by plain DNS."""
+    match resolver.nameservers:
+        case [str(host), *_]:
+            return ip_address(host), resolver.port
+    return None
 
 
 def _address(record: dns.rdata.Rdata) -> IPAddress:
