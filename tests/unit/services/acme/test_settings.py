@@ -74,6 +74,9 @@ def test_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("hold_seconds = -1", "hold_seconds"),
         ("validation_timeout_seconds = 0", "validation_timeout_seconds"),
         ("max_identifiers = 0", "max_identifiers"),
+        ('challenges = ["dns-02"]', "challenges"),
+        ("challenges = []", "challenges"),
+        ('challenges = ["dns-01", "dns-persist-01"]', "caa_identities"),
     ],
 )
 def test_nonsense_names_its_field(tmp_path: Path, line: str, field: str) -> None:
@@ -110,3 +113,10 @@ def test_dns_persist_01_needs_a_name_of_the_ca(tmp_path: Path) -> None:
     """The challenge is not offered where no record could name the CA."""
     with pytest.raises(SettingsError, match="dns-persist-01 needs caa_identities"):
         load(tmp_path, 'challenges = ["dns-persist-01"]\n')
+
+
+def test_challenges_of_the_deployment(tmp_path: Path) -> None:
+    """Every type but dns-persist-01 is offered by default; that one needs names that its records can name."""
+    assert load(tmp_path).challenges == ("http-01", "dns-01", "tls-alpn-01", "dns-account-01")
+    told = load(tmp_path, 'challenges = ["dns-persist-01"]\ncaa_identities = ["ca.example"]\n')
+    assert told.challenges == ("dns-persist-01",)

@@ -1,12 +1,14 @@
 import re
 
 import httpx
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from services.acme.challenges.fetch import Fetched, Fetcher
 from services.acme.challenges.http01 import Http01
 from services.acme.errors import ValidationError
+from services.acme.identifiers import Identifier
 from services.chassis.outbound.addresses import AddressGuard
 from services.chassis.outbound.resolver import Resolver
 
@@ -53,3 +55,19 @@ def test_any_location_is_refused_or_is_a_plain_url(location: bytes) -> None:
     assert re.fullmatch(rb"[!-~]+", target.raw_host)
     assert re.fullmatch(rb"[!-~]+", target.raw_path)
     assert re.fullmatch(rb"[!-~]+", target.netloc)
+
+
+@pytest.mark.parametrize(
+    ("identifier", "host"),
+    [
+        (Identifier("dns", "site.test"), b"site.test"),
+        (Identifier("ip", "192.0.2.1"), b"192.0.2.1"),
+        (Identifier("ip", "2001:db8::1"), b"[2001:db8::1]"),
+    ],
+    ids=["name", "v4", "v6"],
+)
+def test_first_request_is_for_the_well_known_path_at_port_80(identifier: Identifier, host: bytes) -> None:
+    """The Host field has no port, an IPv6 address stands in brackets, and there is no query (RFC 8555 section 8.3)."""
+    method = Http01(Resolver.build("127.0.0.1:1", 1), Fetcher(AddressGuard(()), 1), 80, 1)
+    url = method._first_url(identifier, "token")
+    assert (url.scheme, url.netloc, url.raw_path) == ("http", host, b"/.well-known/acme-challenge/token")
