@@ -114,7 +114,8 @@ def test_an_incident_renews_a_certificate(certbot: Certbot, deployment: Deployme
     """`certbot renew` leaves a young certificate alone, and renews it once an incident concerns it (RFC 9773)."""
     live = certbot.standalone(name)
     before, directory = certificate(live), str(deployment.directory)
-    opening = ("incident", "open", "--dir", directory, "--serials", f"{before.serial_number:X},7", "--reason", "a test")
+    (serials := certbot.directory / "serials.txt").write_text(f"{before.serial_number:X}\n7\n")
+    opening = ("incident", "open", "--dir", directory, "--serials", str(serials), "--reason", "a test")
     dry = json.loads(deployment.ztca(*opening, "--dry-run", "--json").stdout)
     assert (dry["count"], dry["unknown"], dry["certificates"][0]["names"]) == (1, 1, [name])
     told = json.loads(deployment.ztca(*opening, "--explanation-url", "https://a.example/why", "--yes", "--json").stdout)

@@ -53,6 +53,7 @@ async def client(server: AcmeServer) -> AcmeClient:
 
 
 @pytest.mark.requirement("rfc9773-3-01", "rfc9773-4.1-01", "rfc9773-4.2-04", "rfc8555-6.3-01")
+@pytest.mark.requirement("rfc9773-3-01")
 async def test_renewal_info_of_a_certificate(server: AcmeServer, client: AcmeClient) -> None:
     """Its window, without authentication, with Retry-After; the directory says where (RFC 9773 §4)."""
     order, cert_id = await issued(client, "a.example")
@@ -69,6 +70,7 @@ async def test_renewal_info_of_a_certificate(server: AcmeServer, client: AcmeCli
     assert (head.status_code, head.content) == (200, b"")
 
 
+@pytest.mark.requirement("rfc9773-4.1-01")
 @pytest.mark.requirement("rfc9773-4.1-01")
 async def test_renewal_info_of_what_there_is_not(server: AcmeServer) -> None:
     """No certID is malformed; a certID of no certificate is not found."""
@@ -87,6 +89,7 @@ async def test_a_revoked_certificate_is_due(server: AcmeServer, client: AcmeClie
     assert window(await info(server, cert_id))[1] < unix(server.clock.now())
 
 
+@pytest.mark.requirement("rfc9773-5-05", "rfc9773-5-07", "rfc9773-5-08")
 @pytest.mark.requirement("rfc9773-5-05", "rfc9773-5-07", "rfc9773-5-08")
 async def test_an_order_replaces_a_certificate(server: AcmeServer, client: AcmeClient) -> None:
     """It is taken and says so itself; a second one is refused, unless the first came to nothing (RFC 9773 §5)."""
@@ -121,6 +124,7 @@ async def test_two_orders_at_once_for_one_certificate(client: AcmeClient) -> Non
     assert sum(isinstance(item, Resource) for item in found) == 1
 
 
+@pytest.mark.requirement("rfc9773-5-03", "rfc9773-5-04", "rfc9773-5-06")
 @pytest.mark.requirement("rfc9773-5-03", "rfc9773-5-04", "rfc9773-5-06")
 async def test_what_cannot_be_replaced(server: AcmeServer, client: AcmeClient) -> None:
     """Another account's certificate, one without a common name, an unknown one and no certID are malformed."""

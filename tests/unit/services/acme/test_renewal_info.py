@@ -29,6 +29,7 @@ def test_the_usual_window(life: int, centre: int) -> None:
     assert window.end - window.start == 2 * (life // 100)
 
 
+@pytest.mark.requirement("rfc9773-4.2-04")
 def test_a_window_ends_after_it_starts() -> None:
     """So too for a certificate that lives for a second (RFC 9773 §4.2)."""
     window = usual_window(BEGIN, BEGIN)
