@@ -5,12 +5,13 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
+from socket import socket
 from typing import Final
 
 from prometheus_client import CollectorRegistry
 
 from pkicore.clock import Clock, SystemClock
-from pkicore.mtls import INTERNAL
+from pkicore.mtls import INTERNAL, TlsListener
 from services.acme.accounts import AccountRules
 from services.acme.admin_application import admin_application
 from services.acme.caa import Caa
@@ -26,7 +27,6 @@ from services.acme.perspectives.remote import corroborated
 from services.acme.revocation_feed import FollowedRevocations
 from services.acme.service import AcmeService, Outside, ServiceRules
 from services.acme.settings import AcmeSettings
-from services.acme.store import Store
 from services.acme.store.revocation_feed import RevocationFeedStore
 from services.acme.terms import Terms
 from services.acme.urls import Urls
@@ -65,11 +65,7 @@ async def serve(
         BindError, SettingsError, PolicyError, PkiError, DatabaseError: it cannot start, and why.
     """
     clock = clock or SystemClock()
-    sockets = {
-        "public": bind(settings.host, settings.port, "PQCPKI_ACME_PORT"),
-        "admin": bind(settings.host, settings.admin_port, "PQCPKI_ACME_ADMIN_PORT"),
-        "ops": bind(settings.ops_host, settings.ops_port, "PQCPKI_ACME_OPS_PORT"),
-    }
+    sockets = _sockets(settings)
     urls = Urls(settings.external_url or f"https://localhost:{sockets['public'].getsockname()[1]}")
     policy = CallerPolicy.load(read_text(settings.policy_file))
     registry, readiness = CollectorRegistry(), Readiness()
@@ -83,9 +79,7 @@ async def serve(
         names = public_names(settings.tls_names, urls.base)
         public = await PublicSide.open("acme", names, settings.state_dir, ca, tls_metrics, clock)
         stack.push_async_callback(public.listener.aclose)
-        admin = ca.listener("admin", INTERNAL, ca.credentials, tls_metrics, clock)
-        await patiently("staple", admin.open)
-        stack.push_async_callback(admin.aclose)
+        admin = await _admin_listener(ca, tls_metrics, clock, stack)
         service = AcmeService.assemble(
             database=database,
             outside=Outside(ca.client, await _validator(settings, ca, clock, registry, stack), Caa.build(settings)),
@@ -96,7 +90,6 @@ async def serve(
             metrics=metrics,
         )
         stack.push_async_callback(service.close)
-        service.renewal_info.register(registry)
         await service.resume()
         listeners = [
             Listener("public", _behind_proxies(service.application, settings), sockets["public"], public.listener),
@@ -105,17 +98,60 @@ async def serve(
         ]
         background = [
             BackgroundTask("audit-checkpoints", checkpointer.run),
-            BackgroundTask("clean-up", service.run_clean_up),
-            BackgroundTask("upkeep", service.upkeep.run),
-            BackgroundTask("account-inventory", AccountInventory(Store(database), registry).run),
-            BackgroundTask("cert-ids", service.renewals.run_naming),
-            BackgroundTask("revocations", FollowedRevocations(ca.client, RevocationFeedStore(database)).run),
-            BackgroundTask("incidents", IncidentWatch(service.administration.incidents, registry).run),
+            *_own_background(service, ca, registry),
             BackgroundTask("internal-certificate", _internal_renewer(settings, ca, tls_metrics, clock).run),
             *public.background(),
             *ca.background(),
         ]
         await run_service("acme", listeners, state_dir=settings.state_dir, readiness=readiness, background=background)
+
+
+def _own_background(service: AcmeService, ca: WayToCa, registry: CollectorRegistry) -> list[BackgroundTask]:
+    """What the service does beside its requests, and its metrics."""
+    service.renewal_info.register(registry)
+    feed = FollowedRevocations(ca.client, RevocationFeedStore(service.database))
+    return [
+        BackgroundTask("clean-up", service.run_clean_up),
+        BackgroundTask("upkeep", service.upkeep.run),
+        BackgroundTask("account-inventory", AccountInventory(service.store, registry).run),
+        BackgroundTask("cert-ids", service.renewals.run_naming),
+        BackgroundTask("revocations", feed.run),
+        BackgroundTask("incidents", IncidentWatch(service.administration.incidents, registry).run),
+    ]
+
+
+def _sockets(settings: AcmeSettings) -> dict[str, socket]:
+    return {
+        "public": bind(settings.host, settings.port, "PQCPKI_ACME_PORT"),
+        "admin": bind(settings.host, settings.admin_port, "PQCPKI_ACME_ADMIN_PORT"),
+        "ops": bind(settings.ops_host, settings.ops_port, "PQCPKI_ACME_OPS_PORT"),
+    }
+
+
+async def _admin_listener(ca: WayToCa, metrics: TlsMetrics, clock: Clock, stack: AsyncExitStack) -> TlsListener:
+    listener = ca.listener("admin", INTERNAL, ca.credentials, metrics, clock)
+    await patiently("staple", listener.open)
+    stack.push_async_callback(listener.aclose)
+    return listener
+
+
+def _bind_all(settings: AcmeSettings) -> dict[str, socket]:
+    return {
+        "public": bind(settings.host, settings.port, "PQCPKI_ACME_PORT"),
+        "admin": bind(settings.host, settings.admin_port, "PQCPKI_ACME_ADMIN_PORT"),
+        "ops": bind(settings.ops_host, settings.ops_port, "PQCPKI_ACME_OPS_PORT"),
+    }
+
+
+def _upkeep(service: AcmeService, registry: CollectorRegistry) -> list[BackgroundTask]:
+    """What the service does beside its requests."""
+    return [
+        BackgroundTask("clean-up", service.run_clean_up),
+        BackgroundTask("upkeep", service.upkeep.run),
+        BackgroundTask("account-inventory", AccountInventory(service.store, registry).run),
+        BackgroundTask("cert-ids", service.renewals.run_naming),
+        BackgroundTask("incidents", IncidentWatch(service.administration.incidents, registry).run),
+    ]
 
 
 def _behind_proxies(application: Application, settings: AcmeSettings) -> AsgiApp:
