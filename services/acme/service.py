@@ -108,26 +108,18 @@ class AcmeService:
         """Put the parts together."""
         store, background, blocked = Store(database), Background(), BlockedKeys(outside.authority)
         cache = AccountCache(store, shared=database.shared is not None)
-        limit_store = RateLimitStore(database)
-        limits = RateLimits(limit_store, rules.limits, clock)
+        limits = RateLimits(RateLimitStore(database), rules.limits, clock)
         profiles = Profiles(rules.orders.profiles, rules.orders.challenges, rules.orders.default_profile)
         issuance = Issuance(store, outside.authority, blocked, background, profiles, urls, clock, rules.hold_seconds)
-        authorizations = Authorizations(
-            store,
-            outside.validator,
-            background,
-            urls,
-            clock,
-            rules.hold_seconds,
-            limits,
-            rules.meta.caa_identities,
-        )
+        hold, issuers = rules.hold_seconds, rules.meta.caa_identities
+        authorizations = Authorizations(store, outside.validator, background, urls, clock, hold, limits, issuers)
         changes, documents = AccountChanges(database), AccountDocuments(urls, rules.accounts.terms)
         renewal_store = RenewalStore(database)
         renewals, renewal_info = Renewals(renewal_store), RenewalInfo(renewal_store)
         keys, external_store = KeyRules(rules.published), ExternalAccountStore(database)
-        required = rules.meta.external_account_required
-        external = ExternalAccounts(external_store, rules.eab_secret, urls, clock, required=required)
+        external = ExternalAccounts(
+            external_store, rules.eab_secret, urls, clock, required=rules.meta.external_account_required
+        )
         resources = Resources(
             directory=Directory(urls, rules.meta),
             new_accounts=NewAccounts(store, documents, rules.accounts, external, limits, blocked, clock),
@@ -148,12 +140,6 @@ class AcmeService:
             renewal_info=renewal_info,
         )
         api = Api(resources, Authenticator(urls, nonces, cache, blocked, keys), nonces, urls)
-        administration = Administration(
-            AccountAdministration(store, AccountSearch(database), cache, urls),
-            ExternalAccountAdministration(external_store, rules.eab_secret, cache, tuple(rules.meta.profiles), clock),
-            Incidents(IncidentStore(database), urls, clock),
-            LimitAdministration(limits, limit_store, store, external_store),
-        )
         return cls(
             application=api.application(metrics),
             store=store,
@@ -163,7 +149,7 @@ class AcmeService:
             upkeep=Upkeep(database, issuance, authorizations, limits, nonces),
             limits=limits,
             database=database,
-            administration=administration,
+            administration=_administration(database, cache, limits, urls, rules, clock),
             renewals=renewals,
             renewal_info=renewal_info,
             clock=clock,
@@ -204,3 +190,15 @@ class AcmeService:
     async def close(self) -> None:
         """Stop work under way; what is stored as processing is taken up at the next start."""
         await self.background.close()
+
+
+def _administration(
+    database: Database, cache: AccountCache, limits: RateLimits, urls: Urls, rules: ServiceRules, clock: Clock
+) -> Administration:
+    store, external_store = Store(database), ExternalAccountStore(database)
+    return Administration(
+        AccountAdministration(store, AccountSearch(database), cache, urls),
+        ExternalAccountAdministration(external_store, rules.eab_secret, cache, tuple(rules.meta.profiles), clock),
+        Incidents(IncidentStore(database), urls, clock),
+        LimitAdministration(limits, RateLimitStore(database), store, external_store),
+    )
