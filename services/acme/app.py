@@ -135,25 +135,6 @@ async def _admin_listener(ca: WayToCa, metrics: TlsMetrics, clock: Clock, stack:
     return listener
 
 
-def _bind_all(settings: AcmeSettings) -> dict[str, socket]:
-    return {
-        "public": bind(settings.host, settings.port, "PQCPKI_ACME_PORT"),
-        "admin": bind(settings.host, settings.admin_port, "PQCPKI_ACME_ADMIN_PORT"),
-        "ops": bind(settings.ops_host, settings.ops_port, "PQCPKI_ACME_OPS_PORT"),
-    }
-
-
-def _upkeep(service: AcmeService, registry: CollectorRegistry) -> list[BackgroundTask]:
-    """What the service does beside its requests."""
-    return [
-        BackgroundTask("clean-up", service.run_clean_up),
-        BackgroundTask("upkeep", service.upkeep.run),
-        BackgroundTask("account-inventory", AccountInventory(service.store, registry).run),
-        BackgroundTask("cert-ids", service.renewals.run_naming),
-        BackgroundTask("incidents", IncidentWatch(service.administration.incidents, registry).run),
-    ]
-
-
 def _behind_proxies(application: Application, settings: AcmeSettings) -> AsgiApp:
     if not settings.trusted_proxies:
         return application
