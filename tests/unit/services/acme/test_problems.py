@@ -39,8 +39,8 @@ RFC_8555 = {
 
 @pytest.mark.requirement("rfc8555-6.7-02")
 def test_every_type_of_the_rfc() -> None:
-    """The table has each problem type of RFC 8555 with its status, and no other."""
-    assert dict(STATUS_OF_TYPE) == RFC_8555
+    """The table has each problem type of RFC 8555 with its status, those of ARI and profiles, and no other."""
+    assert dict(STATUS_OF_TYPE) == RFC_8555 | {"alreadyReplaced": 409, "invalidProfile": 400}
 
 
 @pytest.mark.parametrize("acme_type", RFC_8555)
