@@ -7,7 +7,7 @@ cd "$(dirname "$0")"
 
 # What the tests use from Debian, as COMMAND-OR-FILE:PACKAGE. Without root, the tests that need one say "not run: NAME missing".
 DEBIAN="openssl:openssl certtool:gnutls-bin git:git /usr/lib/postgresql:postgresql softhsm2-util:softhsm2 /usr/share/doc/libnspr4:libnspr4
-    lego:lego uacme:uacme dehydrated:dehydrated curl:curl"
+    lego:lego uacme:uacme dehydrated:dehydrated curl:curl haproxy:haproxy"
 
 install_debian_packages() {
     local pair missing=()
