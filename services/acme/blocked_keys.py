@@ -77,7 +77,7 @@ class BlockedKeys:
     async def refuse_account(self, key: PublicKey) -> None:
         """The key of an account that asks for something; while the CA is away, what it said last holds.
 
-        Nothing is issued on that: `services.acme.issuance` asks with `refuse_order`.
+        Nothing is issued on that: the CA itself refuses a request of a blocked account.
 
         Raises:
             AcmeError: unauthorized.
@@ -91,16 +91,6 @@ class BlockedKeys:
                 self._away_until = self._monotonic() + _AWAY_SECONDS
                 _log.warning("block list not asked", error=str(error))
         if blocked:
-            raise _dead()
-
-    async def refuse_order(self, key: PublicKey) -> None:
-        """The key of an account for which a certificate is to be issued: never without the CA's answer, given now.
-
-        Raises:
-            AcmeError: unauthorized.
-            CaError: the CA cannot be asked.
-        """
-        if (await self._ask(_hash_of(key))).is_blocked:
             raise _dead()
 
     async def _recent(self, key_hash: str) -> bool:

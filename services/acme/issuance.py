@@ -22,7 +22,6 @@ from pkicore.x509.cert_id import cert_id_of
 from pkicore.x509.certificate import load_chain
 from pkicore.x509.csr import UnverifiedCsr
 from services.acme.background import Background
-from services.acme.blocked_keys import BlockedKeys
 from services.acme.errors import AcmeError
 from services.acme.ids import new_id
 from services.acme.profiles import Profiles
@@ -44,6 +43,7 @@ _VALIDITY: Final = "validity-refused"
 _REFUSALS: Final[dict[type[ca.CaRefusedError], str]] = {
     ca.BadCsrError: "badCSR",
     ca.BadPublicKeyError: "badCSR",
+    ca.BlockedAccountError: "unauthorized",
     ca.RejectedNamesError: "rejectedIdentifier",
 }
 
@@ -68,7 +68,6 @@ class Issuance:
         self,
         store: Store,
         authority: CertificateAuthority,
-        blocked: BlockedKeys,
         background: Background,
         profiles: Profiles,
         urls: Urls,
@@ -78,7 +77,6 @@ class Issuance:
         self._store = store
         self._profiles = profiles
         self._clock = clock
-        self._blocked = blocked
         self._authority = authority
         self._background = background
         self._urls = urls
@@ -125,18 +123,15 @@ class Issuance:
     async def _step(self, order: OrderRow) -> None:
         try:
             async with self._slots:
-                await self._check_account(order.account_id)
                 proofs = await self._store.proofs(order.id)
-                issued = await self._authority.issue(self._request(order, proofs))
+                key = await self._account_key(order.account_id)
+                issued = await self._authority.issue(self._request(order, proofs, key))
             certificate = _certificate(order, issued, unix(self._clock.now()))
         except ca.CaRefusedError as error:
             if error.status in _TRY_AGAIN:
                 raise ca.CaUnavailableError(error.detail) from error
             self._log.warning("the CA refused an order", order=order.id, kind=error.kind, error=error.detail)
             await self._fail(order, _refusal(error))
-        except AcmeError as error:
-            self._log.warning("an order is not fulfilled", order=order.id, error=error.detail)
-            await self._fail(order, error)
         except PkiError as error:
             self._log.error("the CA's certificate is not what was ordered", order=order.id, error=str(error))
             await self._fail(order, AcmeError("serverInternal", "the CA did not issue what was ordered"))
@@ -149,23 +144,17 @@ class Issuance:
             audit = AuditEvent("certificate.issued", f"account:{order.account_id}", detail)
             await self._store.complete_order(certificate, audit)
 
-    async def _check_account(self, account_id: str) -> None:
-        """Its key may have been blocked since it ordered.
-
-        Raises:
-            AcmeError: it was.
-            CaError: the CA does not say.
-        """
+    async def _account_key(self, account_id: str) -> bytes | None:
+        """Its key as the CA's block list has it: it may have been blocked since the account ordered."""
         account = await self._store.account(account_id)
-        if account is not None:
-            await self._blocked.refuse_order(public_key_from_jwk(account.jwk))
+        return None if account is None else hashlib.sha256(spki(public_key_from_jwk(account.jwk))).digest()
 
     async def _fail(self, order: OrderRow, error: AcmeError) -> None:
         detail = {"order": order.id, "error": error.acme_type}
         audit = AuditEvent("order.failed", f"account:{order.account_id}", detail)
         await self._store.fail_order(order.id, error.document(), audit)
 
-    def _request(self, order: OrderRow, proofs: Sequence[ProofRow]) -> CertificateRequest:
+    def _request(self, order: OrderRow, proofs: Sequence[ProofRow], account_key: bytes | None) -> CertificateRequest:
         return CertificateRequest(
             csr=order.csr or b"",
             profile=self._profiles.of_order(order.profile).ca_profile,
@@ -179,6 +168,7 @@ class Issuance:
             },
             not_before=order.not_before,
             not_after=order.not_after,
+            account_key=account_key,
         )
 
 

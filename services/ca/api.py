@@ -63,6 +63,7 @@ _ROWS: Final[Mapping[type[Exception], Builder]] = {
     errors.NoLogError: problem("no-log", "No certificate log", 400),
     errors.NotBlockedError: problem("unknown-key", "Not on the block list", 404),
     errors.BlockedKeyError: problem("bad-public-key", "Key refused", 400),
+    errors.BlockedAccountError: problem("blocked-account", "Account's key on the block list", 403),
     errors.ReasonError: problem("bad-revocation-reason", "Revocation reason refused", 400),
     errors.IdempotencyConflictError: problem("idempotency-conflict", "Idempotency key in use", 409),
     errors.RevokedIntentError: problem("revoked-intent", "Revoked before it was issued", 409),

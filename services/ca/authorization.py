@@ -62,7 +62,8 @@ def rule_of(error: BaseException | None) -> str:
 class IssuanceRequest:
     """A request that was verified and authorised. Only `Authorizer.authorise` can make one.
 
-    `requester` is what the caller says, `grounds` what this CA says: how the names were `validated`, its `decision`.
+    `requester` and `account_key` are what the caller says, `grounds` what this CA says: how the names were `validated`,
+    its `decision`.
     """
 
     csr: VerifiedCsr
@@ -78,6 +79,7 @@ class IssuanceRequest:
     requester: Mapping[str, str]
     grounds: Mapping[str, str]
     renews: int | None
+    account_key: bytes | None
     seal: InitVar[object]
 
     def __post_init__(self, seal: object) -> None:
@@ -140,6 +142,7 @@ class Authorizer:
             requester=dict(request.requester),
             grounds={"validated": _validated(caller, names), "decision": f"profile {profile.name}, {let_by}"},
             renews=renews,
+            account_key=request.account_key,
             seal=_SEAL,
         )
 

@@ -54,6 +54,10 @@ class BlockedKeyError(RefusedError):
     """The key was reported compromised and is never certified again."""
 
 
+class BlockedAccountError(RefusedError):
+    """The key that the requester signed with was reported compromised; nothing is issued for it."""
+
+
 class ReasonError(RefusedError):
     """A revocation reason that does not exist or does not apply to this certificate."""
 

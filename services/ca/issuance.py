@@ -39,6 +39,7 @@ from pkicore.x509.template import Templates
 from services.ca.authorization import Authorizer, IssuanceRequest
 from services.ca.ct.log import CertificateLog, Entered
 from services.ca.errors import (
+    BlockedAccountError,
     BlockedKeyError,
     IdempotencyConflictError,
     NoLogError,
@@ -59,6 +60,7 @@ _NO_LINTERS: Final[Mapping[str, Linter]] = MappingProxyType({})
 SERIAL_BATCH: Final = 64  # serials reserved by one commit
 _NO_LOG: Final = "this certificate is logged, and this CA has no log: set ct_log_key and ct_log_public_key"
 _BLOCKED: Final = "this key was reported compromised; make a new one"
+_BLOCKED_ACCOUNT: Final = "the key of this account is on the block list of the CA: make an account with another key"
 
 _log = structlog.get_logger(__name__)
 
@@ -166,6 +168,7 @@ class Issuance:
             RefusedError, ProfileError: step 2.
             LintError, TileLogError: step 5.
             BlockedKeyError: the key was reported compromised.
+            BlockedAccountError: the key that the requester signed with was.
             IdempotencyConflictError: the idempotency key stands for another request.
             RevokedIntentError: the intent of this request was revoked before it was completed.
             DatabaseError, KeyAccessError, WrongSignatureError: nothing is lost; the same request completes it later.
@@ -277,9 +280,12 @@ class Issuance:
             algorithm=request.csr.algorithm.name,
         )
         try:
-            await self._store.record_intent(intent, _intent_event(intent, request, entered), found_by)  # 6
+            event = _intent_event(intent, request, entered)
+            await self._store.record_intent(intent, event, found_by, request.account_key)  # 6
         except ConflictError as error:
-            raise BlockedKeyError(_BLOCKED) from error
+            if error.write == 0:
+                raise BlockedKeyError(_BLOCKED) from error
+            raise BlockedAccountError(_BLOCKED_ACCOUNT) from error
         return intent
 
     async def _entered(self, request: IssuanceRequest, tbs: bytes) -> Entered | None:

@@ -96,25 +96,33 @@ class CaStore(RevocationStore):
         params = {f"serial_{index}": format_serial(serial) for index, serial in enumerate(fresh)}
         await self._database.commit(Unit("serials", [Write(self._reserve[count], {**params, "at": at}, count)]))
 
-    async def record_intent(self, intent: Intent, event: AuditEvent, names: Iterable[tuple[str, str]] = ()) -> None:
+    async def record_intent(
+        self,
+        intent: Intent,
+        event: AuditEvent,
+        names: Iterable[tuple[str, str]] = (),
+        account_key: bytes | None = None,
+    ) -> None:
         """Commit what is about to be signed.
 
         Args:
             intent: the row.
             event: for the audit log.
             names: kind and name of what the certificate is found by.
+            account_key: SHA-256 of the key that the requester signed with.
 
         Raises:
             DuplicateError: this caller used this idempotency key before.
-            ConflictError: the key in the request is blocked.
+            ConflictError: the key in the request is blocked (write 0), or the account's is (write 1).
         """
         serial = format_serial(intent.serial)
         params = {name: getattr(intent, name) for name in intent.__slots__} | {"serial": serial}
         found = {(kind, path_of(kind, name)) for kind, name in names}
         at = {"recorded_at": intent.recorded_at, "serial": serial}
         found_by = [Write(self._name, {"kind": kind, "path": path, **at}, 1) for kind, path in sorted(found)]
-        unblocked = Write(self._touch_blocked, {"of": intent.key_hash}, 0)
-        writes = [unblocked, Write(self._record_intent, params, 1), *found_by]
+        keys = [intent.key_hash] if account_key is None else [intent.key_hash, account_key]
+        unblocked = [Write(self._touch_blocked, {"of": key}, 0) for key in keys]
+        writes = [*unblocked, Write(self._record_intent, params, 1), *found_by]
         await self._database.commit(Unit("intent", writes, [event]))
 
     async def store_certificate(self, serial: int, der: bytes, event: AuditEvent) -> None:

@@ -19,13 +19,25 @@ MAX_IDENTIFIERS: Final = 200
 MAX_KEY: Final = 200  # characters of an idempotency key
 MAX_TEXT: Final = 1024  # characters of any other string
 MAX_REQUESTER: Final = 16  # members
+SHA256_SIZE: Final = 32
 MAX_EXTENSIONS: Final = 16  # members
 MAX_EXTENSION: Final = 2048  # characters of an extension's value
 FEED_ENTRIES: Final = 1000  # revocations in one answer of the feed
 
 IdentifierType = Literal["dns", "ip", "uri", "email"]
 _REQUEST: Final = frozenset(
-    {"csr", "profile", "identifiers", "idempotency_key", "not_before", "not_after", "requester", "extensions", "renews"}
+    {
+        "csr",
+        "profile",
+        "identifiers",
+        "idempotency_key",
+        "not_before",
+        "not_after",
+        "requester",
+        "extensions",
+        "renews",
+        "account_key",
+    }
 )
 _IDENTIFIER_TYPES: Final = ("dns", "ip", "uri", "email")  # a tuple: what is looked up may be unhashable
 
@@ -46,7 +58,8 @@ class CertificateRequest:
     that take them (`pkicore.x509.fulcio`). `renews` is the serial of a certificate of the same profile, key and subject
     in whose place this one is asked for; some callers may ask for no other (`renewers` of a profile).
 
-    `not_before` and `not_after` are a later beginning and an earlier end than the profile gives.
+    `not_before` and `not_after` are a later beginning and an earlier end than the profile gives. `account_key` is the
+    SHA-256 of the SubjectPublicKeyInfo of the key that the requester signed with: where it is blocked, no certificate.
 
     The same `idempotency_key` with the same CSR, profile, times and `extensions` yields the same certificate; with
     others it is refused.
@@ -61,6 +74,7 @@ class CertificateRequest:
     extensions: Mapping[str, str] = field(default_factory=dict)
     renews: str | None = None
     not_before: int | None = None
+    account_key: bytes | None = None
 
     def to_json(self) -> bytes:
         """The request body."""
@@ -79,6 +93,8 @@ class CertificateRequest:
             body["extensions"] = dict(self.extensions)
         if self.renews is not None:
             body["renews"] = self.renews
+        if self.account_key is not None:
+            body["account_key"] = base64.b64encode(self.account_key).decode()
         return orjson.dumps(body)
 
     @classmethod
@@ -99,6 +115,7 @@ class CertificateRequest:
             extensions=_extensions(body.members.get("extensions", {})),
             renews=body.optional_text("renews", MAX_KEY),
             not_before=body.optional_time("not_before"),
+            account_key=_key_hash(body),
         )
 
 
@@ -312,6 +329,15 @@ def _identifiers(value: object) -> tuple[Identifier, ...]:
             raise MalformedError('each of identifiers must be {"type": "dns"|"ip"|"uri"|"email", "value": …}')
         found.append(Identifier(item["type"], checked_text(item["value"], "identifiers.value", MAX_TEXT)))
     return tuple(found)
+
+
+def _key_hash(body: Fields) -> bytes | None:
+    if body.members.get("account_key") is None:
+        return None
+    digest = body.binary("account_key")
+    if len(digest) != SHA256_SIZE:
+        raise MalformedError("account_key must be a SHA-256")
+    return digest
 
 
 def _requester(value: object) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -16,7 +17,14 @@ from pkicore.identity import SpiffeId
 from services.ca.block_list.blocking import PAGE
 from services.ca.block_list.store import BlockListStore
 from services.ca.block_list.wire import BlockRequest
-from services.ca.client import BadPublicKeyError, CaClient, CaRefusedError, ForbiddenError, UnknownKeyError
+from services.ca.client import (
+    BadPublicKeyError,
+    BlockedAccountError,
+    CaClient,
+    CaRefusedError,
+    ForbiddenError,
+    UnknownKeyError,
+)
 from services.ca.errors import UnknownProfileError
 from services.ca.wire import RevocationRequest
 from services.chassis.database import AuditEvent
@@ -82,6 +90,19 @@ async def test_what_was_revoked_before_stays_as_it_is(world: CaWorld, operator: 
     assert (await operator.certificate(first.serial)).reason == "superseded"
     again = await operator.block_key(BlockRequest(hash_of(key)))
     assert (again.is_new, list(again.serials)) == (False, [])
+
+
+async def test_nothing_is_issued_for_an_account_whose_key_is_blocked(world: CaWorld, operator: CaClient) -> None:
+    """It is refused in the commit that would have recorded the intent; unblocked, the same request is fulfilled."""
+    account = hash_of(new_key())
+    request = replace(server_request("a.example"), account_key=account)
+    await operator.block_key(BlockRequest(account))
+    async with world.internal(ACME) as http:
+        with pytest.raises(BlockedAccountError, match="make an account with another key"):
+            await CaClient(http).issue(request)
+        assert not await world.core.store.open_intents()
+        await operator.unblock_key(account.hex())
+        assert (await CaClient(http).issue(request)).serial
 
 
 async def test_an_issuing_ca_whose_key_is_blocked_issues_nothing(world: CaWorld, operator: CaClient) -> None:

@@ -41,7 +41,14 @@ from services.acme.service import AcmeService, Outside, ServiceRules
 from services.acme.terms import Terms
 from services.acme.urls import Urls
 from services.ca.acme_settings import acme_callers
-from services.ca.client import AlreadyRevokedError, CaError, CaUnavailableError, KeyStatus, UnknownCertificateError
+from services.ca.client import (
+    AlreadyRevokedError,
+    BlockedAccountError,
+    CaError,
+    CaUnavailableError,
+    KeyStatus,
+    UnknownCertificateError,
+)
 from services.ca.wire import CertificateRequest, IssuedCertificate, RevocationAnswer, RevocationRequest, format_serial
 from services.chassis.database import Database
 from services.chassis.observability import HttpMetrics
@@ -102,6 +109,8 @@ class CaSimulator:
             raise self.refusal
         if self.answer_with is not None:
             return self.answer_with
+        if request.account_key is not None and request.account_key.hex() in self.blocked:
+            raise BlockedAccountError("blocked-account", 403, "the key of this account is on the block list of the CA")
         if request.idempotency_key not in self._issued:
             self._issued[request.idempotency_key] = await self._sign(request)
         if self.lost_answers:

@@ -6,6 +6,7 @@ CaError
    ├─ ForbiddenError            this caller may not ask that
    ├─ BadCsrError               the CSR breaks a rule
    ├─ BadPublicKeyError         its key does
+   ├─ BlockedAccountError       the key that the requester signed with is on the block list
    ├─ RejectedNamesError        names that do not match or that the profile does not allow
    ├─ BadReasonError            a revocation reason that does not apply
    ├─ AlreadyRevokedError       this certificate was revoked before
@@ -71,6 +72,10 @@ class BadPublicKeyError(CaRefusedError):
     """The key in the CSR is refused."""
 
 
+class BlockedAccountError(CaRefusedError):
+    """The key that the requester signed with is on the block list."""
+
+
 class RejectedNamesError(CaRefusedError):
     """The names of the CSR are not those of the request, or the profile does not allow them."""
 
@@ -103,6 +108,7 @@ REFUSALS: Final[Mapping[str, type[CaRefusedError]]] = {
     "forbidden": ForbiddenError,
     "bad-csr": BadCsrError,
     "bad-public-key": BadPublicKeyError,
+    "blocked-account": BlockedAccountError,
     "rejected-names": RejectedNamesError,
     "bad-revocation-reason": BadReasonError,
     "already-revoked": AlreadyRevokedError,

@@ -72,20 +72,6 @@ async def test_a_blocked_account_stays_so_while_the_ca_is_away() -> None:
         with pytest.raises(AcmeError):
             await keys.refuse_account(KEY)
     assert ca.asked == 2
-    with pytest.raises(CaUnavailableError):
-        await keys.refuse_order(KEY)
-
-
-async def test_nothing_is_issued_on_what_was_said_before() -> None:
-    """A key that is blocked after the CA was asked: the account goes on for a while, and gets no certificate."""
-    ca = Ca()
-    keys = BlockedKeys(ca, Time())
-    await keys.refuse_order(KEY)
-    await keys.refuse_account(KEY)
-    ca.says = True
-    with pytest.raises(AcmeError, match="block list"):
-        await keys.refuse_order(KEY)
-    assert ca.asked == 2
 
 
 async def test_the_key_of_a_certificate_makes_no_account() -> None:
@@ -97,7 +83,6 @@ async def test_the_key_of_a_certificate_makes_no_account() -> None:
         await keys.refuse_new(KEY)
     assert caught.value.acme_type == "badPublicKey"
     await keys.refuse_account(KEY)
-    await keys.refuse_order(KEY)
 
 
 async def test_an_older_policy_file_is_told_of() -> None:

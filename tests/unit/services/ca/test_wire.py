@@ -33,6 +33,7 @@ REQUEST = CertificateRequest(
     identifiers=(Identifier("dns", "a.example"), Identifier("ip", "192.0.2.1")),
     idempotency_key="order-1",
     not_before=1_999_999_000,
+    account_key=bytes(32),
     not_after=2_000_000_000,
     requester={"account": "7"},
 )
@@ -93,6 +94,8 @@ def changed(**fields: object) -> bytes:
         (changed(not_after=-1), "not_after"),
         (changed(not_after=10**18), "not_after"),
         (changed(not_before="now"), "not_before"),
+        (changed(account_key="AAAA"), "account_key"),
+        (changed(account_key=1), "account_key"),
         (changed(requester=[]), "requester"),
         (changed(requester={"a": 1}), "requester"),
         (changed(requester={str(i): "x" for i in range(17)}), "requester"),
