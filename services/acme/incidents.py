@@ -171,8 +171,8 @@ class Incidents:
     async def _judged(self, row: IncidentRow, after: str = "") -> AsyncIterator[tuple[ConcernedRow, str]]:
         """What it concerns, each with one of the states; thousands at a time."""
         now = self._now()
+        later = await self._store.later(row, now)
         while piece := await self._store.piece(row.id, after, _PIECE):
-            later = await self._store.later(row, after, piece[-1].id, now)
             for certificate in piece:
                 replaced = certificate.is_said_replaced or certificate.likeness in later
                 yield certificate, "replaced" if replaced else _state(certificate, now)

@@ -81,20 +81,16 @@ _PIECE: Final[Select[Any]] = (
     .order_by(incident_certificates.c.certificate_id)
     .limit(bindparam("most"))
 )
-_ACCOUNTS_OF_PIECE: Final = (
+_ACCOUNTS: Final = (
     select(certificates.c.account_id)
     .join_from(incident_certificates, certificates, certificates.c.id == incident_certificates.c.certificate_id)
-    .where(
-        incident_certificates.c.incident_id == _ID,
-        incident_certificates.c.certificate_id > _AFTER,
-        incident_certificates.c.certificate_id <= bindparam("last"),
-    )
+    .where(incident_certificates.c.incident_id == _ID)
 )
 _LATER: Final = (
     select(orders.c.account_id, orders.c.profile, orders.c.identifiers)
     .join_from(orders, certificates, certificates.c.order_id == orders.c.id)
     .where(
-        orders.c.account_id.in_(_ACCOUNTS_OF_PIECE),
+        orders.c.account_id.in_(_ACCOUNTS),
         orders.c.status == "valid",
         certificates.c.issued_at >= bindparam("since"),
         ~exists().where(_concerned.c.incident_id == _ID, _concerned.c.certificate_id == certificates.c.id),
@@ -268,13 +264,9 @@ class IncidentStore:
         rows = await self._database.fetch_all(self._piece, incident=incident_id, after=after, most=most)
         return [_concerned_of(row) for row in rows]
 
-    async def later(
-        self, incident: IncidentRow, after: str, last: str, now: int
-    ) -> set[tuple[str, str, frozenset[Identifier]]]:
-        """Likenesses of what was issued to the accounts of such a piece since it was opened, and is in force."""
-        rows = self._database.scan(
-            self._later, incident=incident.id, after=after, last=last, since=incident.opened_at, now=now
-        )
+    async def later(self, incident: IncidentRow, now: int) -> set[tuple[str, str, frozenset[Identifier]]]:
+        """Likenesses of what was issued to the accounts concerned since it was opened, and is in force."""
+        rows = self._database.scan(self._later, incident=incident.id, since=incident.opened_at, now=now)
         return {
             (row["account_id"], row["profile"], frozenset(identifiers_of(row["identifiers"]))) async for row in rows
         }
