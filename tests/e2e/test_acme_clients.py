@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, mldsa
 
+from tests.support.acme_client import AcmeClient, Challenge, http_client, make_csr
 from tests.support.acme_clients import (
     Client,
     Dehydrated,
@@ -22,10 +25,13 @@ from tests.support.acme_clients import (
     run,
     split,
 )
+from tests.support.certbot import Certbot
 from tests.support.deployment import Deployment
+from tests.support.jose_key import JoseKey
 from tests.support.openssl import Relying
 
 SUPPORT = Path(__file__).parents[1] / "support"
+SIGNED_BY = {"ecdsa": "1.2.840.10045.4.", "mldsa": "2.16.840.1.101.3.4.3."}
 CLIENTS: dict[str, tuple[Callable[[Path, Server, WebRoot], Client], str]] = {
     "lego": (Lego, missing("lego")),
     "uacme": (Uacme, missing("uacme", "unshare") or namespaces()),
@@ -120,3 +126,49 @@ def test_the_acme_library(
     first, second = (split(tmp_path / f"{which}.pem", tmp_path / which) for which in ("first", "second"))
     assert "Cert Status: good" in relying.ocsp(first.leaf, first.chain)
     assert "Cert Status: revoked" in relying.ocsp(second.leaf, second.chain)
+
+
+def test_an_external_account_and_a_profile(
+    deployment: Deployment, server: Server, web: WebRoot, relying: Relying, name: str, tmp_path: Path, certbot: Certbot
+) -> None:
+    """Clients (lego, certbot) register with one external account; certbot then asks for the short-lived profile."""
+    lego()
+    created = deployment.ztca("eab", "create", "--dir", str(deployment.directory), "--name", name, "--json")
+    external = json.loads(created.stdout)
+    kid, mac = external["kid"], external["mac_key"]
+    options = ["--eab", "--kid", kid, "--hmac", mac]
+    result = Lego(tmp_path / "lego", server, web, options=options).issue(name)
+    assert relying.verify(result.leaf, result.chain).strip().endswith("OK")
+    binding = ["--eab-kid", kid, "--eab-hmac-key", mac]
+    arguments = [*certbot.certonly(name), "--webroot", "--webroot-path", str(web.root), *binding]
+    assert "rejectedIdentifier" in certbot.fail(*arguments, "-d", "other.pqcpki.test")
+    certbot.succeed(*arguments, "--required-profile", "short-lived")
+    days = certificate(Result(certbot.live(name) / "cert.pem", certbot.live(name) / "chain.pem"))
+    assert (days.not_valid_after_utc - days.not_valid_before_utc).days < 7
+
+
+async def test_a_classical_and_a_post_quantum_certificate_from_one_proof(
+    server: Server, web: WebRoot, relying: Relying, name: str, tmp_path: Path
+) -> None:
+    """An ML-DSA-65 account proves a name once, and gets an ECDSA and an ML-DSA-65 certificate for it."""
+
+    async def solve(challenge: Challenge) -> None:
+        (web.challenges / challenge.token).write_text(challenge.key_authorization)
+
+    async with http_client(str(server.bundle)) as http:
+        client = AcmeClient(http, server.directory, JoseKey.generate("ML-DSA-65"))
+        await client.register()
+        first = await client.obtain([name], make_csr([name], ec.generate_private_key(ec.SECP256R1())), solve)
+        paired = await client.new_order([name])
+        assert (paired.status, paired.body["authorizations"]) == ("ready", first.order.body["authorizations"])
+        finalized = await client.finalize(paired, make_csr([name], mldsa.MLDSA65PrivateKey.generate()))
+        chains = {"ecdsa": first.pem, "mldsa": await client.download(finalized)}
+    for family, pem in chains.items():
+        bundle = tmp_path / f"{family}.pem"
+        bundle.write_text(pem)
+        leaf, issuer = x509.load_pem_x509_certificates(pem.encode())[:2]
+        leaf.verify_directly_issued_by(issuer)
+        assert leaf.signature_algorithm_oid.dotted_string.startswith(SIGNED_BY[family])
+        assert dns_names(leaf) == {name}
+    classical = split(tmp_path / "ecdsa.pem", tmp_path / "ecdsa")
+    assert relying.verify(classical.leaf, classical.chain).strip().endswith("OK")

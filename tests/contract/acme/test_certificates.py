@@ -38,6 +38,7 @@ async def new_order(client: AcmeClient, *identifiers: tuple[str, str]) -> str:
     return (await client.post(f"{BASE}/acme/new-order", payload)).headers["location"]
 
 
+@pytest.mark.requirement("rfc8555-7.4.2-01")
 async def test_alternate_chains(server: AcmeServer) -> None:
     """Each chain that the CA gave has its own URL, which the others link to; others' and unknown ones are 404."""
     server.ca.alternates = ("first chain\n", "second chain\n")
@@ -54,6 +55,7 @@ async def test_alternate_chains(server: AcmeServer) -> None:
     assert (await client.post_raw(f"{url}/1", {})).status_code == 400
 
 
+@pytest.mark.requirement("rfc8555-7.1.2.1-01", "rfc8555-7.1.2.1-03")
 async def test_the_list_of_orders(server: AcmeServer) -> None:
     """An account's list has each of its orders once, without invalid ones, and links to no page where there is none."""
     client = await server.registered()
@@ -66,6 +68,7 @@ async def test_the_list_of_orders(server: AcmeServer) -> None:
     assert not links(response.headers["link"], "next")
 
 
+@pytest.mark.requirement("rfc8555-7.1.2.1-01")
 async def test_pages_of_orders(tmp_path: Path) -> None:
     """The pages, each linked from the one before by rel="next", hold every order once, newest first."""
     server = await AcmeServer.start(tmp_path, page=2)
@@ -97,6 +100,7 @@ async def test_the_next_page(server: AcmeServer) -> None:
         assert (await client.post_raw(f"{url}?{query}")).status_code == 400
 
 
+@pytest.mark.requirement("rfc8738-3-01", "rfc8738-3-02")
 @pytest.mark.parametrize("address", ["10.0.0.1", "2001:db8::1"])
 async def test_a_certificate_for_an_address(server: AcmeServer, address: str) -> None:
     """An address is ordered, proven by http-01, and stands in the certificate as an address (RFC 8738)."""
@@ -112,6 +116,7 @@ async def test_a_certificate_for_an_address(server: AcmeServer, address: str) ->
     assert names.get_values_for_type(x509.IPAddress) == [ip_address(address)]
 
 
+@pytest.mark.requirement("rfc8555-7.4-06")
 @pytest.mark.parametrize(
     ("dns", "ip", "common_name"),
     [
@@ -134,6 +139,7 @@ async def test_addresses_beyond_the_order(
     assert (await client.read(order.url)).status == "ready"
 
 
+@pytest.mark.requirement("rfc8555-6.3-04")
 async def test_others_resources_do_not_exist(server: AcmeServer) -> None:
     """What belongs to another account is answered exactly as what is not there, read or written."""
     client, other = await server.registered(), await server.registered()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -12,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from pkicore.algorithms import known_public_key
 from pkicore.jose.jwk import jwk_of, thumbprint
+from services.acme.profiles import BUILT_IN, Profile
 from tests.support.acme_client import AcmeProblemError, Corruption
 from tests.support.acme_orders import challenge_of, csr_for, ready_order
 from tests.support.acme_server import BASE, AcmeServer, solve
@@ -180,3 +183,30 @@ async def test_every_name_of_an_order_is_validated_for_itself(server: AcmeServer
     await ready_order(client, "a.example", "b.example", "*.a.example", challenge="dns-01")
     tried = {(attempt.identifier.value, attempt.wildcard) for attempt in server.validator.attempts}
     assert tried == {("a.example", False), ("b.example", False), ("a.example", True)}
+
+
+@pytest.mark.requirement("profiles-4-04")
+async def test_a_profile_that_is_gone_finishes_no_order(tmp_path: Path) -> None:
+    """An order whose profile was taken away after it was made is not finalized, and says invalidProfile."""
+    own = Profile("own", "for tests", "server")
+    server = await AcmeServer.start(tmp_path, profiles={**BUILT_IN, "own": own})
+    client = await server.registered()
+    order = await client.new_order(["a.example"], profile="own")
+    await client.authorize(order, solve)
+    rules = server.rules
+    server.rules = dataclasses.replace(rules, orders=dataclasses.replace(rules.orders, profiles=BUILT_IN))
+    server = await server.restart()
+    client.http = server.http
+    client.nonces.clear()
+    with pytest.raises(AcmeProblemError) as refused:
+        await client.finalize(order, csr_for("a.example"))
+    assert refused.value.kind == "invalidProfile"
+    assert not server.ca.requests
+    await server.stop()
+
+
+@pytest.mark.requirement("rfc8657-5.2-01", "rfc8657-5.2-03")
+def test_the_documentation_says_how_caa_is_read() -> None:
+    """Which parameters count, and who verifies DNSSEC."""
+    page = (Path(__file__).parents[3] / "docs/acme/caa.md").read_text()
+    assert all(word in page for word in ("`accounturi`", "`validationmethods`", "It does not verify DNSSEC itself"))

@@ -79,7 +79,7 @@ async def test_wildcards(server: AcmeServer) -> None:
     assert {attempt.identifier.value for attempt in server.validator.attempts} == {"a.example"}
 
 
-@pytest.mark.requirement("rfc8555-7.1.4-04", "rfc8555-7.1.4-05", "rfc8555-7.4-01")
+@pytest.mark.requirement("rfc8555-7.1.4-04", "rfc8555-7.1.4-05", "rfc8555-7.4-01", "rfc8738-3-02")
 @pytest.mark.parametrize(
     ("identifiers", "kind"),
     [
