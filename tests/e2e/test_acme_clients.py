@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from cryptography import x509
@@ -28,7 +29,7 @@ from tests.support.acme_clients import (
 from tests.support.certbot import Certbot
 from tests.support.deployment import Deployment
 from tests.support.jose_key import JoseKey
-from tests.support.openssl import Relying
+from tests.support.openssl import Relying, openssl
 
 SUPPORT = Path(__file__).parents[1] / "support"
 SIGNED_BY = {"ecdsa": "1.2.840.10045.4.", "mldsa": "2.16.840.1.101.3.4.3."}
@@ -79,6 +80,15 @@ def dns_names(found: x509.Certificate) -> set[str]:
     """The DNS names in it."""
     names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     return set(names.get_values_for_type(x509.DNSName))
+
+
+@pytest.mark.requirement("rfc8555-6.1-01", "rfc8555-6.1-02")
+def test_old_tls_is_refused(deployment: Deployment) -> None:
+    """The public listener answers TLS 1.1 with the alert protocol_version, and takes TLS 1.2 (RFC 7525)."""
+    address = urlsplit(deployment.endpoints["acme_directory"]).netloc
+    command = ("s_client", "-connect", address, "-cipher", "DEFAULT@SECLEVEL=0")
+    assert "alert protocol version" in openssl(*command, "-tls1_1", check=False)
+    assert "TLSv1.2" in openssl(*command, "-tls1_2")
 
 
 @pytest.mark.parametrize("program", CLIENTS)
