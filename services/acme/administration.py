@@ -9,10 +9,10 @@ from pkicore.algorithms import algorithm_of
 from pkicore.errors import MalformedError
 from pkicore.jose.jwk import public_key_from_jwk
 from services.acme.errors import NotKnownError, NotPossibleError
-from services.acme.external_account_administration import ExternalAccountAdministration
+from services.acme.external_accounts.administration import ExternalAccountAdministration
 from services.acme.ids import is_id
-from services.acme.incidents import Incidents
-from services.acme.limit_administration import LimitAdministration
+from services.acme.incidents.incidents import Incidents
+from services.acme.rate_limits.administration import LimitAdministration
 from services.acme.requests import AccountCache
 from services.acme.store import AccountRow, Store
 from services.acme.store.account_search import AccountSearch

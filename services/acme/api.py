@@ -10,19 +10,19 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from pkicore.jose.jws import MAX_JWS
-from services.acme.accounts import Accounts
+from services.acme.accounts.account import Accounts
+from services.acme.accounts.key_change import KeyChange
+from services.acme.accounts.new_account import NewAccounts
 from services.acme.answers import link, not_found
-from services.acme.authorizations import Authorizations
+from services.acme.authorizations.authorizations import Authorizations
 from services.acme.browsers import EVERY_ORIGIN, preflights
 from services.acme.client_address import client_address
 from services.acme.directory import Directory, get_nonce, head_nonce, post_nonce
 from services.acme.ids import is_id
-from services.acme.key_change import KeyChange
-from services.acme.new_accounts import NewAccounts
 from services.acme.nonces import Nonces
-from services.acme.ordering import Ordering
+from services.acme.orders.ordering import Ordering
 from services.acme.problems import problem_table
-from services.acme.renewal_info import RenewalInfo
+from services.acme.renewals.renewal_info import RenewalInfo
 from services.acme.requests import AccountRequest, Authenticator, KeyRequest
 from services.acme.revocation import Revocations
 from services.acme.urls import PREFIX, Urls

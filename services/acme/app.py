@@ -12,23 +12,23 @@ from prometheus_client import CollectorRegistry
 
 from pkicore.clock import Clock, SystemClock
 from pkicore.mtls import INTERNAL, TlsListener
-from services.acme.accounts import AccountRules
+from services.acme.accounts.account import AccountRules
+from services.acme.accounts.inventory import AccountInventory
+from services.acme.accounts.terms import Terms
 from services.acme.admin_application import admin_application
 from services.acme.caa import Caa
 from services.acme.client_address import TrustedProxies
 from services.acme.directory import Meta
-from services.acme.eab_secret import EabSecret
-from services.acme.incident_watch import IncidentWatch
-from services.acme.inventory import AccountInventory
+from services.acme.external_accounts.secret import EabSecret
+from services.acme.incidents.watch import IncidentWatch
 from services.acme.nonces import open_nonces
-from services.acme.order_rules import OrderRules
+from services.acme.orders.rules import OrderRules
 from services.acme.perspectives.endpoint import Validates
 from services.acme.perspectives.remote import corroborated
-from services.acme.revocation_feed import FollowedRevocations
+from services.acme.renewals.revocation_feed import FollowedRevocations
 from services.acme.service import AcmeService, Outside, ServiceRules
 from services.acme.settings import AcmeSettings
 from services.acme.store.revocation_feed import RevocationFeedStore
-from services.acme.terms import Terms
 from services.acme.urls import Urls
 from services.acme.validation import Validator
 from services.ca.client.identity import internal_renewer

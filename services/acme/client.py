@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode
 
 import orjson
 
-from services.acme.incident_wire import (
+from services.acme.incidents.wire import (
     MAX_AT_RISK,
     AtRiskPage,
     IncidentEntry,
@@ -22,7 +22,7 @@ from services.acme.incident_wire import (
     Selected,
     Selection,
 )
-from services.acme.limit_wire import LimitEntry, LimitList
+from services.acme.rate_limits.wire import LimitEntry, LimitList
 from services.acme.wire import (
     OPERATOR_ENDPOINTS,
     AccountEntry,

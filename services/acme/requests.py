@@ -18,7 +18,7 @@ from pkicore.jose.jwk import public_key_from_jwk
 from pkicore.jose.jws import JWS_ALGORITHMS, UnverifiedJws, VerifiedJws
 from pkicore.jose.strict import strict_object
 from pkicore.weak_keys import PublishedKeys, check_strength
-from services.acme.blocked_keys import BlockedKeys
+from services.acme.accounts.blocked_keys import BlockedKeys
 from services.acme.errors import AcmeError
 from services.acme.ids import is_id
 from services.acme.nonces import Nonces

@@ -14,7 +14,7 @@ from pkicore.errors import MalformedError
 from pkicore.jose.jwk import thumbprint
 from services.acme.answers import retry_after
 from services.acme.errors import AcmeError
-from services.acme.issuance import CertificateAuthority, fingerprint, spki
+from services.acme.orders.issuance import CertificateAuthority, fingerprint, spki
 from services.acme.requests import AccountRequest, KeyRequest
 from services.acme.store import CertificateRow, Store
 from services.ca import client as ca

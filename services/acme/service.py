@@ -10,29 +10,29 @@ import structlog
 
 from pkicore.clock import Clock, unix
 from pkicore.weak_keys import PublishedKeys
-from services.acme.accounts import AccountDocuments, AccountRules, Accounts
+from services.acme.accounts.account import AccountDocuments, AccountRules, Accounts
+from services.acme.accounts.blocked_keys import BlockedKeys
+from services.acme.accounts.key_change import KeyChange
+from services.acme.accounts.new_account import NewAccounts
 from services.acme.administration import AccountAdministration, Administration
 from services.acme.api import Api, Resources
-from services.acme.authorizations import Authorizations, Validator
+from services.acme.authorizations.authorizations import Authorizations, Validator
 from services.acme.background import Background
-from services.acme.blocked_keys import BlockedKeys
 from services.acme.directory import Directory, Meta
-from services.acme.eab_secret import EabSecret
-from services.acme.external_account_administration import ExternalAccountAdministration
-from services.acme.external_accounts import ExternalAccounts
-from services.acme.finalization import CaaCheck
-from services.acme.incidents import Incidents
-from services.acme.issuance import CertificateAuthority, Issuance
-from services.acme.key_change import KeyChange
-from services.acme.limit_administration import LimitAdministration
-from services.acme.new_accounts import NewAccounts
+from services.acme.external_accounts.accounts import ExternalAccounts
+from services.acme.external_accounts.administration import ExternalAccountAdministration
+from services.acme.external_accounts.secret import EabSecret
+from services.acme.incidents.incidents import Incidents
 from services.acme.nonces import Nonces
-from services.acme.order_rules import Admission, OrderRules
-from services.acme.ordering import Ordering
-from services.acme.profiles import Profiles
-from services.acme.rate_limits import Limits, RateLimits
-from services.acme.renewal_info import RenewalInfo
-from services.acme.renewals import Renewals
+from services.acme.orders.finalization import CaaCheck
+from services.acme.orders.issuance import CertificateAuthority, Issuance
+from services.acme.orders.ordering import Ordering
+from services.acme.orders.rules import Admission, OrderRules
+from services.acme.profiles.profiles import Profiles
+from services.acme.rate_limits.administration import LimitAdministration
+from services.acme.rate_limits.rate_limits import Limits, RateLimits
+from services.acme.renewals.renewal_info import RenewalInfo
+from services.acme.renewals.replacement import Renewals
 from services.acme.requests import AccountCache, Authenticator, KeyRules
 from services.acme.revocation import Revocations
 from services.acme.store import Store

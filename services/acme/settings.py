@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from services.acme.challenges import CHALLENGE_TYPES
-from services.acme.limit_settings import LimitSettings
 from services.acme.perspectives.settings import CorroborationSettings
-from services.acme.profile_settings import ProfileName, ProfileTable
-from services.acme.profiles import BUILT_IN, DEFAULT, Profile
+from services.acme.profiles.profiles import BUILT_IN, DEFAULT, Profile
+from services.acme.profiles.settings import ProfileName, ProfileTable
+from services.acme.rate_limits.settings import LimitSettings
 from services.acme.validation_settings import ValidationSettings
 from services.ca.client.settings import BesideCaSettings
 from services.chassis.settings import AbsolutePath, Port, Texts, base_url, for_service

@@ -13,10 +13,10 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
-from services.acme.authorizations import Authorizations
-from services.acme.issuance import Issuance
+from services.acme.authorizations.authorizations import Authorizations
 from services.acme.nonces import Nonces
-from services.acme.rate_limits import RateLimits
+from services.acme.orders.issuance import Issuance
+from services.acme.rate_limits.rate_limits import RateLimits
 from services.chassis.database import Database
 
 LOOK_SECONDS: Final = 20.0  # between two looks for what others left; more than a validation takes

@@ -152,7 +152,7 @@ class ExternalAccountRequest:
 
     Attributes:
         comment: for people.
-        identifiers: patterns of `services.acme.allowed_names`; none: any name.
+        identifiers: patterns of `services.acme.external_accounts.allowed_names`; none: any name.
         profiles: by name; none: any.
         max_accounts: that may be made with it in all, deactivated ones counted; None: any number.
         not_after: after this, no more accounts; None: never.

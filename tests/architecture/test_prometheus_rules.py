@@ -12,8 +12,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
-from services.acme.incident_watch import IncidentWatch
-from services.acme.incidents import Incidents
+from services.acme.incidents.incidents import Incidents
+from services.acme.incidents.watch import IncidentWatch
 from services.ca.block_list.blocking import BlockMetrics
 from services.ca.hierarchy import Hierarchy
 from services.ca.ledger.expiry import ExpiryWatch

@@ -15,7 +15,7 @@ import pytest
 import uvicorn
 
 from services.acme.client_address import TrustedProxies
-from services.acme.rate_limits import Limit, Limits
+from services.acme.rate_limits.rate_limits import Limit, Limits
 from tests.support.acme_client import AcmeClient, AcmeProblemError
 from tests.support.acme_server import DIRECTORY, AcmeServer
 from tests.support.deployment import free_port

@@ -25,20 +25,20 @@ from pkicore.x509.certificate import sign_certificate, to_pem
 from pkicore.x509.csr import UnverifiedCsr
 from pkicore.x509.names import Names
 from pkicore.x509.tbs import build_tbs, common_name_of, validity
-from services.acme.accounts import AccountRules
+from services.acme.accounts.account import AccountRules
+from services.acme.accounts.terms import Terms
 from services.acme.admin_application import admin_application
-from services.acme.authorizations import Validator
+from services.acme.authorizations.authorizations import Validator
 from services.acme.challenges.attempt import Attempt, PerspectiveAnswer
 from services.acme.client import AcmeAdminClient
 from services.acme.directory import Meta
-from services.acme.eab_secret import EabSecret
 from services.acme.errors import AcmeError
+from services.acme.external_accounts.secret import EabSecret
 from services.acme.identifiers import Identifier
 from services.acme.nonces import open_nonces
-from services.acme.order_rules import OrderRules
-from services.acme.rate_limits import Limits
+from services.acme.orders.rules import OrderRules
+from services.acme.rate_limits.rate_limits import Limits
 from services.acme.service import AcmeService, Outside, ServiceRules
-from services.acme.terms import Terms
 from services.acme.urls import Urls
 from services.ca.acme_settings import acme_callers
 from services.ca.client import (

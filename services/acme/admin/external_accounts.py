@@ -6,7 +6,7 @@ from typing import Annotated, Final
 import fastapi
 
 from services.acme.admin.operator import operator_of
-from services.acme.external_account_administration import ExternalAccountAdministration
+from services.acme.external_accounts.administration import ExternalAccountAdministration
 from services.acme.wire import (
     MAX_PAGE,
     MAX_SEARCH,

@@ -6,7 +6,8 @@ from typing import Annotated, Final
 import fastapi
 
 from services.acme.admin.operator import operator_of
-from services.acme.incident_wire import (
+from services.acme.incidents.incidents import Incidents
+from services.acme.incidents.wire import (
     MAX_AT_RISK,
     AtRiskPage,
     IncidentEntry,
@@ -15,7 +16,6 @@ from services.acme.incident_wire import (
     Selected,
     Selection,
 )
-from services.acme.incidents import Incidents
 from services.acme.wire import MAX_SEARCH
 
 _Text = Annotated[str, fastapi.Query(max_length=MAX_SEARCH)]

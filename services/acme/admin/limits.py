@@ -6,8 +6,8 @@ from typing import Final
 import fastapi
 
 from services.acme.admin.operator import operator_of
-from services.acme.limit_administration import LimitAdministration
-from services.acme.limit_wire import LimitEntry, LimitList
+from services.acme.rate_limits.administration import LimitAdministration
+from services.acme.rate_limits.wire import LimitEntry, LimitList
 from services.chassis.fields import Fields
 
 _NO_CONTENT: Final = 204

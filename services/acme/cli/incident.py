@@ -19,7 +19,7 @@ from pkicore.errors import MalformedError
 from services.acme.cli.connection import connected
 from services.acme.cli.output import failing_cleanly, moment
 from services.acme.client import AcmeAdminClient
-from services.acme.incident_wire import (
+from services.acme.incidents.wire import (
     MAX_AT_RISK,
     MAX_SERIALS,
     AtRisk,

@@ -10,7 +10,7 @@ import click
 
 from services.acme.cli.connection import connected
 from services.acme.cli.output import failing_cleanly
-from services.acme.limit_wire import LimitEntry, LimitList
+from services.acme.rate_limits.wire import LimitEntry, LimitList
 from services.chassis.cli.output import directory_option, json_option, tell
 
 

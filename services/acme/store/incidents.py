@@ -27,7 +27,7 @@ from sqlalchemy import (
 
 from pkicore.encoding import base64url_encode
 from services.acme.identifiers import Identifier
-from services.acme.incident_wire import MAX_SERIALS, Selection
+from services.acme.incidents.wire import MAX_SERIALS, Selection
 from services.acme.schema import accounts, certificates, incident_certificates, incidents, orders
 from services.acme.store.rows import identifiers_of
 from services.chassis.database import AuditEvent, Database, Prepared, Row, Unit, Write

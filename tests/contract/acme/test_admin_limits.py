@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from services.acme.client import AcmeRefusedError
-from services.acme.limit_wire import LimitEntry
-from services.acme.rate_limits import Limit, Limits
+from services.acme.rate_limits.rate_limits import Limit, Limits
+from services.acme.rate_limits.wire import LimitEntry
 from tests.support.acme_client import AcmeProblemError
 from tests.support.acme_server import AcmeServer
 

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from pkicore.algorithms import known_public_key
 from pkicore.jose.jwk import jwk_of, thumbprint
-from services.acme.profiles import BUILT_IN, Profile
+from services.acme.profiles.profiles import BUILT_IN, Profile
 from tests.support.acme_client import AcmeProblemError, Corruption
 from tests.support.acme_orders import challenge_of, csr_for, ready_order
 from tests.support.acme_server import BASE, AcmeServer, solve

@@ -16,7 +16,7 @@ import pytest
 from pkicore.clock import unix
 from pkicore.encoding import base64url_decode
 from services.acme.client import AcmeForbiddenError, AcmeRefusedError
-from services.acme.eab_secret import EabSecret
+from services.acme.external_accounts.secret import EabSecret
 from services.acme.wire import AccountQuery, ExternalAccountRequest, NewExternalAccount
 from tests.support.acme_client import AcmeClient, AcmeProblemError
 from tests.support.acme_orders import ready_order

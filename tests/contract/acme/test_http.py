@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from services.acme.errors import ValidationError
-from services.acme.rate_limits import Limit, Limits
+from services.acme.rate_limits.rate_limits import Limit, Limits
 from tests.support.acme_client import AcmeProblemError
 from tests.support.acme_server import BASE, AcmeServer, solve
 

@@ -16,8 +16,8 @@ from pkicore.x509.cert_id import authority_key_identifier, cert_id_of
 from pkicore.x509.certificate import load_chain
 from services.acme.client import AcmeForbiddenError, AcmeRefusedError
 from services.acme.ids import new_id
-from services.acme.incident_watch import IncidentWatch
-from services.acme.incident_wire import IncidentEntry, IncidentRequest, Progress, Selected, Selection
+from services.acme.incidents.watch import IncidentWatch
+from services.acme.incidents.wire import IncidentEntry, IncidentRequest, Progress, Selected, Selection
 from services.chassis.audit import audit_records
 from tests.support.acme_client import AcmeClient, AcmeProblemError
 from tests.support.acme_orders import csr_for

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry
 
-from services.acme.inventory import AccountInventory
+from services.acme.accounts.inventory import AccountInventory
 from services.acme.store import Store
 from tests.support.acme_server import AcmeServer
 

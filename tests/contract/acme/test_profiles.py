@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from pkicore.clock import unix
 from services.acme.answers import rfc3339
-from services.acme.profiles import BUILT_IN, Profile
+from services.acme.profiles.profiles import BUILT_IN, Profile
 from services.ca.client import CaRefusedError
 from tests.support.acme_client import AcmeProblemError, make_csr
 from tests.support.acme_orders import csr_for, ready_order

@@ -14,7 +14,7 @@ import services.acme
 from services.acme.errors import AcmeError
 from services.acme.identifiers import Identifier
 from services.acme.ids import new_id
-from services.acme.rate_limits import Charge, Limit, Limits, RateLimits, failures_of
+from services.acme.rate_limits.rate_limits import Charge, Limit, Limits, RateLimits, failures_of
 from services.acme.store.rate_limits import OverrideRow, RateLimitStore
 from services.acme.store.rows import AccountRow
 from services.chassis.database import AuditEvent, Database, Unit

@@ -13,8 +13,8 @@ from pkicore.clock import unix
 from pkicore.x509.cert_id import cert_id_of, make_cert_id
 from pkicore.x509.certificate import load_chain
 from services.acme.identifiers import Identifier
-from services.acme.renewal_info import usual_window
-from services.acme.revocation_feed import FollowedRevocations
+from services.acme.renewals.renewal_info import usual_window
+from services.acme.renewals.revocation_feed import FollowedRevocations
 from services.acme.schema import certificates
 from services.acme.store.revocation_feed import RevocationFeedStore
 from services.ca.wire import FeedEntry, RevocationFeed

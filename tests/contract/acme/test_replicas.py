@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import func, select
 
 from services.acme.nonces import LIFETIME
-from services.acme.rate_limits import Limit, Limits
+from services.acme.rate_limits.rate_limits import Limit, Limits
 from services.acme.schema import used_nonces
 from services.acme.store.rate_limits import OverrideRow, RateLimitStore
 from services.acme.upkeep import alone

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from services.acme.identifiers import Identifier
-from services.acme.issuance import validation
+from services.acme.orders.issuance import validation
 from services.acme.store import ProofRow
 from services.ca.wire import MAX_TEXT
 from tests.support.acme_client import make_csr

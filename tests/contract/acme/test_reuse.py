@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from services.acme.errors import ValidationError
-from services.acme.profiles import BUILT_IN, Profile
+from services.acme.profiles.profiles import BUILT_IN, Profile
 from tests.support.acme_client import AcmeClient, AcmeProblemError, Resource
 from tests.support.acme_orders import csr_for, ready_order
 from tests.support.acme_server import BASE, AcmeServer, solve

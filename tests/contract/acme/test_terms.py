@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from services.acme.accounts.terms import Terms
 from services.acme.store import AccountRow
-from services.acme.terms import Terms
 from tests.support.acme_client import AcmeClient, AcmeProblemError
 from tests.support.acme_server import AcmeServer
 

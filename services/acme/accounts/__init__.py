@@ -1,0 +1,1 @@
+"""Accounts (RFC 8555 §7.3): made, found, changed, closed; and whose keys are blocked."""

@@ -1,0 +1,1 @@
+"""Authorizations and challenges (RFC 8555 §7.5), those of newAuthz (§7.4.1), and those that serve further orders."""

@@ -1,0 +1,1 @@
+"""Incidents: what must be renewed now, and how far that has come."""

@@ -1,0 +1,1 @@
+"""Rate limits: token buckets, their settings, and how operators change them."""
