@@ -182,3 +182,27 @@ async def test_a_classical_and_a_post_quantum_certificate_from_one_proof(
         assert dns_names(leaf) == {name}
     classical = split(tmp_path / "ecdsa.pem", tmp_path / "ecdsa")
     assert relying.verify(classical.leaf, classical.chain).strip().endswith("OK")
+
+
+def test_our_own_client(
+    deployment: Deployment, server: Server, web: WebRoot, relying: Relying, name: str, tmp_path: Path
+) -> None:
+    """`ztca acme` gets an ECDSA and an ML-DSA-65 certificate by one proof, renews both when told to, revokes one."""
+    out = tmp_path / "own"
+    by = ("--server", server.directory, "--ca-bundle", str(server.bundle), "--webroot", str(web.root))
+    kinds = ("--key-type", "ecdsa-p256", "--key-type", "ml-dsa-65")
+    asked = deployment.ztca("acme", "request", *by, *kinds, "--domain", name, "--out", str(out), "--json")
+    assert asked.stderr.count("proving") == 1
+    first = {one["key_type"]: one for one in json.loads(asked.stdout)["certificates"]}
+    assert json.loads(deployment.ztca("acme", "renew", "--out", str(out), "--json").stdout) == {"certificates": []}
+    old = split(Path(first["ecdsa-p256"]["certificate"]), tmp_path / "old")
+    again = json.loads(deployment.ztca("acme", "renew", "--out", str(out), "--force", "--json").stdout)["certificates"]
+    assert {one["serial"] for one in again}.isdisjoint(one["serial"] for one in first.values())
+    new = split(out / "ecdsa-p256/cert.pem", tmp_path / "new")
+    assert relying.verify(new.leaf, new.chain).strip().endswith("OK")
+    deployment.ztca("acme", "revoke", str(new.leaf), "--out", str(out), "--reason", "superseded")
+    assert "Cert Status: revoked" in relying.ocsp(new.leaf, new.chain)
+    assert "Cert Status: good" in relying.ocsp(old.leaf, old.chain)
+    post_quantum = x509.load_pem_x509_certificates((out / "ml-dsa-65/cert.pem").read_bytes())
+    post_quantum[0].verify_directly_issued_by(post_quantum[1])
+    assert dns_names(post_quantum[0]) == {name}
