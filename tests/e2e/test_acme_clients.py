@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, mldsa
 
 from tests.support.acme_client import AcmeClient, Challenge, http_client, make_csr
 from tests.support.acme_clients import (
+    AcmeSh,
     Client,
     Dehydrated,
     Lego,
@@ -27,7 +29,7 @@ from tests.support.acme_clients import (
     split,
 )
 from tests.support.certbot import Certbot
-from tests.support.deployment import Deployment
+from tests.support.deployment import Deployment, DnsProcess
 from tests.support.jose_key import JoseKey
 from tests.support.openssl import Relying, openssl
 
@@ -36,6 +38,7 @@ SIGNED_BY = {"ecdsa": "1.2.840.10045.4.", "mldsa": "2.16.840.1.101.3.4.3."}
 CLIENTS: dict[str, tuple[Callable[[Path, Server, WebRoot], Client], str]] = {
     "lego": (Lego, missing("lego")),
     "uacme": (Uacme, missing("uacme", "unshare") or namespaces()),
+    "acme.sh": (AcmeSh, missing("acme.sh", "curl")),
     "dehydrated": (Dehydrated, missing("dehydrated", "curl")),
 }
 
@@ -121,8 +124,24 @@ def test_lego_by_tls_alpn_01(
 ) -> None:
     """Its own TLS server answers tls-alpn-01 at the port that the deployment dials."""
     lego()
-    result = Lego(tmp_path / "lego", server, web, tls_port=deployment.tlsalpn01_port).issue(name)
+    challenge = ["--tls", "--tls.port", f"127.0.0.1:{deployment.tlsalpn01_port}"]
+    result = Lego(tmp_path / "lego", server, web, challenge=challenge).issue(name)
     assert dns_names(certificate(result)) == {name}
+    assert relying.verify(result.leaf, result.chain).strip().endswith("OK")
+
+
+def test_lego_by_dns_01(
+    dns: DnsProcess, server: Server, web: WebRoot, relying: Relying, name: str, tmp_path: Path
+) -> None:
+    """A wildcard is proven by TXT records that its hook program sets and takes away."""
+    lego()
+    hook = tmp_path / "hook.sh"
+    hook.write_text(f'#!/bin/sh\nexec {sys.executable} {SUPPORT / "dns_hook.py"} "$1" {dns.records_file} "$2" "$3"\n')
+    hook.chmod(0o700)
+    challenge = ["--dns", "exec", "--dns.disable-cp", "--dns.resolvers", dns.address]
+    client = Lego(tmp_path / "lego", server, web, challenge=challenge, environment={"EXEC_PATH": str(hook)})
+    result = client.issue(f"*.{name}")
+    assert dns_names(certificate(result)) == {f"*.{name}"}
     assert relying.verify(result.leaf, result.chain).strip().endswith("OK")
 
 

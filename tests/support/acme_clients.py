@@ -1,4 +1,4 @@
-"""Foreign ACME clients from Debian: lego, uacme and dehydrated, each with an account and a folder of its own.
+"""Foreign ACME clients: lego, uacme, dehydrated and acme.sh, each with an account and a folder of its own.
 
 All answer http-01 by files in a web root, which `WebRoot` serves. What a client is told here is what its users tell it.
 """
@@ -92,30 +92,39 @@ def run(command: Sequence[str | Path], environment: Mapping[str, str] | None = N
 
 
 class Lego:
-    """lego with its web root, or with its own TLS server where `tls_port` is given.
+    """lego with its web root, or another way of proof.
 
     Args:
         home: its folder.
         server: whom it asks.
         web: where http-01 is answered.
-        tls_port: answer tls-alpn-01 there instead.
+        challenge: options for another way of proof.
+        environment: further variables.
         options: further global options, such as `--eab`.
+        run_options: further options of `lego run`.
     """
 
     def __init__(
-        self, home: Path, server: Server, web: WebRoot, *, tls_port: int | None = None, options: Sequence[str] = ()
+        self,
+        home: Path,
+        server: Server,
+        web: WebRoot,
+        *,
+        challenge: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        options: Sequence[str] = (),
+        run_options: Sequence[str] = (),
     ) -> None:
         self._home = home
-        self._environment = {"LEGO_CA_CERTIFICATES": str(server.bundle)}
-        challenge = ["--http", "--http.webroot", str(web.root)]
-        if tls_port is not None:
-            challenge = ["--tls", "--tls.port", f"127.0.0.1:{tls_port}"]
+        self._environment = {"LEGO_CA_CERTIFICATES": str(server.bundle), **(environment or {})}
+        self._run_options = run_options
+        challenge = challenge or ["--http", "--http.webroot", str(web.root)]
         self._command = ["lego", "--accept-tos", "--email", "admin@pqcpki.test", "--path", str(home)]
         self._command += ["--server", server.directory, *challenge, *options]
 
     def issue(self, *names: str) -> Result:
         """`lego run`."""
-        self._run(names, "run")
+        self._run(names, "run", *self._run_options)
         return self._result(names)
 
     def renew(self, *names: str) -> Result:
@@ -131,8 +140,8 @@ class Lego:
         return run([*self._command, *(f"--domains={name}" for name in names), *arguments], self._environment)
 
     def _result(self, names: Sequence[str]) -> Result:
-        folder = self._home / "certificates"
-        return Result(folder / f"{names[0]}.crt", folder / f"{names[0]}.issuer.crt")
+        path = self._home / "certificates" / names[0].replace("*", "_")
+        return Result(path.with_name(f"{path.name}.crt"), path.with_name(f"{path.name}.issuer.crt"))
 
 
 class Uacme:
@@ -213,6 +222,40 @@ class Dehydrated:
         run([*self._command, "--cron", *domains, *options])
         folder = self._home / "certs" / names[0]
         return Result(folder / "cert.pem", folder / "chain.pem")
+
+
+class AcmeSh:
+    """acme.sh, which no package index has: it runs where somebody put it on the PATH."""
+
+    def __init__(self, home: Path, server: Server, web: WebRoot) -> None:
+        self._home = home
+        home.mkdir()
+        self._web = web
+        self._command = ["acme.sh", "--home", str(home), "--server", server.directory]
+        self._command += ["--ca-bundle", str(server.bundle)]
+
+    def issue(self, *names: str) -> Result:
+        """`acme.sh --register-account` and `--issue`."""
+        self._run("--register-account", "-m", "admin@pqcpki.test")
+        domains = [part for name in names for part in ("-d", name)]
+        self._run("--issue", *domains, "--webroot", str(self._web.root), "--keylength", "ec-256")
+        return self._result(names)
+
+    def renew(self, *names: str) -> Result:
+        """`acme.sh --renew --force`."""
+        self._run("--renew", "-d", names[0], "--ecc", "--force")
+        return self._result(names)
+
+    def revoke(self, *names: str) -> None:
+        """`acme.sh --revoke`."""
+        self._run("--revoke", "-d", names[0], "--ecc")
+
+    def _run(self, *arguments: str) -> None:
+        run([*self._command, *arguments], {"HOME": str(self._home), "LE_WORKING_DIR": str(self._home)})
+
+    def _result(self, names: Sequence[str]) -> Result:
+        folder = self._home / f"{names[0]}_ecc"
+        return Result(folder / f"{names[0]}.cer", folder / "ca.cer")
 
 
 def split(bundle: Path, folder: Path) -> Result:
