@@ -11,15 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jwcrypto import jwk as oracle_jwk  # type: ignore[import-untyped] # the oracle has no types
 
-from pkicore.algorithms import ALGORITHMS, generate_private_key
+from pkicore.algorithms import ALGORITHMS
 from pkicore.errors import BadKeyError, MalformedError, PkiError, UnsupportedError
 from pkicore.jose.jwk import PRIVATE_MEMBERS, jwk_of, public_key_from_jwk, thumbprint
+from tests.support.key_pairs import KEYS
 
-PUBLIC = {name: generate_private_key(ALGORITHMS[name]).public_key() for name in ALGORITHMS if name != "rsa-4096"}
-EC_JWK = jwk_of(PUBLIC["ecdsa-p256"])
-RSA_JWK = jwk_of(PUBLIC["rsa-2048"])
-OKP_JWK = jwk_of(PUBLIC["ed25519"])
-AKP_JWK = jwk_of(PUBLIC["ml-dsa-44"])
+NAMES = [name for name in ALGORITHMS if name != "rsa-4096"]
+EC_JWK = jwk_of(KEYS["ecdsa-p256"].public_key())
+RSA_JWK = jwk_of(KEYS["rsa-2048"].public_key())
+OKP_JWK = jwk_of(KEYS["ed25519"].public_key())
+AKP_JWK = jwk_of(KEYS["ml-dsa-44"].public_key())
 
 
 def b64(data: bytes) -> str:
@@ -27,20 +28,20 @@ def b64(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
-@pytest.mark.parametrize("name", PUBLIC)
+@pytest.mark.parametrize("name", NAMES)
 def test_keys_survive_the_round_trip(name: str) -> None:
     """A key becomes a JWK with the members of its thumbprint only, and the same key again."""
-    jwk = jwk_of(PUBLIC[name])
-    assert public_key_from_jwk(jwk) == PUBLIC[name]
+    jwk = jwk_of(KEYS[name].public_key())
+    assert public_key_from_jwk(jwk) == KEYS[name].public_key()
     assert not PRIVATE_MEMBERS & jwk.keys()
 
 
-@pytest.mark.parametrize("name", PUBLIC)
+@pytest.mark.parametrize("name", NAMES)
 def test_an_independent_library_agrees(name: str) -> None:
     """Jwcrypto reads our JWKs, exports them alike and computes the same thumbprint."""
-    oracle = oracle_jwk.JWK(**jwk_of(PUBLIC[name]))
-    assert oracle.thumbprint() == thumbprint(PUBLIC[name])
-    assert public_key_from_jwk(json.loads(oracle.export_public())) == PUBLIC[name]
+    oracle = oracle_jwk.JWK(**jwk_of(KEYS[name].public_key()))
+    assert oracle.thumbprint() == thumbprint(KEYS[name].public_key())
+    assert public_key_from_jwk(json.loads(oracle.export_public())) == KEYS[name].public_key()
 
 
 def test_thumbprint_of_rfc_7638() -> None:
@@ -104,7 +105,7 @@ def test_every_member_is_needed_and_exact(jwk: dict[str, str]) -> None:
 
 def test_a_foreign_alg_or_use_is_refused() -> None:
     """Alg and use may stand in a JWK, if they say what the key is."""
-    assert public_key_from_jwk({**EC_JWK, "alg": "ES256", "use": "sig", "kid": "x"}) == PUBLIC["ecdsa-p256"]
+    assert public_key_from_jwk({**EC_JWK, "alg": "ES256", "use": "sig", "kid": "x"}) == KEYS["ecdsa-p256"].public_key()
     for extra in ({"alg": "ES384"}, {"alg": "HS256"}, {"alg": None}, {"use": "enc"}):
         with pytest.raises(BadKeyError):
             public_key_from_jwk({**EC_JWK, **extra})

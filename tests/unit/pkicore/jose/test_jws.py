@@ -20,9 +20,9 @@ from pkicore.algorithms import ALGORITHMS, PrivateKey, generate_private_key, sig
 from pkicore.errors import BadSignatureError, MalformedError, PkiError, UnsupportedError
 from pkicore.jose.jwk import jwk_of, public_key_from_jwk
 from pkicore.jose.jws import JWS_ALGORITHMS, MAX_JWS, UnverifiedJws, sign_jws
+from tests.support.key_pairs import KEYS
 
 NAMES = [name for name in ALGORITHMS if name != "rsa-4096"]  # slow to generate, and nothing differs from rsa-3072
-KEYS: dict[str, PrivateKey] = {name: generate_private_key(ALGORITHMS[name]) for name in NAMES}
 KEY = KEYS["ecdsa-p256"]
 HEADER = {"kid": "https://ca.example/acme/acct/1", "nonce": "AAAA", "url": "https://ca.example/acme/new-order"}
 

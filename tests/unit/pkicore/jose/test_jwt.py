@@ -19,9 +19,9 @@ from pkicore.errors import BadTokenError, MalformedError, PkiError, UnsupportedE
 from pkicore.jose.jwk import jwk_of
 from pkicore.jose.jws import JWS_ALGORITHMS, sign_jws
 from pkicore.jose.jwt import MAX_JWKS, MAX_JWT, JwkSet, TokenRules, UnverifiedJwt, VerifiedJwt
+from tests.support.key_pairs import KEYS
 
 NAMES = ("ecdsa-p256", "ecdsa-p384", "ecdsa-p521", "rsa-2048", "ed25519", "ml-dsa-44", "ml-dsa-65", "ml-dsa-87")
-KEYS: dict[str, PrivateKey] = {name: generate_private_key(ALGORITHMS[name]) for name in NAMES}
 KEY, OTHER = KEYS["ecdsa-p256"], generate_private_key(ALGORITHMS["ecdsa-p256"])
 NOW = 1_900_000_000
 RULES = TokenRules("https://id.test", "signer-hsm", frozenset(JWS_ALGORITHMS), clock_skew=10, max_age=3600)

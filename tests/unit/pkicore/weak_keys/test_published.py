@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from pkicore.algorithms import ALGORITHMS, PublicKey, generate_private_key
 from pkicore.errors import BadKeyError, MalformedError
 from pkicore.weak_keys.published import RECORD, PublishedKeys, _particular
+from tests.support import key_pairs
 
 NAMES = ["ecdsa-p256", "ecdsa-p384", "rsa-2048", "ed25519", "ml-dsa-44"]
-KEYS = {name: generate_private_key(ALGORITHMS[name]).public_key() for name in NAMES}
+KEYS = {name: key_pairs.KEYS[name].public_key() for name in NAMES}
 
 
 def listed(*keys: PublicKey, others: int = 0) -> bytes:

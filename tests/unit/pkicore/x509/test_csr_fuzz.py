@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pkicore.algorithms import ALGORITHMS, generate_private_key, sign_with
+from pkicore.algorithms import sign_with
 from pkicore.encoding import (
     bit_string,
     extension,
@@ -26,12 +26,13 @@ from pkicore.encoding import (
 from pkicore.errors import MalformedError, PkiError
 from pkicore.x509.csr import MAX_CSR_BYTES, UnverifiedCsr, VerifiedCsr
 from pkicore.x509.names import Names
+from tests.support.key_pairs import KEYS
 from tests.support.pki import make_csr
 
 P256 = ec.generate_private_key(ec.SECP256R1())
 SPKI = P256.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-KEYS = {name: generate_private_key(ALGORITHMS[name]) for name in ("ecdsa-p256", "rsa-2048", "ed25519", "ml-dsa-44")}
-GOOD = {name: make_csr(key, names=Names.build(dns=["a.example"])) for name, key in KEYS.items()}
+KINDS = ("ecdsa-p256", "rsa-2048", "ed25519", "ml-dsa-44")
+GOOD = {name: make_csr(KEYS[name], names=Names.build(dns=["a.example"])) for name in KINDS}
 EXTENSION_REQUEST = "1.2.840.113549.1.9.14"
 OIDS = ["2.5.29.17", "2.5.29.19", "2.5.29.15", "2.5.29.37", "2.5.29.14", "2.5.29.30", "1.3.6.1.5.5.7.1.24", "1.2.3"]
 CPU_SECONDS = 2.0  # for one request; some milliseconds are usual
