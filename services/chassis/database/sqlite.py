@@ -9,6 +9,7 @@ import contextlib
 import os
 import sqlite3
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -35,9 +36,11 @@ from services.chassis.errors import (
 
 _QUICK_COMMIT = 0.002
 """Seconds that commits on the event loop may take; while the disk takes longer, they wait for it in the thread."""
-_RECENT_COMMITS = 8
-_COMMITS_AWAY = 128
+_RECENT_COMMITS = 9
+_COMMITS_AWAY = 256
 """Commits in the thread before the disk is tried again on the event loop."""
+_LOG_PAGES = 4000
+"""Pages (of 4 KiB) of the log before a commit moves them into the database file: it waits for that, so it is rare."""
 _INLINE_WRITES = 256
 """Statements of a batch that run on the event loop; in the thread each would wait for the interpreter's lock."""
 _LOCK_WAIT = 5.0
@@ -63,7 +66,7 @@ class _Disk:
     """Whether the disk is quick enough to wait for on the event loop: a thread costs more than a quick commit."""
 
     def __init__(self) -> None:
-        self._usual = 0.0
+        self._slow: deque[bool] = deque(maxlen=_RECENT_COMMITS)
         self._away = 0
 
     def is_quick(self) -> bool:
@@ -73,12 +76,17 @@ class _Disk:
 
     @contextlib.contextmanager
     def timed(self) -> Iterator[None]:
-        """Times a commit on the event loop; a slow one alone may have moved the log into the database file."""
+        """Times a commit on the event loop.
+
+        One that is slow alone says nothing: it moved the log into the database file, or another process had the
+        processor. Most must be.
+        """
         begin = time.perf_counter()
         yield
-        self._usual += (time.perf_counter() - begin - self._usual) / _RECENT_COMMITS
-        if self._usual > _QUICK_COMMIT:
-            self._usual, self._away = 0.0, _COMMITS_AWAY
+        self._slow.append(time.perf_counter() - begin > _QUICK_COMMIT)
+        if sum(self._slow) > _RECENT_COMMITS // 2:
+            self._slow.clear()
+            self._away = _COMMITS_AWAY
 
 
 class SqliteEngine:
@@ -116,6 +124,7 @@ class SqliteEngine:
                 f"busy_timeout={_READ_BUSY_MS}",
                 "journal_mode=WAL",
                 "synchronous=FULL",
+                f"wal_autocheckpoint={_LOG_PAGES}",
                 "foreign_keys=ON",
                 f"busy_timeout={busy_ms}",
             ):
