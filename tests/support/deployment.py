@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from tests.support.fork_server import fork_server
+from tests.support.fork_server import Forked, fork_server
 
 ZTCA = Path(sys.executable).with_name("ztca")
 DNS_SERVER = Path(__file__).with_name("dns_server.py")
@@ -102,7 +102,7 @@ class Deployment:
         self.tlsalpn01_port = free_port()
         self.environment = {**os.environ, **self._settings(), **(environment or {})}
         self.endpoints: dict[str, Any] = {}
-        self._up: subprocess.Popen[bytes] | None = None
+        self._up: Forked | None = None
 
     def _settings(self) -> dict[str, str]:
         return {
@@ -132,8 +132,9 @@ class Deployment:
         published.unlink(missing_ok=True)
         log = self.directory / "up.log"
         with log.open("wb") as output:
-            command = [str(ZTCA), "up", "--dir", str(self.directory)]
-            self._up = subprocess.Popen(command, env=self.environment, stdout=output, stderr=subprocess.STDOUT)
+            self._up = fork_server().start(
+                "ztca", ("up", "--dir", str(self.directory)), self.environment, output, output
+            )
         deadline = time.monotonic() + START_SECONDS
         while not published.exists():
             if self._up.poll() is not None or time.monotonic() > deadline:
@@ -160,7 +161,7 @@ class Deployment:
         self._up.send_signal(signal.SIGTERM)
         try:
             code = self._up.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
+        except TimeoutError:
             self._up.kill()
             return [f"ztca up did not end within {STOP_SECONDS:g} seconds of SIGTERM"]
         wrong = [f"{name} (process {pid}) still runs" for name, pid in self.pids.items() if is_running(pid)]

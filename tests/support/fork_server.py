@@ -1,8 +1,9 @@
 """Commands and services as processes of their own that need not load their modules: forked from one that has.
 
-Importing is most of what a short command costs. What runs here is the same program in a real process, with its own
-environment, descriptors, signals and exit status; `ztca up`, the README's commands and the demo are started as usual.
-Shells find the commands in `commands`.
+Importing is most of what a short command costs, and of what a service's start does. What runs here is the same program
+in a real process, with its own environment, descriptors, signals and exit status, and the services of `ztca up` are its
+own children (`tests.support.forked_services`); the README's commands and the demo are started as usual. Shells find the
+commands in `commands`.
 
 Run as a program, this module is the process that forks: it ends with its standard input.
 """
@@ -30,7 +31,16 @@ from typing import IO, Any
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 120.0
 COMMANDS = {"ztca": "services.ca.cli", "keyctl": "services.signer_hsm.cli", "pqcsign": "services.signing.cli"}
-PRELOADED = ("services.acme.app", "services.ca.app", "services.signer_hsm.admin", "services.signer_hsm.app")
+PRELOADED = (
+    "services.acme.app",
+    "services.ca.app",
+    "services.ca.cold_start",
+    "services.ca.supervisor",
+    "services.ca.warm_start",
+    "services.signer_hsm.admin",
+    "services.signer_hsm.app",
+    "services.signing.app",
+)
 _LAUNCHER = """#!{python} -SE
 import sys
 sys.path.insert(0, {root!r})
@@ -70,6 +80,10 @@ class Forked:
         """Send it a signal, unless it has ended."""
         if self.poll() is None:
             os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Give it no chance, unless it has ended."""
+        self.send_signal(signal.SIGKILL)
 
 
 class ForkServer:
@@ -122,7 +136,7 @@ class ForkServer:
             try:
                 status = forked.wait(timeout)
             except TimeoutError:
-                forked.send_signal(signal.SIGKILL)
+                forked.kill()
                 forked.wait()
                 raise
             for output in (stdout, stderr):
@@ -155,10 +169,7 @@ def _forked(
 
 
 def become(path: str, name: str) -> None:
-    """Be a command: a forked process does it, gets our signals, and we end as it does; `up` is started as usual."""
-    if sys.argv[1:2] == ["up"]:
-        real = str(Path(sys.executable).with_name(name))
-        os.execv(real, [real, *sys.argv[1:]])  # noqa: S606 - no shell is wanted
+    """Be a command: a forked process does it, gets our signals, and we end as it does."""
     forked = _forked(path, name, sys.argv[1:], os.environ, (sys.stdin, sys.stdout, sys.stderr))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda received, _frame: forked.send_signal(received))
@@ -256,6 +267,10 @@ def _run(request: Mapping[str, Any]) -> None:
     os.umask(request["mask"])
     program = request["program"]
     sys.argv = [program, *request["arguments"]]
+    if sys.argv[:2] == ["ztca", "up"]:
+        from tests.support import forked_services  # not for the launchers either
+
+        forked_services.install()
     if program in COMMANDS:
         importlib.import_module(COMMANDS[program]).main(prog_name=program)
     else:
