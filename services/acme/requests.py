@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from pkicore.algorithms import PublicKey
@@ -18,7 +18,7 @@ from pkicore.jose.jwk import public_key_from_jwk
 from pkicore.jose.jws import JWS_ALGORITHMS, UnverifiedJws, VerifiedJws
 from pkicore.jose.strict import strict_object
 from pkicore.weak_keys import PublishedKeys, check_strength
-from services.acme.accounts.blocked_keys import BlockedKeys
+from services.acme.accounts.blocked_keys import BlockedKeys, key_hash_of
 from services.acme.errors import AcmeError
 from services.acme.ids import is_id
 from services.acme.nonces import Nonces
@@ -31,10 +31,11 @@ CACHED_ACCOUNTS: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """An account with its key as an object."""
+    """An account with its key as an object, and the hash by which the block list knows that."""
 
     row: AccountRow
     public_key: PublicKey
+    key_hash: str
 
     @property
     def id(self) -> str:
@@ -112,8 +113,11 @@ class AccountCache:
         row = await self._store.account(account_id)
         if row is None:
             return None
-        same_key = known is not None and known.row.jwk == row.jwk
-        account = Account(row, known.public_key if known and same_key else public_key_from_jwk(row.jwk))
+        if known is not None and known.row.jwk == row.jwk:
+            account = replace(known, row=row)
+        else:
+            public_key = public_key_from_jwk(row.jwk)
+            account = Account(row, public_key, key_hash_of(public_key))
         if changes == self._changes:  # else the row may be older than a change that was made while it was read
             self._accounts[account_id] = account
             self._accounts.move_to_end(account_id)
@@ -217,7 +221,7 @@ class Authenticator:
         await self._nonces.redeem(verified.nonce)
         if account.row.status != "valid":
             raise AcmeError("unauthorized", f"this account is {account.row.status}")
-        await self._blocked.refuse_account(account.public_key)
+        await self._blocked.refuse_hash(account.key_hash)
         return AccountRequest(verified.payload, account)
 
 

@@ -110,7 +110,7 @@ class AcmeService:
         cache = AccountCache(store, shared=database.shared is not None)
         limits = RateLimits(RateLimitStore(database), rules.limits, clock)
         profiles = Profiles(rules.orders.profiles, rules.orders.challenges, rules.orders.default_profile)
-        issuance = Issuance(store, outside.authority, background, profiles, urls, clock, rules.hold_seconds)
+        issuance = Issuance(store, cache, outside.authority, background, profiles, urls, clock, rules.hold_seconds)
         hold, issuers = rules.hold_seconds, rules.meta.caa_identities
         authorizations = Authorizations(store, outside.validator, background, urls, clock, hold, limits, issuers)
         changes, documents = AccountChanges(database), AccountDocuments(urls, rules.accounts.terms)

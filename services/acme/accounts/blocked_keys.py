@@ -64,7 +64,7 @@ class BlockedKeys:
             AcmeError: badPublicKey (blocked, or the key of a certificate); serverInternal where the CA cannot be asked.
         """
         try:
-            status = await self._ask(_hash_of(key))
+            status = await self._ask(key_hash_of(key))
         except ca.CaError as error:
             _log.warning("no account without the block list", error=str(error))
             detail = "the CA cannot be asked about this key now; try again"
@@ -82,7 +82,10 @@ class BlockedKeys:
         Raises:
             AcmeError: unauthorized.
         """
-        key_hash = _hash_of(key)
+        await self.refuse_hash(key_hash_of(key))
+
+    async def refuse_hash(self, key_hash: str) -> None:
+        """As `refuse_account`, where the key's hash is known."""
         blocked, _ = self._known.get(key_hash, (False, 0.0))
         if self._monotonic() >= self._away_until:
             try:
@@ -119,5 +122,6 @@ def _dead() -> AcmeError:
     return AcmeError("unauthorized", detail)
 
 
-def _hash_of(key: PublicKey) -> str:
+def key_hash_of(key: PublicKey) -> str:
+    """By which the block list knows a key: SHA-256 over it as certificates carry it, hex."""
     return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()

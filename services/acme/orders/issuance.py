@@ -17,7 +17,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pkicore.algorithms import PublicKey, known_public_key
 from pkicore.clock import Clock, from_unix, unix
 from pkicore.errors import PkiError
-from pkicore.jose.jwk import public_key_from_jwk
 from pkicore.x509.cert_id import cert_id_of
 from pkicore.x509.certificate import load_chain
 from pkicore.x509.csr import UnverifiedCsr
@@ -25,6 +24,7 @@ from services.acme.background import Background
 from services.acme.errors import AcmeError
 from services.acme.ids import new_id
 from services.acme.profiles.profiles import Profiles
+from services.acme.requests import AccountCache
 from services.acme.store import CertificateRow, OrderRow, ProofRow, Store
 from services.acme.urls import Urls
 from services.ca import client as ca
@@ -67,6 +67,7 @@ class Issuance:
     def __init__(
         self,
         store: Store,
+        accounts: AccountCache,
         authority: CertificateAuthority,
         background: Background,
         profiles: Profiles,
@@ -75,6 +76,7 @@ class Issuance:
         hold_seconds: float,
     ) -> None:
         self._store = store
+        self._accounts = accounts
         self._profiles = profiles
         self._clock = clock
         self._authority = authority
@@ -146,8 +148,8 @@ class Issuance:
 
     async def _account_key(self, account_id: str) -> bytes | None:
         """Its key as the CA's block list has it: it may have been blocked since the account ordered."""
-        account = await self._store.account(account_id)
-        return None if account is None else hashlib.sha256(spki(public_key_from_jwk(account.jwk))).digest()
+        account = await self._accounts.get(account_id)
+        return None if account is None else bytes.fromhex(account.key_hash)
 
     async def _fail(self, order: OrderRow, error: AcmeError) -> None:
         detail = {"order": order.id, "error": error.acme_type}
