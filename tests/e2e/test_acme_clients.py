@@ -160,7 +160,7 @@ def test_the_acme_library(
 def test_an_external_account_and_a_profile(
     deployment: Deployment, server: Server, web: WebRoot, relying: Relying, name: str, tmp_path: Path, certbot: Certbot
 ) -> None:
-    """Clients (lego, certbot) register with one external account; certbot then asks for the short-lived profile."""
+    """Clients (lego, certbot, ours) register with one external account; two ask for the short-lived profile."""
     lego()
     created = deployment.ztca("eab", "create", "--dir", str(deployment.directory), "--name", name, "--json")
     external = json.loads(created.stdout)
@@ -174,6 +174,12 @@ def test_an_external_account_and_a_profile(
     certbot.succeed(*arguments, "--required-profile", "short-lived")
     days = certificate(Result(certbot.live(name) / "cert.pem", certbot.live(name) / "chain.pem"))
     assert (days.not_valid_after_utc - days.not_valid_before_utc).days < 7
+    (secret := tmp_path / "mac").write_text(mac)
+    asking = ("acme", "request", "--server", server.directory, "--ca-bundle", str(server.bundle), "--domain", name)
+    by = ("--eab-kid", kid, "--eab-mac-key-file", str(secret), "--profile", "short-lived", "--webroot", str(web.root))
+    (own,) = json.loads(deployment.ztca(*asking, *by, "--out", str(tmp_path / "own"), "--json").stdout)["certificates"]
+    ours = x509.load_pem_x509_certificates(Path(own["certificate"]).read_bytes())[0]
+    assert (ours.not_valid_after_utc - ours.not_valid_before_utc).days < 7
 
 
 async def test_a_classical_and_a_post_quantum_certificate_from_one_proof(

@@ -15,9 +15,12 @@ from cryptography import x509
 
 from pkicore.x509.certificate import load_chain, to_pem
 from services.ca.layout import SIGNER, Layout
+from tests.support.acme_clients import Lego, Server, WebRoot, missing
+from tests.support.certbot import Certbot
 from tests.support.deployment import Deployment, DnsProcess
 from tests.support.openssl import Relying, openssl
 
+ROOTS = ("pqcpki root ecdsa", "pqcpki root ecdsa 2")
 PATIENCE_SECONDS = 150.0  # services look every half minute whether to renew, and the machine does other things too
 
 
@@ -129,13 +132,19 @@ def test_rsa_stands_beside_the_others(running: Deployment) -> None:
     assert "issuing-rsa.pem: OK" in openssl("verify", *arguments)
 
 
-def test_openssl_and_gnutls_believe_both_roots(running: Deployment, tmp_path: Path) -> None:
-    """A server's chain of the new ECDSA root verifies for who trusts the old root alone, and for who trusts the new."""
-    layout = Layout(running.directory)
+@pytest.fixture(scope="module")
+def two_roots(running: Deployment) -> Deployment:
+    """The same with a second ECDSA root, which is active."""
     ca(running, "prepare-root", "--family", "ecdsa")
     ca(running, "activate-root", "root-ecdsa-2")
     ca(running, "prepare", "--family", "ecdsa")
     ca(running, "activate", "issuing-ecdsa-2")
+    return running
+
+
+def test_openssl_and_gnutls_believe_both_roots(two_roots: Deployment, tmp_path: Path) -> None:
+    """A server's chain of the new ECDSA root verifies for who trusts the old root alone, and for who trusts the new."""
+    running, layout = two_roots, Layout(two_roots.directory)
     where = ("--dir", str(running.directory), "--out", str(tmp_path / "leaf"), "--key", "ecdsa-p256")
     running.ztca("issue", "new", *where)
     chain = load_chain((tmp_path / "leaf" / "cert.pem").read_bytes())
@@ -145,6 +154,24 @@ def test_openssl_and_gnutls_believe_both_roots(running: Deployment, tmp_path: Pa
     old = load_chain((layout.issuers / "issuing-ecdsa.pem").read_bytes())
     reverse = load_chain((layout.cross / "root-ecdsa-by-root-ecdsa-2.pem").read_bytes())
     verified((*old, *reverse), layout.trust / "root-ecdsa-2.pem", tmp_path)
+
+
+@pytest.mark.requirement("rfc8555-7.4.2-01")
+def test_clients_choose_the_root_of_their_chain(two_roots: Deployment, tmp_path: Path, certbot_command: Path) -> None:
+    """During a rollover certbot and lego get the chain to either root, the other by its link (`--preferred-chain`)."""
+    endpoints, port = two_roots.endpoints, two_roots.http01_port
+    server = Server(endpoints["acme_directory"], Path(endpoints["tls_ca_bundle"]))
+    certbot = Certbot(certbot_command, tmp_path / "certbot", server.directory, str(server.bundle), port)
+    old, new = ROOTS
+    with WebRoot(tmp_path / "web", port) as web:
+        options = ("--webroot", "--webroot-path", str(web.root), "--preferred-chain", new)
+        certbot.succeed(*certbot.certonly("chain.pqcpki.test"), *options)
+        chosen = [(new, certbot.live("chain.pqcpki.test") / "chain.pem")]
+        for root in () if missing("lego") else (old, new):
+            client = Lego(tmp_path / root, server, web, run_options=("--preferred-chain", root))
+            chosen.append((root, client.issue("lego.pqcpki.test").chain))
+    for root, path in chosen:
+        assert load_chain(path.read_bytes())[-1].issuer.rfc4514_string() == f"CN={root}", path
 
 
 def verified(chain: tuple[x509.Certificate, ...], root: Path, directory: Path) -> None:

@@ -119,8 +119,8 @@ class Certification:
         authorization = self.session.post(url).document()
         if authorization.get("status") == "valid":
             return
-        name = authorization.get("identifier", {}).get("value")
-        offered = [item for item in authorization.get("challenges", ()) if item.get("type") == "http-01"]
+        name = _value(authorization)
+        offered = [item for item in _challenges(authorization) if item.get("type") == "http-01"]
         if not offered:
             raise ProofFailedError(f"the server does not offer http-01 for {name}")
         token = member(offered[0], "token")
@@ -129,7 +129,7 @@ class Certification:
             self.session.post(member(offered[0], "url"), {})
             authorization = self.session.poll(url, {"pending"})
         if authorization.get("status") != "valid":
-            errors = [_reason(item) for item in authorization.get("challenges", ()) if "error" in item]
+            errors = [_reason(item) for item in _challenges(authorization) if "error" in item]
             raise ProofFailedError(f"{name} is not proven: {'; '.join(errors) or authorization.get('status')}")
 
 
@@ -144,6 +144,16 @@ def _positive(seconds: int) -> int:
     if seconds <= 0:  # RFC 9773 §4.2: such a window is no answer
         raise ValueError("the suggested window ends before it starts")
     return seconds
+
+
+def _value(authorization: dict[str, Any]) -> str:
+    identifier = authorization.get("identifier")
+    return str(identifier.get("value")) if isinstance(identifier, dict) else "the name"
+
+
+def _challenges(authorization: dict[str, Any]) -> list[dict[str, Any]]:
+    found = authorization.get("challenges")
+    return [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []
 
 
 def _reason(document: dict[str, Any]) -> str:
