@@ -31,7 +31,7 @@ from tests.support.acme_clients import (
 from tests.support.certbot import Certbot
 from tests.support.deployment import Deployment, DnsProcess
 from tests.support.jose_key import JoseKey
-from tests.support.openssl import Relying, openssl
+from tests.support.openssl import Relying, openssl, wheel_verifies
 
 SUPPORT = Path(__file__).parents[1] / "support"
 SIGNED_BY = {"ecdsa": "1.2.840.10045.4.", "mldsa": "2.16.840.1.101.3.4.3."}
@@ -183,7 +183,7 @@ def test_an_external_account_and_a_profile(
 
 
 async def test_a_classical_and_a_post_quantum_certificate_from_one_proof(
-    server: Server, web: WebRoot, relying: Relying, name: str, tmp_path: Path
+    deployment: Deployment, server: Server, web: WebRoot, relying: Relying, name: str, tmp_path: Path
 ) -> None:
     """An ML-DSA-65 account proves a name once, and gets an ECDSA and an ML-DSA-65 certificate for it."""
 
@@ -205,6 +205,7 @@ async def test_a_classical_and_a_post_quantum_certificate_from_one_proof(
         leaf.verify_directly_issued_by(issuer)
         assert leaf.signature_algorithm_oid.dotted_string.startswith(SIGNED_BY[family])
         assert dns_names(leaf) == {name}
+    wheel_verifies(deployment.directory / "trust/root-mldsa.pem", chains["mldsa"].encode())
     classical = split(tmp_path / "ecdsa.pem", tmp_path / "ecdsa")
     assert relying.verify(classical.leaf, classical.chain).strip().endswith("OK")
 
@@ -228,6 +229,6 @@ def test_our_own_client(
     deployment.ztca("acme", "revoke", str(new.leaf), "--out", str(out), "--reason", "superseded")
     assert "Cert Status: revoked" in relying.ocsp(new.leaf, new.chain)
     assert "Cert Status: good" in relying.ocsp(old.leaf, old.chain)
-    post_quantum = x509.load_pem_x509_certificates((out / "ml-dsa-65/cert.pem").read_bytes())
-    post_quantum[0].verify_directly_issued_by(post_quantum[1])
-    assert dns_names(post_quantum[0]) == {name}
+    post_quantum = (out / "ml-dsa-65/cert.pem").read_bytes()
+    wheel_verifies(deployment.directory / "trust/root-mldsa.pem", post_quantum)
+    assert dns_names(x509.load_pem_x509_certificate(post_quantum)) == {name}

@@ -204,10 +204,8 @@ class Dehydrated:
         self._command = ["dehydrated", "--config", str(home / "config")]
 
     def issue(self, *names: str) -> Result:
-        """`dehydrated --register` and `--cron`."""
-        if not (self._home / "accounts").exists():
-            run([*self._command, "--register", "--accept-terms"])
-        return self._cron(names)
+        """`dehydrated --cron`, which makes an account where there is none."""
+        return self._cron(names, "--accept-terms")
 
     def renew(self, *names: str) -> Result:
         """`dehydrated --cron --force`."""

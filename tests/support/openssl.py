@@ -12,6 +12,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import AuthorityInformationAccessOID
+from OpenSSL import crypto
 
 
 def openssl(*arguments: str | Path, check: bool = True, stdin: bytes = b"") -> str:
@@ -24,6 +25,18 @@ def openssl(*arguments: str | Path, check: bool = True, stdin: bytes = b"") -> s
     if check:
         assert result.returncode == 0, output
     return output
+
+
+def wheel_verifies(root: Path, pem: bytes) -> None:
+    """The OpenSSL in cryptography's wheel, which knows ML-DSA, accepts a chain with all of its CRLs, or raises."""
+    first, *above = (crypto.X509.from_cryptography(one) for one in x509.load_pem_x509_certificates(pem))
+    store = crypto.X509Store()
+    store.add_cert(crypto.X509.from_cryptography(x509.load_pem_x509_certificate(root.read_bytes())))
+    for certificate in (first, *above):
+        store.add_crl(x509.load_der_x509_crl(fetch(_crl_url(certificate.to_cryptography()))))
+    checks = crypto.X509StoreFlags.CRL_CHECK | crypto.X509StoreFlags.CRL_CHECK_ALL | crypto.X509StoreFlags.X509_STRICT
+    store.set_flags(checks)
+    crypto.X509StoreContext(store, first, above).verify_certificate()
 
 
 def fetch(url: str) -> bytes:
