@@ -1,4 +1,4 @@
-"""The usual look-up of an address, without a message object: one datagram out, one in, read where it is.
+"""The usual look-up of an address, without a message object: for each family one datagram out, one in, read as it is.
 
 Whatever is out of the ordinary (an alias, an error, a truncated, strange or missing answer) is left to a full look-up;
 nothing is decided here but that there are addresses, or that there are none of this family.
@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import struct
-from typing import Final, cast
+from collections.abc import Sequence
+from typing import Final, TypeAlias, cast
 
 from services.chassis.outbound.addresses import IPAddress
 
@@ -27,81 +28,116 @@ _IN: Final = 1
 _MAX_LABEL, _MAX_NAME = 63, 255
 
 
+Addresses: TypeAlias = tuple[bytes, ...]
+
+
 async def ask(
-    server: tuple[IPAddress, int], name: str, kind: int, payload_bytes: int, seconds: float
-) -> tuple[bytes, ...] | None:
-    """Ask once over UDP.
+    server: tuple[IPAddress, int], name: str, kinds: Sequence[int], payload_bytes: int, seconds: float
+) -> list[Addresses | None]:
+    """Ask once over UDP, from one port for all kinds, which is taken for this and then given back.
 
     Args:
         server: address and port.
         name: without trailing dot.
-        kind: one of `KINDS`.
+        kinds: some of `KINDS`.
         payload_bytes: the largest datagram that is welcome (EDNS, RFC 6891 §6.2.3).
-        seconds: to wait for an answer.
+        seconds: to wait for the answers.
 
     Returns:
-        The addresses in network order; None where a full look-up must say.
+        For each kind the addresses in network order; None where a full look-up must say.
     """
-    question = _question(name, kind)
-    if question is None:
-        return None
+    wire = _wire(name)
+    if wire is None:
+        return [None for _ in kinds]
+    exchange = _Exchange([_Question(wire, kind) for kind in kinds], payload_bytes)
     host, port = server
+    loop = asyncio.get_running_loop()
+    timer = loop.call_later(seconds, exchange.end)
     try:
-        async with asyncio.timeout(seconds):
-            transport, exchange = await asyncio.get_running_loop().create_datagram_endpoint(
-                lambda: _Exchange(question, kind, payload_bytes), remote_addr=(str(host), port)
-            )
-            try:
-                return await exchange.outcome
-            finally:
-                transport.abort()
-    except OSError:  # no answer in time, or no way there: the full look-up will have a sentence for it
-        return None
+        transport, _ = await loop.create_datagram_endpoint(lambda: exchange, remote_addr=(str(host), port))
+        try:
+            await exchange.done
+        finally:
+            transport.abort()
+    except OSError:  # no way there: the full look-up will have a sentence for it
+        return [None for _ in kinds]
+    finally:
+        timer.cancel()
+    return exchange.found()
+
+
+class _Question:
+    """One of the questions, under a number of its own."""
+
+    def __init__(self, wire: bytes, kind: int) -> None:
+        self.kind = kind
+        self.number = secrets.randbits(16)
+        self.section = wire + struct.pack("!HH", kind, _IN)
+        self.is_open = True
+        self.found: Addresses | None = None
+
+    def datagram(self, payload_bytes: int) -> bytes:
+        """The question, with an OPT record that says how large an answer may be."""
+        header = _HEADER.pack(self.number, _RECURSION_DESIRED, 1, 0, 0, 1)
+        return header + self.section + _OPTIONS.pack(_OPT, payload_bytes, 0, 0)
+
+    def hear(self, data: bytes) -> None:
+        """Take the answer to this question; what answers another one is not heard."""
+        (number, flags, questions, answers, *_) = _HEADER.unpack_from(data)
+        if number != self.number or questions != 1 or not data.startswith(self.section, _HEADER.size):
+            return
+        self.is_open = False
+        if flags & _JUDGED_FLAGS == _PLAIN_ANSWER:
+            self.found = _addresses(data, _HEADER.size + len(self.section), answers, self.kind)
 
 
 class _Exchange(asyncio.DatagramProtocol):
     """Made by `loop.create_datagram_endpoint` for one server, so that only it is heard."""
 
-    def __init__(self, question: bytes, kind: int, payload_bytes: int) -> None:
-        self.outcome: asyncio.Future[tuple[bytes, ...] | None] = asyncio.get_running_loop().create_future()
-        self._id = secrets.randbits(16)
-        self._question = question
-        self._kind = kind
+    def __init__(self, questions: Sequence[_Question], payload_bytes: int) -> None:
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._questions = questions
         self._payload_bytes = payload_bytes
 
+    def found(self) -> list[Addresses | None]:
+        """What each question has brought so far."""
+        return [question.found for question in self._questions]
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Send the question, with an OPT record that says how large an answer may be."""
-        options = _OPTIONS.pack(_OPT, self._payload_bytes, 0, 0)
-        header = _HEADER.pack(self._id, _RECURSION_DESIRED, 1, 0, 0, 1)
-        cast("asyncio.DatagramTransport", transport).sendto(header + self._question + options)
+        """Send the questions."""
+        for question in self._questions:
+            cast("asyncio.DatagramTransport", transport).sendto(question.datagram(self._payload_bytes))
 
     def datagram_received(self, data: bytes, addr: object) -> None:  # noqa: ARG002 -- the socket hears one address only
-        """Take the answer to the question; what answers another one is not heard."""
-        if self.outcome.done() or len(data) < _HEADER.size:
+        """Take an answer; the last one ends the wait."""
+        if len(data) < _HEADER.size:
             return
-        (number, flags, questions, answers, *_) = _HEADER.unpack_from(data)
-        if number != self._id or questions != 1 or not data.startswith(self._question, _HEADER.size):
-            return
-        plain = flags & _JUDGED_FLAGS == _PLAIN_ANSWER
-        start = _HEADER.size + len(self._question)
-        self.outcome.set_result(_addresses(data, start, answers, self._kind) if plain else None)
+        for question in self._questions:
+            if question.is_open:
+                question.hear(data)
+        if not any(question.is_open for question in self._questions):
+            self.end()
 
     def error_received(self, exc: Exception) -> None:  # noqa: ARG002 -- the full look-up meets it again, and says so
         """The server is not there."""
-        if not self.outcome.done():
-            self.outcome.set_result(None)
+        self.end()
+
+    def end(self) -> None:
+        """Wait no longer."""
+        if not self.done.done():
+            self.done.set_result(None)
 
 
-def _question(name: str, kind: int) -> bytes | None:
-    """The question in wire form; None for a name that DNS does not have."""
+def _wire(name: str) -> bytes | None:
+    """The name in wire form; None for one that DNS does not have."""
     labels = name.encode().split(b".")
     if not name.isascii() or not all(0 < len(label) <= _MAX_LABEL for label in labels):
         return None
     wire = b"".join(bytes((len(label),)) + label for label in labels) + b"\0"
-    return wire + struct.pack("!HH", kind, _IN) if len(wire) <= _MAX_NAME else None
+    return wire if len(wire) <= _MAX_NAME else None
 
 
-def _addresses(data: bytes, start: int, count: int, kind: int) -> tuple[bytes, ...] | None:
+def _addresses(data: bytes, start: int, count: int, kind: int) -> Addresses | None:
     """The addresses of the answer section; None where anything else is in it."""
     size = _RDATA_BYTES[kind]
     found: list[bytes] = []

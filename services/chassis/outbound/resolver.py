@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Literal, NamedTuple, Self
+from typing import Final, NamedTuple, Self
 from urllib.parse import urlsplit
 
 import dns.asyncresolver
@@ -29,6 +29,7 @@ TRY_SECONDS = 2.0
 MAX_ADDRESSES_PER_FAMILY = 4
 MAX_TEXTS = 64
 QUICK_SHARE = 0.25  # of a look-up's time, what the quick question may take
+_FAMILIES: Final = ("AAAA", "A")
 
 
 class CaaRecord(NamedTuple):
@@ -89,26 +90,37 @@ class Resolver:
         """
         found: list[IPAddress] = []
         failure = NotResolvedError(f"{host} has neither an A nor an AAAA record")
-        for result in await asyncio.gather(self._family(host, "AAAA"), self._family(host, "A"), return_exceptions=True):
+        quick = await self._quick_look_ups(host)
+        if all(addresses is not None for addresses in quick):
+            results: Sequence[object] = quick
+        else:
+            look_ups = (self._family(host, kind, known) for kind, known in zip(_FAMILIES, quick, strict=True))
+            results = await asyncio.gather(*look_ups, return_exceptions=True)
+        for result in results:
             match result:
                 case list():
                     found += result[:MAX_ADDRESSES_PER_FAMILY]
                 case NotResolvedError():
                     failure = result
-                case _:
+                case BaseException():
                     raise result
         if not found:
             raise failure
         return tuple(found)
 
-    async def _family(self, host: str, kind: Literal["A", "AAAA"]) -> list[IPAddress]:
-        """The addresses of one family: by a quick question where that says, else by a full look-up."""
+    async def _quick_look_ups(self, host: str) -> list[list[IPAddress] | None]:
+        """The addresses of each family, as far as a quick question says."""
         server = _server_of(self._asked_for(host))
-        if server is not None:
-            seconds = self._lifetime * QUICK_SHARE
-            quick = await quick_dns.ask(server, host, quick_dns.KINDS[kind], UDP_PAYLOAD_BYTES, seconds)
-            if quick is not None:
-                return [ip_address(address) for address in quick]
+        if server is None:
+            return [None for _ in _FAMILIES]
+        kinds = [quick_dns.KINDS[kind] for kind in _FAMILIES]
+        found = await quick_dns.ask(server, host, kinds, UDP_PAYLOAD_BYTES, self._lifetime * QUICK_SHARE)
+        return [None if octets is None else [ip_address(one) for one in octets] for octets in found]
+
+    async def _family(self, host: str, kind: str, known: list[IPAddress] | None) -> list[IPAddress]:
+        """The addresses of one family, by a full look-up where they are not known."""
+        if known is not None:
+            return known
         return [_address(record) for record in await self._query(host, kind, self._lifetime * (1 - QUICK_SHARE))]
 
     async def texts(self, name: str) -> tuple[bytes, ...]:

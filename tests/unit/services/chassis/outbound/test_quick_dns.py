@@ -52,7 +52,8 @@ def reply(
 
 async def asked_at(port: int, name: str = "site.test", kind: str = "A") -> tuple[bytes, ...] | None:
     """Ask the server at the port, with little patience."""
-    return await ask((ip_address("127.0.0.1"), port), name, KINDS[kind], 1232, 0.5)
+    (found,) = await ask((ip_address("127.0.0.1"), port), name, [KINDS[kind]], 1232, 0.5)
+    return found
 
 
 async def test_usual_answer() -> None:
@@ -114,6 +115,20 @@ async def test_answers_to_other_questions_are_not_heard() -> None:
 
     async with serving(answer) as (_, port):
         assert await asked_at(port) == (b"\x7f\0\0\1",)
+
+
+async def test_both_families_are_asked_at_once() -> None:
+    """One question that brings nothing plain does not spoil the other."""
+
+    def answer(asked: bytes) -> list[bytes]:
+        if asked.endswith(b"\0\x1c\0\1" + asked[-11:]):
+            return [reply(asked, flags=0x8182, question=QUESTION[:-3] + b"\x1c\0\1")]
+        return [reply(asked)]
+
+    async with serving(answer) as (server, port):
+        kinds = [KINDS["AAAA"], KINDS["A"]]
+        assert await ask((ip_address("127.0.0.1"), port), "site.test", kinds, 1232, 0.5) == [None, (b"\x7f\0\0\1",)]
+    assert len({asked[-15:-11] for asked in server.asked}) == len(server.asked) == 2
 
 
 @pytest.mark.parametrize("name", ["", ".", "a..test", "a" * 64 + ".test", ".".join(["a" * 60] * 5), "b\u00fccher.test"])
