@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -29,10 +30,12 @@ from tests.support.acme_clients import (
     split,
 )
 from tests.support.certbot import Certbot
+from tests.support.console import ROOT, blocks
 from tests.support.deployment import Deployment, DnsProcess
 from tests.support.jose_key import JoseKey
 from tests.support.openssl import Relying, openssl, wheel_verifies
 
+OURS = "run by: tests/e2e/test_acme_clients.py"
 SUPPORT = Path(__file__).parents[1] / "support"
 SIGNED_BY = {"ecdsa": "1.2.840.10045.4.", "mldsa": "2.16.840.1.101.3.4.3."}
 CLIENTS: dict[str, tuple[Callable[[Path, Server, WebRoot], Client], str]] = {
@@ -66,6 +69,15 @@ def relying(server: Server, tmp_path: Path) -> Relying:
 def name(request: pytest.FixtureRequest) -> str:
     """A DNS name of this test alone."""
     return re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:60] + ".pqcpki.test"
+
+
+def documented(values: Mapping[str, object]) -> list[list[str]]:
+    """The arguments of `ztca` in the commands of docs/acme/clients.md, with values of our own."""
+    (block,) = (one for one in blocks(ROOT / "docs/acme/clients.md") if one.marker == OURS)
+    commands = list(block.commands)
+    for word, value in values.items():
+        commands = [command.replace(word, str(value)) for command in commands]
+    return [shlex.split(command)[1:] for command in commands]
 
 
 def lego() -> None:
@@ -213,20 +225,21 @@ async def test_a_classical_and_a_post_quantum_certificate_from_one_proof(
 def test_our_own_client(
     deployment: Deployment, server: Server, web: WebRoot, relying: Relying, name: str, tmp_path: Path
 ) -> None:
-    """`ztca acme` gets an ECDSA and an ML-DSA-65 certificate by one proof, renews both when told to, revokes one."""
+    """As documented, `ztca acme` gets a certificate of each kind by one proof, renews what is due, and revokes."""
     out = tmp_path / "own"
-    by = ("--server", server.directory, "--ca-bundle", str(server.bundle), "--webroot", str(web.root))
-    kinds = ("--key-type", "ecdsa-p256", "--key-type", "ml-dsa-65")
-    asked = deployment.ztca("acme", "request", *by, *kinds, "--domain", name, "--out", str(out), "--json")
+    told = {"DIRECTORY": server.directory, "BUNDLE": server.bundle, "WEBROOT": web.root, "./host": out}
+    request, renew, revoke = documented({**told, "host.example.internal": name})
+    asked = deployment.ztca(*request, "--json")
     assert asked.stderr.count("proving") == 1
     first = {one["key_type"]: one for one in json.loads(asked.stdout)["certificates"]}
-    assert json.loads(deployment.ztca("acme", "renew", "--out", str(out), "--json").stdout) == {"certificates": []}
+    assert list(first) == ["ecdsa-p256", "ml-dsa-65"]
+    assert json.loads(deployment.ztca(*renew, "--json").stdout) == {"certificates": []}
     old = split(Path(first["ecdsa-p256"]["certificate"]), tmp_path / "old")
-    again = json.loads(deployment.ztca("acme", "renew", "--out", str(out), "--force", "--json").stdout)["certificates"]
+    again = json.loads(deployment.ztca(*renew, "--force", "--json").stdout)["certificates"]
     assert {one["serial"] for one in again}.isdisjoint(one["serial"] for one in first.values())
     new = split(out / "ecdsa-p256/cert.pem", tmp_path / "new")
     assert relying.verify(new.leaf, new.chain).strip().endswith("OK")
-    deployment.ztca("acme", "revoke", str(new.leaf), "--out", str(out), "--reason", "superseded")
+    deployment.ztca(*revoke)
     assert "Cert Status: revoked" in relying.ocsp(new.leaf, new.chain)
     assert "Cert Status: good" in relying.ocsp(old.leaf, old.chain)
     post_quantum = (out / "ml-dsa-65/cert.pem").read_bytes()

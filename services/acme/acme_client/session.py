@@ -88,12 +88,6 @@ class Session:
         self._nonces: list[str] = []
         self._resources = self._request("GET", directory).document()
 
-    @property
-    def terms(self) -> str | None:
-        """The URL of the terms of service, where there are any."""
-        meta = self._resources.get("meta")
-        return str(meta["termsOfService"]) if isinstance(meta, dict) and "termsOfService" in meta else None
-
     def key_authorization(self, token: str) -> str:
         """What proves control (RFC 8555 §8.1)."""
         return f"{token}.{thumbprint(self._key.public_key())}"
@@ -106,22 +100,31 @@ class Session:
         """A URL of the directory."""
         return member(self._resources, name)
 
-    def sign_in(
-        self, contact: Collection[str] = (), external: ExternalAccount | None = None, *, existing: bool = False
-    ) -> str:
-        """Make the account, or find it where the key has one already; its URL.
+    def register(
+        self, contact: Collection[str] = (), external: ExternalAccount | None = None, *, agreed: bool = False
+    ) -> None:
+        """Make the account, or find it where the key has one already.
 
         Raises:
-            RequestRefusedError: the server wants no such account, or there is none and `existing` is set.
+            RequestInputError: the server has terms of service that were not agreed to.
+            RequestRefusedError: the server wants no such account.
         """
+        meta = self._resources.get("meta")
+        if isinstance(meta, dict) and "termsOfService" in meta and not agreed:
+            raise RequestInputError(f"read {meta['termsOfService']}, and say --agree-terms")
         url = self.resource("newAccount")
-        wanted: dict[str, Any] = {"termsOfServiceAgreed": True, "contact": [f"mailto:{one}" for one in contact]}
-        if existing:
-            wanted = {"onlyReturnExisting": True}
-        elif external is not None:
+        wanted: dict[str, Any] = {"termsOfServiceAgreed": agreed, "contact": [f"mailto:{one}" for one in contact]}
+        if external is not None:
             wanted["externalAccountBinding"] = self._binding(external, url)
         self._kid = self.post(url, wanted).location()
-        return self._kid
+
+    def sign_in(self) -> None:
+        """Find the account that the key has.
+
+        Raises:
+            RequestRefusedError: it has none.
+        """
+        self._kid = self.post(self.resource("newAccount"), {"onlyReturnExisting": True}).location()
 
     def get(self, url: str) -> dict[str, Any]:
         """A document that is for everybody."""

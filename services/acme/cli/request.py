@@ -90,12 +90,9 @@ def request(  # noqa: PLR0913 - one argument for each option
         names_of(names)  # wrong ones are told before anything is made
         responder, external = _responder(wanted), _external(eab_kid, eab_mac_key_file)
         folder = Folder(out)
-        key = folder.account_key(account_key_type)
         with http_client(ca_bundle) as http:
-            session = Session(http, server, key)
-            if session.terms is not None and not agree_terms:
-                raise RequestInputError(f"read {session.terms}, and say --agree-terms")
-            session.sign_in(contacts, external)
+            session = Session(http, server, folder.account_key(account_key_type))
+            session.register(contacts, external, agreed=agree_terms)
             folder.remember(wanted)
             client = Certification(session, folder, responder, _say, SystemClock())
             _show(as_json, [client.obtain(wanted, key_type) for key_type in wanted.key_types])
@@ -112,7 +109,7 @@ def renew(*, out: Path, force: bool, as_json: bool) -> None:
         wanted, key, clock = folder.request(), folder.account_key(), SystemClock()
         with http_client(None if wanted.ca_bundle is None else Path(wanted.ca_bundle)) as http:
             session = Session(http, wanted.server, key)
-            session.sign_in(existing=True)
+            session.sign_in()
             client = Certification(session, folder, _responder(wanted), _say, clock)
             renewed = [_renewed(client, wanted, key_type, force=force) for key_type in wanted.key_types]
             _show(as_json, [one for one in renewed if one is not None])
@@ -130,7 +127,7 @@ def revoke(*, certificate: Path, out: Path, reason: str, as_json: bool) -> None:
         wanted, key, found = folder.request(), folder.account_key(), load_chain(certificate.read_bytes())[0]
         with http_client(None if wanted.ca_bundle is None else Path(wanted.ca_bundle)) as http:
             session = Session(http, wanted.server, key)
-            session.sign_in(existing=True)
+            session.sign_in()
             Certification(session, folder, _responder(wanted), _say, SystemClock()).revoke(found, reason)
         serial = f"{found.serial_number:x}"
         tell(as_json, {"revoked": serial, "reason": reason}, f"The certificate {serial} is revoked.")

@@ -28,12 +28,14 @@ NONCE = {"Replay-Nonce": "bm9uY2U"}
 BAD_NONCE = {"type": "urn:ietf:params:acme:error:badNonce", "detail": "stale"}
 
 
-def session(answer: Callable[[httpx.Request], httpx.Response], waited: list[float] | None = None) -> Session:
+def session(
+    answer: Callable[[httpx.Request], httpx.Response], waited: list[float] | None = None, **members: object
+) -> Session:
     """A session whose requests beyond directory and nonces get this answer."""
 
     def handle(request: httpx.Request) -> httpx.Response:
         if request.method == "GET":
-            return httpx.Response(200, json=DIRECTORY)
+            return httpx.Response(200, json={**DIRECTORY, **members})
         return httpx.Response(200, headers=NONCE) if request.method == "HEAD" else answer(request)
 
     http = httpx.Client(transport=httpx.MockTransport(handle))
@@ -129,7 +131,7 @@ def test_polling_ends() -> None:
         stuck.poll(f"{SERVER}/o", {"processing"}, seconds=-1)
 
 
-def test_signing_in_binds_the_external_account() -> None:
+def test_registration_binds_the_external_account() -> None:
     """The binding is a MAC over the account key for the same URL, without nonce; afterwards the account URL signs."""
     sent: list[UnverifiedJws] = []
 
@@ -138,7 +140,7 @@ def test_signing_in_binds_the_external_account() -> None:
         return httpx.Response(201, json={}, headers={"Location": f"{SERVER}/acct/1"})
 
     opened = session(answer)
-    assert opened.sign_in(["a@b.test"], ExternalAccount("kid-1", b"k" * 32)) == f"{SERVER}/acct/1"
+    opened.register(["a@b.test"], ExternalAccount("kid-1", b"k" * 32))
     opened.post(f"{SERVER}/x")
     wanted = json.loads(sent[0].payload)
     assert wanted["contact"] == ["mailto:a@b.test"]
@@ -148,6 +150,23 @@ def test_signing_in_binds_the_external_account() -> None:
         json.dumps(sent[0].jwk, separators=(",", ":")).encode()
     )
     assert (sent[0].kid, sent[1].kid, sent[1].jwk) == (None, f"{SERVER}/acct/1", None)
+
+
+def test_terms_are_agreed_to_by_the_user_alone() -> None:
+    """Where there are terms nothing is sent before the user agrees; then the server is told so."""
+    sent: list[bytes] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.append(UnverifiedJws.parse(request.content).payload)
+        return httpx.Response(201, json={}, headers={"Location": f"{SERVER}/acct/1", **NONCE})
+
+    opened = session(answer, meta={"termsOfService": "https://ca.test/terms"})
+    with pytest.raises(RequestInputError, match=r"read https://ca\.test/terms, and say --agree-terms"):
+        opened.register()
+    assert sent == []
+    opened.register(agreed=True)
+    opened.sign_in()
+    assert json.loads(sent[0])["termsOfServiceAgreed"] is True
 
 
 def test_a_bundle_that_is_none(tmp_path: Path) -> None:
