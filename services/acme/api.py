@@ -67,6 +67,7 @@ class Api:
 
     def _routes(self) -> list[Route]:
         to = self._resources
+        ahead = to.ordering.pre_authorizations
         return [
             Route("GET", _DIRECTORY, to.directory.get),
             Route("GET", _NEW_NONCE, get_nonce),
@@ -79,7 +80,7 @@ class Api:
             self._post("acct/{id}", self._by_account(to.accounts.post)),
             self._post("acct/{id}/orders", self._by_account_at(to.ordering.orders.listed, _query)),
             self._post("new-order", self._by_account(to.ordering.orders.create)),
-            self._post("new-authz", self._by_account(to.ordering.pre_authorizations.create)),
+            *([] if ahead is None else [self._post("new-authz", self._by_account(ahead.create))]),
             self._post("order/{id}", self._by_account(to.ordering.orders.read)),
             self._post("finalize/{id}", self._by_account(to.ordering.finalization.post)),
             self._post("cert/{id}", self._by_account(to.ordering.certificates.read)),

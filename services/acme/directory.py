@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -56,10 +56,16 @@ class Meta:
 
 
 class Directory:
-    """Where clients start; its body is made once."""
+    """Where clients start; its body is made once.
 
-    def __init__(self, urls: Urls, meta: Meta) -> None:
-        document: dict[str, Any] = {name: urls.of(path) for name, path in _RESOURCES.items()}
+    Args:
+        urls: of everything in it.
+        meta: what it says of the server.
+        absent: resources that this server does not offer.
+    """
+
+    def __init__(self, urls: Urls, meta: Meta, absent: Collection[str] = ()) -> None:
+        document: dict[str, Any] = {name: urls.of(path) for name, path in _RESOURCES.items() if name not in absent}
         # A name that nobody knows, so that clients learn to pass over what they do not know (§7.1.1).
         document[secrets.token_urlsafe(8)] = urls.of("directory")
         if members := meta.document():

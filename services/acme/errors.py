@@ -111,6 +111,11 @@ class AcmeError(Exception):
         return {"subproblems": [subproblem.document() for subproblem in self.subproblems]} | self.extra
 
 
+def of_ended_account(status: str) -> AcmeError:
+    """The one `unauthorized` that is 401 and not 403 (RFC 8555 §7.3.6); JWS has no scheme for a WWW-Authenticate."""
+    return AcmeError("unauthorized", f"this account is {status}", status=401)
+
+
 class ValidationError(AcmeError):
     """A challenge response that does not prove control of the identifier (RFC 8555 §8).
 

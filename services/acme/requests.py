@@ -19,7 +19,7 @@ from pkicore.jose.jws import JWS_ALGORITHMS, UnverifiedJws, VerifiedJws
 from pkicore.jose.strict import strict_object
 from pkicore.weak_keys import PublishedKeys, check_strength
 from services.acme.accounts.blocked_keys import BlockedKeys, key_hash_of
-from services.acme.errors import AcmeError
+from services.acme.errors import AcmeError, of_ended_account
 from services.acme.ids import is_id
 from services.acme.nonces import Nonces
 from services.acme.store import AccountRow, Store
@@ -220,7 +220,7 @@ class Authenticator:
         verified = verify_jws(jws, account.public_key)
         await self._nonces.redeem(verified.nonce)
         if account.row.status != "valid":
-            raise AcmeError("unauthorized", f"this account is {account.row.status}")
+            raise of_ended_account(account.row.status)
         await self._blocked.refuse_hash(account.key_hash)
         return AccountRequest(verified.payload, account)
 

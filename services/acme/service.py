@@ -121,7 +121,7 @@ class AcmeService:
             external_store, rules.eab_secret, urls, clock, required=rules.meta.external_account_required
         )
         resources = Resources(
-            directory=Directory(urls, rules.meta),
+            directory=Directory(urls, rules.meta, absent=() if rules.orders.reuse_seconds else ("newAuthz",)),
             new_accounts=NewAccounts(store, documents, rules.accounts, external, limits, blocked, clock),
             accounts=Accounts(store, changes, cache, documents, rules.accounts, clock),
             key_change=KeyChange(store, changes, cache, documents, keys, blocked),

@@ -10,7 +10,7 @@ from pkicore.jose.jwk import jwk_of, thumbprint
 from services.acme.accounts.account import AccountDocuments, AccountRules, flag
 from services.acme.accounts.blocked_keys import BlockedKeys
 from services.acme.answers import answer, location
-from services.acme.errors import AcmeError
+from services.acme.errors import AcmeError, of_ended_account
 from services.acme.external_accounts.accounts import ExternalAccounts
 from services.acme.ids import new_id
 from services.acme.rate_limits.rate_limits import Charge, RateLimits
@@ -82,7 +82,7 @@ class NewAccounts:
 
     def _found(self, account: AccountRow) -> Response:
         if account.status != "valid":
-            raise AcmeError("unauthorized", f"the account of this key is {account.status}")
+            raise of_ended_account(account.status)
         return answer(self._documents.of(account), location(self._documents.url(account.id)))
 
     async def _store_new(self, account: AccountRow, charges: Sequence[Charge], binding: dict[str, Any]) -> Response:

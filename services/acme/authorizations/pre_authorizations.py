@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from pkicore.clock import Clock, unix
@@ -13,7 +14,7 @@ from services.acme.identifiers import Identifier
 from services.acme.orders import requested
 from services.acme.orders.rules import Admission, OrderRules
 from services.acme.requests import AccountRequest
-from services.acme.store import AuthorizationRow, Store
+from services.acme.store import AccountRow, AuthorizationRow, Store
 from services.acme.urls import Urls
 from services.chassis.asgi import Response
 from services.chassis.database import AuditEvent
@@ -51,12 +52,10 @@ class PreAuthorizations:
         """
         members, account = request.members(), request.account.row
         self._admission.terms.require(account)
-        name = requested.identifier(members.get("identifier"))
-        methods = self._admission.profiles.methods(None, name)
-        if name.is_wildcard or not methods:
-            # Without the label that says so, the authorization would be for another name than was asked for.
-            raise AcmeError("rejectedIdentifier", "this name cannot be authorized ahead of an order: order it")
-        await self._admission.external.admit(account, [name])
+        try:
+            name, methods = await self._admitted(account, members.get("identifier"))
+        except AcmeError as error:
+            raise _forbidden(error) from error
         now = unix(self._clock.now())
         held = (await self._reuse.find(account.id, [name], None, now)).get(name)
         if held is not None:
@@ -70,6 +69,15 @@ class PreAuthorizations:
             await self._admission.limits.refuse(charges, error)
         return await self._answer(made[0], 201)
 
+    async def _admitted(self, account: AccountRow, identifier: object) -> tuple[Identifier, Sequence[str]]:
+        name = requested.identifier(identifier)
+        methods = self._admission.profiles.methods(None, name)
+        if name.is_wildcard or not methods:
+            # Without the label that says so, the authorization would be for another name than was asked for.
+            raise AcmeError("rejectedIdentifier", "this name cannot be authorized ahead of an order: order it")
+        await self._admission.external.admit(account, [name])
+        return name, methods
+
     async def _check_room(self, account_id: str, now: int) -> None:
         limit = self._rules.max_pending
         if await self._store.count_pending_authorizations(account_id, now, limit) >= limit:
@@ -82,6 +90,13 @@ class PreAuthorizations:
     async def _answer(self, authorization: AuthorizationRow, status: int) -> Response:
         document = await self._authorizations.document(authorization)
         return answer(document, location(self._urls.of(f"authz/{authorization.id}")), status=status)
+
+
+def _forbidden(error: AcmeError) -> AcmeError:
+    """What is not certified is refused with 403 here (RFC 8555 §7.4.1)."""
+    if error.acme_type not in {"rejectedIdentifier", "unsupportedIdentifier"}:
+        return error
+    return AcmeError(error.acme_type, error.detail, status=403, subproblems=error.subproblems)
 
 
 def _record(authorization: AuthorizationRow, name: Identifier) -> AuditEvent:

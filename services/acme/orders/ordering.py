@@ -21,12 +21,12 @@ from services.acme.urls import Urls
 
 @dataclass(frozen=True)
 class Ordering:
-    """The resources around an order."""
+    """The resources around an order; no newAuthz where later orders do not take up what was proven."""
 
     orders: Orders
     finalization: Finalization
     certificates: Certificates
-    pre_authorizations: PreAuthorizations
+    pre_authorizations: PreAuthorizations | None
 
     @classmethod
     def assemble(
@@ -48,5 +48,7 @@ class Ordering:
             Orders(store, admission, reuse, documents, urls, rules, clock),
             Finalization(store, issuance, documents, admission.profiles, admission.external, caa, urls, clock),
             Certificates(store, urls),
-            PreAuthorizations(store, admission, reuse, authorizations, urls, rules, clock),
+            PreAuthorizations(store, admission, reuse, authorizations, urls, rules, clock)
+            if rules.reuse_seconds
+            else None,
         )

@@ -147,7 +147,7 @@ async def test_the_only_way_is_down(server: AcmeServer, status: object) -> None:
     assert (response.json()["status"], response.json()["contact"]) == ("valid", contact)
 
 
-@pytest.mark.requirement("rfc8555-7.3.6-03", "rfc8555-7.3.6-04")
+@pytest.mark.requirement("rfc8555-7.3.6-01", "rfc8555-7.3.6-03", "rfc8555-7.3.6-04")
 async def test_deactivation(server: AcmeServer) -> None:
     """A deactivated account signs nothing any more, its key gets no new account, its orders end."""
     client = await server.registered()
@@ -155,7 +155,7 @@ async def test_deactivation(server: AcmeServer) -> None:
     assert (await client.deactivate()).status == "deactivated"
     for url, use_jwk in ((order.url, False), (f"{BASE}/acme/new-order", False), (NEW_ACCOUNT, True)):
         response = await client.post_raw(url, {} if use_jwk else None, use_jwk=use_jwk)
-        assert response.status_code == 403
+        assert response.status_code == 401
         assert response.json()["type"].endswith(":unauthorized")
     order_id = order.url.rsplit("/", 1)[1]
     stored = await server.service.store.order_by_id(order_id)

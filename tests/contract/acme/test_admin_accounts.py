@@ -69,7 +69,7 @@ async def test_an_operator_ends_an_account(server: AcmeServer) -> None:
     assert again.value.status == 409
     with pytest.raises(AcmeProblemError) as refused:
         await client.read(order.url)
-    assert (refused.value.status, refused.value.kind) == (403, "unauthorized")
+    assert (refused.value.status, refused.value.kind) == (401, "unauthorized")
     stored = await server.service.store.order_by_id(order.url.rsplit("/", 1)[1])
     assert stored is not None
     assert stored.status == "invalid"

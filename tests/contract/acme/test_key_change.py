@@ -270,7 +270,7 @@ async def test_a_deactivated_account_gets_no_other_key(server: AcmeServer) -> No
     client = await server.registered()
     await client.deactivate()
     response = await client.post_raw(URL, inner(client, JoseKey.generate()))
-    assert response.status_code == 403
+    assert response.status_code == 401
 
 
 async def test_two_changes_at_once(server: AcmeServer) -> None:

@@ -96,7 +96,7 @@ async def test_an_account_is_the_same_at_either(pair: tuple[AcmeServer, AcmeServ
     await here.deactivate()
     with pytest.raises(AcmeProblemError, match="deactivated") as refused:
         await there.new_order(["c.test"])
-    assert (refused.value.status, refused.value.kind) == (403, "unauthorized")
+    assert (refused.value.status, refused.value.kind) == (401, "unauthorized")
 
 
 async def test_the_work_of_the_dead_is_taken_up(pair: tuple[AcmeServer, AcmeServer]) -> None:

@@ -139,7 +139,7 @@ async def test_ahead_of_an_order(server: AcmeServer) -> None:
     assert (await client.finalize(order, csr_for("a.example"))).status == "valid"
 
 
-@pytest.mark.requirement("rfc8555-7.4.1-01")
+@pytest.mark.requirement("rfc8555-7.4.1-01", "rfc8555-7.4.1-02")
 @pytest.mark.parametrize(
     ("payload", "kind"),
     [
@@ -152,11 +152,21 @@ async def test_ahead_of_an_order(server: AcmeServer) -> None:
     ],
 )
 async def test_what_is_not_authorized_ahead(server: AcmeServer, payload: dict[str, Any], kind: str) -> None:
-    """A wildcard, or what could not be ordered either, is refused."""
+    """A wildcard, or what could not be ordered either, is refused with 403; what is no identifier, with 400."""
     client = await server.registered()
     with pytest.raises(AcmeProblemError) as refused:
         await client.post(f"{BASE}/acme/new-authz", payload)
-    assert refused.value.kind == kind
+    assert (refused.value.status, refused.value.kind) == (400 if kind == "malformed" else 403, kind)
+
+
+async def test_nothing_is_authorized_ahead_where_no_order_takes_it_up(tmp_path: Path) -> None:
+    """Without reuse newAuthz would serve no order: it is neither in the directory nor there."""
+    server = await AcmeServer.start(tmp_path, reuse_seconds=0)
+    client = await server.registered()
+    assert "newAuthz" not in await client.directory()
+    payload = {"identifier": {"type": "dns", "value": "a.example"}}
+    assert (await client.post_raw(f"{BASE}/acme/new-authz", payload)).status_code == 404
+    await server.stop()
 
 
 async def test_authorizations_ahead_are_bounded_and_cleaned_up(tmp_path: Path) -> None:
