@@ -137,6 +137,7 @@ def drive(config: Mapping[str, Any]) -> list[dict[str, Any]]:
 def median_of(measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The middle of several measurements of one level."""
     middle = {name: statistics.median(level[name] for level in measured) for name in FIGURES}
+    middle["clients"] = measured[0]["clients"]  # a whole number, which the median of two rounds is not
     parts = [level["cpu_ms_per_order"] for level in measured]
     return {**middle, "cpu_ms_per_order": {name: statistics.median(part[name] for part in parts) for name in parts[0]}}
 
