@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import shlex
@@ -71,13 +72,14 @@ def name(request: pytest.FixtureRequest) -> str:
     return re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:60] + ".pqcpki.test"
 
 
-def documented(values: Mapping[str, object]) -> list[list[str]]:
-    """The arguments of `ztca` in the commands of docs/acme/clients.md, with values of our own."""
-    (block,) = (one for one in blocks(ROOT / "docs/acme/clients.md") if one.marker == OURS)
-    commands = list(block.commands)
-    for word, value in values.items():
-        commands = [command.replace(word, str(value)) for command in commands]
-    return [shlex.split(command)[1:] for command in commands]
+def documented(page: str, program: str, values: Mapping[str, object]) -> list[str]:
+    """The commands for a program on a page of docs/acme, with values of our own."""
+    found = (block.commands for block in blocks(ROOT / "docs/acme" / page) if block.marker == OURS)
+    (commands,) = (one for one in found if one[-1].startswith(program))
+    return [
+        functools.reduce(lambda text, item: text.replace(item[0], str(item[1])), values.items(), one)
+        for one in commands
+    ]
 
 
 def lego() -> None:
@@ -131,15 +133,26 @@ def test_issue_renew_revoke(program: str, server: Server, web: WebRoot, relying:
     assert "Cert Status: good" in relying.ocsp(kept.leaf, kept.chain)
 
 
-def test_lego_by_tls_alpn_01(
-    deployment: Deployment, server: Server, web: WebRoot, relying: Relying, name: str, tmp_path: Path
+@pytest.mark.parametrize("page", ["README.md", "clients.md"])
+def test_the_commands_for_lego(
+    page: str, deployment: Deployment, server: Server, relying: Relying, name: str, tmp_path: Path
 ) -> None:
-    """Its own TLS server answers tls-alpn-01 at the port that the deployment dials."""
+    """The documented commands, with servers of lego's own for http-01 and tls-alpn-01, lead to a good certificate."""
     lego()
-    challenge = ["--tls", "--tls.port", f"127.0.0.1:{deployment.tlsalpn01_port}"]
-    result = Lego(tmp_path / "lego", server, web, challenge=challenge).issue(name)
+    ports = {"http": deployment.http01_port, "tls": deployment.tlsalpn01_port}
+    own = {f" --{kind} ": f" --{kind} --{kind}.port 127.0.0.1:{port} " for kind, port in ports.items()}
+    told = {"https://localhost:4000/acme/directory": server.directory, "pki/trust/tls.pem": server.bundle}
+    commands = documented(
+        page,
+        "lego",
+        {"DIRECTORY": server.directory, "BUNDLE": server.bundle, **told, **own, "host.example.internal": name},
+    )
+    run(["bash", "-euc", "\n".join((f"cd {shlex.quote(str(tmp_path))}", *commands))])
+    (leaf,) = (path for path in tmp_path.rglob(f"{name}.crt"))
+    result = Result(leaf, leaf.with_name(f"{name}.issuer.crt"))
     assert dns_names(certificate(result)) == {name}
-    assert relying.verify(result.leaf, result.chain).strip().endswith("OK")
+    revoked = any(command.endswith("revoke --keep") for command in commands)
+    assert f"Cert Status: {'revoked' if revoked else 'good'}" in relying.ocsp(result.leaf, result.chain)
 
 
 def test_lego_by_dns_01(
@@ -228,7 +241,8 @@ def test_our_own_client(
     """As documented, `ztca acme` gets a certificate of each kind by one proof, renews what is due, and revokes."""
     out = tmp_path / "own"
     told = {"DIRECTORY": server.directory, "BUNDLE": server.bundle, "WEBROOT": web.root, "./host": out}
-    request, renew, revoke = documented({**told, "host.example.internal": name})
+    commands = documented("clients.md", "ztca", {**told, "host.example.internal": name})
+    request, renew, revoke = (shlex.split(command)[1:] for command in commands)
     asked = deployment.ztca(*request, "--json")
     assert asked.stderr.count("proving") == 1
     first = {one["key_type"]: one for one in json.loads(asked.stdout)["certificates"]}

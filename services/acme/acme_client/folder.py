@@ -106,10 +106,8 @@ class Folder:
 
     def current(self, key_type: str) -> x509.Certificate | None:
         """The certificate that is in place."""
-        try:
-            return load_chain((self.root / key_type / "cert.pem").read_bytes())[0]
-        except FileNotFoundError:
-            return None
+        path = self.root / key_type / "cert.pem"
+        return first_certificate(path) if path.exists() else None
 
     def install(self, key_type: str, key: PrivateKey, chain: Sequence[x509.Certificate]) -> Installed:
         """Put a new pair in place of the old one, both at once, durably.
@@ -127,6 +125,19 @@ class Folder:
         link.replace(self.root / key_type)
         sync_directory(self.root)
         return Installed(key_type, chain[0], self.root / key_type)
+
+
+def first_certificate(path: Path) -> x509.Certificate:
+    """The certificate of a file, in which its issuers may follow.
+
+    Raises:
+        RequestInputError: there is none in it.
+        OSError: the file cannot be read.
+    """
+    try:
+        return load_chain(path.read_bytes())[0]
+    except (MalformedError, IndexError) as error:
+        raise RequestInputError(f"{path} holds no certificate") from error
 
 
 def _pem(key: PrivateKey) -> bytes:

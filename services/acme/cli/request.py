@@ -12,11 +12,10 @@ from cryptography import x509
 
 from pkicore.clock import SystemClock
 from pkicore.encoding import base64url_decode
-from pkicore.x509.certificate import load_chain
 from services.acme.acme_client.certificates import names_of
 from services.acme.acme_client.certification import REASONS, Certification
 from services.acme.acme_client.errors import AcmeClientError, RequestInputError, printable
-from services.acme.acme_client.folder import Folder, Installed, Request
+from services.acme.acme_client.folder import Folder, Installed, Request, first_certificate
 from services.acme.acme_client.responders import Responder, Standalone, WebRoot
 from services.acme.acme_client.session import ExternalAccount, Session, http_client
 from services.chassis.cli.output import PlainPath, json_option, tell
@@ -124,7 +123,7 @@ def revoke(*, certificate: Path, out: Path, reason: str, as_json: bool) -> None:
     """Revoke the first certificate of the file CERTIFICATE, for good, as the account of OUT."""
     with _failing_cleanly():
         folder = Folder(out)
-        wanted, key, found = folder.request(), folder.account_key(), load_chain(certificate.read_bytes())[0]
+        wanted, key, found = folder.request(), folder.account_key(), first_certificate(certificate)
         with http_client(None if wanted.ca_bundle is None else Path(wanted.ca_bundle)) as http:
             session = Session(http, wanted.server, key)
             session.sign_in()

@@ -75,3 +75,6 @@ def test_key_and_certificate_change_together(tmp_path: Path) -> None:
         assert (tmp_path / "ed25519/key.pem").stat().st_mode & 0o777 == 0o600
     assert sorted(path.name for path in (tmp_path / "versions").iterdir()) == ["ed25519-a1", "ed25519-a2"]
     assert folder.current("rsa-3072") is None
+    (tmp_path / "ed25519/cert.pem").write_text("")
+    with pytest.raises(RequestInputError, match=r"cert\.pem holds no certificate"):
+        folder.current("ed25519")
