@@ -26,6 +26,7 @@ accounts = Table(
     Column("terms", Text),  # URL of those that were agreed to
     Column("eab_kid", Text),
     Index("accounts_of_external_account", "eab_kid"),
+    Index("accounts_in_time", "created_at", "id"),
 )
 
 orders = Table(
@@ -46,6 +47,7 @@ orders = Table(
     Column("replaces", Text),  # certID, RFC 9773 §4.1
     Index("orders_of_account", "account_id", "status", "expires"),
     Index("orders_by_status", "status", "expires"),
+    Index("orders_in_time", "account_id", "created_at", "id"),
 )
 
 authorizations = Table(

@@ -1,4 +1,7 @@
-"""Accounts by what operators know of them. Contacts have no index: their search reads every account that is left."""
+"""Accounts by what operators know of them, the newest first.
+
+Contacts have no index: their search reads accounts until a page is full, all of them where few are found.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ _CONDITIONS: Final[dict[str, ColumnElement[bool]]] = {
     "thumbprint": accounts.c.thumbprint == bindparam("thumbprint"),
     "eab_kid": accounts.c.eab_kid == bindparam("eab_kid"),
     "status": accounts.c.status == bindparam("status"),
-    "at": or_(accounts.c.created_at < _AT, and_(accounts.c.created_at == _AT, accounts.c.id > bindparam("behind"))),
+    "at": and_(accounts.c.created_at <= _AT, or_(accounts.c.created_at < _AT, accounts.c.id < bindparam("behind"))),
 }
 
 
@@ -45,7 +48,7 @@ class AccountSearch:
     def _statement(self, names: frozenset[str]) -> Prepared:
         if names not in self._statements:
             wanted = [condition for name, condition in _CONDITIONS.items() if name in names]
-            newest = select(accounts).where(*wanted).order_by(accounts.c.created_at.desc(), accounts.c.id)
+            newest = select(accounts).where(*wanted).order_by(accounts.c.created_at.desc(), accounts.c.id.desc())
             self._statements[names] = self._database.prepare(newest.limit(bindparam("most")))
         return self._statements[names]
 

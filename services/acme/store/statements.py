@@ -13,7 +13,6 @@ from sqlalchemy import (
     BindParameter,
     Select,
     Text,
-    and_,
     bindparam,
     case,
     delete,
@@ -116,12 +115,10 @@ STATEMENTS: Final[Mapping[str, Any]] = {
         orders.c.account_id == _ACCOUNT,
         orders.c.status != "invalid",
         or_(orders.c.status.not_in(UNFINISHED), orders.c.expires > _NOW),
-        or_(
-            orders.c.created_at < bindparam("before"),
-            and_(orders.c.created_at == bindparam("before"), orders.c.id > bindparam("beyond")),
-        ),
+        orders.c.created_at <= bindparam("before"),  # where the index is entered; the rest is about its first second
+        or_(orders.c.created_at < bindparam("before"), orders.c.id < bindparam("beyond")),
     )
-    .order_by(orders.c.created_at.desc(), orders.c.id)
+    .order_by(orders.c.created_at.desc(), orders.c.id.desc())
     .limit(bindparam("most")),
     "count_unfinished": select(func.count().label("n")).select_from(
         select(orders.c.id)

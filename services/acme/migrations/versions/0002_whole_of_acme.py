@@ -36,6 +36,8 @@ def upgrade() -> None:
         for column in columns:
             op.add_column(table, column)
     op.create_index("accounts_of_external_account", "accounts", ["eab_kid"])
+    op.create_index("accounts_in_time", "accounts", ["created_at", "id"])
+    op.create_index("orders_in_time", "orders", ["account_id", "created_at", "id"])
     op.create_index("certificates_by_cert_id", "certificates", ["cert_id"], unique=True)
     op.create_index("certificates_by_serial", "certificates", ["serial"])
     _part_authorizations_from_orders()
@@ -149,6 +151,8 @@ def downgrade() -> None:
     _join_authorizations_to_orders()
     op.drop_index("certificates_by_serial", "certificates")
     op.drop_index("certificates_by_cert_id", "certificates")
+    op.drop_index("orders_in_time", "orders")
+    op.drop_index("accounts_in_time", "accounts")
     op.drop_index("accounts_of_external_account", "accounts")
     for table, columns in _ADDED.items():
         for column in columns:

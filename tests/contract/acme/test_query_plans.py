@@ -1,0 +1,84 @@
+"""What the ACME server reads for each of its statements: by an index, however many accounts and orders there are."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import pytest
+
+from services.acme.app import MIGRATIONS
+from services.acme.store.account_changes import AccountChanges
+from services.acme.store.account_search import AccountSearch
+from services.acme.store.external_accounts import ExternalAccountStore
+from services.acme.store.nonces import NonceStore
+from services.acme.store.rate_limits import RateLimitStore
+from services.acme.store.renewals import RenewalStore
+from services.acme.store.revocation_feed import RevocationFeedStore
+from services.acme.store.statements import STATEMENTS
+from services.acme.wire import AccountQuery
+from services.chassis.database import Database, Prepared
+from tests.support.clock import ManualClock
+from tests.support.migrated import migrated
+from tests.support.query_plans import plan_for_any, tables_read_whole
+
+# As long as there are operators' decisions: tens of rows, not one for each client.
+_SMALL: Final = {"eab_keys", "incidents", "positions", "rate_limit_overrides", "shared_secrets"}
+_STORES: Final = (
+    AccountChanges,
+    ExternalAccountStore,
+    RateLimitStore,
+    RenewalStore,
+    RevocationFeedStore,
+)
+
+
+class Noting(Database):
+    """A database that notes what is prepared for it."""
+
+    def prepare(self, statement: Any) -> Prepared:  # noqa: ANN401 -- any statement
+        """As ever."""
+        prepared = super().prepare(statement)
+        self.noted().append(prepared)
+        return prepared
+
+    def noted(self) -> list[Prepared]:
+        """What was prepared."""
+        noted: list[Prepared] = self.__dict__.setdefault("prepared", [])
+        return noted
+
+
+@pytest.fixture
+async def database(empty_url: str) -> AsyncIterator[Noting]:
+    """A database of either engine."""
+    await migrated(empty_url, MIGRATIONS)
+    opened = await Noting.open(empty_url, clock=ManualClock())
+    yield opened
+    await opened.close()
+
+
+async def test_no_statement_reads_a_table_whole(database: Noting, empty_url: str) -> None:
+    """But the count of accounts by algorithm, and an operator's reset of limits, which take their time."""
+    for statement in STATEMENTS.values():
+        database.prepare(statement)
+    for store in _STORES:
+        store(database)
+    if database.shared is not None:
+        NonceStore(database, database.shared)
+    for prepared in database.noted():
+        if "jwk LIKE" not in prepared.sql and "substr(" not in prepared.sql:
+            plan = await plan_for_any(empty_url, prepared)
+            assert not tables_read_whole(plan) - _SMALL, "\n".join([prepared.sql, *plan])
+
+
+@pytest.mark.parametrize("page", ["the first", "a later one"])
+async def test_lists_are_not_sorted(database: Noting, empty_url: str, page: str) -> None:
+    """A page of an account's orders, or of all accounts, is read off an index from where it begins."""
+    position = None if page == "the first" else (1, "a")
+    await AccountSearch(database).find(AccountQuery(), position)
+    database.prepare(STATEMENTS["order_ids"])
+    for prepared in database.noted():
+        plan = "\n".join(await plan_for_any(empty_url, prepared))
+        assert "TEMP B-TREE" not in plan, plan
+        assert "Sort" not in plan, plan
+        assert "_in_time" in plan, plan
