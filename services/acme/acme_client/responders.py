@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from socketserver import ThreadingTCPServer
 from typing import Final, Protocol
 
 from services.acme.acme_client.errors import ServerAnswerError
@@ -78,7 +80,7 @@ class Standalone:
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name in the base class
                 """Nobody reads the access log."""
 
-        with ThreadingHTTPServer(self._address, Handler) as server:
+        with _listening(self._address, Handler) as server:
             thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
             thread.start()
             try:
@@ -86,6 +88,21 @@ class Standalone:
             finally:
                 server.shutdown()
                 thread.join()
+
+
+class _Server(ThreadingTCPServer):
+    daemon_threads = True  # whoever is slow to ask keeps nobody waiting
+
+
+def _listening(address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> ThreadingTCPServer:
+    """A server there; without a host on all addresses of both families, where the machine has both."""
+    host, _ = address
+    both = not host and socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both or ":" in host else socket.AF_INET
+    server = _Server(address, handler, bind_and_activate=False)
+    server.socket.close()
+    server.socket = socket.create_server(address, family=family, dualstack_ipv6=both)
+    return server
 
 
 def checked(token: str) -> str:

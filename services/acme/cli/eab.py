@@ -127,4 +127,4 @@ def _line(entry: ExternalAccountEntry) -> str:
 
 def _allowed(entry: ExternalAccountEntry) -> str:
     names = ", ".join(entry.identifiers) or "any name"
-    return f"{names} ({', '.join(entry.profiles)})" if entry.profiles else names
+    return f"{names}; profiles: {', '.join(entry.profiles)}" if entry.profiles else names

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import re
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import asdict, replace
@@ -33,6 +34,7 @@ from services.chassis.cli.deployed import Deployed
 from services.chassis.cli.output import PlainPath, directory_option, json_option, tell
 from services.chassis.errors import DeploymentError
 
+_SERIALS: Final = re.compile(r"[0-9a-fA-F:,\s]*")
 _SHOWN: Final = 20  # certificates in a text for people; --json and --csv have them all
 
 
@@ -84,6 +86,10 @@ def open_command(  # noqa: PLR0913 - the command's options, each by its name
         key = "" if issuer is None else _key_of(directory, issuer)
         selection = Selection((), issuer or "", key, profile, account.rsplit("/", 1)[-1], begin, end)
         numbers = [] if serials is None else _serials(serials)
+        if serials is None and not selection.described():
+            raise MalformedError(
+                "say which certificates: at least one of --serials, --issuer, --profile, --account, --window"
+            )
         if serials is None:
             selection.check()
         asyncio.run(
@@ -120,7 +126,7 @@ async def _open(
         finally:
             if not is_open:
                 await acme.discard_incident(prepared.id)
-    said = f"The incident {entry.id} is open; it concerns {selected.added} certificates{_unknown(selected)}."
+    said = f"The incident {entry.id} is open; it concerns {_certificates(selected.added)}{_unknown(selected)}."
     tell(
         as_json,
         asdict(entry) | {"unknown": selected.unknown},
@@ -202,11 +208,19 @@ async def _tell_selected(acme: AcmeAdminClient, prepared: IncidentEntry, selecte
 
 async def _described(acme: AcmeAdminClient, prepared: IncidentEntry, selected: Selected) -> list[str]:
     some = (await acme.at_risk(prepared.id, limit=_SHOWN)).certificates
-    return [*map(_row, some), *_more(len(some), selected.added), f"{selected.added} certificates{_unknown(selected)}."]
+    return [
+        *map(_row, some),
+        *_more(len(some), selected.added),
+        f"{_certificates(selected.added)}{_unknown(selected)}.",
+    ]
+
+
+def _certificates(count: int) -> str:
+    return f"{count} certificate{'' if count == 1 else 's'}"
 
 
 def _unknown(selected: Selected) -> str:
-    return f"; {selected.unknown} serials are of no certificate that ACME issued" if selected.unknown else ""
+    return f"; serials of no certificate that ACME issued: {selected.unknown}" if selected.unknown else ""
 
 
 def _pieces(selection: Selection, serials: list[str]) -> list[Selection]:
@@ -218,10 +232,15 @@ def _pieces(selection: Selection, serials: list[str]) -> list[Selection]:
 
 def _serials(text: str) -> list[str]:
     file = Path(text)
-    content = file.read_text(encoding="utf-8") if "," not in text and file.is_file() else text.replace(",", "\n")
+    if file.is_file():
+        content = file.read_text(encoding="utf-8")
+    elif _SERIALS.fullmatch(text):
+        content = text.replace(",", "\n")
+    else:
+        raise MalformedError(f"--serials: there is no file {text[:200]!r}, and it is no serial number (hex)")
     found = list(dict.fromkeys(line.strip() for line in content.splitlines() if line.strip()))
     if not found:
-        raise MalformedError("--serials names no serial number")
+        raise MalformedError(f"--serials: there is no serial number in {text[:200]!r}")
     return found
 
 
@@ -259,7 +278,7 @@ def _told(entry: IncidentEntry) -> list[str]:
 
 def _counted(progress: Progress) -> str:
     return (
-        f"{progress.concerned} certificates: {progress.replaced} replaced, {progress.revoked} revoked, "
+        f"{_certificates(progress.concerned)}: {progress.replaced} replaced, {progress.revoked} revoked, "
         f"{progress.expired} expired, {progress.at_risk} at risk"
     )
 

@@ -150,7 +150,7 @@ def _responder(wanted: Request) -> Responder:
     host, _, port = str(wanted.standalone).rpartition(":")
     if not port.isascii() or not port.isdigit() or not 0 < int(port) <= _MAX_PORT:
         raise RequestInputError(f"--standalone wants [ADDRESS:]PORT, not {wanted.standalone}")
-    return Standalone(host, int(port))
+    return Standalone(host.removeprefix("[").removesuffix("]"), int(port))
 
 
 def _external(kid: str | None, file: Path | None) -> ExternalAccount | None:
