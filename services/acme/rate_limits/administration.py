@@ -116,7 +116,9 @@ def _buckets(subject: str) -> tuple[list[str], str]:
         return [bucket_of_address(value)], ""
     if kind == "name" and value:
         return [bucket_of_name("ip" if _is_address(value) else "dns", value.lower().removeprefix("*."))], ""
-    raise MalformedError("subject must be account:ID, address:ADDRESS or name:NAME")
+    raise MalformedError(
+        "subject must be account:ID (the end of the account's URL, 22 characters), address:ADDRESS or name:NAME"
+    )
 
 
 def _is_address(text: str) -> bool:

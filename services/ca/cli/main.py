@@ -31,7 +31,7 @@ _COMMANDS: Final[Mapping[str, tuple[str, str, str]]] = MappingProxyType(
         "ca": ("ca", "ca", "Roots and issuing CAs: list, prepare, activate, retire."),
         "perspective": ("perspective", "perspective", "Remote perspectives of the ACME server: make one."),
         "keys": ("keys", "keys", "Move the issuing keys into a back end of signer-hsm, and back."),
-        "acme": ("services.acme.cli.main", "acme", "The ACME server's accounts."),
+        "acme": ("services.acme.cli.main", "acme", "The ACME server's accounts and limits; and a client."),
         "eab": ("services.acme.cli.eab", "eab", "External accounts: who may make ACME accounts, for which names."),
         "incident": ("services.acme.cli.incident", "incident", "Have clients renew certificates at once (ARI)."),
         "audit": ("audit", "audit", "Verify or export the audit logs."),

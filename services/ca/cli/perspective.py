@@ -35,7 +35,13 @@ from services.chassis.settings import base_url, read_text
 SERVICE: Final = "perspective"
 _ALGORITHM: Final = "ml-dsa-65"
 _AT_THE_CA: Final = ("POST /v1/certificates", "GET /v1/revocations")
-_COPIED: Final[tuple[str, ...]] = ("caa_identities", "caa", "http01_port", "tlsalpn01_port")
+_COPIED: Final[tuple[str, ...]] = (
+    "caa_identities",
+    "caa",
+    "http01_port",
+    "tlsalpn01_port",
+    "allowed_networks",
+)
 """Settings of the ACME server that a perspective must share, or it sees what nobody asked for."""
 
 
@@ -175,8 +181,11 @@ def _next_steps(layout: Layout, asked: Asked, name: str, out: Path) -> list[str]
         f"    python -m services.acme.perspective --config {asked.place / 'perspective.toml'}",
         f"Then tell the ACME server, in {layout.settings('acme')}, and restart it:",
         f"    [perspectives.{name}]",
-        f'    url = "https://ITS-ADDRESS:{asked.port}"',
+        f'    url = "https://ITS-ADDRESS:{asked.port or "ITS-PORT"}"',
+        "It asks the resolver of its own place: `resolver` and `resolvers` in its settings name another.",
     ]
+    if not asked.port:
+        sentences.append(f"Port 0 takes a free one at each start: {asked.place / 'state' / 'listeners.json'} has it.")
     if not _may_call_the_ca(layout, asked):
         entry = callers(asked.spiffe_id.trust_domain, "ca", {asked.spiffe_id.path: _AT_THE_CA})
         sentences.append(
