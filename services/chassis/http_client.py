@@ -1,6 +1,6 @@
 """What the services' clients share: who carries a request, how an answer is read, and what a problem document says."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
@@ -82,12 +82,16 @@ class ServiceCalls:
         http: a pooled mTLS client that expects the service's SPIFFE ID.
         service: its name in sentences.
         error_of: the client's own error for a failure.
+        success: the statuses of answers that are read.
     """
 
-    def __init__(self, http: Http, service: str, error_of: Callable[[Failure], Exception]) -> None:
+    def __init__(
+        self, http: Http, service: str, error_of: Callable[[Failure], Exception], success: Container[int] = _SUCCESS
+    ) -> None:
         self._http = http
         self._service = service
         self._error_of = error_of
+        self._success = success
 
     async def ask(
         self,
@@ -109,7 +113,7 @@ class ServiceCalls:
             answer = await self._http.request(method, path, content=body, headers=headers, timeout=seconds)
         except (PkiError, OSError) as error:
             raise self._error_of(Failure(f"{self._service} does not answer: {error}")) from error
-        if answer.status_code not in _SUCCESS:
+        if answer.status_code not in self._success:
             raise self._error_of(self._failure(answer))
         return self.read(parse, answer.content)
 

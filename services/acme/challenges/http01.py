@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -89,7 +90,9 @@ class Http01:
         if not location or len(location) > MAX_LOCATION_BYTES:
             raise ValidationError("connection", f"{host_of(url)} redirects without a usable Location")
         try:
-            target = url.join(location.decode("ascii"))
+            text = location.decode("ascii")
+            urlsplit(text).port  # noqa: B018 -- refuses ports that are not plain digits, which httpx reads with int()
+            target = url.join(text)
             port = port_of(target)
         except (httpx.InvalidURL, ValueError) as error:
             raise ValidationError("connection", f"{host_of(url)} redirects to what is no URL") from error

@@ -78,6 +78,8 @@ class AddressGuard:
         return tuple(chosen)
 
     def _reserved_use(self, address: IPAddress) -> str | None:
+        if isinstance(address, IPv6Address) and address.scope_id is not None:
+            return "with a zone"
         if any(address in network for network in self._allowed):
             return None
         if isinstance(address, IPv6Address) and address not in GLOBAL_UNICAST_V6:

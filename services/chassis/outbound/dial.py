@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import ssl
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -25,7 +26,10 @@ async def dial(
     for address in addresses:
         try:
             async with asyncio.timeout(seconds / (len(addresses) + 1)):
-                return await asyncio.get_running_loop().create_connection(protocol, str(address), port)
+                host = str(type(address)(address.packed))  # no zone, which only the system's resolver would understand
+                return await asyncio.get_running_loop().create_connection(
+                    protocol, host, port, flags=socket.AI_NUMERICHOST
+                )
         except OSError as error:
             failure = error
     raise failure

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable, Iterable, Sequence
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from typing import Final, cast
 
 import httpx
 
 from pkicore.errors import MalformedError
 from pkicore.http1 import AnswerParser
-from services.chassis.errors import NotReachedError
+from services.chassis.errors import NotReachedError, NotResolvedError
 from services.chassis.outbound.addresses import AddressGuard, IPAddress
 from services.chassis.outbound.dial import dial, reason_of
 from services.chassis.outbound.resolver import Resolver
@@ -38,13 +38,16 @@ async def addresses_of(url: httpx.URL, resolver: Resolver) -> tuple[IPAddress, .
     """The addresses of a URL's host; one that is written as an address is not looked up.
 
     Raises:
-        NotResolvedError: it has none.
+        NotResolvedError: it has none, or is an address with a zone (RFC 6874).
     """
     host = host_of(url)
     try:
-        return (ip_address(host),)
+        address = ip_address(host)
     except ValueError:
-        return await resolver.addresses(host)
+        return await resolver.addresses(host.removesuffix("."))
+    if isinstance(address, IPv6Address) and address.scope_id is not None:
+        raise NotResolvedError("an address with a zone (%) has a meaning on one machine only")
+    return (address,)
 
 
 class Exchange:
@@ -91,9 +94,10 @@ class Exchange:
         try:
             if url.scheme == "https":
                 loop = asyncio.get_running_loop()
-                upgraded = await loop.start_tls(transport, connection, self._tls, server_hostname=host_of(url))
+                name = host_of(url).removesuffix(".")  # RFC 6066 §3
+                upgraded = await loop.start_tls(transport, connection, self._tls, server_hostname=name)
                 transport = cast("asyncio.Transport", upgraded)  # None only for a transport that is closing
-            transport.write(request)
+            connection.ask(transport, request)
             return await connection.answer
         finally:
             transport.abort()
@@ -106,9 +110,18 @@ class _Connection(asyncio.Protocol):
         self.answer: asyncio.Future[AnswerParser] = asyncio.get_running_loop().create_future()
         self._parser = AnswerParser(max_bytes)
         self._enough = enough
+        self._is_asked = False
+
+    def ask(self, transport: asyncio.Transport, request: bytes) -> None:
+        """Send the request; what has come before is no answer to it."""
+        self._is_asked = True
+        transport.write(request)
 
     def data_received(self, data: bytes) -> None:
         """Read in small pieces, so that nothing is looked at once enough has come."""
+        if not self._is_asked:
+            self._fail(MalformedError("data came before the request"))
+            return
         try:
             for start in range(0, len(data), _READ_BYTES):
                 if not self.answer.done():
@@ -135,6 +148,8 @@ class _Connection(asyncio.Protocol):
             self.answer.set_result(self._parser)
 
     def _fail(self, error: Exception) -> None:
+        if self.answer.done():
+            return
         self.answer.set_exception(error)
         self.answer.exception()  # where TLS fails nobody waits for the answer, and no exception is lost
 

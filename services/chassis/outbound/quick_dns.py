@@ -22,7 +22,9 @@ _JUDGED_FLAGS, _PLAIN_ANSWER = 0xFA4F, 0x8000
 _HEADER: Final = struct.Struct("!6H")
 _RECORD: Final = struct.Struct("!HHHIH")  # pointer to the name, type, class, TTL, length
 _OPTIONS: Final = struct.Struct("!xHHIH")  # the root as name, type, payload size, flags, length
-_OPT: Final = 41
+_OPT, _SOA = 41, 6
+_SOA_TIMES: Final = 20  # octets behind the two names of an SOA record
+_POINTER: Final = 0xC0
 _QUESTION_POINTER: Final = 0xC00C  # a record about the very name that was asked for
 _IN: Final = 1
 _MAX_LABEL, _MAX_NAME = 63, 255
@@ -83,12 +85,14 @@ class _Question:
 
     def hear(self, data: bytes) -> None:
         """Take the answer to this question; what answers another one is not heard."""
-        (number, flags, questions, answers, *_) = _HEADER.unpack_from(data)
+        (number, flags, questions, answers, authorities, additional) = _HEADER.unpack_from(data)
         if number != self.number or questions != 1 or not data.startswith(self.section, _HEADER.size):
             return
         self.is_open = False
-        if flags & _JUDGED_FLAGS == _PLAIN_ANSWER:
-            self.found = _addresses(data, _HEADER.size + len(self.section), answers, self.kind)
+        start = _HEADER.size + len(self.section)
+        rest = start + answers * (_RECORD.size + _RDATA_BYTES[self.kind])
+        if flags & _JUDGED_FLAGS == _PLAIN_ANSWER and _is_plain_rest(data, rest, authorities, additional):
+            self.found = _addresses(data, start, answers, self.kind)
 
 
 class _Exchange(asyncio.DatagramProtocol):
@@ -151,3 +155,51 @@ def _addresses(data: bytes, start: int, count: int, kind: int) -> Addresses | No
         found.append(data[end - size : end])
         start = end
     return tuple(found)
+
+
+def _is_plain_rest(data: bytes, start: int, authorities: int, additional: int) -> bool:
+    """Whether no more comes than an SOA record (RFC 2308 §2.2) and an OPT record that says nothing, and both are whole.
+
+    The upper bits of the response code are in the latter (RFC 6891 §6.1.3).
+    """
+    if authorities > 1 or additional > 1:
+        return False
+    try:
+        if authorities:
+            start = _end_of_soa(data, start)
+        if not additional:
+            return start == len(data)
+        kind, _payload, code_version_flags, length = _OPTIONS.unpack_from(data, start)
+        is_silent = (data[start], kind, code_version_flags >> 16, length) == (0, _OPT, 0, 0)
+        return is_silent and start + _OPTIONS.size == len(data)
+    except (IndexError, ValueError, struct.error):
+        return False
+
+
+def _end_of_soa(data: bytes, start: int) -> int:
+    """Where the record ends; ValueError, IndexError or struct.error where it is none."""
+    start = _end_of_name(data, start)
+    kind, found_class, _ttl, length = struct.unpack_from("!HHIH", data, start)
+    start += 10
+    end = _end_of_name(data, _end_of_name(data, start)) + _SOA_TIMES
+    if (kind, found_class, end) != (_SOA, _IN, start + length) or end > len(data):
+        raise ValueError("no SOA record")
+    return end
+
+
+def _end_of_name(data: bytes, at: int) -> int:
+    """Where a name ends that may be compressed, with what stands before (RFC 1035 §4.1.4); errors likewise."""
+    end, earliest, size = 0, at, 1
+    while length := data[at]:
+        if length >= _POINTER:
+            end = end or at + 2
+            at = (length - _POINTER) << 8 | data[at + 1]
+            if at >= earliest:
+                raise ValueError("a pointer that does not lead back")
+            earliest = at
+            continue
+        at += 1 + length
+        size += 1 + length
+        if length > _MAX_LABEL or size > _MAX_NAME:
+            raise ValueError("a label or name that is too long")
+    return end or at + 1

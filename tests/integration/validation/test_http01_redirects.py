@@ -45,6 +45,13 @@ async def test_redirect_is_followed(http01: Http01, web: HttpChallengeServer, st
     assert [request.headers["host"] for request in web.requests] == [f"site.test:{web.port}", f"other.test:{web.port}"]
 
 
+async def test_redirect_to_a_host_with_a_trailing_dot_is_followed(http01: Http01, web: HttpChallengeServer) -> None:
+    """The dot says that a name is complete, as all names are here."""
+    web.redirect(PATH, f"http://site.test.:{web.port}/there")
+    web.respond("/there", body=KEY_AUTHORIZATION.encode())
+    await http01.validate(ATTEMPT)
+
+
 async def test_relative_redirect_is_followed(http01: Http01, web: HttpChallengeServer) -> None:
     """A Location may be relative to the URL that sent it."""
     web.redirect(PATH, "../elsewhere")
@@ -87,6 +94,10 @@ async def test_redirect_loop_ends(http01: Http01, web: HttpChallengeServer) -> N
         "http://other.test:8080/",
         "https://other.test:8443/",
         "http://other.test:0/",
+        "http://other.test:+80/",
+        "http://other.test: 80/",
+        "http://other.test:8_0/",
+        "http://other.test:65616/",
         "http://other.test/" + "a" * 2000,
         "http://other.test/\xff",
         "",

@@ -97,3 +97,10 @@ def test_reserved_addresses_are_left_out_among_public_ones() -> None:
     """A name with a public and a private address is dialled at the public one only, in the order given."""
     addresses = [ip_address(text) for text in ("::1", "2606:4700::1111", "10.0.0.1", "1.1.1.1")]
     assert AddressGuard(()).permitted("a.test", addresses) == (addresses[1], addresses[3])
+
+
+@pytest.mark.parametrize("address", ["2606:4700::1%evil.example", "2606:4700::1%25", "fe80::1%1"])
+def test_address_with_a_zone_is_never_permitted(address: str) -> None:
+    """A zone is read by the system's resolver, so not even an allowed network lets it through."""
+    with pytest.raises(NotReachedError, match="with a zone"):
+        AddressGuard([ip_network("::/0")]).permitted("a.test", [ip_address(address)])
