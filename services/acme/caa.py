@@ -32,6 +32,7 @@ _PARAMETER: Final = re.compile(rf"({_LABEL})[ \t]*=[ \t]*([\x21-\x3a\x3c-\x7e]*)
 _METHOD: Final = re.compile(r"[A-Za-z0-9-]+", re.ASCII)  # RFC 8657 §4: a label of `validationmethods`
 
 _CRITICAL: Final = 0x80
+MAX_RECORDS: Final = 64  # of one set; an honest one has a handful
 # `iodef` reports, `issuemail` is about other certificates (RFC 9495): known, and no restriction.
 _KNOWN: Final = frozenset({b"issue", b"issuewild", b"issuemail", b"iodef", b"contactemail", b"contactphone"})
 
@@ -148,6 +149,8 @@ class Caa:
         if identifier.type != "dns":
             return
         domain, records = await self._relevant(identifier.value)
+        if len(records) > MAX_RECORDS:
+            raise ValidationError("caa", f"{domain} has more than {MAX_RECORDS} CAA records, which are not read")
         reason = _refusal(records, Asked(wildcard, method, account_url), self._identities)
         if reason is not None:
             raise ValidationError("caa", f"the CAA records at {domain} {reason}")

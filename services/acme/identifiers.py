@@ -12,6 +12,7 @@ from pkicore.errors import BadCsrError
 from pkicore.x509.names import canonical_dns
 
 _WILDCARD: Final = "*."
+_REVERSE_ZONES: Final = (["in-addr", "arpa"], ["ip6", "arpa"])
 
 
 @dataclass(frozen=True, order=True)
@@ -46,7 +47,8 @@ def canonical_dns_name(text: str) -> str:
     Single labels are allowed, since private networks use them; a wildcard needs two labels below it.
 
     Raises:
-        BadNameError: not a host name (RFC 1123 §2.1), one that could be an address, or with a trailing dot.
+        BadNameError: not a host name (RFC 1123 §2.1), one that could be an address or lies in the reverse tree, or
+            with a trailing dot.
     """
     if not text.isascii():
         raise BadNameError("an internationalised name is written with its A-labels (xn--…)")
@@ -59,6 +61,8 @@ def canonical_dns_name(text: str) -> str:
     labels = name.removeprefix(_WILDCARD).split(".")
     if name.startswith(_WILDCARD) and len(labels) == 1:
         raise BadNameError("a wildcard needs two labels below it")
+    if labels[-2:] in _REVERSE_ZONES:
+        raise BadNameError("a name of the reverse tree stands for an address: order that, with type ip")
     for label in labels:
         _check_hyphens(label)
     return name

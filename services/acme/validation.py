@@ -9,7 +9,7 @@ from typing import Generic, Protocol, Self, TypeVar
 
 from pkicore.clock import Clock
 from services.acme.caa import Caa, CaaChecked, CaaSettings
-from services.acme.challenges import CHALLENGE_TYPES
+from services.acme.challenges import CHALLENGE_TYPES, offered
 from services.acme.challenges.attempt import Attempt, PerspectiveAnswer
 from services.acme.challenges.dns01 import Dns01, account_record_name
 from services.acme.challenges.dns_persist01 import DnsPersist01
@@ -111,6 +111,8 @@ class Validator:
         slots = self._methods.get(attempt.type)
         if slots is None:
             raise ValidationError("malformed", f"{attempt.type} is not a challenge type of this server")
+        if not offered(attempt.identifier, wildcard=attempt.wildcard, allowed=(attempt.type,)):
+            raise ValidationError("malformed", f"{attempt.type} does not prove control of such an identifier")
         account = self._accounts.get(attempt.account_url)
         if account is None:
             account = _Slots(None, self._per_account, self._waiting_per_account)

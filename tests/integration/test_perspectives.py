@@ -192,11 +192,13 @@ async def test_a_liar_makes_nothing_valid_alone(places: Perspectives) -> None:
         (Verdict.of(question_of(attempt("dns-01", Identifier("dns", "other.test"))), None).to_json(), 200, 0),
         (Verdict.of(question_of(ATTEMPT), None).to_json(), 500, 0),
         (Verdict.of(question_of(ATTEMPT), None).to_json(), 302, 0),
+        (Verdict.of(question_of(ATTEMPT), None).to_json(), 201, 0),
+        (Verdict.of(question_of(ATTEMPT), None).to_json(), 206, 0),
         (Verdict.of(question_of(ATTEMPT), None).to_json(), 200, 1),
         (b"[" * 4000, 200, 0),
         (b"", 200, 0),
     ],
-    ids=["terse", "replayed", "failed", "redirected", "huge", "nested", "empty"],
+    ids=["terse", "replayed", "failed", "redirected", "created", "partial", "huge", "nested", "empty"],
 )
 async def test_an_answer_that_makes_no_sense_is_none(
     places: Perspectives, body: bytes, status: int, megabytes: int

@@ -108,17 +108,25 @@ class Corroborated:
                 _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             if pending:
                 _, pending = await asyncio.wait(pending, timeout=self._grace_seconds)
+            for task in tasks.keys() - pending:
+                self._log_failure(task, tasks[task])
         finally:
             for task in pending:
                 task.cancel()
             await asyncio.gather(*pending, return_exceptions=True)
-        return tuple(_late(name) if task in pending else task.result() for task, name in tasks.items())
+        return tuple(_late(name) if task in pending else _answer(task, name) for task, name in tasks.items())
 
     def _is_certain(
         self, done: set[asyncio.Task[PerspectiveAnswer]], pending: set[asyncio.Task[PerspectiveAnswer]]
     ) -> bool:
-        seen = sum(task.result().error is None for task in done)
+        seen = sum(_answer(task, "").error is None for task in done)
         return seen >= self._quorum or seen + len(pending) < self._quorum
+
+    def _log_failure(self, task: asyncio.Task[PerspectiveAnswer], name: str) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            structlog.get_logger("acme.perspectives").error(
+                "asking a perspective failed", perspective=name, exc_info=error
+            )
 
     def _refusal(self, answers: tuple[PerspectiveAnswer, ...], seen: int) -> ValidationError:
         failed = [answer for answer in answers if answer.error is not None]
@@ -128,6 +136,13 @@ class Corroborated:
             f"{self._quorum} must; at {first.perspective}: {first.detail}"
         )
         return ValidationError(cast("ValidationFailure", first.error), sentence, answers=answers)
+
+
+def _answer(task: asyncio.Task[PerspectiveAnswer], name: str) -> PerspectiveAnswer:
+    """What has come; a perspective that fails on our side has seen nothing, and the others still count."""
+    if task.cancelled() or task.exception() is not None:
+        return PerspectiveAnswer(name, UNANSWERED, "asking it failed")
+    return task.result()
 
 
 def _late(name: str) -> PerspectiveAnswer:

@@ -21,6 +21,7 @@ from services.acme.perspectives.wire import MAX_ANSWER, PATH, Verdict, question_
 from services.ca.client.way import WayToCa
 from services.chassis.http_client import Failure, Http, ServiceCalls
 
+_OK: Final = 200
 _log: Final = structlog.get_logger("acme.perspectives")
 
 
@@ -45,7 +46,7 @@ class RemotePerspective:
     async def look(self, attempt: Attempt) -> PerspectiveAnswer:
         """What it sees; whoever cannot be asked has seen nothing."""
         question = question_of(attempt)
-        calls = ServiceCalls(self.http, f"perspective {self.name}", _error_of)
+        calls = ServiceCalls(self.http, f"perspective {self.name}", _error_of, success=(_OK,))
         try:
             read = partial(Verdict.from_json, question=question)
             verdict = await calls.ask(read, "POST", PATH, question, self.seconds)

@@ -10,7 +10,8 @@ from typing import Final, get_args
 import orjson
 
 from pkicore.errors import MalformedError
-from services.acme.challenges import CHALLENGE_TYPES
+from pkicore.jose.strict import strict_object
+from services.acme.challenges import CHALLENGE_TYPES, offered
 from services.acme.challenges.attempt import Attempt
 from services.acme.errors import ValidationError, ValidationFailure
 from services.acme.identifiers import BadNameError, Identifier, canonical_address, canonical_dns_name
@@ -60,7 +61,7 @@ class Verdict:
         Raises:
             MalformedError: it is no answer, or one to something else.
         """
-        fields = Fields.parse(body, ("question", "valid", "error", "detail"))
+        fields = Fields.of(strict_object(body, "the answer"), ("question", "valid", "error", "detail"))
         if fields.text("question") != hashlib.sha256(question).hexdigest():
             raise MalformedError("the answer is to another question")
         if fields.flag("valid"):
@@ -93,7 +94,7 @@ def attempt_of(question: bytes) -> Attempt:
     Raises:
         MalformedError: it is none, or names what cannot be validated.
     """
-    fields = Fields.parse(question, _ASKED)
+    fields = Fields.of(strict_object(question, "the question"), _ASKED)
     attempt = Attempt(
         type=fields.text("type"),
         identifier=_identifier(fields.members.get("identifier")),
@@ -104,6 +105,8 @@ def attempt_of(question: bytes) -> Attempt:
     )
     if attempt.type not in CHALLENGE_TYPES:
         raise MalformedError("type is no challenge type")
+    if not offered(attempt.identifier, wildcard=attempt.wildcard, allowed=(attempt.type,)):
+        raise MalformedError(f"{attempt.type} does not prove control of such an identifier")
     if attempt.token and not _TOKEN.fullmatch(attempt.token):
         raise MalformedError("token is not base64url of at least 128 bits")
     if not attempt.token and attempt.type != _TOKENLESS:

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from pkicore.errors import MalformedError
 from services.acme.challenges import CHALLENGE_TYPES, WITHOUT_TOKEN
 from services.acme.challenges.attempt import Attempt
 from services.acme.challenges.dns01 import account_record_name, txt_value
 from services.acme.errors import AcmeError, ValidationError
+from services.acme.identifiers import Identifier
+from services.acme.perspectives.wire import attempt_of, question_of
 from services.acme.validation import Validator
 from tests.support.alpn_server import AlpnServer, Certificate, proof
 from tests.support.attempts import ACCOUNT, SITE, TOKEN, attempt
@@ -88,6 +91,26 @@ async def test_unknown_method() -> None:
     with pytest.raises(ValidationError, match="tls-alpn-01 is not a challenge type") as failed:
         await Validator({}).validate(attempt("tls-alpn-01"))
     assert failed.value.acme_type == "malformed"
+
+
+@pytest.mark.parametrize(
+    ("challenge", "identifier", "wildcard"),
+    [
+        ("http-01", Identifier("dns", "site.test"), True),
+        ("tls-alpn-01", Identifier("dns", "site.test"), True),
+        ("dns-01", Identifier("ip", "192.0.2.1"), False),
+        ("dns-account-01", Identifier("ip", "192.0.2.1"), False),
+        ("dns-persist-01", Identifier("ip", "192.0.2.1"), False),
+    ],
+)
+async def test_challenge_that_cannot_prove_this(challenge: str, identifier: Identifier, *, wildcard: bool) -> None:
+    """Whatever asks for it: who runs one host proves no wildcard, and DNS proves no address."""
+    gate = Gate()
+    with pytest.raises(ValidationError, match="does not prove control"):
+        await Validator({challenge: gate}).validate(attempt(challenge, identifier, wildcard=wildcard))
+    with pytest.raises(MalformedError, match="does not prove control"):
+        attempt_of(question_of(attempt(challenge, identifier, wildcard=wildcard)))
+    assert gate.most == 0
 
 
 async def test_no_more_than_the_slots_run_at_once() -> None:

@@ -306,3 +306,9 @@ async def test_what_is_checked_is_what_is_attempted() -> None:
     for other in (attempt("http-01"), attempt("http-01", wildcard=True, account=OTHER_ACCOUNT)):
         with pytest.raises(ValidationError):
             await checked.validate(other)
+
+
+@pytest.mark.parametrize("tag", ["issue", "iodef"])
+async def test_a_set_of_hostile_size_forbids(tag: str) -> None:
+    """More records than anybody has are not read, even if one of them would let this server issue."""
+    assert "more than 64" in await refused(*[issue("other.example", tag)] * 64, issue("ca.example"))

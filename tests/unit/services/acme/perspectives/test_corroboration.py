@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry
 
 from services.acme.challenges.attempt import Attempt, PerspectiveAnswer
 from services.acme.errors import AcmeError, ValidationError
-from services.acme.perspectives.corroboration import UNANSWERED, Answers, Corroborated
+from services.acme.perspectives.corroboration import UNANSWERED, Answers, Corroborated, Perspective
 from tests.support.attempts import attempt
 
 ATTEMPT = attempt("dns-01")
@@ -151,3 +151,28 @@ def test_a_quorum_of_nobody_is_none(quorum: int) -> None:
     """None, and more than there are, cannot be meant."""
     with pytest.raises(ValueError, match="quorum"):
         corroborated(places("vv"), quorum)
+
+
+@dataclass
+class Broken:
+    """A perspective that cannot even be asked properly."""
+
+    name: str
+    error: Exception
+
+    async def look(self, attempt: Attempt) -> PerspectiveAnswer:
+        """Fail."""
+        assert attempt == ATTEMPT
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [RuntimeError("r"), asyncio.IncompleteReadError(b"", 1), ValueError("v")], ids=repr)
+async def test_a_failure_of_one_is_an_answer_that_is_missing(error: Exception) -> None:
+    """Whatever goes wrong with one perspective, the others decide, and its reason is told to nobody outside."""
+    found: list[Perspective] = [Broken("broken", error), *places("vv")]
+    answers = Answers(CollectorRegistry())
+    seen = await Corroborated(Primary(), found, 2, answers, grace_seconds=0.01).validate(ATTEMPT)
+    assert [answer.error for answer in seen] == [UNANSWERED, None, None]
+    with pytest.raises(ValidationError) as failure:
+        await Corroborated(Primary(), found, 3, answers, grace_seconds=0.01).validate(ATTEMPT)
+    assert failure.value.answers[0] == PerspectiveAnswer("broken", UNANSWERED, "asking it failed")

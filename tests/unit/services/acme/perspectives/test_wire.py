@@ -64,6 +64,16 @@ def test_a_question_that_is_not_quite_one_is_refused(member: str, value: object)
         attempt_of(orjson.dumps(orjson.loads(QUESTION) | {member: value}))
 
 
+def test_members_that_are_given_twice_are_refused() -> None:
+    """Two readers could take different ones of them: in a question, in its identifier, and in an answer."""
+    for twice in (b'{"wildcard":true,', b'{"identifier":{"type":"dns","type":"dns","value":"site.test"},'):
+        with pytest.raises(MalformedError, match="twice"):
+            attempt_of(twice + QUESTION[1:])
+    answer = Verdict.of(QUESTION, None).to_json()
+    with pytest.raises(MalformedError, match="twice"):
+        Verdict.from_json(b'{"valid":false,' + answer[1:], QUESTION)
+
+
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"null", b'{"type":', b"\xff"])
 def test_what_is_no_object_is_no_question(body: bytes) -> None:
     """Neither is an empty one."""
