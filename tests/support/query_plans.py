@@ -37,18 +37,21 @@ async def plan_of(url: str, statement: Prepared, arguments: Sequence[Any]) -> li
         await connection.close()
 
 
-async def plan_for_any(url: str, statement: Prepared) -> list[str]:
-    """The plan for whatever values, of few rows as of many; PostgreSQL takes an index and sorts nothing if it can."""
+async def plans_for_any(url: str, statements: Sequence[Prepared]) -> list[list[str]]:
+    """Their plans for whatever values, of few rows as of many; PostgreSQL takes indexes and sorts nothing if it can."""
     if url.startswith(_SQLITE):
-        return await plan_of(url, statement, [None] * len(statement.names))
+        return [await plan_of(url, statement, [None] * len(statement.names)) for statement in statements]
     connection = await asyncpg.connect(url)
     try:
         await connection.execute("SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off")
         await connection.execute("SET plan_cache_mode = force_generic_plan")
-        await connection.execute(f"PREPARE any_values AS {statement.sql}")
-        values = ", ".join("NULL" for _ in statement.names)
-        told = await connection.fetch(f"EXPLAIN EXECUTE any_values{f'({values})' if values else ''}")
-        return [row[0] for row in told]
+        plans = []
+        for number, statement in enumerate(statements):
+            await connection.execute(f"PREPARE any_{number} AS {statement.sql}")
+            values = ", ".join("NULL" for _ in statement.names)
+            told = await connection.fetch(f"EXPLAIN EXECUTE any_{number}{f'({values})' if values else ''}")
+            plans.append([row[0] for row in told])
+        return plans
     finally:
         await connection.close()
 

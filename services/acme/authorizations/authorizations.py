@@ -19,7 +19,7 @@ from services.acme.identifiers import Identifier
 from services.acme.ids import new_id, new_token
 from services.acme.rate_limits.rate_limits import RateLimits
 from services.acme.requests import AccountRequest
-from services.acme.store import AuthorizationRow, ChallengeRow, NewAuthorization, Store
+from services.acme.store import AccountRow, AuthorizationRow, ChallengeRow, NewAuthorization, Store
 from services.acme.urls import Urls
 from services.chassis.asgi import Response
 from services.chassis.database import AuditEvent, Write
@@ -124,7 +124,7 @@ class Authorizations:
         challenge, authorization = found
         if not request.is_read:
             request.members()  # `{}`; older clients add keyAuthorization, which says nothing new
-            challenge = await self._respond(challenge, authorization, request.account.row.thumbprint)
+            challenge = await self._respond(challenge, authorization, request.account.row)
         headers = [link(self._urls.of(f"authz/{authorization.id}"), "up")]
         if challenge.status == "processing":
             headers.append(retry_after(POLL_SECONDS))
@@ -150,13 +150,17 @@ class Authorizations:
 
     # A challenge on its way
 
-    async def _respond(self, challenge: ChallengeRow, authorization: AuthorizationRow, thumbprint: str) -> ChallengeRow:
+    async def _respond(
+        self, challenge: ChallengeRow, authorization: AuthorizationRow, account: AccountRow
+    ) -> ChallengeRow:
         if challenge.status not in _UNSETTLED:
             return challenge
         status = self._status(authorization)
         if status != "pending":
             raise AcmeError("malformed", f"the authorization of this challenge is {status}")
-        task = self._start(challenge, authorization, thumbprint)
+        if challenge.status == "pending":  # what is processing was let in before
+            self._limits.require_try(account, authorization.identifier, challenge.failures_full_at)
+        task = self._start(challenge, authorization, account.thumbprint)
         if not await self._background.finishes(task, self._hold_seconds) and challenge.status == "pending":
             audit = AuditEvent(
                 "challenge.processing", f"account:{authorization.account_id}", {"challenge": challenge.id}

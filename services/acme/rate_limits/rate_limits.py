@@ -5,7 +5,7 @@
 | accounts_per_address  | a new account             | an IPv4 address, or an IPv6 /64                 |
 | orders_per_account    | a new order               | its account                                     |
 | orders_per_name       | a new order, of each name | the name, whoever orders                        |
-| failed_validations    | a validation that failed  | the account and the name; empty, no more orders |
+| failed_validations    | a validation that failed  | its account and name; empty, no orders nor tries |
 
 A host takes any address of its /64 (RFC 4291 §2.5.4), so that is the least that can be limited; a /48 is often a whole
 company's private network (RFC 6177), which one host must not close. Private networks have no registered domains: the
@@ -163,6 +163,16 @@ class RateLimits:
         if limit is None:
             return ()
         return (self._store.take(_token(_failures(account, name.base), limit), self._now(), expect=None),)
+
+    def require_try(self, account: AccountRow, name: Identifier, full_at: int) -> None:
+        """Refuse a validation where too many failed; `full_at` is the time of their bucket, Unix milliseconds.
+
+        Raises:
+            AcmeError: rateLimited, with Retry-After.
+        """
+        limit, now = self._limit("failed_validations", account.id, account.eab_kid), self._now()
+        if limit is not None and (wait := full_at - (now + limit.period - limit.step)) > 0:
+            raise _refusal("failed_validations", name.base.value, limit, now, wait)
 
     def writes(self, charges: Sequence[Charge]) -> tuple[Write, ...]:
         """The first writes of the unit that is limited."""

@@ -70,7 +70,12 @@ class AuthorizationRow:
 
 @dataclass(frozen=True, slots=True)
 class ChallengeRow:
-    """A challenge as stored."""
+    """A challenge as stored.
+
+    Attributes:
+        failures_full_at: Unix milliseconds at which the bucket of failed validations of its account and name is full
+            again; 0 where none failed, or where the row was not read by its own id.
+    """
 
     id: str
     authorization_id: str
@@ -79,6 +84,7 @@ class ChallengeRow:
     status: ChallengeStatus
     validated_at: int | None = None
     error: Mapping[str, Any] | None = None
+    failures_full_at: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +242,7 @@ def challenge_of(row: Row) -> ChallengeRow:
         status=row["status"],
         validated_at=row["validated_at"],
         error=_problem(row["error"]),
+        failures_full_at=row.get("failures_full_at") or 0,
     )
 
 

@@ -19,12 +19,21 @@ from sqlalchemy import (
     exists,
     func,
     insert,
+    literal,
     or_,
     select,
     update,
 )
 
-from services.acme.schema import accounts, authorizations, certificates, challenges, order_authorizations, orders
+from services.acme.schema import (
+    accounts,
+    authorizations,
+    certificates,
+    challenges,
+    order_authorizations,
+    orders,
+    rate_limits,
+)
 
 UNFINISHED: Final = ("pending", "ready")
 _CURVES: Final = {"P-256": "ecdsa-p256", "P-384": "ecdsa-p384", "P-521": "ecdsa-p521", "Ed25519": "ed25519"}
@@ -44,6 +53,22 @@ _CHALLENGE_AND_AUTHORIZATION: Final = select(
     authorizations.c.expires,
 ).join_from(challenges, authorizations, challenges.c.authorization_id == authorizations.c.id)
 
+# In the same statement, so that a challenge that is tried costs no query more.
+_FAILURES_FULL_AT: Final = (
+    select(rate_limits.c.full_at)
+    .where(
+        rate_limits.c.key  # as services.acme.rate_limits.rate_limits names it
+        == literal("failed:")
+        .concat(authorizations.c.account_id)
+        .concat(literal(":"))
+        .concat(authorizations.c.type)
+        .concat(literal(":"))
+        .concat(authorizations.c.value)
+    )
+    .correlate(authorizations)
+    .scalar_subquery()
+    .label("failures_full_at")
+)
 _SERVED: Final = select(order_authorizations.c.order_id).where(
     order_authorizations.c.authorization_id == bindparam("authorization")
 )
@@ -200,7 +225,7 @@ STATEMENTS: Final[Mapping[str, Any]] = {
     "challenges": select(challenges)
     .where(challenges.c.authorization_id == bindparam("authorization"))
     .order_by(challenges.c.type.desc()),
-    "challenge": _CHALLENGE_AND_AUTHORIZATION.where(
+    "challenge": _CHALLENGE_AND_AUTHORIZATION.add_columns(_FAILURES_FULL_AT).where(
         challenges.c.id == bindparam("id"), authorizations.c.account_id == _ACCOUNT
     ),
     "processing_challenges": _CHALLENGE_AND_AUTHORIZATION.where(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from services.acme.errors import ValidationError
 from services.acme.rate_limits.rate_limits import Limit, Limits
 from tests.support.acme_client import AcmeProblemError
+from tests.support.acme_orders import challenge_of
 from tests.support.acme_server import BASE, AcmeServer, solve
 
 
@@ -97,4 +99,27 @@ async def test_failed_validations_close_a_name(tmp_path: Path) -> None:
         await client.post(f"{BASE}/acme/new-authz", {"identifier": {"type": "dns", "value": "a.test"}})
     assert server.commits == before
     assert (await client.new_order(["b.test"])).status == "pending"
+    await server.stop()
+
+
+async def test_what_was_ordered_before_is_not_tried_beyond_the_limit(tmp_path: Path) -> None:
+    """Pending challenges of a name that failed too often are not tried until Retry-After, and nothing of them changes.
+
+    Otherwise whoever orders a name a thousand times beforehand could try it a thousand times.
+    """
+    server = await AcmeServer.start(tmp_path, limits=Limits(failed_validations=Limit(1, 3600)))
+    client = await server.registered()
+    server.validator.failures["a.test"] = ValidationError("connection", "refused")
+    orders = [await client.new_order(["a.test"]) for _ in range(2)]
+    failing, waiting = [await challenge_of(client, order) for order in orders]
+    await client.post(failing, {})
+    before = list(server.commits)
+    refused = await client.post_raw(waiting, {})
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "3600")
+    assert (await client.post(waiting)).json()["status"] == "pending"
+    assert (server.commits, len(server.validator.attempts)) == (before, 1)
+    server.clock.advance(timedelta(hours=1))
+    client.nonces.clear()
+    server.validator.failures.clear()
+    assert (await client.post(waiting, {})).json()["status"] == "valid"
     await server.stop()

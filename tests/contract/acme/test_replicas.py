@@ -19,7 +19,7 @@ from services.acme.upkeep import alone
 from services.chassis.database import AuditEvent
 from tests.support.acme_client import JOSE, AcmeClient, AcmeProblemError
 from tests.support.acme_orders import challenge_of, csr_for, ready_order
-from tests.support.acme_server import DIRECTORY, AcmeServer
+from tests.support.acme_server import BASE, DIRECTORY, AcmeServer
 from tests.support.jose_key import JoseKey, b64u
 from tests.support.postgres import PostgresServer
 
@@ -118,6 +118,45 @@ async def test_the_work_of_the_dead_is_taken_up(pair: tuple[AcmeServer, AcmeServ
     await upkeep.look()
     await living.settled(lambda: not living.service.background.is_busy)
     assert [(await there.read(order.url)).status for order in (finalized, challenged)] == ["valid", "ready"]
+
+
+async def test_two_proofs_of_one_order_at_both(pair: tuple[AcmeServer, AcmeServer]) -> None:
+    """Each replica stores one of the two proofs that an order waits for, at the same moment: the order is ready."""
+    here = await pair[0].registered()
+    there = at(pair[1], here)
+    orders = [await here.new_order([f"a{number}.test", f"b{number}.test"]) for number in range(5)]
+    urls = []
+    for order in orders:
+        for client, of in zip((here, there), order.body["authorizations"], strict=True):
+            urls.append((client, client.challenge(await client.read(of), "http-01").url))
+    pair[0].validator.gate.clear()  # that of both
+    for client, url in urls:
+        assert (await client.post(url, {})).json()["status"] == "processing"
+    pair[0].validator.gate.set()
+    await pair[0].settled(lambda: not any(server.service.background.is_busy for server in pair))
+    assert [(await here.read(order.url)).status for order in orders] == ["ready"] * len(orders)
+
+
+async def test_a_nonce_is_used_up_though_the_database_crashed(
+    pair: tuple[AcmeServer, AcmeServer], postgres: PostgresServer
+) -> None:
+    """What a request changed is there after a crash, and so is the nonce that it used: it cannot be replayed."""
+    client = await pair[0].registered()
+    url, nonce = f"{BASE}/acme/new-order", (await pair[0].http.head("/acme/new-nonce")).headers["replay-nonce"]
+    header = {"alg": client.key.alg, "nonce": nonce, "url": url, "kid": client.kid}
+    wanted = json.dumps({"identifiers": [{"type": "dns", "value": "a.test"}]}).encode()
+    body = json.dumps(client.key.jws(wanted, header))
+    made = await pair[0].http.post(url, content=body, headers={"content-type": JOSE})
+    assert made.status_code == 201
+    postgres.kill()
+    postgres.launch()
+    for server in pair:
+        answer = made
+        async with asyncio.timeout(30):
+            while answer is made or answer.status_code >= 500:  # a connection from before the crash
+                answer = await server.http.post(url, content=body, headers={"content-type": JOSE})
+        assert answer.json()["type"].endswith(":badNonce")
+    assert (await client.read(made.headers["location"])).status == "pending"
 
 
 async def test_both_may_take_up_the_same(pair: tuple[AcmeServer, AcmeServer]) -> None:
