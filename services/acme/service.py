@@ -38,11 +38,11 @@ from services.acme.revocation import Revocations
 from services.acme.store import Store
 from services.acme.store.account_changes import AccountChanges
 from services.acme.store.account_search import AccountSearch
+from services.acme.store.expired import CLEAN_UP_BATCH, ExpiredStore
 from services.acme.store.external_accounts import ExternalAccountStore
 from services.acme.store.incidents import IncidentStore
 from services.acme.store.rate_limits import RateLimitStore
 from services.acme.store.renewals import RenewalStore
-from services.acme.store.statements import CLEAN_UP_BATCH
 from services.acme.upkeep import Upkeep, alone
 from services.acme.urls import Urls
 from services.chassis.asgi import Application
@@ -82,6 +82,7 @@ class AcmeService:
 
     application: Application
     store: Store
+    expired: ExpiredStore
     issuance: Issuance
     authorizations: Authorizations
     background: Background
@@ -143,6 +144,7 @@ class AcmeService:
         return cls(
             application=api.application(metrics),
             store=store,
+            expired=ExpiredStore(database),
             issuance=issuance,
             authorizations=authorizations,
             background=background,
@@ -164,8 +166,8 @@ class AcmeService:
     async def clean_up(self) -> int:
         """Delete orders that expired long ago without a certificate, a bounded number per commit; how many."""
         deleted, before = 0, unix(self.clock.now()) - KEPT_SECONDS
-        while expired := await self.store.expired_orders(before):
-            await self.store.delete_orders(expired)
+        while expired := await self.expired.orders(before):
+            await self.expired.delete_orders(expired)
             deleted += len(expired)
             await asyncio.sleep(_PAUSE_SECONDS)
         await self._delete_authorizations(before)
@@ -173,9 +175,9 @@ class AcmeService:
 
     async def _delete_authorizations(self, before: int) -> None:
         """Those that expired before a moment and serve no order; at the next call, those that expired since."""
-        unserving = await self.store.unserving_authorizations(before)
+        unserving = await self.expired.authorizations(before)
         for start in range(0, len(unserving), CLEAN_UP_BATCH):
-            await self.store.delete_authorizations(unserving[start : start + CLEAN_UP_BATCH])
+            await self.expired.delete_authorizations(unserving[start : start + CLEAN_UP_BATCH])
             await asyncio.sleep(_PAUSE_SECONDS)
 
     async def run_clean_up(self) -> None:

@@ -343,37 +343,6 @@ class Store:
         values = {"certificate": certificate_id, "now": now}
         await self._commit("certificate-revoked", [self._write("mark_revoked", values)], audit)
 
-    # Clean-up
-
-    async def expired_orders(self, before: int) -> list[str]:
-        """Some orders that expired before a moment and never got as far as a certificate."""
-        return [row["id"] for row in await self._all("expired_orders", before=before)]
-
-    async def delete_orders(self, order_ids: Sequence[str]) -> None:
-        """Delete orders, and what ties their authorizations to them."""
-        writes = []
-        for order_id in order_ids:
-            writes += [
-                self._write("delete_order_authorizations", {"order": order_id}, expect=None),
-                self._write("delete_order", {"order": order_id}, expect=None),
-            ]
-        await self._database.commit(Unit("orders-deleted", writes))
-
-    async def unserving_authorizations(self, before: int) -> list[str]:
-        """Authorizations that expired before a moment and serve no order; reads an index of all that expired."""
-        rows = self._database.scan(self._statements["unserving_authorizations"], before=before)
-        return [row["id"] async for row in rows]
-
-    async def delete_authorizations(self, ids: Sequence[str]) -> None:
-        """Delete authorizations that serve no order."""
-        writes = []
-        for of in ids:
-            writes += [
-                self._write("delete_challenges", {"authorization": of}, expect=None),
-                self._write("delete_authorization", {"authorization": of}, expect=None),
-            ]
-        await self._database.commit(Unit("authorizations-deleted", writes))
-
     # The database's own verbs
 
     async def _one(self, statement: str, **params: object) -> Row | None:

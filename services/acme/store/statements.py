@@ -15,7 +15,6 @@ from sqlalchemy import (
     Text,
     bindparam,
     case,
-    delete,
     exists,
     func,
     insert,
@@ -37,7 +36,6 @@ from services.acme.schema import (
 
 UNFINISHED: Final = ("pending", "ready")
 _CURVES: Final = {"P-256": "ecdsa-p256", "P-384": "ecdsa-p384", "P-521": "ecdsa-p521", "Ed25519": "ed25519"}
-CLEAN_UP_BATCH: Final = 500  # orders deleted in one commit
 REUSABLE_SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # names of one order, so that there are few statements
 
 _ACCOUNT: Final[BindParameter[Any]] = bindparam("account")
@@ -72,7 +70,7 @@ _FAILURES_FULL_AT: Final = (
 _SERVED: Final = select(order_authorizations.c.order_id).where(
     order_authorizations.c.authorization_id == bindparam("authorization")
 )
-_SERVES: Final = exists().where(order_authorizations.c.authorization_id == authorizations.c.id)
+SERVES: Final = exists().where(order_authorizations.c.authorization_id == authorizations.c.id)
 _UNMET: Final = (  # an authorization of the order in question that does not hold
     select(order_authorizations.c.order_id)
     .join_from(order_authorizations, authorizations, order_authorizations.c.authorization_id == authorizations.c.id)
@@ -157,7 +155,7 @@ STATEMENTS: Final[Mapping[str, Any]] = {
             authorizations.c.account_id == _ACCOUNT,
             authorizations.c.status == "pending",
             authorizations.c.expires > _NOW,
-            ~_SERVES,
+            ~SERVES,
         )
         .limit(bindparam("most"))
         .subquery()
@@ -262,15 +260,5 @@ STATEMENTS: Final[Mapping[str, Any]] = {
     "mark_revoked": update(certificates)
     .where(certificates.c.id == bindparam("certificate"), certificates.c.revoked_at.is_(None))
     .values(revoked_at=_NOW),
-    "expired_orders": select(orders.c.id)
-    .where(orders.c.status.in_((*UNFINISHED, "invalid")), orders.c.expires < bindparam("before"))
-    .limit(CLEAN_UP_BATCH),
-    "delete_order_authorizations": delete(order_authorizations).where(order_authorizations.c.order_id == _ORDER),
-    "delete_order": delete(orders).where(orders.c.id == _ORDER, orders.c.certificate_id.is_(None)),
     **{f"reusable_{size}": _reusable(size) for size in REUSABLE_SIZES},
-    "unserving_authorizations": select(authorizations.c.id).where(
-        authorizations.c.expires < bindparam("before"), ~_SERVES
-    ),
-    "delete_challenges": delete(challenges).where(challenges.c.authorization_id == bindparam("authorization")),
-    "delete_authorization": delete(authorizations).where(authorizations.c.id == bindparam("authorization"), ~_SERVES),
 }

@@ -10,6 +10,7 @@ import pytest
 from services.acme.app import MIGRATIONS
 from services.acme.store.account_changes import AccountChanges
 from services.acme.store.account_search import AccountSearch
+from services.acme.store.expired import ExpiredStore
 from services.acme.store.external_accounts import ExternalAccountStore
 from services.acme.store.nonces import NonceStore
 from services.acme.store.rate_limits import RateLimitStore
@@ -26,6 +27,7 @@ from tests.support.query_plans import plans_for_any, tables_read_whole
 _SMALL: Final = {"eab_keys", "incidents", "positions", "rate_limit_overrides", "shared_secrets"}
 _STORES: Final = (
     AccountChanges,
+    ExpiredStore,
     ExternalAccountStore,
     RateLimitStore,
     RenewalStore,
