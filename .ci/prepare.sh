@@ -39,6 +39,10 @@ prepare_venv() {
     if [ "$extra" = all ] && [ "$(cat .venv/pqcpki-stamp 2>/dev/null)" = "${stamp/#all/dev}" ]; then
         return
     fi
+    # An environment that is another folder's, linked to here, would from then on hold this folder's code for both.
+    if [ -L .venv ] || { [ -e .venv/lib ] && [ "$(readlink -f .venv/lib)" != "$(pwd -P)/.venv/lib" ]; }; then
+        fail ".venv is another folder's environment, which is not touched. Remove the link; an environment of this folder is made then."
+    fi
     say "Installing pqcpki into .venv (about a minute, once) ..."
     # An interrupted installation, or an interpreter that is gone, leaves a folder without a working pip.
     .venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv
