@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
@@ -24,8 +23,8 @@ from services.chassis.audit.verification import Evidence, verify_database
 from services.chassis.audit.whole import export_log
 from services.chassis.database import Unit, Write
 from tests.support.audit_world import AuditWorld, event
-from tests.support.console import ROOT
 from tests.support.databases import AUDIT
+from tests.support.fork_server import fork_server
 
 
 @pytest.fixture
@@ -201,12 +200,9 @@ async def test_sigkill_at_any_step_loses_nothing(url: str, world: AuditWorld, st
     retain = step in _STEPS[4:]
     days = 60 if retain else 0
     before = (await audit_head(world.database)).sequence
-    arguments = [url, str(world.directory.parent), step, str(int(retain)), str(days)]
-    done = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", DOOMED, *arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    _, errors = await done.communicate()
-    assert done.returncode == -signal.SIGKILL, errors.decode()
+    arguments = [DOOMED, url, str(world.directory.parent), step, str(int(retain)), str(days)]
+    done = fork_server().run("-c", arguments, os.environ, timeout=120, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
     notices = await world.verified()
     assert (await audit_head(world.database)).sequence >= before
     if not retain:

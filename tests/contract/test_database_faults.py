@@ -7,8 +7,6 @@ import resource
 import signal
 import sqlite3
 import stat
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from services.chassis.errors import SettingsError, UnavailableError
 from services.chassis.migrations import migrate
 from tests.support.clock import ManualClock
 from tests.support.databases import BOOKS, create_schema, opened
+from tests.support.fork_server import fork_server
 from tests.support.postgres import PostgresMissingError, PostgresServer
 
 ROOT = Path(__file__).parents[2]
@@ -68,12 +67,10 @@ async def test_a_process_killed_around_a_commit_loses_nothing_that_was_acknowled
     url: str, moment: str, victim: int
 ) -> None:
     """SIGKILL before the commit leaves nothing of its batch, after it leaves all of it; the audit chain holds."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", DOOMED, url, moment, f"add-{victim}", stdout=subprocess.PIPE, cwd=ROOT
-    )
-    output, _ = await process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    acknowledged = {int(word) for word in output.split() if word.isdigit()}  # log lines stand between them
+    arguments = [DOOMED, url, moment, f"add-{victim}"]
+    done = fork_server().run("-c", arguments, os.environ, timeout=120, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    acknowledged = {int(word) for word in done.stdout.split() if word.isdigit()}  # log lines stand between them
     async with opened(url, ManualClock()) as database:
         there = await books(database)
         assert acknowledged <= there

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -19,22 +17,15 @@ from pkicore.tlog.frontier import Frontier
 from pkicore.tlog.merkle import leaf_hash
 from pkicore.tlog.proofs import verify_consistency
 from services.signing.wire import SignatureRecord
-from tests.support.console import ROOT
 from tests.support.crashing_signing import sign_once, signer_world
+from tests.support.fork_server import fork_server
 from tests.support.signing_world import ORIGIN, SigningWorld
-
-SCRIPT = ROOT / "tests" / "support" / "crashing_signing.py"
 
 
 def _die(directory: Path, *when: str) -> None:
-    done = subprocess.run(
-        [sys.executable, SCRIPT, directory, *when],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
+    arguments = [str(directory), *when]
+    done = fork_server().run("tests.support.crashing_signing", arguments, os.environ, timeout=120, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
 
 
 @pytest.mark.parametrize(("moment", "nth"), [("before", 1), ("after", 1), ("before", 2), ("after", 2)])

@@ -123,7 +123,7 @@ class ForkServer:
     def start(
         self, program: str, arguments: Sequence[str], environment: Mapping[str, str], stdout: IO[Any], stderr: IO[Any]
     ) -> Forked:
-        """Start one of the commands, or a module as by `python -m`."""
+        """Start one of the commands, a module as by `python -m`, or as `-c` the code of the first word."""
         with Path(os.devnull).open("rb") as null:
             return _forked(self._path, program, arguments, environment, (null, stdout, stderr))
 
@@ -273,6 +273,8 @@ def _run(request: Mapping[str, Any]) -> None:
         forked_services.install()
     if program in COMMANDS:
         importlib.import_module(COMMANDS[program]).main(prog_name=program)
+    elif program == "-c":
+        exec(sys.argv.pop(1), {"__name__": "__main__"})  # noqa: S102 - a test's own code, as the interpreter does
     else:
         runpy.run_module(program, run_name="__main__", alter_sys=True)
 
