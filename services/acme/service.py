@@ -107,15 +107,14 @@ class AcmeService:
         metrics: HttpMetrics,
     ) -> Self:
         """Put the parts together."""
-        store, background, blocked = Store(database), Background(), BlockedKeys(outside.authority)
-        cache = AccountCache(store, shared=database.shared is not None)
+        store, renewal_store, blocked = Store(database), RenewalStore(database), BlockedKeys(outside.authority)
+        cache, background = AccountCache(store, shared=database.shared is not None), Background()
         limits = RateLimits(RateLimitStore(database), rules.limits, clock)
         profiles = Profiles(rules.orders.profiles, rules.orders.challenges, rules.orders.default_profile)
         issuance = Issuance(store, cache, outside.authority, background, profiles, urls, clock, rules.hold_seconds)
         hold, issuers = rules.hold_seconds, rules.meta.caa_identities
         authorizations = Authorizations(store, outside.validator, background, urls, clock, hold, limits, issuers)
         changes, documents = AccountChanges(database), AccountDocuments(urls, rules.accounts.terms)
-        renewal_store = RenewalStore(database)
         renewals, renewal_info = Renewals(renewal_store), RenewalInfo(renewal_store)
         keys, external_store = KeyRules(rules.published), ExternalAccountStore(database)
         external = ExternalAccounts(
