@@ -84,7 +84,6 @@ async def test_a_validator_that_breaks_fails_the_challenge_only(server: AcmeServ
     assert "secret" not in answer.text
 
 
-@pytest.mark.requirement("rfc8555-6.6-01", "rfc8555-6.6-02")
 async def test_a_busy_validator_asks_to_come_back(server: AcmeServer) -> None:
     """Where nothing could be tried the client gets rateLimited, and the challenge stays pending for another try."""
     client = await server.registered()

@@ -9,16 +9,18 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from pkicore.algorithms import known_public_key
 from pkicore.jose.jwk import jwk_of, thumbprint
 from services.acme.profiles.profiles import BUILT_IN, Profile
 from tests.support.acme_client import AcmeProblemError, Corruption
-from tests.support.acme_orders import challenge_of, csr_for, ready_order
+from tests.support.acme_orders import challenge_of, csr_for, new_key, ready_order
 from tests.support.acme_server import BASE, AcmeServer, solve
-from tests.support.jose_key import b64u
+from tests.support.jose_key import JoseKey, b64u
 
 NEW_ORDER = f"{BASE}/acme/new-order"
 ORDER = {"identifiers": [{"type": "dns", "value": "a.example"}]}
@@ -210,3 +212,31 @@ def test_the_documentation_says_how_caa_is_read() -> None:
     """Which parameters count, and who verifies DNSSEC."""
     page = (Path(__file__).parents[3] / "docs/acme/caa.md").read_text()
     assert all(word in page for word in ("`accounturi`", "`validationmethods`", "It does not verify DNSSEC itself"))
+
+
+@pytest.mark.requirement("rfc8555-6.5-01")
+async def test_every_answer_to_a_post_has_a_fresh_nonce(server: AcmeServer) -> None:
+    """From newAccount to revokeCert, each success brings a nonce, and no two bring the same."""
+    client = await server.registered()
+    answers: list[httpx.Response] = []
+
+    async def keep(response: httpx.Response) -> None:
+        if response.request.method == "POST":
+            answers.append(response)
+
+    client.http.event_hooks = {"response": [keep]}
+    account = await client.register()
+    order = await client.new_order(["a.example"])
+    await client.authorize(order, solve)
+    order = await client.finalize(order, csr_for("a.example"))
+    (certificate, *_) = x509.load_pem_x509_certificates((await client.download(order)).encode())
+    for url in (account.url, account.body["orders"], order.url, order.body["authorizations"][0]):
+        await client.post(url)
+    await client.post(f"{BASE}/acme/new-authz", {"identifier": {"type": "dns", "value": "b.example"}})
+    await client.change_key(JoseKey(new_key()))
+    await client.revoke(certificate)
+    await client.deactivate()
+    nonces = [answer.headers["replay-nonce"] for answer in answers]
+    assert all(answer.is_success for answer in answers)
+    assert len(answers) >= 14
+    assert len(set(nonces)) == len(nonces)

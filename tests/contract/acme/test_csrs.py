@@ -82,7 +82,7 @@ async def test_finalize_without_a_csr(server: AcmeServer, payload: object) -> No
     assert (response.status_code, response.json()["type"]) == (400, "urn:ietf:params:acme:error:malformed")
 
 
-@pytest.mark.requirement("rfc8555-11.1-05", "rfc8555-11.1-06")
+@pytest.mark.requirement("rfc8555-11.1-02", "rfc8555-11.1-05", "rfc8555-11.1-06")
 async def test_account_keys_are_no_certificate_keys(server: AcmeServer) -> None:
     """A CSR with the key of any account, one's own or another's, is badCSR."""
     client, other = await server.registered(), await server.registered()

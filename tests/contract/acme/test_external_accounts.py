@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
@@ -78,6 +79,7 @@ async def test_an_account_is_bound(strict: AcmeServer, alg: str) -> None:
     """With any of the MAC algorithms; the account knows its external account, and the audit log does."""
     external = await made(strict, comment="web team")
     assert external.entry.kid.isascii()
+    assert re.fullmatch("[A-Za-z0-9_-]{43,}", external.mac_key), "base64url, without padding"
     client = strict.client()
     sent = binding(external, client.key, alg=alg)
     account = await client.register(externalAccountBinding=sent)

@@ -70,6 +70,7 @@ async def test_neither_user_agent_nor_language_is_asked_for(server: AcmeServer) 
     assert (await client.new_order(["a.test"])).status == "pending"
 
 
+@pytest.mark.requirement("rfc8555-6.6-01", "rfc8555-6.6-02")
 async def test_new_accounts_of_one_address_are_limited(tmp_path: Path) -> None:
     """Past the limit a new account is refused with 429; one that there is is found still, and nothing was made."""
     server = await AcmeServer.start(tmp_path, limits=Limits(accounts_per_address=Limit(2, 3600)))
@@ -102,6 +103,7 @@ async def test_failed_validations_close_a_name(tmp_path: Path) -> None:
     await server.stop()
 
 
+@pytest.mark.requirement("rfc8555-6.6-01", "rfc8555-6.6-02")
 async def test_what_was_ordered_before_is_not_tried_beyond_the_limit(tmp_path: Path) -> None:
     """Pending challenges of a name that failed too often are not tried until Retry-After, and nothing of them changes.
 

@@ -49,7 +49,8 @@ async def refusal(method: TlsAlpn01, tried: Attempt = ATTEMPT) -> ValidationErro
     return failed.value
 
 
-@pytest.mark.requirement("rfc8737-3-05", "rfc8737-3-09", "rfc8737-3-10", "rfc8737-3-12", "rfc8737-4-02", "rfc8737-4-03")
+@pytest.mark.requirement("rfc8737-3-05", "rfc8737-3-08", "rfc8737-3-09", "rfc8737-3-10", "rfc8737-3-12")
+@pytest.mark.requirement("rfc8737-4-02", "rfc8737-4-03")
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 async def test_right_certificate(dns: DnsSimulator, tls: AlpnServer, version: ssl.TLSVersion) -> None:
     """The digest in the certificate proves control; the server is told name and protocol, and no application data."""
