@@ -189,17 +189,18 @@ def _end_of_soa(data: bytes, start: int) -> int:
 
 def _end_of_name(data: bytes, at: int) -> int:
     """Where a name ends that may be compressed, with what stands before (RFC 1035 §4.1.4); errors likewise."""
-    end, earliest, size = 0, at, 1
-    while length := data[at]:
+    end, start, bound, size = 0, at, len(data), 1
+    while at < bound:
+        length = data[at]
+        if not length:
+            return end or at + 1
         if length >= _POINTER:
             end = end or at + 2
-            at = (length - _POINTER) << 8 | data[at + 1]
-            if at >= earliest:
-                raise ValueError("a pointer that does not lead back")
-            earliest = at
+            bound, at = start, (length - _POINTER) << 8 | data[at + 1]
+            start = at
             continue
         at += 1 + length
         size += 1 + length
         if length > _MAX_LABEL or size > _MAX_NAME:
             raise ValueError("a label or name that is too long")
-    return end or at + 1
+    raise ValueError("a name that does not end, or whose pointer does not lead to what is wholly before it")

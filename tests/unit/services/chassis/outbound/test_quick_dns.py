@@ -92,8 +92,9 @@ async def test_usual_company_of_an_answer() -> None:
 def test_what_is_believed_is_what_dnspython_reads() -> None:
     """Of answers damaged at random (one seed) none is believed that a full reader refuses or reads otherwise."""
     chance, believed = random.Random(8), 0  # noqa: S311 -- a seed for repeatable damage, no secret
-    for _ in range(1500):
+    for _ in range(1000):
         question = _Question(QUESTION[:-4], KINDS["A"])
+        question.number = chance.randrange(65536)
         asked = question.number.to_bytes(2, "big")
         wire = bytearray(
             chance.choice(
@@ -114,7 +115,7 @@ def test_what_is_believed_is_what_dnspython_reads() -> None:
         whole = {ip_address(each.address).packed for rrset in message.answer for each in rrset}
         assert whole == set(question.found)
         believed += 1
-    assert believed > 300
+    assert believed > 200
 
 
 @pytest.mark.parametrize(
