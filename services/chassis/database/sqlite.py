@@ -39,7 +39,7 @@ _QUICK_COMMIT = 0.002
 _RECENT_COMMITS = 9
 _COMMITS_AWAY = 256
 """Commits in the thread before the disk is tried again on the event loop."""
-_LOG_PAGES = 4000
+_LOG_PAGES = 8000
 """Pages (of 4 KiB) of the log before a commit moves them into the database file: it waits for that, so it is rare."""
 _INLINE_WRITES = 256
 """Statements of a batch that run on the event loop; in the thread each would wait for the interpreter's lock."""
