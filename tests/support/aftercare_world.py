@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ import httpx
 from prometheus_client import CollectorRegistry
 
 from pkicore.identity import SpiffeId
+from services.chassis.asgi import AsgiApp
 from services.chassis.observability import HttpMetrics
 from services.signing.aftercare import Aftercare, AftercareRules, Signed, build_aftercare
 from services.signing.app import public_application
@@ -33,9 +35,14 @@ class Service:
     world: SigningWorld
     aftercare: Aftercare
 
+    @cached_property
+    def application(self) -> AsgiApp:
+        """The TLS listener's."""
+        return public_application(self.world.core, HttpMetrics(CollectorRegistry()), (), self.aftercare)
+
     def http(self, peer: SpiffeId | None = OPERATOR, api_key: str | None = None) -> httpx.AsyncClient:
         """A caller of it."""
-        app = public_application(self.world.core, HttpMetrics(CollectorRegistry()), (), self.aftercare)
+        app = self.application
         shown = None if peer is None or api_key is not None else SimpleNamespace(spiffe_id=peer, serial=1)
 
         async def with_peer(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 -- ASGI's own types

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +27,7 @@ from services.ca.hierarchy import Hierarchy
 from services.ca.issuance import IssuingCa
 from services.ca.settings import IssuerState
 from services.ca.wire import CertificateRequest, Identifier, IssuedCertificate
+from services.chassis.asgi import AsgiApp
 from services.chassis.database import CommitObserver, Database
 from services.chassis.observability import HttpMetrics
 from services.chassis.peer import CallerPolicy
@@ -82,6 +83,7 @@ class CaWorld:
     families: dict[str, FamilyOfKeys]
     core: Core
     log: CertificateLog | None = None
+    _applications: dict[str, tuple[Core, AsgiApp]] = field(default_factory=dict)
 
     @classmethod
     async def open(
@@ -163,14 +165,22 @@ class CaWorld:
 
     def internal(self, caller: SpiffeId | None, policy: str = POLICY) -> httpx.AsyncClient:
         """The mTLS listener's application, called by a peer with this identity under a caller policy."""
-        metrics = HttpMetrics(CollectorRegistry())
-        app = internal_application(self.core, CallerPolicy.load(policy), metrics, self.clock)
+        app = self._internal_application(policy)
         peer = None if caller is None else SimpleNamespace(spiffe_id=caller, serial=1)
 
         async def with_peer(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 -- ASGI's own types
             await app({**scope, "state": {"peer": peer}}, receive, send)
 
         return httpx.AsyncClient(transport=httpx.ASGITransport(with_peer), base_url="https://ca")
+
+    def _internal_application(self, policy: str) -> AsgiApp:
+        """One for each caller policy and domain: what FastAPI makes of its routes costs more than most tests."""
+        made = self._applications.get(policy)
+        if made is None or made[0] is not self.core:
+            caller_policy, metrics = CallerPolicy.load(policy), HttpMetrics(CollectorRegistry())
+            made = self.core, internal_application(self.core, caller_policy, metrics, self.clock)
+            self._applications[policy] = made
+        return made[1]
 
     def status(self) -> httpx.AsyncClient:
         """The HTTP listener's application."""

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
@@ -19,6 +20,7 @@ from prometheus_client import CollectorRegistry
 
 from pkicore.algorithms import known_public_key
 from pkicore.dsse import key_id as dsse_key_id
+from services.chassis.asgi import AsgiApp
 from services.chassis.observability import HttpMetrics
 from services.signing.aftercare import Aftercare, AftercareRules, Signed, build_aftercare
 from services.signing.app import public_application
@@ -118,9 +120,14 @@ class PqcsignWorld:
         yield cls(world, aftercare, root)
         await world.close()
 
+    @cached_property
+    def application(self) -> AsgiApp:
+        """The TLS listener's."""
+        return public_application(self.world.core, HttpMetrics(CollectorRegistry()), (), self.aftercare)
+
     def http(self, credential: Credential | None) -> httpx.AsyncClient:
         """The TLS listener's application, called by the operator where a certificate is shown."""
-        app = public_application(self.world.core, HttpMetrics(CollectorRegistry()), (), self.aftercare)
+        app = self.application
         is_operator = credential is not None and credential.certificate is not None
         peer = SimpleNamespace(spiffe_id=OPERATOR, serial=1) if is_operator else None
 

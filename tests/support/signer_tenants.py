@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ import httpx
 from prometheus_client import CollectorRegistry
 
 from pkicore.identity import SpiffeId
+from services.chassis.asgi import AsgiApp
 from services.chassis.database import Database, Prepared, Row
 from services.chassis.observability import HttpMetrics
 from services.chassis.oidc import OidcIssuerSettings
@@ -126,10 +128,15 @@ class TenantsWorld:
     seconds: float = 1000.0
     _metrics: HttpMetrics = field(default_factory=lambda: HttpMetrics(CollectorRegistry()))
 
+    @cached_property
+    def application(self) -> AsgiApp:
+        """The mTLS listener's."""
+        policy = CallerPolicy.load("".join(_CALLERS.format(kind=kind) for kind in ("workload", "operator")))
+        return internal_application(self.core, policy, self._metrics)
+
     def caller(self, path: str) -> httpx.AsyncClient:
         """A client that the mTLS listener has verified as `spiffe://test<path>`."""
-        policy = CallerPolicy.load("".join(_CALLERS.format(kind=kind) for kind in ("workload", "operator")))
-        app = internal_application(self.core, policy, self._metrics)
+        app = self.application
         peer = SimpleNamespace(spiffe_id=SpiffeId.parse(f"spiffe://test{path}"), serial=1)
 
         async def with_peer(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 - ASGI's own types

@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from prometheus_client import CollectorRegistry
 
 from pkicore.algorithms import ALGORITHMS, Algorithm, Payload, PrivateKey, algorithm_of, generate_private_key
 from pkicore.identity import SpiffeId
+from services.chassis.asgi import AsgiApp
 from services.chassis.audit import audit_records
 from services.chassis.database import CommitObserver, Database
 from services.chassis.observability import HttpMetrics
@@ -317,9 +319,14 @@ class SignerWorld:
         await again.core.versions.recover()
         return again
 
+    @cached_property
+    def application(self) -> AsgiApp:
+        """The mTLS listener's."""
+        return internal_application(self.core, CallerPolicy.load(CALLER_POLICY), HttpMetrics(CollectorRegistry()))
+
     def http(self, caller: SpiffeId | None, **headers: str) -> httpx.AsyncClient:
         """The mTLS listener's application, called by a peer with this identity."""
-        app = internal_application(self.core, CallerPolicy.load(CALLER_POLICY), HttpMetrics(CollectorRegistry()))
+        app = self.application
         peer = None if caller is None else SimpleNamespace(spiffe_id=caller, serial=1)
 
         async def with_peer(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 -- ASGI's own types

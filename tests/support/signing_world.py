@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final, Literal
@@ -27,6 +28,7 @@ from pkicore.algorithms import Payload, PublicKey
 from pkicore.clock import unix
 from pkicore.identity import SpiffeId
 from pkicore.keys.remote import RemotePublicKey, RemoteSigner, open_remote_key
+from services.chassis.asgi import AsgiApp
 from services.chassis.audit import audit_records
 from services.chassis.database import AuditEvent, CommitObserver, Database
 from services.chassis.observability import HttpMetrics
@@ -319,13 +321,18 @@ class SigningWorld:
         again.stack.push_async_callback(keeps.aclose)
         return again
 
+    @cached_property
+    def application(self) -> AsgiApp:
+        """The TLS listener's."""
+        more = [] if self.log is None else signing_log_routes(self.log)
+        more += [] if self.timestamps is None else timestamp_routes(self.timestamps)
+        return public_application(self.core, HttpMetrics(CollectorRegistry()), more)
+
     def http(
         self, peer: SpiffeId | None = OPERATOR, *, api_key: str | None = None, **headers: str
     ) -> httpx.AsyncClient:
         """The TLS listener's application, called by a peer with this identity, or with an API key."""
-        more = [] if self.log is None else signing_log_routes(self.log)
-        more += [] if self.timestamps is None else timestamp_routes(self.timestamps)
-        app = public_application(self.core, HttpMetrics(CollectorRegistry()), more)
+        app = self.application
         shown = None if peer is None or api_key is not None else SimpleNamespace(spiffe_id=peer, serial=1)
 
         async def with_peer(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 -- ASGI's own types
