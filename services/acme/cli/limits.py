@@ -70,5 +70,5 @@ async def _reset(directory: Path, subject: str) -> None:
 
 
 def _tell(found: LimitList, *, as_json: bool) -> None:
-    lines = [f"{entry.name:21}  {entry.limit:12}  {entry.subject or 'everybody'}" for entry in found.limits]
+    lines = [f"{entry.name:30}  {entry.limit:12}  {entry.subject or 'everybody'}" for entry in found.limits]
     tell(as_json, {"limits": [asdict(entry) for entry in found.limits]}, *lines)

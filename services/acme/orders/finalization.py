@@ -12,11 +12,10 @@ from pkicore.errors import MalformedError, PkiError
 from pkicore.jose.jwk import thumbprint
 from pkicore.x509.csr import UnverifiedCsr, VerifiedCsr
 from services.acme.errors import AcmeError, Subproblem, refusal
-from services.acme.external_accounts.accounts import ExternalAccounts
 from services.acme.identifiers import Identifier
 from services.acme.orders.documents import OrderDocuments
 from services.acme.orders.issuance import Issuance
-from services.acme.profiles.profiles import Profiles
+from services.acme.orders.rules import Admission
 from services.acme.requests import AccountRequest
 from services.acme.store import OrderRow, ProofRow, Store
 from services.acme.urls import Urls
@@ -43,8 +42,7 @@ class Finalization:
         store: Store,
         issuance: Issuance,
         documents: OrderDocuments,
-        profiles: Profiles,
-        external: ExternalAccounts,
+        admission: Admission,
         caa: CaaCheck | None,
         urls: Urls,
         clock: Clock,
@@ -52,8 +50,7 @@ class Finalization:
         self._store = store
         self._issuance = issuance
         self._documents = documents
-        self._profiles = profiles
-        self._external = external
+        self._admission = admission
         self._caa = caa
         self._urls = urls
         self._clock = clock
@@ -63,12 +60,13 @@ class Finalization:
 
         1 the order is the account's · 2 the CSR proves a key that the profile takes, and asks for exactly the order's
         names · 3 CAA records still allow it, where they were looked at long ago · 4 ready becomes processing, committed
-        with the CSR, if every authorization still holds · 5 the CA is asked, under an idempotency key made of the
-        order's id · 6 processing becomes valid, committed with the certificate.
+        with the CSR and what it costs of the limits, if every authorization still holds · 5 the CA is asked, under an
+        idempotency key made of the order's id · 6 processing becomes valid, committed with the certificate.
         Repeating the request with the same CSR after a lost answer is harmless; after a refusal the order stays ready.
 
         Raises:
-            AcmeError: malformed, badCSR, caa, dns, orderNotReady, or unauthorized (a revoked external account).
+            AcmeError: malformed, badCSR, caa, dns, orderNotReady, rateLimited, or unauthorized (a revoked external
+                account).
         """
         order = await self._documents.own(request, order_id)
         csr = _parse_csr(request.members().get("csr"))
@@ -80,8 +78,8 @@ class Finalization:
         """The order as it is processing."""
         if self._documents.status(order) != "ready":
             raise AcmeError("orderNotReady", f"the order is {self._documents.status(order)}, not ready")
-        profile = self._profiles.of_order(order.profile)
-        await self._external.admit(request.account.row, order.identifiers, order.profile)
+        profile = self._admission.profiles.of_order(order.profile)
+        await self._admission.external.admit(request.account.row, order.identifiers, order.profile)
         verified = _verify_csr(csr)
         check_names(verified, order.identifiers)
         profile.check_key(verified.algorithm)
@@ -91,12 +89,16 @@ class Finalization:
         await self._check_caa(order)
         now = unix(self._clock.now())
         audit = AuditEvent("order.finalized", f"account:{order.account_id}", {"order": order.id, "key": key})
+        limits, free = self._admission.limits, await self._admission.renewals.free_names(order, now)
+        charges = limits.issuance(request.account.row, order.identifiers, free)
         end = order.not_after if order.not_after is not None else profile.own_end(now)
         try:
-            await self._store.start_processing(order, csr.der, now, audit, end)
+            await self._store.start_processing(order, csr.der, now, audit, end, limits.writes(charges))
         except ConflictError as error:
             order = await self._documents.own(request, order.id)
             if not _is_finalized_with(order, csr):  # else a repetition of this request was quicker
+                if error.write < len(charges):
+                    await limits.refuse(charges, error)
                 raise AcmeError("orderNotReady", "the order is no longer ready") from error
             return order
         return replace(order, status="processing", csr=csr.der, not_after=end)

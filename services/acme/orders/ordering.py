@@ -46,7 +46,7 @@ class Ordering:
         reuse = Reuse(store, admission.profiles, rules.reuse_seconds, rules.lifetime)
         return cls(
             Orders(store, admission, reuse, documents, urls, rules, clock),
-            Finalization(store, issuance, documents, admission.profiles, admission.external, caa, urls, clock),
+            Finalization(store, issuance, documents, admission, caa, urls, clock),
             Certificates(store, urls),
             PreAuthorizations(store, admission, reuse, authorizations, urls, rules, clock)
             if rules.reuse_seconds

@@ -83,8 +83,8 @@ class Orders:
         order = self._new(account.id, profile, names, members)
         replacement = await admission.renewals.replaced(members.get("replaces"), account.id, names, order.created_at)
         await self._check_room(account.id, order.created_at)
-        is_free = replacement is not None and replacement.is_exempt
-        charges = () if is_free else admission.limits.new_order(account, names)
+        free = None if replacement is None else replacement.free
+        charges = admission.limits.new_order(account, names, free)
         served = await self._place(order, profile, charges, replacement)
         document = self._documents.document(served.order, served.ids)
         return answer(document, location(self._urls.of(f"order/{order.id}")), status=201)

@@ -16,7 +16,7 @@ from services.acme.rate_limits.rate_limits import (
     bucket_of_address,
     bucket_of_name,
     buckets_of_account,
-    failures_of,
+    prefixes_of_account,
 )
 from services.acme.rate_limits.wire import USUAL, LimitEntry, LimitList
 from services.acme.store import Store
@@ -80,8 +80,8 @@ class LimitAdministration:
         Raises:
             MalformedError: another form than account:ID, address:ADDRESS or name:NAME.
         """
-        keys, prefix = _buckets(subject)
-        await self._store.reset(keys, prefix, AuditEvent("rate-limit.reset", operator, {"subject": subject}))
+        keys, prefixes = _buckets(subject)
+        await self._store.reset(keys, prefixes, AuditEvent("rate-limit.reset", operator, {"subject": subject}))
 
     async def _known(self, subject: str) -> None:
         kind, _, value = subject.partition(":")
@@ -108,14 +108,14 @@ def _text(row: OverrideRow) -> str:
     return str(Limit(row.burst, row.seconds)) if row.burst else OFF
 
 
-def _buckets(subject: str) -> tuple[list[str], str]:
+def _buckets(subject: str) -> tuple[list[str], list[str]]:
     kind, _, value = subject.partition(":")
     if kind == "account" and is_id(value):
-        return buckets_of_account(value), failures_of(value)
+        return buckets_of_account(value), prefixes_of_account(value)
     if kind == "address" and _is_address(value):
-        return [bucket_of_address(value)], ""
+        return [bucket_of_address(value)], []
     if kind == "name" and value:
-        return [bucket_of_name("ip" if _is_address(value) else "dns", value.lower().removeprefix("*."))], ""
+        return [bucket_of_name("ip" if _is_address(value) else "dns", value.lower().removeprefix("*."))], []
     raise MalformedError(
         "subject must be account:ID (the end of the account's URL, 22 characters), address:ADDRESS or name:NAME"
     )

@@ -16,10 +16,12 @@ from pkicore.x509.certificate import load_chain
 from services.acme.errors import AcmeError
 from services.acme.identifiers import Identifier
 from services.acme.renewals.renewal_info import window_of
-from services.acme.store.renewals import RenewalStore
+from services.acme.store import OrderRow
+from services.acme.store.renewals import RenewalRow, RenewalStore, ReplaceableRow
 from services.chassis.database import Write
 from services.chassis.errors import ConflictError, DatabaseError
 
+MIN_AGE: Final = 86400  # seconds from issuance; an end that the client chose brings no exemption any sooner
 _PAUSE_SECONDS: Final = 0.05  # between two commits, so that requests are not held up
 _RETRY_SECONDS: Final = 60.0
 
@@ -34,14 +36,15 @@ class Replacement:
         cert_id: as the order said it.
         certificate_id: of the row.
         former: the order that was to replace it before.
-        is_exempt: whether the order is free of rate limits: the first that replaces a certificate in force, from the
-            beginning of its suggested window on. An order that failed has used that up.
+        free: the names, without wildcard labels, that the order is not charged for; None where it is not exempt. Exempt
+            is the first order that replaces a certificate in force, from the beginning of its suggested window on, for
+            the names of that certificate. An order that failed has used that up.
     """
 
     cert_id: str
     certificate_id: str
     former: str | None
-    is_exempt: bool
+    free: frozenset[Identifier] | None
 
 
 class Renewals:
@@ -72,9 +75,15 @@ class Renewals:
             raise AcmeError("malformed", "replaces: the account has no certificate with this certID")
         if not set(names) & set(row.identifiers):
             raise AcmeError("malformed", "replaces: the certificate has none of the identifiers of this order")
-        return Replacement(
-            cert_id, row.id, row.replaced_by, row.replaced_by is None and await self._is_due(cert_id, now)
-        )
+        free = await self._free(cert_id, row, now) if row.replaced_by is None else None
+        return Replacement(cert_id, row.id, row.replaced_by, free)
+
+    async def free_names(self, order: OrderRow, now: int) -> frozenset[Identifier]:
+        """The names that an order, about to be fulfilled, is not charged for: those of what it replaces, if exempt."""
+        row = None if order.replaces is None else await self._store.replaceable(order.replaces)
+        if order.replaces is None or row is None or row.replaced_by != order.id:
+            return frozenset()
+        return await self._free(order.replaces, row, now) or frozenset()
 
     def writes(self, replacement: Replacement | None, order_id: str, now: int) -> tuple[Write, ...]:
         """What rides in the order's unit: nothing where it replaces nothing."""
@@ -119,9 +128,24 @@ class Renewals:
                 _log.info("certificates have their certID", certificates=done)
                 return
 
-    async def _is_due(self, cert_id: str, now: int) -> bool:
+    async def _free(self, cert_id: str, row: ReplaceableRow, now: int) -> frozenset[Identifier] | None:
         info = await self._store.info(cert_id)
-        return info is not None and window_of(info).start <= now <= info.not_after
+        if info is None or not _is_exempt(info, now):
+            return None
+        return frozenset(name.base for name in row.identifiers)
+
+
+def _is_exempt(info: RenewalRow, now: int) -> bool:
+    """Whether it is time to replace a certificate for a reason that is not the client's own doing.
+
+    A client may revoke what it has, or ask for an end as near as it likes: neither lets it order without limit.
+    """
+    if not window_of(info).start <= now <= info.not_after:
+        return False
+    if info.incident is not None:
+        return True
+    issued = info.not_before if info.issued_at is None else info.issued_at
+    return info.revoked_at is None and issued + MIN_AGE <= now
 
 
 def _checked(value: object) -> str:

@@ -183,14 +183,20 @@ class Store:
         await self._commit("order-created", writes, audit)
 
     async def start_processing(
-        self, order: OrderRow, csr: bytes, now: int, audit: AuditEvent, own_end: int | None = None
+        self,
+        order: OrderRow,
+        csr: bytes,
+        now: int,
+        audit: AuditEvent,
+        own_end: int | None = None,
+        riding: Sequence[Write] = (),
     ) -> None:
         """Move an order from ready to processing, if it and all its authorizations are still good.
 
-        `own_end` is the end of the certificate where the order names none.
+        `own_end` is the end of the certificate where the order names none; `riding` is written with it or not at all.
         """
         values = {"order": order.id, "account": order.account_id, "new_csr": csr, "now": now, "own_end": own_end}
-        await self._commit("order-processing", [self._write("start_processing", values)], audit)
+        await self._commit("order-processing", [*riding, self._write("start_processing", values)], audit)
 
     async def complete_order(self, certificate: CertificateRow, audit: AuditEvent) -> None:
         """Move an order from processing to valid and store its certificate."""

@@ -134,9 +134,10 @@ class RateLimitStore:
         await self._database.commit(Unit("rate-limits-deleted", [write]))
         return True
 
-    async def reset(self, keys: Sequence[str], prefix: str, audit: AuditEvent) -> None:
-        """Fill some buckets, and all whose keys begin in one way ("" for none)."""
-        writes = [Write(self._statements["reset"], {"bucket": key, "prefix": prefix}) for key in keys or [_NOBODY]]
+    async def reset(self, keys: Sequence[str], prefixes: Sequence[str], audit: AuditEvent) -> None:
+        """Fill some buckets, and all whose keys begin in some ways."""
+        wanted = [*((key, _NOBODY) for key in keys), *((_NOBODY, prefix) for prefix in prefixes)]
+        writes = [Write(self._statements["reset"], {"bucket": key, "prefix": prefix}) for key, prefix in wanted]
         await self._database.commit(Unit("rate-limits-reset", writes, [audit]))
 
     async def overrides(self) -> list[OverrideRow]:

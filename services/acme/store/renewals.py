@@ -24,6 +24,7 @@ _INFO: Final = (
         certificates.c.not_before,
         certificates.c.not_after,
         certificates.c.revoked_at,
+        certificates.c.issued_at,
         incidents.c.window_start,
         incidents.c.window_end,
         incidents.c.explanation_url,
@@ -57,12 +58,16 @@ _REPLACE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class RenewalRow:
-    """What decides when a certificate should be renewed; `incident` is start, end and URL of an open one's window."""
+    """What decides when a certificate should be renewed; `incident` is start, end and URL of an open one's window.
+
+    `issued_at` is None of certificates from before it was stored.
+    """
 
     not_before: int
     not_after: int
     revoked_at: int | None
     incident: tuple[int, int, str] | None
+    issued_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,4 +134,4 @@ class RenewalStore:
 def _renewal_of(row: Row) -> RenewalRow:
     window = row["window_start"], row["window_end"], row["explanation_url"]
     incident = None if row["window_start"] is None else window
-    return RenewalRow(row["not_before"], row["not_after"], row["revoked_at"], incident)
+    return RenewalRow(row["not_before"], row["not_after"], row["revoked_at"], incident, row["issued_at"])

@@ -20,10 +20,10 @@ async def test_an_operator_gives_others_and_takes_them_back(tmp_path: Path) -> N
     async with server.operated() as acme:
         listed = await acme.set_limit(LimitEntry("orders_per_account", "off", subject))
         assert LimitEntry("orders_per_account", "1/1h") in listed.limits
-        assert LimitEntry("orders_per_name", "off") in listed.limits
+        assert LimitEntry("certificates_per_name", "off") in listed.limits
         assert listed.limits[-1] == LimitEntry("orders_per_account", "off", subject)
         await client.new_order(["a.test"])
-        assert len((await acme.set_limit(LimitEntry("orders_per_account", "usual", subject))).limits) == 4
+        assert len((await acme.set_limit(LimitEntry("orders_per_account", "usual", subject))).limits) == 7
         with pytest.raises(AcmeProblemError, match="orders_per_account is 1/1h"):
             await client.new_order(["a.test"])
         await acme.reset_limits(subject)

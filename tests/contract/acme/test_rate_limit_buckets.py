@@ -91,28 +91,71 @@ async def test_a_burst_then_one_token_at_a_time(world: World) -> None:
 
 async def test_a_refused_order_costs_nothing(world: World) -> None:
     """Where one name's bucket is empty, neither the other names' nor the account's loses a token."""
-    limits, who = world.limits(orders_per_account="2/1h", orders_per_name="1/1h"), account()
+    limits, who = world.limits(orders_per_account="2/1h", orders_per_account_and_name="1/1h"), account()
     await world.spend(limits, limits.new_order(who, [B]))
     for _ in range(3):
         refusal = await world.refused(limits, limits.new_order(who, [A, B, C]))
-        assert "orders for b.test" in refusal.detail
+        assert "orders of this account for b.test" in refusal.detail
     await world.spend(limits, limits.new_order(who, [A, C]))
     assert "orders_per_account" in (await world.refused(limits, limits.new_order(who, [Identifier("dns", "d")]))).detail
 
 
-async def test_a_name_is_everybodys(world: World) -> None:
-    """Orders for a name count whoever places them, a wildcard with the name below it, an order with both once."""
-    limits = world.limits(orders_per_name="2/1h")
+async def test_a_name_is_everybodys_who_has_proven_it(world: World) -> None:
+    """Certificates for a name count whoever has them, a wildcard with the name below it, both in one order once."""
+    limits = world.limits(certificates_per_name="2/1h")
     wildcard = Identifier("dns", "*.a.test")
-    await world.spend(limits, limits.new_order(account(), [A, wildcard]))
-    await world.spend(limits, limits.new_order(account(), [wildcard]))
-    await world.refused(limits, limits.new_order(account(), [A]))
+    await world.spend(limits, limits.issuance(account(), [A, wildcard]))
+    await world.spend(limits, limits.issuance(account(), [wildcard]))
+    assert "certificates for a.test" in (await world.refused(limits, limits.issuance(account(), [A]))).detail
+    await world.spend(limits, limits.issuance(account(), [A], free={A}))
+
+
+async def test_orders_without_proof_cost_nobody_else(world: World) -> None:
+    """A stranger who orders a name over and over uses up his own share of it; its owner orders, and is issued it."""
+    limits = world.limits(orders_per_account_and_name="2/1h", certificates_per_name="2/1h")
+    stranger, owner = account(), account()
+    for _ in range(2):
+        await world.spend(limits, limits.new_order(stranger, [A]))
+    await world.refused(limits, limits.new_order(stranger, [A]))
+    await world.refused(limits, limits.new_authorization(stranger, A))
+    await world.spend(limits, limits.new_order(owner, [A]))
+    await world.spend(limits, limits.issuance(owner, [A]))
+
+
+async def test_an_exempt_order_is_charged_for_other_names_and_has_a_bound(world: World) -> None:
+    """Names beyond those of the replaced certificate cost, failures still close names, and it has its own bucket."""
+    limits = world.limits(
+        orders_per_account="1/1h",
+        renewals_per_account="3/1h",
+        orders_per_account_and_name="1/1h",
+        failed_validations="1/1h",
+    )
+    who = account()
+    await world.spend(limits, limits.new_order(who, [A]))
+    await world.spend(limits, limits.new_order(who, [A], free={A}))
+    await world.spend(limits, limits.new_order(who, [A, B], free={A}))
+    assert "for b.test" in (await world.refused(limits, limits.new_order(who, [A, B], free={A}))).detail
+    await world.database.commit(Unit("failed", limits.failure(who, A)))
+    assert "failed validations" in (await world.refused(limits, limits.new_order(who, [A], free={A}))).detail
+    await world.spend(limits, limits.new_order(who, [C], free={C}))
+    assert "renewals_per_account" in (await world.refused(limits, limits.new_order(who, [C], free={C}))).detail
+
+
+async def test_failures_of_many_names_close_the_account(world: World) -> None:
+    """An account cannot have one name after another fail for ever: the failures of all of them count together."""
+    limits, who = world.limits(failed_validations="9/1h", failed_validations_per_account="2/1h"), account()
+    for name in (A, B):
+        await world.database.commit(Unit("failed", limits.failure(who, name)))
+    for free in (None, {C}):
+        refusal = await world.refused(limits, limits.new_order(who, [C], free))
+        assert "failed validations of this account: the limit failed_validations_per_account is 2/1h" in refusal.detail
+    await world.spend(limits, limits.new_order(account(), [C]))
 
 
 @pytest.mark.parametrize("per_name", ["off", "100/1h"])
 async def test_failures_close_a_name_for_their_account(world: World, per_name: str) -> None:
     """An account whose validations of a name failed too often orders it no more for a while; others do."""
-    limits, who = world.limits(failed_validations="2/1h", orders_per_name=per_name), account()
+    limits, who = world.limits(failed_validations="2/1h", orders_per_account_and_name=per_name), account()
     for _ in range(5):  # each is counted, but the time to wait does not grow beyond the bucket
         await world.database.commit(Unit("failed", limits.failure(who, Identifier("dns", "*.a.test"))))
     refusal = await world.refused(limits, limits.new_order(who, [B, A]))
@@ -154,7 +197,7 @@ async def test_what_is_off_is_not_written(world: World) -> None:
 
 async def test_an_order_costs_one_statement_and_one_for_each_name(world: World) -> None:
     """With every limit on there are 1 + names statements more, and they come in one order."""
-    limits = world.limits(orders_per_account="9/1h", orders_per_name="9/1h", failed_validations="9/1h")
+    limits = world.limits(orders_per_account="9/1h", orders_per_account_and_name="9/1h", failed_validations="9/1h")
     charges = limits.new_order(account(), [C, A, B, A])
     assert [charge.subject for charge in charges] == ["this account", "a.test", "b.test", "c.test"]
     assert len(limits.writes(charges)) == 4
@@ -188,10 +231,10 @@ async def test_a_reset_fills_buckets(world: World) -> None:
     for one in (who, neighbour):
         await world.spend(limits, limits.new_order(one, [A]))
         await world.database.commit(Unit("failed", limits.failure(one, B)))
-    await world.store.reset([f"orders:{who.id}"], failures_of(who.id), AUDIT)
+    await world.store.reset([f"orders:{who.id}"], [failures_of(who.id)], AUDIT)
     await world.spend(limits, limits.new_order(who, [B]))
     assert "of this account" in (await world.refused(limits, limits.new_order(neighbour, [A]))).detail
-    await world.store.reset([f"orders:{neighbour.id}"], "", AUDIT)
+    await world.store.reset([f"orders:{neighbour.id}"], [], AUDIT)
     assert "failed validations" in (await world.refused(limits, limits.new_order(neighbour, [B]))).detail
 
 
@@ -214,13 +257,14 @@ async def test_of_many_at_once_exactly_the_burst_passes(world: World, empty_url:
     """
     other = World(await Database.open(empty_url, clock=world.clock), world.clock)
     people = [account() for _ in range(4)]
-    sides = [(side, side.limits(orders_per_account="5/1h", orders_per_name="13/1h")) for side in (world, other)]
+    sides = [(side, side.limits(orders_per_account="5/1h", certificates_per_name="13/1h")) for side in (world, other)]
 
     async def ask(number: int) -> bool:
         (side, limits), turn = sides[number % 2], number // 2 % 4
         who = people[turn] if number % 2 else people[-1 - turn]
         try:
-            await side.spend(limits, limits.new_order(who, [A, B] if number % 2 else [B]))
+            names = [A, B] if number % 2 else [B]
+            await side.spend(limits, (*limits.new_order(who, names), *limits.issuance(who, names)))
         except AcmeError:
             return False
         return True
