@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Protocol, Self
 
 from pkicore.clock import Clock
 from services.acme.caa import Caa, CaaChecked, CaaSettings
@@ -17,6 +17,7 @@ from services.acme.challenges.fetch import Fetcher
 from services.acme.challenges.http01 import Http01
 from services.acme.challenges.tlsalpn01 import TlsAlpn01
 from services.acme.errors import AcmeError, ValidationError
+from services.acme.fair_slots import RETRY_AFTER_SECONDS, FairSlots
 from services.chassis.outbound.addresses import AddressGuard, IPNetwork
 from services.chassis.outbound.resolver import Resolver
 
@@ -26,11 +27,8 @@ WAITING_VALIDATIONS = 1024
 # An order of a hundred names is answered all at once by some clients: they wait here, out of the others' way.
 CONCURRENT_PER_ACCOUNT = 8
 WAITING_PER_ACCOUNT = 256
-RETRY_AFTER_SECONDS = 5
 # Of the time for a whole validation, the share one look-up may take: a slow name server is then named as the reason.
 LOOKUP_SHARE = 0.6
-
-T = TypeVar("T")
 
 
 class ValidationSettings(CaaSettings, Protocol):
@@ -59,7 +57,8 @@ class ChallengeMethod(Protocol):
 class Validator:
     """Runs validations, each method within its own number of slots, so that a slow one does not starve the others.
 
-    Of one account only so many run at once, so that one with a thousand names that never answer starves nobody either.
+    Of one account only so many run at once, so that one with a thousand names that never answer starves nobody either;
+    and accounts share the slots of a method fairly, so that a few of them do not.
     """
 
     def __init__(
@@ -71,8 +70,10 @@ class Validator:
         per_account: int = CONCURRENT_PER_ACCOUNT,
         waiting_per_account: int = WAITING_PER_ACCOUNT,
     ) -> None:
-        self._methods = {name: _Slots(method, concurrent, waiting) for name, method in methods.items()}
-        self._accounts: dict[str, _Slots[None]] = {}
+        self._methods = {
+            name: (method, FairSlots(concurrent, waiting, f"{name} validations")) for name, method in methods.items()
+        }
+        self._accounts: dict[str, _Slots] = {}
         self._per_account = per_account
         self._waiting_per_account = waiting_per_account
 
@@ -108,29 +109,29 @@ class Validator:
             ValidationError: control is not proven.
             AcmeError: "rateLimited", when too many validations wait already; nothing was tried.
         """
-        slots = self._methods.get(attempt.type)
-        if slots is None:
+        found = self._methods.get(attempt.type)
+        if found is None:
             raise ValidationError("malformed", f"{attempt.type} is not a challenge type of this server")
         if not offered(attempt.identifier, wildcard=attempt.wildcard, allowed=(attempt.type,)):
             raise ValidationError("malformed", f"{attempt.type} does not prove control of such an identifier")
         account = self._accounts.get(attempt.account_url)
         if account is None:
-            account = _Slots(None, self._per_account, self._waiting_per_account)
+            account = _Slots(self._per_account, self._waiting_per_account)
             self._accounts[attempt.account_url] = account
         try:
-            async with account.one("validations of this account"), slots.one(f"{attempt.type} validations"):
-                await slots.item.validate(attempt)
+            method, slots = found
+            async with account.one("validations of this account"), slots.one(attempt.account_url):
+                await method.validate(attempt)
         finally:
             if not account.taken:
                 self._accounts.pop(attempt.account_url, None)
         return ()
 
 
-class _Slots(Generic[T]):
-    """Lets so many work with `item` at once and so many more wait for it."""
+class _Slots:
+    """Lets so many work at once and so many more wait."""
 
-    def __init__(self, item: T, concurrent: int, waiting: int) -> None:
-        self.item = item
+    def __init__(self, concurrent: int, waiting: int) -> None:
         self.taken = 0
         self._free = asyncio.Semaphore(concurrent)
         self._limit = concurrent + waiting
