@@ -199,6 +199,7 @@ async def test_other_accounts(server: AcmeServer) -> None:
         answers = [await client.post_raw(url, payload) for url in (other.kid or "", f"{BASE}/acme/acct/{new_id()}")]
         assert {answer.status_code for answer in answers} == {403}
         assert answers[0].content == answers[1].content
+    assert (await other.read(other.kid or "")).status == "valid"
     assert (await client.post_raw(f"{other.kid}/orders")).status_code == 403
 
 

@@ -106,6 +106,8 @@ async def test_a_slow_challenge_goes_on_by_itself(hasty: AcmeServer) -> None:
     for _ in range(2):
         response = await client.post(url, {})
         assert (response.json()["status"], response.headers["retry-after"]) == ("processing", "2")
+    poll = await client.post_raw(order.body["authorizations"][0])
+    assert (poll.status_code, poll.json()["status"]) == (200, "pending")
     hasty.validator.gate.set()
     await client.wait(order.url, {"pending"})
     assert (await client.post(url)).json()["status"] == "valid"

@@ -7,12 +7,15 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import NameOID
 
 from pkicore.algorithms import known_public_key
 from pkicore.jose.jwk import jwk_of, thumbprint
@@ -39,7 +42,9 @@ async def test_everything_is_utf_8(server: AcmeServer, encoding: str) -> None:
     assert refused.content.decode("utf-8")
 
 
-@pytest.mark.requirement("rfc8555-6.1-07", "rfc8555-6.5.1-02")
+@pytest.mark.requirement(
+    "rfc8555-6.1-07", "rfc8555-6.5.1-02", "rfc8555-8.3-02", "rfc8555-8.4-02", "rfc8737-3-02", "rfc8555-10.5-01"
+)
 async def test_base64url_is_written_without_padding(server: AcmeServer) -> None:
     """Nonces, tokens and identifiers in URLs have the alphabet of base64url and no padding."""
     client = await server.registered()
@@ -240,3 +245,25 @@ async def test_every_answer_to_a_post_has_a_fresh_nonce(server: AcmeServer) -> N
     assert all(answer.is_success for answer in answers)
     assert len(answers) >= 14
     assert len(set(nonces)) == len(nonces)
+
+
+@pytest.mark.requirement("rfc8555-7.3-02", "rfc8555-7.3-04", "rfc8555-7.3-05", "rfc8555-7.3.2-01")
+async def test_what_is_the_servers_own_is_not_taken_from_clients(server: AcmeServer) -> None:
+    """Orders, status and unknown members, in newAccount and in an update, change nothing and do not come back."""
+    client = server.client()
+    foreign: dict[str, Any] = {"orders": "https://evil.test/orders", "status": "revoked", "extra": 1}
+    account = await client.register(**foreign)
+    for document in (account.body, (await client.post(account.url, foreign)).json()):
+        assert (document["status"], document["orders"]) == ("valid", f"{account.url}/orders")
+        assert "extra" not in document
+
+
+@pytest.mark.requirement("rfc8555-7.4-07")
+async def test_a_name_may_stand_in_the_common_name_alone(server: AcmeServer) -> None:
+    """A CSR without alternative names asks for its common name, and the certificate has that as alternative name."""
+    client = await server.registered()
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a.example")])
+    csr = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(new_key(), hashes.SHA256())
+    obtained = await client.obtain(["a.example"], csr.public_bytes(serialization.Encoding.DER), solve)
+    names = obtained.certificates[0].extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["a.example"]

@@ -80,6 +80,7 @@ def test_subproblems_and_extra() -> None:
         {"type": "urn:ietf:params:acme:error:dns", "detail": "one", "identifier": name.document()}
     ]
     assert document["algorithms"] == ["ES256"]
+    assert "identifier" not in document
     assert problem.headers == ((b"retry-after", b"1"),)
 
 

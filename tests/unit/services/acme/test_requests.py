@@ -113,7 +113,9 @@ def test_ids_and_tokens() -> None:
     """Ids are 128 and tokens 256 random bits in base64url, and only what has the form of an id is looked up."""
     assert len({new_id() for _ in range(100)}) == 100
     assert all(is_id(new_id()) for _ in range(100))
-    assert len(new_token()) == 43
+    tokens = {new_token() for _ in range(100)}
+    assert {len(token) for token in tokens} == {43}
+    assert len(tokens) == 100
     for text in ("", "a" * 21, "a" * 23, "a" * 21 + "=", "a" * 21 + "\n", "ä" * 22, "../" + "a" * 19):
         assert not is_id(text)
 
