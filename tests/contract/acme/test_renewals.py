@@ -198,6 +198,24 @@ async def test_a_stranger_does_not_lock_an_owner_out(tmp_path: Path) -> None:
         await server.stop()
 
 
+async def test_a_renewal_in_its_window_is_issued_whatever_its_name_has_cost(tmp_path: Path) -> None:
+    """The exemption holds from newOrder to the certificate, and only once."""
+    year = 365 * 86_400
+    limits = Limits(orders_per_account_and_name=Limit(1, year), certificates_per_name=Limit(1, year))
+    server = await AcmeServer.start(tmp_path, limits=limits)
+    try:
+        client = await server.registered()
+        _, cert_id = await issued(client, "a.example")
+        start = window(await info(server, cert_id))[0]
+        server.clock.advance(timedelta(seconds=start - unix(server.clock.now()) + 1))
+        done, following = await issued(client, "a.example", replaces=cert_id)
+        assert done.status == "valid"
+        with pytest.raises(AcmeProblemError, match="orders_per_account_and_name is 1/365d"):
+            await client.new_order(["a.example"], replaces=following)
+    finally:
+        await server.stop()
+
+
 async def test_certificates_of_before_get_their_cert_id(server: AcmeServer, client: AcmeClient) -> None:
     """What was stored without a certID is found by it after the next start."""
     _, cert_id = await issued(client, "a.example")
