@@ -67,6 +67,8 @@ _FAILURES_FULL_AT: Final = (
     .scalar_subquery()
     .label("failures_full_at")
 )
+# Not the column itself: SQLite would look through all pending orders by their index instead of the one that is served.
+_ORDER_STATUS: Final = orders.c.status.concat("")
 _SERVED: Final = select(order_authorizations.c.order_id).where(
     order_authorizations.c.authorization_id == bindparam("authorization")
 )
@@ -181,14 +183,12 @@ STATEMENTS: Final[Mapping[str, Any]] = {
     .where(orders.c.id == _ORDER, orders.c.status == "processing")
     .values(status="invalid", error=bindparam("problem")),
     # So that of two proofs for one order, stored by two replicas at once, the second sees the first.
-    "lock_orders": update(orders)
-    .where(orders.c.id.in_(_SERVED), orders.c.status == "pending")
-    .values(status="pending"),
+    "lock_orders": update(orders).where(orders.c.id.in_(_SERVED), _ORDER_STATUS == "pending").values(status="pending"),
     "ready_orders": update(orders)
-    .where(orders.c.id.in_(_SERVED), orders.c.status == "pending", ~_UNMET)
+    .where(orders.c.id.in_(_SERVED), _ORDER_STATUS == "pending", ~_UNMET)
     .values(status="ready"),
     "end_orders_served": update(orders)
-    .where(orders.c.id.in_(_SERVED), orders.c.status.in_(UNFINISHED))
+    .where(orders.c.id.in_(_SERVED), _ORDER_STATUS.in_(UNFINISHED))
     .values(status="invalid", error=bindparam("problem")),
     "insert_order_authorization": insert(order_authorizations),
     "hold_authorization": update(authorizations)
