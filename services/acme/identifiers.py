@@ -12,6 +12,7 @@ from pkicore.errors import BadCsrError
 from pkicore.x509.names import canonical_dns
 
 _WILDCARD: Final = "*."
+_IS_ADDRESS: Final = "this is an IP address: order it with type ip"
 _REVERSE_ZONES: Final = (["in-addr", "arpa"], ["ip6", "arpa"])
 
 
@@ -57,7 +58,7 @@ def canonical_dns_name(text: str) -> str:
     try:
         name = canonical_dns(text)
     except BadCsrError as error:
-        raise BadNameError(str(error)) from error
+        raise BadNameError(_IS_ADDRESS if _is_address(text) else str(error)) from error
     labels = name.removeprefix(_WILDCARD).split(".")
     if name.startswith(_WILDCARD) and len(labels) == 1:
         raise BadNameError("a wildcard needs two labels below it")
@@ -66,6 +67,14 @@ def canonical_dns_name(text: str) -> str:
     for label in labels:
         _check_hyphens(label)
     return name
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def canonical_address(text: str) -> str:

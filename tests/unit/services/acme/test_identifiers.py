@@ -44,6 +44,13 @@ def test_names_that_are_refused(text: str) -> None:
     assert str(refused.value)
 
 
+@pytest.mark.parametrize("text", ["10.0.0.1", "::1"])
+def test_an_address_is_ordered_as_one(text: str) -> None:
+    """The refusal of an address among DNS names says which type it has."""
+    with pytest.raises(BadNameError, match="order it with type ip"):
+        canonical_dns_name(text)
+
+
 @given(st.text(max_size=80))
 def test_canonical_is_stable(text: str) -> None:
     """Whatever passes is ASCII, lower case, and passes again unchanged."""
