@@ -176,14 +176,15 @@ class Issuance:
         csr = UnverifiedCsr.parse(request.csr).verify(for_ca=self._for_cas)  # 1
         self._published.check(csr.public_key)
         issuer = None if below is None else self._cas[below].issuer
-        asked = _Asked(str(caller), request.idempotency_key, _request_hash(csr, request))
         try:
             authorised = self._authorizer.authorise(caller, csr, request, issuer)  # 2
         except ValidityError:  # what could be given once is still the answer to that request
+            asked = _Asked.of(caller, csr, request)
             if not await self._was_asked(asked):
                 raise
             async with self._alone(asked):
                 return await self._earlier(asked)
+        asked = _Asked.of(caller, csr, request)
         await self._check_renewal(authorised)
         async with self._alone(asked):
             if authorised.profile.sct and await self._was_asked(asked):
@@ -375,6 +376,11 @@ class _Asked:
     caller: str
     idempotency_key: str
     request_hash: bytes
+
+    @classmethod
+    def of(cls, caller: SpiffeId, csr: VerifiedCsr, request: CertificateRequest) -> "_Asked":
+        """Its claims are only hashed once they were judged."""
+        return cls(str(caller), request.idempotency_key, _request_hash(csr, request))
 
 
 class _Turn:
