@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from email.utils import format_datetime
@@ -28,16 +29,33 @@ class StatusListener:
         self.asked = 0
         self.port = 0
         self.heard = asyncio.Event()
+        self.open: set[asyncio.Task[None]] = set()
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer one request."""
+    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve a connection, which ends with the listener at the latest."""
+        serving = asyncio.create_task(self._serve(reader, writer))
+        self.open.add(serving)
+        serving.add_done_callback(self.open.discard)
+
+    async def close(self) -> None:
+        """Wait for every connection: who asked may have gone in the middle."""
+        await asyncio.gather(*self.open, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):  # whoever looked was stopped
+            await self._answer(reader, writer)
+        writer.transport.abort()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         name = head.split()[1].removeprefix("/crl/")
         assert "\r\nIf-None-Match: *\r\n" in head
         expires = format_datetime(self.clock.now() + self.lives[name], usegmt=True)
         writer.write(f"HTTP/1.1 {self.status}\r\nexpires: {expires}\r\n\r\n".encode())
         await writer.drain()
-        writer.close()
+        writer.write_eof()
         self.asked += 1
         self.heard.set()
 
@@ -54,11 +72,12 @@ class StatusListener:
 async def status() -> AsyncIterator[StatusListener]:
     """The listener, at its port."""
     listener = StatusListener(ManualClock())
-    server = await asyncio.start_server(listener.serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(listener.accept, "127.0.0.1", 0)
     listener.port = server.sockets[0].getsockname()[1]
     yield listener
     server.close()
     await server.wait_closed()
+    await listener.close()
 
 
 @pytest.fixture
@@ -91,6 +110,7 @@ async def test_a_crl_that_is_renewed_in_time_is_no_reason(layout: Layout, status
         await status.looks(6)
     assert not watch.done()
     watch.cancel()
+    await asyncio.wait({watch})
 
 
 @pytest.mark.parametrize("fault", ["not up", "no CRL base", "an error", "nobody listens"])
@@ -109,3 +129,4 @@ async def test_without_news_nothing_is_stopped(layout: Layout, status: StatusLis
     await asyncio.sleep(20 * LOOK)
     assert not watch.done()
     watch.cancel()
+    await asyncio.wait({watch})
