@@ -3,7 +3,7 @@
 The key of a certificate makes no account, either, as the key of an account makes no certificate.
 
 The CA is asked, and its answer holds for half a minute, so that an account at work costs one request now and then; for
-a new account, and for a certificate, it is asked each time.
+a new account, a change of keys and a certificate it is asked each time.
 """
 
 from __future__ import annotations
@@ -63,16 +63,20 @@ class BlockedKeys:
         Raises:
             AcmeError: badPublicKey (blocked, or the key of a certificate); serverInternal where the CA cannot be asked.
         """
-        try:
-            status = await self._ask(key_hash_of(key))
-        except ca.CaError as error:
-            _log.warning("no account without the block list", error=str(error))
-            detail = "the CA cannot be asked about this key now; try again"
-            raise AcmeError("serverInternal", detail, headers=[retry_after(int(_AWAY_SECONDS))]) from error
+        status = await self._ask_now(key_hash_of(key))
         if status.is_blocked:
             raise AcmeError("badPublicKey", "this key is on the block list of the CA; make another one")
         if status.is_certified:
             raise AcmeError("badPublicKey", "this key is the key of a certificate; make another one for the account")
+
+    async def refuse_old(self, key_hash: str) -> None:
+        """The key that an account gives up for another, which the block would not follow; asked now.
+
+        Raises:
+            AcmeError: unauthorized; serverInternal where the CA cannot be asked.
+        """
+        if (await self._ask_now(key_hash)).is_blocked:
+            raise _dead()
 
     async def refuse_account(self, key: PublicKey) -> None:
         """The key of an account that asks for something; while the CA is away, what it said last holds.
@@ -99,6 +103,14 @@ class BlockedKeys:
     async def _recent(self, key_hash: str) -> bool:
         blocked, until = self._known.get(key_hash, (False, 0.0))
         return blocked if self._monotonic() < until else (await self._ask(key_hash)).is_blocked
+
+    async def _ask_now(self, key_hash: str) -> ca.KeyStatus:
+        try:
+            return await self._ask(key_hash)
+        except ca.CaError as error:
+            _log.warning("no key of an account without the block list", error=str(error))
+            detail = "the CA cannot be asked about this key now; try again"
+            raise AcmeError("serverInternal", detail, headers=[retry_after(int(_AWAY_SECONDS))]) from error
 
     async def _ask(self, key_hash: str) -> ca.KeyStatus:
         now = self._monotonic()

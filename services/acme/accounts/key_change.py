@@ -52,7 +52,8 @@ class KeyChange:
 
         Raises:
             AcmeError: malformed, badSignatureAlgorithm, badPublicKey; malformed with 409 and the account's URL where
-                the new key has an account; unauthorized where the account was changed or closed meanwhile.
+                the new key has an account; unauthorized where the old key is blocked, or the account was changed or
+                closed meanwhile; serverInternal where the CA cannot be asked.
         """
         account = request.account
         new_key = self._new_key(request)
@@ -62,6 +63,7 @@ class KeyChange:
         await self._refuse_taken(new)
         self._keys.check(new_key)
         await self._blocked.refuse_new(new_key)
+        await self._blocked.refuse_old(account.key_hash)
         detail = {"old": account.row.thumbprint, "new": new}
         audit = AuditEvent("account.key-changed", f"account:{account.id}", detail)
         try:

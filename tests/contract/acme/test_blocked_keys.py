@@ -8,7 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from tests.support.acme_client import make_csr
+from tests.support.acme_client import AcmeProblemError, make_csr
 from tests.support.acme_orders import csr_for, ready_order
 from tests.support.acme_server import BASE, AcmeServer, solve
 from tests.support.jose_key import JoseKey, b64u
@@ -60,6 +60,23 @@ async def test_an_account_whose_key_becomes_blocked_is_dead(server: AcmeServer) 
     assert not restarted.ca.requests
     assert (await other.obtain(["c.example"], csr_for("c.example"), solve)).certificates
     await restarted.stop()
+
+
+async def test_a_blocked_key_is_not_changed_for_another(server: AcmeServer) -> None:
+    """A block that came a moment ago counts: the CA is asked again; and where it cannot be, the key stays."""
+    key, key_hash = account_key()
+    client = await server.registered(key)
+    assert (await client.post_raw(str(client.kid), None)).status_code == 200  # the CA's answer is known now
+    server.ca.away = True
+    with pytest.raises(AcmeProblemError) as refused:
+        await client.change_key(JoseKey.generate())
+    assert refused.value.kind == "serverInternal"
+    server.ca.away = False
+    server.ca.blocked.add(key_hash)
+    with pytest.raises(AcmeProblemError, match="block list") as refused:
+        await client.change_key(JoseKey.generate())
+    assert (refused.value.status, refused.value.kind) == (403, "unauthorized")
+    assert "account-key-changed" not in server.commits
 
 
 async def test_an_order_under_way_is_not_fulfilled_for_a_blocked_key(hasty: AcmeServer) -> None:

@@ -6,7 +6,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from structlog.testing import capture_logs
 
-from services.acme.accounts.blocked_keys import HOLDS_SECONDS, BlockedKeys
+from services.acme.accounts.blocked_keys import HOLDS_SECONDS, BlockedKeys, key_hash_of
 from services.acme.errors import AcmeError
 from services.ca.client import CaError, CaUnavailableError, ForbiddenError, KeyStatus
 
@@ -105,3 +105,17 @@ async def test_the_number_of_known_keys_is_bounded() -> None:
         await keys.refuse_new(ec.generate_private_key(ec.SECP256R1()).public_key())
     await keys.refuse_account(KEY)
     assert ca.asked == 4
+
+
+async def test_a_key_that_is_given_up_is_asked_about_afresh() -> None:
+    """What the CA said a moment ago is not enough, and without its answer the key stays."""
+    ca = Ca()
+    keys = BlockedKeys(ca, Time())
+    await keys.refuse_account(KEY)
+    ca.says = CaUnavailableError("away")
+    with pytest.raises(AcmeError, match="cannot be asked") as away:
+        await keys.refuse_old(key_hash_of(KEY))
+    ca.says = True
+    with pytest.raises(AcmeError, match="block list") as blocked:
+        await keys.refuse_old(key_hash_of(KEY))
+    assert (away.value.acme_type, blocked.value.acme_type) == ("serverInternal", "unauthorized")
