@@ -24,6 +24,7 @@ from services.acme.ids import is_id
 from services.acme.nonces import Nonces
 from services.acme.store import AccountRow, Store
 from services.acme.urls import Urls
+from services.chassis.errors import ConflictError
 from services.chassis.observability import note
 
 CACHED_ACCOUNTS: Final = 10_000
@@ -223,6 +224,18 @@ class Authenticator:
             raise of_ended_account(account.row.status)
         await self._blocked.refuse_hash(account.key_hash)
         return AccountRequest(verified.payload, account)
+
+
+async def require_valid(store: Store, account_id: str, error: ConflictError) -> None:
+    """Say so where a write needed an account that has ended since its request was believed.
+
+    Raises:
+        AcmeError: unauthorized.
+    """
+    row = await store.account(account_id)
+    status = "deactivated" if row is None else row.status
+    if status != "valid":
+        raise of_ended_account(status) from error
 
 
 def parse_jws(body: bytes, what: str = "") -> UnverifiedJws:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NoReturn
 
 from pkicore.clock import Clock, unix
 from services.acme.answers import answer, location, retry_after
@@ -13,7 +13,7 @@ from services.acme.errors import AcmeError
 from services.acme.identifiers import Identifier
 from services.acme.orders import requested
 from services.acme.orders.rules import Admission, OrderRules
-from services.acme.requests import AccountRequest
+from services.acme.requests import AccountRequest, require_valid
 from services.acme.store import AccountRow, AuthorizationRow, Store
 from services.acme.urls import Urls
 from services.chassis.asgi import Response
@@ -60,12 +60,14 @@ class PreAuthorizations:
         held = (await self._reuse.find(account.id, [name], None, now)).get(name)
         if held is not None:
             return await self._answer(held, 200)
-        await self._check_room(account.id, now)
         made = new_authorization(account.id, name, now + self._rules.lifetime, methods)
         charges = self._admission.limits.new_authorization(account, name)
+        riding, most = self._admission.limits.writes(charges), self._rules.max_pending
         try:
-            await self._store.create_authorization(made, _record(made[0], name), self._admission.limits.writes(charges))
+            await self._store.create_authorization(made, now, most, _record(made[0], name), riding)
         except ConflictError as error:
+            if error.write == len(riding):
+                await self._refuse_room(account.id, error)
             await self._admission.limits.refuse(charges, error)
         return await self._answer(made[0], 201)
 
@@ -78,14 +80,14 @@ class PreAuthorizations:
         await self._admission.external.admit(account, [name])
         return name, methods
 
-    async def _check_room(self, account_id: str, now: int) -> None:
+    async def _refuse_room(self, account_id: str, error: ConflictError) -> NoReturn:
+        await require_valid(self._store, account_id, error)
         limit = self._rules.max_pending
-        if await self._store.count_pending_authorizations(account_id, now, limit) >= limit:
-            raise AcmeError(
-                "rateLimited",
-                f"the account has {limit} pending authorizations without an order; deactivate them or let them expire",
-                headers=[retry_after(_RETRY_SECONDS)],
-            )
+        raise AcmeError(
+            "rateLimited",
+            f"the account has {limit} pending authorizations without an order; deactivate them or let them expire",
+            headers=[retry_after(_RETRY_SECONDS)],
+        ) from error
 
     async def _answer(self, authorization: AuthorizationRow, status: int) -> Response:
         document = await self._authorizations.document(authorization)

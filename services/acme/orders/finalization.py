@@ -84,8 +84,6 @@ class Finalization:
         check_names(verified, order.identifiers)
         profile.check_key(verified.algorithm)
         key = thumbprint(verified.public_key)
-        if await self._store.account_by_thumbprint(key) is not None:
-            raise AcmeError("badCSR", "the key of the CSR is the key of an account; a certificate needs its own")
         await self._check_caa(order)
         now = unix(self._clock.now())
         audit = AuditEvent("order.finalized", f"account:{order.account_id}", {"order": order.id, "key": key})
@@ -93,15 +91,20 @@ class Finalization:
         charges = limits.issuance(request.account.row, order.identifiers, free)
         end = order.not_after if order.not_after is not None else profile.own_end(now)
         try:
-            await self._store.start_processing(order, csr.der, now, audit, end, limits.writes(charges))
+            await self._store.start_processing(order, csr.der, key, now, audit, end, limits.writes(charges))
         except ConflictError as error:
             order = await self._documents.own(request, order.id)
             if not _is_finalized_with(order, csr):  # else a repetition of this request was quicker
                 if error.write < len(charges):
                     await limits.refuse(charges, error)
+                await self._refuse_account_key(key)
                 raise AcmeError("orderNotReady", "the order is no longer ready") from error
             return order
         return replace(order, status="processing", csr=csr.der, not_after=end)
+
+    async def _refuse_account_key(self, key: str) -> None:
+        if await self._store.account_by_thumbprint(key) is not None:
+            raise AcmeError("badCSR", "the key of the CSR is the key of an account; a certificate needs its own")
 
     async def _check_caa(self, order: OrderRow) -> None:
         """Look again where a name was validated long ago: its owner may have forbidden it since.

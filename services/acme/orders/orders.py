@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, NoReturn
 
 from pkicore.clock import Clock, unix
 from services.acme.answers import answer, link, location, retry_after
@@ -20,7 +20,7 @@ from services.acme.orders.rules import Admission, OrderRules
 from services.acme.profiles.profiles import Profile
 from services.acme.rate_limits.rate_limits import Charge
 from services.acme.renewals.replacement import Replacement
-from services.acme.requests import AccountRequest
+from services.acme.requests import AccountRequest, require_valid
 from services.acme.store import FIRST_PAGE, AuthorizationRow, NewAuthorization, OrderPlace, OrderRow, Store
 from services.acme.urls import Urls
 from services.chassis.asgi import Response
@@ -66,8 +66,8 @@ class Orders:
 
         1 the account has agreed to the terms · 2 it may use the profile · 3 the names are such as the profile has ·
         4 its external account allows them · 5 the times are within the profile · 6 what it replaces is the account's ·
-        7 there is room for an order · 8 valid authorizations of the account are taken up, others are made · 9 all of it
-        is committed, with what it costs of the limits.
+        7 valid authorizations of the account are taken up, others are made · 8 all of it is committed, with what it
+        costs of the limits, if the account is valid still and has room for an order.
 
         Raises:
             AcmeError: userActionRequired, invalidProfile, malformed, rejectedIdentifier, unsupportedIdentifier,
@@ -82,7 +82,6 @@ class Orders:
         await admission.external.admit(account, names, profile.name)
         order = self._new(account.id, profile, names, members)
         replacement = await admission.renewals.replaced(members.get("replaces"), account.id, names, order.created_at)
-        await self._check_room(account.id, order.created_at)
         free = None if replacement is None else replacement.free
         charges = admission.limits.new_order(account, names, free)
         served = await self._place(order, profile, charges, replacement)
@@ -146,9 +145,13 @@ class Orders:
             detail = {"order": order.id, "identifiers": [name.value for name in order.identifiers]}
             audit = AuditEvent("order.created", f"account:{order.account_id}", detail)
             try:
-                await self._store.create_order(served.order, served.ids, served.made, audit, riding)
+                await self._store.create_order(
+                    served.order, served.ids, served.made, self._rules.max_pending, audit, riding
+                )
             except ConflictError as error:
                 renewals.refuse(replacement, error, len(charges))
+                if error.write == len(riding):
+                    await self._refuse_room(order.account_id, error)
                 if not reusable or error.write < len(charges):
                     await limits.refuse(charges, error)
             else:
@@ -168,14 +171,14 @@ class Orders:
             ids.append(authorization.id)
         return _Served(replace(order, status="pending" if made else "ready", expires=expires), ids, made)
 
-    async def _check_room(self, account_id: str, now: int) -> None:
-        limit = self._rules.max_pending
-        if await self._store.count_unfinished_orders(account_id, now, limit) >= limit:
-            raise AcmeError(
-                "rateLimited",
-                f"the account has {limit} unfinished orders; finish them, deactivate them or let them expire",
-                headers=[retry_after(_LIMIT_RETRY_SECONDS)],
-            )
+    async def _refuse_room(self, account_id: str, error: ConflictError) -> NoReturn:
+        await require_valid(self._store, account_id, error)
+        raise AcmeError(
+            "rateLimited",
+            f"the account has {self._rules.max_pending} unfinished orders;"
+            " finish them, deactivate them or let them expire",
+            headers=[retry_after(_LIMIT_RETRY_SECONDS)],
+        ) from error
 
 
 def _place_of(query: str) -> OrderPlace:

@@ -104,7 +104,7 @@ class Store:
     async def deactivate_account(self, account_id: str, audit: AuditEvent) -> None:
         """Deactivate a valid account and end what it has not finished."""
         writes = [
-            self._write("deactivate_account", {"account": account_id}),
+            self._write("deactivate_account", {"account": account_id}, contended=True),  # new orders wait, or are seen
             self._write("end_orders", {"account": account_id}, expect=None),
             self._write("end_authorizations", {"account": account_id}, expect=None),
         ]
@@ -143,25 +143,22 @@ class Store:
         last = (page[-1]["created_at"], page[-1]["id"]) if len(rows) > limit else None
         return [row["id"] for row in page], last
 
-    async def count_unfinished_orders(self, account_id: str, now: int, limit: int) -> int:
-        """How many orders of the account can still be worked on; counts no further than `limit`."""
-        row = await self._one("count_unfinished", account=account_id, now=now, most=limit)
-        return 0 if row is None else int(row["n"])
-
     async def create_order(
         self,
         order: OrderRow,
         authorizations: Sequence[str],
         made: Sequence[NewAuthorization],
+        most: int,
         audit: AuditEvent,
         riding: Sequence[Write] = (),
     ) -> None:
-        """Store a new order.
+        """Store a new order. Its own write, the first after `riding`, needs a valid account with room for it.
 
         Args:
             order: ready where all its authorizations are valid already, else pending.
             authorizations: ids, in the order of its identifiers.
             made: those of them that are new; the others must be valid ones of the same account still.
+            most: the account has fewer unfinished orders than this.
             audit: the record.
             riding: what else is written with the order or not at all.
         """
@@ -169,7 +166,7 @@ class Store:
         held = {"account": order.account_id, "now": order.created_at}
         writes = [
             *riding,
-            self._write("insert_order", order_values(order)),
+            self._write("insert_order", order_values(order) | {"now": order.created_at, "most": most}, contended=True),
             *(
                 self._write("hold_authorization", held | {"authorization": of})
                 for of in authorizations
@@ -186,6 +183,7 @@ class Store:
         self,
         order: OrderRow,
         csr: bytes,
+        key: str,
         now: int,
         audit: AuditEvent,
         own_end: int | None = None,
@@ -193,9 +191,13 @@ class Store:
     ) -> None:
         """Move an order from ready to processing, if it and all its authorizations are still good.
 
+        `key` is the thumbprint of the CSR's, which must be no account's.
         `own_end` is the end of the certificate where the order names none; `riding` is written with it or not at all.
         """
-        values = {"order": order.id, "account": order.account_id, "new_csr": csr, "now": now, "own_end": own_end}
+        values = {"order": order.id, "account": order.account_id, "new_csr": csr, "key": key} | {
+            "now": now,
+            "own_end": own_end,
+        }
         await self._commit("order-processing", [*riding, self._write("start_processing", values)], audit)
 
     async def complete_order(self, certificate: CertificateRow, audit: AuditEvent) -> None:
@@ -267,14 +269,17 @@ class Store:
         values = {"challenge": challenge_id}
         await self._commit("challenge-processing", [self._write("challenge_processing", values)], audit)
 
-    async def count_pending_authorizations(self, account_id: str, now: int, limit: int) -> int:
-        """How many pending authorizations of the account serve no order; counts no further than `limit`."""
-        row = await self._one("count_ahead", account=account_id, now=now, most=limit)
-        return 0 if row is None else int(row["n"])
+    async def create_authorization(
+        self, made: NewAuthorization, now: int, most: int, audit: AuditEvent, riding: Sequence[Write]
+    ) -> None:
+        """Store an authorization that no order asked for yet, with what else is written or not at all.
 
-    async def create_authorization(self, made: NewAuthorization, audit: AuditEvent, riding: Sequence[Write]) -> None:
-        """Store an authorization that no order asked for yet, with what else is written or not at all."""
-        await self._commit("authorization-created", [*riding, *self._new_authorizations([made])], audit)
+        Its own write, the first after `riding`, needs a valid account with fewer than `most` pending such ones.
+        """
+        authorization, offered = made
+        values = authorization_values(authorization) | {"now": now, "most": most}
+        new = self._write("insert_authorization_ahead", values, contended=True)
+        await self._commit("authorization-created", [*riding, new, *self._new_challenges(offered)], audit)
 
     async def accept_challenge(
         self,
@@ -361,11 +366,16 @@ class Store:
         writes = []
         for authorization, offered in made:
             writes.append(self._write("insert_authorization", authorization_values(authorization)))
-            writes.extend(self._write("insert_challenge", challenge_values(challenge)) for challenge in offered)
+            writes.extend(self._new_challenges(offered))
         return writes
 
-    def _write(self, statement: str, params: Mapping[str, Any], expect: int | None = 1) -> Write:
-        return Write(self._statements[statement], params, expect)
+    def _new_challenges(self, offered: Sequence[ChallengeRow]) -> list[Write]:
+        return [self._write("insert_challenge", challenge_values(challenge)) for challenge in offered]
+
+    def _write(
+        self, statement: str, params: Mapping[str, Any], expect: int | None = 1, *, contended: bool = False
+    ) -> Write:
+        return Write(self._statements[statement], params, expect, contended)
 
     async def _commit(self, label: str, writes: Sequence[Write], audit: AuditEvent) -> None:
         await self._database.commit(Unit(label, writes, [audit]))

@@ -11,7 +11,9 @@ from typing import Any, Final
 from sqlalchemy import (
     BigInteger,
     BindParameter,
+    Insert,
     Select,
+    Table,
     Text,
     bindparam,
     case,
@@ -72,6 +74,8 @@ _ORDER_STATUS: Final = orders.c.status.concat("")
 _SERVED: Final = select(order_authorizations.c.order_id).where(
     order_authorizations.c.authorization_id == bindparam("authorization")
 )
+_ROOM: Final = bindparam("most", type_=BigInteger)
+_OF_VALID_ACCOUNT: Final = exists().where(accounts.c.id == bindparam("account_id"), accounts.c.status == "valid")
 SERVES: Final = exists().where(order_authorizations.c.authorization_id == authorizations.c.id)
 _UNMET: Final = (  # an authorization of the order in question that does not hold
     select(order_authorizations.c.order_id)
@@ -102,6 +106,14 @@ def _reusable(size: int) -> Select[Any]:
         )
         .order_by(challenges.c.validated_at.desc())
     )
+
+
+def _insert_while_room(table: Table, held: Select[Any]) -> Insert:
+    """A row for a valid account, where fewer than `most` are `held`."""
+    count = select(func.count()).select_from(held.limit(_ROOM).subquery()).scalar_subquery()
+    values = [bindparam(column.name, type_=column.type) for column in table.columns]
+    new = select(*values).where(_OF_VALID_ACCOUNT, count < _ROOM)
+    return insert(table).from_select([column.name for column in table.columns], new)
 
 
 # What a stored key (its public members, as JSON without blanks) says of its algorithm.
@@ -145,24 +157,23 @@ STATEMENTS: Final[Mapping[str, Any]] = {
     )
     .order_by(orders.c.created_at.desc(), orders.c.id.desc())
     .limit(bindparam("most")),
-    "count_unfinished": select(func.count().label("n")).select_from(
-        select(orders.c.id)
-        .where(orders.c.account_id == _ACCOUNT, orders.c.status.in_(UNFINISHED), orders.c.expires > _NOW)
-        .limit(bindparam("most"))
-        .subquery()
+    "insert_order": _insert_while_room(
+        orders,
+        select(orders.c.id).where(
+            orders.c.account_id == bindparam("account_id"),
+            orders.c.status.in_(UNFINISHED),
+            orders.c.expires > _NOW,
+        ),
     ),
-    "count_ahead": select(func.count().label("n")).select_from(
-        select(authorizations.c.id)
-        .where(
-            authorizations.c.account_id == _ACCOUNT,
+    "insert_authorization_ahead": _insert_while_room(
+        authorizations,
+        select(authorizations.c.id).where(
+            authorizations.c.account_id == bindparam("account_id"),
             authorizations.c.status == "pending",
             authorizations.c.expires > _NOW,
             ~SERVES,
-        )
-        .limit(bindparam("most"))
-        .subquery()
+        ),
     ),
-    "insert_order": insert(orders),
     "start_processing": update(orders)
     .where(
         orders.c.id == _ORDER,
@@ -170,6 +181,7 @@ STATEMENTS: Final[Mapping[str, Any]] = {
         orders.c.status == "ready",
         orders.c.expires > _NOW,
         ~_UNMET,
+        ~exists().where(accounts.c.thumbprint == bindparam("key")),
     )
     .values(
         status="processing",

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from services.chassis.audit import audit_records, verify_audit
+from services.chassis.database import AuditEvent
 from tests.support.acme_client import AcmeProblemError, make_csr
 from tests.support.acme_orders import csr_for, new_key
 from tests.support.acme_server import BASE, AcmeServer, solve
@@ -169,6 +171,36 @@ async def test_unfinished_orders_are_limited(tmp_path: Path) -> None:
     server.clock.advance(timedelta(days=8))
     await client.new_order(["d.example"])
     await server.stop()
+
+
+@pytest.mark.parametrize("resource", ["new-order", "new-authz"])
+async def test_unfinished_work_is_limited_at_once(tmp_path: Path, resource: str) -> None:
+    """Requests at the same moment find no more room than one after another: the count is part of the write."""
+    server = await AcmeServer.start(tmp_path, max_pending=2)
+    client = await server.registered()
+    client.nonces.extend([(await server.http.head("/acme/new-nonce")).headers["replay-nonce"] for _ in range(6)])
+    url = f"{BASE}/acme/{resource}"
+    answers = await asyncio.gather(*(client.post_raw(url, asked(resource, f"{number}.example")) for number in range(6)))
+    assert sorted(answer.status_code for answer in answers) == [201] * 2 + [429] * 4
+    await server.stop()
+
+
+@pytest.mark.parametrize("resource", ["new-order", "new-authz"])
+async def test_nothing_is_stored_for_an_account_that_has_just_ended(server: AcmeServer, resource: str) -> None:
+    """Its request was believed a moment before: the write needs the account to be valid still."""
+    client = await server.registered()
+    await client.read(str(client.kid))  # known as valid to the server
+    audit = AuditEvent("account.deactivated", "test")
+    await server.service.store.deactivate_account(str(client.kid).rsplit("/", 1)[1], audit)
+    refused = await client.post_raw(f"{BASE}/acme/{resource}", asked(resource, "a.example"))
+    assert (refused.status_code, refused.json()["type"].rsplit(":", 1)[1]) == (401, "unauthorized")
+    assert server.commits[-1] == "account-deactivated"
+
+
+def asked(resource: str, name: str) -> dict[str, object]:
+    """The payload that asks for a name."""
+    identifier = {"type": "dns", "value": name}
+    return {"identifiers": [identifier]} if resource == "new-order" else {"identifier": identifier}
 
 
 async def test_clean_up_removes_what_nobody_asks_for(server: AcmeServer) -> None:

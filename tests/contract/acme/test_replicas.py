@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select
 
+from services.acme.identifiers import Identifier
 from services.acme.nonces import LIFETIME
 from services.acme.rate_limits.rate_limits import Limit, Limits
 from services.acme.schema import used_nonces
+from services.acme.store import OrderRow
 from services.acme.store.rate_limits import OverrideRow, RateLimitStore
 from services.acme.upkeep import alone
 from services.chassis.database import AuditEvent
@@ -186,6 +188,22 @@ async def test_limits_are_exact_across_both(pair: tuple[AcmeServer, AcmeServer])
     assert {(one.status, one.kind, one.response.headers["retry-after"]) for one in refused} == {
         (429, "rateLimited", "515")
     }
+
+
+async def test_unfinished_orders_are_exact_across_both(pair: tuple[AcmeServer, AcmeServer]) -> None:
+    """Two processes that insert at the same moment leave no more unfinished orders than an account may have."""
+    account = str((await pair[0].registered()).kid).rsplit("/", 1)[1]
+    audit, names = AuditEvent("order.created", "test"), (Identifier("dns", "a.example"),)
+    outcomes = await asyncio.gather(
+        *(
+            pair[number % 2].service.store.create_order(
+                OrderRow(f"order-{number}", account, "pending", names, 2**33, 0), [], [], 3, audit
+            )
+            for number in range(8)
+        ),
+        return_exceptions=True,
+    )
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["ConflictError"] * 5 + ["NoneType"] * 3
 
 
 async def test_an_override_is_learned_by_all(pair: tuple[AcmeServer, AcmeServer]) -> None:
