@@ -8,7 +8,7 @@ from pkicore.errors import MalformedError, PkiError
 from services.acme.administration import Administration
 from services.acme.errors import NotKnownError, NotPossibleError
 from services.chassis.asgi import Application, AsgiApp
-from services.chassis.errors import SettingsError
+from services.chassis.errors import InvalidValueError, SettingsError
 from services.chassis.first_use import OnFirstUse
 from services.chassis.observability import HttpMetrics
 from services.chassis.peer import CallerPolicy
@@ -17,6 +17,7 @@ from services.chassis.problems import ProblemTable, problem
 PROBLEMS: Final = ProblemTable(
     {
         MalformedError: problem("malformed", "Malformed request", 400),
+        InvalidValueError: problem("malformed", "Malformed request", 400),
         PkiError: problem("not-usable", "A file of the server cannot be used", 503),
         SettingsError: problem("not-usable", "A file of the server cannot be used", 503),
         NotKnownError: problem("not-known", "Nothing has this name", 404),

@@ -27,6 +27,7 @@ def problem_table() -> ProblemTable:
             errors.ForbiddenError: _of("unauthorized", 403),
             errors.OverloadedError: _busy("rateLimited"),
             errors.UnavailableError: _busy("serverInternal"),
+            errors.InvalidValueError: _of("malformed", 400),
         },
         internal=_internal,
     )

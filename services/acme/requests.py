@@ -131,6 +131,11 @@ class AccountCache:
         self._changes += 1
         self._accounts.pop(account_id, None)
 
+    def forget_all(self) -> None:
+        """Drop every account, where it is not known which have changed."""
+        self._changes += 1
+        self._accounts.clear()
+
 
 class KeyRules:
     """What the key of an account must be, beyond its form.

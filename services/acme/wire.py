@@ -180,7 +180,7 @@ class ExternalAccountRequest:
         most = body.optional_time("max_accounts")
         if most == 0:
             raise MalformedError("max_accounts must be at least 1, or null for any number")
-        comment = body.text("comment", MAX_COMMENT) if body.members.get("comment") else ""
+        comment = body.line("comment", MAX_COMMENT) if body.members.get("comment") else ""
         return cls(comment, identifiers, profiles, most, body.optional_time("not_after"))
 
 

@@ -59,6 +59,13 @@ class Fields:
             raise MalformedError(f"{name} must be a whole number from 0 to {MAX_TIME}")
         return value
 
+    def line(self, name: str, limit: int = MAX_TEXT) -> str:
+        """A non-empty string that is one line: what is shown among others must not look like two of them."""
+        value = self.text(name, limit)
+        if "\n" in value:
+            raise MalformedError(f"{name} must be one line")
+        return value
+
     def optional_time(self, name: str) -> int | None:
         """Likewise; None where it is missing or null."""
         return None if self.members.get(name) is None else self.time(name)

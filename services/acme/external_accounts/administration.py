@@ -131,8 +131,8 @@ class ExternalAccountAdministration:
         except ConflictError as error:
             raise NotPossibleError("this external account is revoked already") from error
         finally:
-            for account_id in bound:
-                self._cache.forget(account_id)
+            if deactivate_accounts:  # of those that were made meanwhile nobody has a list
+                self._cache.forget_all()
         return RevokedExternalAccount(_entry(await self._row(kid), now), len(bound))
 
     async def _row(self, kid: str) -> ExternalAccountRow:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Self
 
 from pkicore.errors import MalformedError
@@ -76,7 +76,7 @@ def canonical_pattern(text: str) -> str | IPv4Network | IPv6Network:
         MalformedError: it is none.
     """
     try:
-        return ip_network(text)
+        return _plain(ip_network(text), text)
     except ValueError as error:
         if "/" in text or "has host bits set" in str(error):
             raise MalformedError(f"{text!a} is no network: {error}") from error
@@ -88,3 +88,11 @@ def canonical_pattern(text: str) -> str | IPv4Network | IPv6Network:
     if below and name.startswith(_WILDCARD):
         raise MalformedError(f"{text!a} is no name, .suffix, *.suffix, address or network")
     return f".{name}" if below else name
+
+
+def _plain(network: IPv4Network | IPv6Network, text: str) -> IPv4Network | IPv6Network:
+    """No network that identifiers never lie in: they have neither a zone nor an IPv4 address in an IPv6 one."""
+    address = network.network_address
+    if isinstance(address, IPv6Address) and (address.scope_id is not None or address.ipv4_mapped is not None):
+        raise MalformedError(f"{text!a} has a zone, or is an IPv4 network in IPv6 form: write it without")
+    return network

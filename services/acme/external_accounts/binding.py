@@ -57,8 +57,8 @@ class UnverifiedBinding:
         if not _HEADERS <= header.keys() <= _HEADERS | _OPTIONAL:
             raise MalformedError("the protected header must have alg, kid and url, and no nonce, jwk or crit")
         kid = header["kid"]
-        if not isinstance(kid, str) or not 0 < len(kid) <= _MAX_KID:
-            raise MalformedError(f"kid must be a string of 1 to {_MAX_KID} characters")
+        if not isinstance(kid, str) or not 0 < len(kid) <= _MAX_KID or not (kid.isascii() and kid.isprintable()):
+            raise MalformedError(f"kid must be a string of 1 to {_MAX_KID} printable ASCII characters")
         if header["url"] != url:
             raise MalformedError("url must be that of newAccount, as in the outer JWS")
         octets = strict_base64url(payload, "payload"), strict_base64url(signature, "signature")

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import orjson
 
@@ -41,9 +42,9 @@ class IncidentRequest:
         """
         body = Fields.parse(data, {"reason", "explanation_url"})
         url = body.text("explanation_url", _MAX_URL) if body.members.get("explanation_url") else ""
-        if url and (not url.startswith(("https://", "http://")) or not url.isascii() or set(url) & set(' "<>\n')):
-            raise MalformedError("explanation_url must be a http or https URL")
-        return cls(body.text("reason", _MAX_REASON), url)
+        if url and not _is_web_url(url):
+            raise MalformedError("explanation_url must be a http or https URL with a host and without a user")
+        return cls(body.line("reason", _MAX_REASON), url)
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,3 +274,13 @@ class AtRiskPage:
         """
         body = Fields.parse(data)
         return cls([AtRisk.read(Fields(item)) for item in body.objects("certificates")], body.optional_text("next"))
+
+
+def _is_web_url(text: str) -> bool:
+    if not text.isascii() or set(text) & set(' "<>\n'):
+        return False
+    try:
+        url = urlsplit(text)
+    except ValueError:
+        return False
+    return url.scheme in {"http", "https"} and bool(url.hostname) and "@" not in url.netloc

@@ -34,6 +34,7 @@ class Profile:
         challenges: the types that prove control; empty: those of the deployment.
         identifiers: the identifier types that it takes.
         wildcards: whether it takes wildcards.
+        max_names: how many names its certificates have at most, by the CA's profile.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Profile:
     challenges: tuple[str, ...] = ()
     identifiers: tuple[str, ...] = ("dns", "ip")
     wildcards: bool = True
+    max_names: int = 100
 
     def is_for(self, account: AccountRow) -> bool:
         """Whether the account may use it."""
@@ -124,8 +126,12 @@ class Profiles:
         """Refuse names that no certificate of the profile has.
 
         Raises:
-            AcmeError: unsupportedIdentifier, rejectedIdentifier or compound.
+            AcmeError: malformed (too many), unsupportedIdentifier, rejectedIdentifier or compound.
         """
+        if len(names) > profile.max_names:
+            raise AcmeError(
+                "malformed", f"an order of the profile {profile.name} has at most {profile.max_names} names"
+            )
         refused = [problem for name in names if (problem := self._refused(profile, name))]
         if refused:
             raise refusal(refused)
@@ -145,7 +151,9 @@ class Profiles:
 BUILT_IN: Final[Mapping[str, Profile]] = MappingProxyType(
     {
         "server": Profile("server", "TLS servers: 90 days, revocable", "server"),
-        "short-lived": Profile("short-lived", "TLS servers: six days, neither CRL nor OCSP", "short-lived"),
+        "short-lived": Profile(
+            "short-lived", "TLS servers: six days, neither CRL nor OCSP", "short-lived", max_names=25
+        ),
     }
 )
 """What there is where the settings say nothing else."""

@@ -27,6 +27,7 @@ class ProfileTable(BaseModel):
     challenges: tuple[str, ...] = ()
     identifiers: tuple[Literal["dns", "ip"], ...] = Field(("dns", "ip"), min_length=1)
     wildcards: bool = True
+    max_names: Annotated[int, Field(ge=1, le=200)] = 100
 
     @field_validator("keys")
     @classmethod

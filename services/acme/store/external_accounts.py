@@ -121,7 +121,7 @@ class ExternalAccountStore:
         of_kid = {"external": kid}
         writes = [
             Write(self._statements["revoke"], {"external": kid, "now": now}, None if again else 1),
-            Write(self._statements["end_orders"], of_kid),
+            Write(self._statements["end_orders"], of_kid, contended=True),  # new orders wait, or are seen
         ]
         if deactivate_accounts:
             writes += [

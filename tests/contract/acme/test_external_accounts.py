@@ -18,7 +18,9 @@ from pkicore.clock import unix
 from pkicore.encoding import base64url_decode
 from services.acme.client import AcmeForbiddenError, AcmeRefusedError
 from services.acme.external_accounts.secret import EabSecret
+from services.acme.store.external_accounts import ExternalAccountStore
 from services.acme.wire import AccountQuery, ExternalAccountRequest, NewExternalAccount
+from services.chassis.database import AuditEvent
 from tests.support.acme_client import AcmeClient, AcmeProblemError
 from tests.support.acme_orders import ready_order
 from tests.support.acme_server import BASE, AcmeServer
@@ -137,6 +139,8 @@ async def test_a_binding_that_nobody_asked_for_binds_too(server: AcmeServer) -> 
         ({"header": {"kid": "eab-0000000000000000"}}, (403, "unauthorized")),
         ({"header": {"kid": ""}}, (400, "malformed")),
         ({"header": {"kid": 7}}, (400, "malformed")),
+        ({"header": {"kid": "eab-\0"}}, (400, "malformed")),
+        ({"header": {"kid": "eab-\n"}}, (400, "malformed")),
         ({"header": {"url": f"{BASE}/acme/new-order"}}, (400, "malformed")),
         ({"header": {"nonce": "AAAA"}}, (400, "malformed")),
         ({"header": {"jwk": JoseKey.generate().jwk}}, (400, "malformed")),
@@ -156,6 +160,8 @@ async def test_a_binding_that_nobody_asked_for_binds_too(server: AcmeServer) -> 
         "unknown kid",
         "empty kid",
         "kid that is no text",
+        "kid with NUL",
+        "kid of two lines",
         "another url",
         "nonce",
         "jwk in the header",
@@ -346,6 +352,29 @@ async def test_revocation_with_the_accounts(strict: AcmeServer) -> None:
     assert (await other.read(other.kid or "")).status == "valid"
 
 
+async def test_an_account_that_was_made_while_its_external_account_ends(strict: AcmeServer) -> None:
+    """It ends too, though it is in memory and was on no list that was read before."""
+    external, other = await made(strict), await made(strict)
+    client = await bound(strict, external)
+    await client.read(client.kid or "")
+    audit = AuditEvent("external-account.revoked", "operator", {})
+    await ExternalAccountStore(strict.database).revoke(external.entry.kid, 1, audit, deactivate_accounts=True)
+    assert (await client.read(client.kid or "")).status == "valid", "as it is in memory"
+    async with strict.operated() as acme:
+        assert (await acme.revoke_external_account(other.entry.kid, deactivate_accounts=True)).deactivated == 0
+    with pytest.raises(AcmeProblemError) as refused:
+        await client.read(client.kid or "")
+    assert refused.value.status == 401
+
+
+async def test_what_cannot_be_looked_up_is_malformed(server: AcmeServer) -> None:
+    """NUL, which no database takes, is the operator's mistake and not the server's."""
+    async with server.operated() as acme:
+        with pytest.raises(AcmeRefusedError) as refused:
+            await acme.external_account("\0")
+        assert refused.value.status == 400
+
+
 async def test_an_external_account_survives_a_restart(strict: AcmeServer) -> None:
     """Its MAC key comes from the secret, not from memory."""
     external = await made(strict)
@@ -391,8 +420,9 @@ async def test_the_mac_key_is_kept_nowhere(strict: AcmeServer, capsys: pytest.Ca
         {"max_accounts": 0},
         {"max_accounts": -1},
         {"comment": "x" * 201},
+        {"comment": "web\neab-0000 valid"},
     ],
-    ids=["name", "network", "too many names", "profile", "past end", "no account", "negative", "long comment"],
+    ids=["name", "network", "too many names", "profile", "past end", "no account", "negative", "long comment", "lines"],
 )
 async def test_external_accounts_that_make_no_sense(server: AcmeServer, wanted: dict[str, Any]) -> None:
     """They are refused with a sentence, and nothing is made."""

@@ -227,12 +227,29 @@ async def test_a_selection_that_makes_no_sense(server: AcmeServer, selection: Se
         assert (refused.value.status, refused.value.kind) == (400, "malformed")
 
 
-@pytest.mark.parametrize("url", ["javascript:alert(1)", "https://a.example/ b", "ftp://a.example"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "javascript:alert(1)",
+        "https://a.example/ b",
+        "ftp://a.example",
+        "https://",
+        "https://bank.example@evil.example/",
+        "https://[::1",
+    ],
+)
 async def test_an_explanation_is_a_url(server: AcmeServer, url: str) -> None:
     """Clients show it to people."""
     async with server.operated() as acme:
         with pytest.raises(AcmeRefusedError, match="URL"):
             await acme.prepare_incident(IncidentRequest("a bug", url))
+
+
+async def test_a_reason_is_one_line(server: AcmeServer) -> None:
+    """Nobody writes a second line into other operators' lists."""
+    async with server.operated() as acme:
+        with pytest.raises(AcmeRefusedError, match="one line"):
+            await acme.prepare_incident(IncidentRequest("a bug\nclosed: all is well"))
 
 
 async def test_only_operators_open_incidents(server: AcmeServer) -> None:

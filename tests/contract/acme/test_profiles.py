@@ -90,6 +90,14 @@ async def test_names_that_a_profile_does_not_have(
     await server.stop()
 
 
+async def test_more_names_than_a_profile_has(tmp_path: Path) -> None:
+    """Nobody proves names in vain: the order is refused, not what comes of it."""
+    server = await AcmeServer.start(tmp_path, profiles=profile("two", max_names=2))
+    kind, detail = await refusal(server, "a.example", "b.example", "c.example", profile="two")
+    assert (kind, "at most 2 names" in detail) == ("malformed", True)
+    await server.stop()
+
+
 @pytest.mark.requirement("rfc8555-7.4-08", "rfc8555-7.4-09")
 async def test_keys_of_a_profile(tmp_path: Path) -> None:
     """A CSR with a key that the profile does not take is badCSR with those that it takes; the order stays ready."""

@@ -71,6 +71,8 @@ def test_names_alone_allow_no_address(kind: Literal["dns", "ip"]) -> None:
         "a..b",
         "192.0.2.1/24",
         "192.0.2.0/33",
+        "fe80::%eth0/64",
+        "::ffff:10.0.0.0/104",
         "a_b.example",
         "ä.example",
     ],
