@@ -138,9 +138,10 @@ class Api:
 
 
 def _target(request: Request) -> str:
-    """The path below the prefix as the client must have signed it, with the query if it sent one."""
+    """The path below the prefix as the client must have signed it: as it was sent, with the query if there is one."""
     query = _query(request)
-    path = request.path.removeprefix(PREFIX)
+    sent: bytes | None = request.scope.get("raw_path")
+    path = (request.path if sent is None else sent.decode("latin-1")).removeprefix(PREFIX)
     return f"{path}?{query}" if query else path
 
 

@@ -87,6 +87,8 @@ def _forwarded(header: str) -> Iterable[str]:
         if pair is None:
             return [""]
         if pair[1].lower() == "for":
+            if elements[-1]:  # RFC 7239 §4: once in each element
+                return [""]
             elements[-1] = pair[2].strip('"')
         position = pair.end() + 1
         if header[pair.end() : position] == ",":

@@ -277,10 +277,11 @@ class AtRiskPage:
 
 
 def _is_web_url(text: str) -> bool:
-    if not text.isascii() or set(text) & set(' "<>\n'):
+    if not text.isascii() or set(text) & set(' "<>\\\n'):  # browsers take a backslash for a slash
         return False
     try:
         url = urlsplit(text)
+        has_host = bool(url.hostname) and url.port != 0
     except ValueError:
         return False
-    return url.scheme in {"http", "https"} and bool(url.hostname) and "@" not in url.netloc
+    return url.scheme in {"http", "https"} and has_host and "@" not in url.netloc

@@ -236,6 +236,8 @@ async def test_a_selection_that_makes_no_sense(server: AcmeServer, selection: Se
         "https://",
         "https://bank.example@evil.example/",
         "https://[::1",
+        "https://a.example:99999/",
+        "https://evil.example\\.bank.example/",
     ],
 )
 async def test_an_explanation_is_a_url(server: AcmeServer, url: str) -> None:

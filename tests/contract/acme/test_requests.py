@@ -330,9 +330,11 @@ async def test_the_signed_url_is_the_url_used(server: AcmeServer, url: str) -> N
 
 
 @pytest.mark.requirement("rfc8555-6.4-04")
-@pytest.mark.parametrize("target", ["/acme/new-order?x=1", "/acme/new-order?"])
+@pytest.mark.parametrize(
+    "target", ["/acme/new-order?x=1", "/acme/new-order?", "/acme/%6eew-order", "/%61cme/new-order", "/acme/new%2Dorder"]
+)
 async def test_a_query_belongs_to_the_url(server: AcmeServer, target: str) -> None:
-    """What is signed without the query is not good with one."""
+    """What is signed without a query is not good with one, nor without the escapes in a path that has some."""
     client = await server.registered()
     bodies: list[bytes] = []
 

@@ -91,6 +91,8 @@ async def test_forwarded(value: str, address: str) -> None:
         ("forwarded", 'for="192.0.2.7'),
         ("forwarded", "for=192.0.2.7, by=10.0.0.2"),
         ("forwarded", "for=192.0.2.7 for=192.0.2.8"),
+        ("forwarded", "for=192.0.2.7;For=192.0.2.8"),
+        ("forwarded", "for=192.0.2.7;for=192.0.2.8, for=10.0.0.2"),
     ],
 )
 async def test_what_is_no_address_is_the_proxys(header: ProxyHeader, value: str) -> None:
