@@ -295,6 +295,16 @@ async def test_uninitialised(simulator: VaultSimulator, backend: VaultBackend) -
     assert (await backend.health()).detail["state"] == "uninitialised"
 
 
+def _stopped(process: int) -> None:
+    """Return when every thread of a process that was told to stop has stopped."""
+    patience = time.monotonic() + 20
+    while any(
+        task.read_text().rpartition(")")[2].split()[0] != "T" for task in Path(f"/proc/{process}/task").glob("*/stat")
+    ):
+        assert time.monotonic() < patience
+        time.sleep(0.01)
+
+
 async def test_a_server_that_hangs_is_a_deadline(role: Role, opening: Opener) -> None:
     """The real one is stopped by a signal; all threads hang, and all come back."""
     backend = await opening(role, timeout_seconds=0.5, workers=2)
@@ -303,6 +313,7 @@ async def test_a_server_that_hangs_is_a_deadline(role: Role, opening: Opener) ->
         pytest.skip("only a process that the tests have started is stopped; the simulator has its own delays")
     os.kill(role.server.process, signal.SIGSTOP)
     try:
+        await asyncio.to_thread(_stopped, role.server.process)
         answers = await asyncio.gather(*(sign(backend) for _ in range(4)), return_exceptions=True)
         assert {type(answer) for answer in answers} == {DeadlineError}
         assert (await backend.health()).ready is False
