@@ -56,7 +56,7 @@ async def proxied(server: AcmeServer, directory: Path, *trusted: str) -> AsyncIt
     listening = socket.create_server(("127.0.0.1", 0))
     front, back = free_port(), listening.getsockname()[1]
     app = TrustedProxies(server.service.application, [ip_network(one) for one in trusted], "x-forwarded-for")
-    http = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", proxy_headers=False))
+    http = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", proxy_headers=False))
     serving = asyncio.create_task(http.serve([listening]))
     configuration = directory / "haproxy.cfg"
     configuration.write_text(CONFIGURATION.format(front=front, back=back))

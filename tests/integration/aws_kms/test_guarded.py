@@ -6,6 +6,7 @@ import asyncio
 import base64
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -26,14 +27,23 @@ DEADLINE = 3.0
 SETTINGS = {"deadline_seconds": DEADLINE, "breaker_failures": 3, "breaker_seconds": 0.3, "attempts": 1}
 
 
+@asynccontextmanager
+async def opened(simulator: AwsKmsSimulator, **changed: float) -> AsyncIterator[GuardedBackend]:
+    """The back end as the service has it: with deadline, breaker and verification."""
+    wanted = SETTINGS | changed
+    backend = await open_simulated(simulator, SystemClock(), **wanted)
+    made = GuardedBackend(backend, simulator_settings(simulator, **wanted), SignerMetrics(CollectorRegistry()))
+    try:
+        yield made
+    finally:
+        await made.aclose()
+
+
 @pytest.fixture
 async def guarded(simulator: AwsKmsSimulator) -> AsyncIterator[GuardedBackend]:
-    """The back end as the service has it: with deadline, breaker and verification."""
-    backend = await open_simulated(simulator, SystemClock(), **SETTINGS)
-    settings = simulator_settings(simulator, **SETTINGS)
-    made = GuardedBackend(backend, settings, SignerMetrics(CollectorRegistry()))
-    yield made
-    await made.aclose()
+    """Opened with the usual settings."""
+    async with opened(simulator) as made:
+        yield made
 
 
 def payload_for(scheme: Scheme) -> bytes:
@@ -92,26 +102,25 @@ async def test_the_caller_waits_no_longer_than_the_deadline(
     assert any(isinstance(answer, DeadlineError) for answer in answers)
 
 
-async def test_the_breaker_opens_and_closes_without_a_restart(
-    simulator: AwsKmsSimulator, guarded: GuardedBackend
-) -> None:
+async def test_the_breaker_opens_and_closes_without_a_restart(simulator: AwsKmsSimulator) -> None:
     """While AWS is gone, callers are refused at once; soon after it is back, they are served."""
-    key = await guarded.create(KeyLabel("ca", "issuing", 1), P256)
-    await sign(guarded, key)
-    simulator.kill()
-    for _ in range(3):
+    async with opened(simulator, deadline_seconds=30) as guarded:  # attempts are refused, however slow the machine
+        key = await guarded.create(KeyLabel("ca", "issuing", 1), P256)
+        await sign(guarded, key)
+        simulator.kill()
+        for _ in range(3):
+            with pytest.raises(UnavailableError):
+                await sign(guarded, key)
+        assert (await guarded.health()).detail["breaker"] == "open"
+        started = time.monotonic()
         with pytest.raises(UnavailableError):
             await sign(guarded, key)
-    assert (await guarded.health()).detail["breaker"] == "open"
-    started = time.monotonic()
-    with pytest.raises(UnavailableError):
-        await sign(guarded, key)
-    assert time.monotonic() - started < 1
-    simulator.start()
-    async with asyncio.timeout(10):
-        while not await served(guarded, key):  # noqa: ASYNC110 - nothing tells of it but an attempt
-            await asyncio.sleep(0.35)
-    assert guarded.breaker.state == "closed"
+        assert time.monotonic() - started < 1
+        simulator.start()
+        async with asyncio.timeout(10):
+            while not await served(guarded, key):  # noqa: ASYNC110 - nothing tells of it but an attempt
+                await asyncio.sleep(0.35)
+        assert guarded.breaker.state == "closed"
 
 
 async def test_denial_and_throttling_do_not_keep_the_back_end_away(
