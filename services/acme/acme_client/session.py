@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
@@ -103,7 +104,7 @@ class Session:
     def register(
         self, contact: Collection[str] = (), external: ExternalAccount | None = None, *, agreed: bool = False
     ) -> None:
-        """Make the account, or find it where the key has one already.
+        """Make the account, or find it where the key has one already, which agrees to terms that are new to it.
 
         Raises:
             RequestInputError: the server has terms of service that were not agreed to.
@@ -116,7 +117,10 @@ class Session:
         wanted: dict[str, Any] = {"termsOfServiceAgreed": agreed, "contact": [f"mailto:{one}" for one in contact]}
         if external is not None:
             wanted["externalAccountBinding"] = self._binding(external, url)
-        self._kid = self.post(url, wanted).location()
+        answer = self.post(url, wanted)
+        self._kid = answer.location()
+        if agreed and answer.status == HTTPStatus.OK and not answer.document().get("termsOfServiceAgreed"):
+            self.post(self._kid, {"termsOfServiceAgreed": True})
 
     def sign_in(self) -> None:
         """Find the account that the key has.

@@ -131,6 +131,23 @@ def test_polling_ends() -> None:
         stuck.poll(f"{SERVER}/o", {"processing"}, seconds=-1)
 
 
+@pytest.mark.parametrize(("status", "said", "updates"), [(200, False, 1), (200, True, 0), (201, False, 0)])
+def test_an_account_agrees_to_changed_terms(status: int, said: bool, updates: int) -> None:  # noqa: FBT001 - a test's parameter
+    """An account that was found, and has not agreed to the terms in force, is updated (RFC 8555 §7.3.3)."""
+    sent: list[UnverifiedJws] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.append(UnverifiedJws.parse(request.content))
+        document = {"termsOfServiceAgreed": True} if said else {}
+        return httpx.Response(status, json=document, headers={"Location": f"{SERVER}/acct/1"})
+
+    session(answer, meta={"termsOfService": f"{SERVER}/terms/2"}).register(agreed=True)
+    later = [jws.verify(KEY.public_key()) for jws in sent[1:]]
+    assert [(jws.url, json.loads(jws.payload)) for jws in later] == [
+        (f"{SERVER}/acct/1", {"termsOfServiceAgreed": True})
+    ] * updates
+
+
 def test_registration_binds_the_external_account() -> None:
     """The binding is a MAC over the account key for the same URL, without nonce; afterwards the account URL signs."""
     sent: list[UnverifiedJws] = []
