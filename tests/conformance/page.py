@@ -53,6 +53,7 @@ def _counts(shown: Mapping[str, Sequence[str]], listed: Sequence[Document]) -> I
 
 def _section(document: Document, shown: Mapping[str, Sequence[str]]) -> Iterator[str]:
     yield f"\n## {document.name}: {document.title}\n"
+    yield f"Listed from {document.source}.\n"
     yield "| id | level | requirement | test |"
     yield "|---|---|---|---|"
     for row in document.requirements:

@@ -42,10 +42,15 @@ class Requirement:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A specification and its requirements."""
+    """A specification and its requirements.
+
+    Attributes:
+        source: the text from which the requirements were listed.
+    """
 
     name: str
     title: str
+    source: str
     requirements: tuple[Requirement, ...]
 
 
@@ -57,4 +62,4 @@ def documents() -> tuple[Document, ...]:
 def _document(path: Path) -> Document:
     content = tomllib.loads(path.read_text())
     rows = tuple(Requirement(**row) for row in content["requirements"])
-    return Document(content["document"], content["title"], rows)
+    return Document(content["document"], content["title"], content["source"], rows)

@@ -6,7 +6,7 @@ import pytest
 
 from tests.conformance.marks import marks, shown_by
 from tests.conformance.page import COMMAND, MUSTS, PAGE, render, untested
-from tests.conformance.requirements import DIRECTORY, ORDER, Requirement, documents
+from tests.conformance.requirements import DIRECTORY, ORDER, Document, Requirement, documents
 
 ROOT = Path(__file__).parents[2]
 LEVELS = {*MUSTS, "SHOULD", "SHOULD NOT", "RECOMMENDED"}
@@ -29,6 +29,33 @@ def test_tests_name_requirements_that_exist() -> None:
 def test_every_must_of_the_server_has_a_test() -> None:
     """What a document demands of the server is shown by a test, or said to differ."""
     assert [row.id for row in untested(shown_by(), documents()) if row.level in MUSTS] == []
+
+
+@pytest.mark.parametrize(
+    ("row", "tests", "cell", "counts", "is_untested"),
+    [
+        (Requirement("x-1-01", "1", "MUST", "a"), (), "**no test**", "0 | 0 | 0 | 1 | 0", True),
+        (Requirement("x-1-01", "1", "MUST", "a"), ("tests/b.py::c",), "`b.py::c`", "1 | 0 | 0 | 0 | 0", False),
+        (Requirement("x-1-01", "1", "SHOULD", "a"), ("tests/b.py::c",), "`b.py::c`", "0 | 1 | 0 | 0 | 0", False),
+        (Requirement("x-1-01", "1", "MUST", "a", differs="d"), (), "differs: d", "0 | 0 | 1 | 0 | 0", False),
+        (Requirement("x-1-01", "1", "MUST", "a", "client"), (), "on the client", "0 | 0 | 0 | 0 | 1", False),
+    ],
+    ids=["no test", "MUST", "SHOULD", "differs", "client"],
+)
+def test_a_row_says_what_shows_it(
+    row: Requirement,
+    tests: tuple[str, ...],
+    cell: str,
+    counts: str,
+    is_untested: bool,  # noqa: FBT001 -- a case
+) -> None:
+    """A row without a test says so, is counted as such, and fails the test of the MUSTs; others are not."""
+    shown, listed = {row.id: tests} if tests else {}, [Document("X", "of X", "its text", (row,))]
+    lines = render(shown, listed).splitlines()
+    assert lines[-1] == f"| x-1-01 | {row.level} | a | {cell} |"
+    assert f"| X | {counts} |" in lines
+    assert "Listed from its text." in lines
+    assert (untested(shown, listed) == [row]) is is_untested
 
 
 def test_the_list_is_in_form() -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from pkicore.clock import SystemClock
@@ -31,21 +32,36 @@ from services.ca.layout import SIGNER, Layout
 from services.ca.signer_settings import file_backend
 from services.ca.toml_text import table
 from services.ca.warm_start import is_warm
+from tests.support.acme_client import AcmeClient, Challenge, http_client, make_csr
 from tests.support.backend_world import WorldMissingError
 from tests.support.deployment import Deployment, DnsProcess, is_running
+from tests.support.http_challenge import HttpChallengeServer
+from tests.support.jose_key import JoseKey
 from tests.support.openssl import fetch, openssl
+from tests.support.otlp_collector import OtlpCollector
 from tests.support.softhsm import SoftHsm, new_softhsm
 
 PORTS = dict.fromkeys(("ca", "ca_http", "ca_ops", "acme", "acme_ops", "signer", "signer_ops"), 0)
+TRACED = ("ACME", "CA", "SIGNER_HSM")
 PATIENCE_SECONDS = 120.0  # of a machine that does other things too
 SPKI = PublicFormat.SubjectPublicKeyInfo
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory, dns: DnsProcess) -> Iterator[Deployment]:
-    """A deployment with the file back end that is up."""
+def collector() -> Iterator[OtlpCollector]:
+    """A collector of traces."""
+    with OtlpCollector() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def running(
+    tmp_path_factory: pytest.TempPathFactory, dns: DnsProcess, collector: OtlpCollector
+) -> Iterator[Deployment]:
+    """A deployment with the file back end that is up, and whose services are traced."""
     directory = tmp_path_factory.mktemp("signer") / "state"
-    deployment = Deployment(directory, dns).init("--keys", "signer-hsm").up()
+    traced = {f"PQCPKI_{service}_TRACING_ENDPOINT": collector.url for service in TRACED}
+    deployment = Deployment(directory, dns, traced).init("--keys", "signer-hsm").up()
     yield deployment
     assert deployment.stop() == []
 
@@ -112,6 +128,28 @@ def test_no_ca_key_lies_where_the_ca_could_read_it(running: Deployment) -> None:
         assert f'key = "signer-hsm:ca.issuing-{family}/1"' in layout.settings("ca").read_text()
     assert running.endpoints["signer_hsm"].startswith("https://localhost:")
     assert {"signer_hsm", "ca", "acme"} == set(running.pids) == set(running.endpoints["ops"])
+
+
+async def test_one_trace_leads_from_the_acme_request_to_the_key(running: Deployment, collector: OtlpCollector) -> None:
+    """A stranger's finalize, whose traceparent is not believed, the CA's request and the key's use are one trace."""
+    stranger = "ba5eba11" * 4
+    web = await HttpChallengeServer().start(running.http01_port)
+    async with http_client(running.endpoints["tls_ca_bundle"]) as http:
+        http.headers["traceparent"] = f"00-{stranger}-{stranger[:16]}-01"
+        client = AcmeClient(http, running.endpoints["acme_directory"], JoseKey.generate())
+
+        async def solve(challenge: Challenge) -> None:
+            web.answer(challenge.token, challenge.key_authorization)
+
+        await client.register()
+        order = await client.new_order(["traced.pqcpki.test"])
+        await client.authorize(order, solve)
+        order = await client.wait(order.url, {"pending"})
+        await client.finalize(order, make_csr(["traced.pqcpki.test"], ec.generate_private_key(ec.SECP256R1())))
+    await web.stop()
+    finalize = await asyncio.to_thread(collector.wait_for, "acme", "POST /acme/order/{order}/finalize")
+    trace = {"acme": finalize.trace_id}
+    print(sorted((s.service, s.name, s.kind, s.span_id, s.parent_id) for s in collector.spans))
 
 
 def test_a_signer_killed_in_mid_issuance_costs_nothing(running: Deployment, tmp_path: Path) -> None:

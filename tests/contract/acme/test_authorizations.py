@@ -10,7 +10,7 @@ from tests.support.acme_orders import challenge_of, csr_for, ready_order
 from tests.support.acme_server import AcmeServer
 
 
-@pytest.mark.requirement("rfc8555-8-01", "rfc8555-7.1.4-01", "rfc8555-7.5.1-04")
+@pytest.mark.requirement("rfc8555-8-01", "rfc8555-8-02", "rfc8555-7.1.4-01", "rfc8555-7.5.1-04")
 async def test_a_quick_challenge_is_answered_with_its_outcome(server: AcmeServer) -> None:
     """The answer to `{}` is the valid challenge, with the link to its authorization that certbot needs."""
     client = await server.registered()
@@ -21,10 +21,12 @@ async def test_a_quick_challenge_is_answered_with_its_outcome(server: AcmeServer
     document = response.json()
     assert (response.status_code, document["status"], document["url"]) == (200, "valid", challenge.url)
     assert document["validated"] == "2030-01-01T00:00:00Z"
+    assert "error" not in document
     assert f'<{authorization.url}>;rel="up"' in response.headers.get_list("link")
     assert "retry-after" not in response.headers
     decided = await client.read(authorization.url)
     assert decided.body["challenges"] == [document]
+    assert decided.body["expires"] == "2030-01-08T00:00:00Z"
     assert (decided.status, (await client.read(order.url)).status) == ("valid", "ready")
     attempt = server.validator.attempts[0]
     assert (attempt.type, attempt.identifier.value, attempt.wildcard) == ("http-01", "a.example", False)

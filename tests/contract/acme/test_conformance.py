@@ -43,7 +43,14 @@ async def test_everything_is_utf_8(server: AcmeServer, encoding: str) -> None:
 
 
 @pytest.mark.requirement(
-    "rfc8555-6.1-07", "rfc8555-6.5.1-02", "rfc8555-8.3-02", "rfc8555-8.4-02", "rfc8737-3-02", "rfc8555-10.5-01"
+    "rfc8555-6.1-07",
+    "rfc8555-6.5.1-02",
+    "rfc8555-8.3-02",
+    "rfc8555-8.3-09",
+    "rfc8555-8.4-02",
+    "rfc8737-3-02",
+    "rfc8737-3-14",
+    "rfc8555-10.5-01",
 )
 async def test_base64url_is_written_without_padding(server: AcmeServer) -> None:
     """Nonces, tokens and identifiers in URLs have the alphabet of base64url and no padding."""
@@ -87,22 +94,20 @@ async def test_the_nonce_of_a_refusal_is_good(server: AcmeServer) -> None:
     assert (await client.post_raw(NEW_ORDER, ORDER, corruption=retried)).status_code == 201
 
 
-@pytest.mark.requirement("rfc8555-7.1.1-01", "rfc8555-7.1.1-02")
+@pytest.mark.requirement("rfc8555-7.1.1-02")
 async def test_the_directory_has_what_answers(server: AcmeServer) -> None:
-    """Every resource in the directory, newAuthz among them where it is there, takes a request; meta is an object."""
+    """Every resource in the directory takes a request; meta is an object."""
     client = await server.registered()
     document = await client.directory()
-    assert isinstance(document.get("meta", {}), dict)
+    assert isinstance(document["meta"], dict)
     served = {name: url for name, url in document.items() if name.startswith(("new", "revoke", "key"))}
     for name in served.keys() - {"newNonce"}:
         assert (await client.post_raw(served[name], b"{")).status_code != 404, name
-    if "newAuthz" not in served:
-        assert (await client.post_raw(f"{BASE}/acme/new-authz", {})).status_code == 404
 
 
-@pytest.mark.requirement("rfc8555-7.1.3-04")
+@pytest.mark.requirement("rfc8555-7.1.3-04", "rfc8555-7.1.3-01")
 async def test_an_order_keeps_its_arrays(server: AcmeServer) -> None:
-    """Identifiers and authorizations are the same from the first answer to the last."""
+    """Identifiers and authorizations are the same from the first answer to the last; each says when it expires."""
     client = await server.registered()
     seen = [await client.new_order(["b.example", "a.example"])]
     await client.authorize(seen[0], solve)
@@ -110,6 +115,7 @@ async def test_an_order_keeps_its_arrays(server: AcmeServer) -> None:
     seen.append(await client.finalize(seen[0], csr_for("a.example", "b.example")))
     seen.append(await client.read(seen[0].url))
     assert [order.status for order in seen] == ["pending", "ready", "valid", "valid"]
+    assert all(order.body["expires"] for order in seen)
     for name in ("identifiers", "authorizations"):
         assert all(order.body[name] == seen[0].body[name] for order in seen)
 
@@ -146,9 +152,7 @@ def test_thumbprints_are_of_numbers_without_leading_zeros() -> None:
     assert jwk_of(known_public_key(public))["e"] == "AQAB"
 
 
-@pytest.mark.requirement(
-    "rfc8657-5.4-01", "rfc8657-5.4-02", "dns-persist-9.1-01", "dns-account-3.5-01", "rfc8555-7.3.5-01"
-)
+@pytest.mark.requirement("rfc8657-5.4-01", "rfc8657-5.4-02", "dns-persist-9.1-01", "dns-account-3.5-01")
 async def test_account_urls_are_unique_short_and_stay(server: AcmeServer) -> None:
     """An account's URL has this server's authority, is nobody else's, fits a TXT string, and outlives a restart."""
     one, two = await server.registered(), await server.registered()
@@ -180,7 +184,7 @@ async def test_a_revocation_without_reason_says_none(server: AcmeServer) -> None
     client = await server.registered()
     obtained = await client.obtain(["a.example"], csr_for("a.example"), solve)
     await client.revoke(obtained.certificates[0])
-    assert set(server.ca.revoked.values()) <= {0, "unspecified"}
+    assert list(server.ca.revoked.values()) == ["unspecified"]
 
 
 @pytest.mark.requirement("rfc8659-3-03")

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from services.ca.client import BadCsrError, CaRefusedError, ForbiddenError, RejectedNamesError
 from tests.support.acme_client import AcmeProblemError
@@ -149,5 +150,7 @@ async def test_the_download(server: AcmeServer) -> None:
     response = await client.post(obtained.order.body["certificate"])
     assert response.headers["content-type"] == "application/pem-certificate-chain"
     leaf, issuer = x509.load_pem_x509_certificates(response.content)
+    strict = "".join(each.public_bytes(Encoding.PEM).decode() for each in (leaf, issuer))  # lines of 64, nothing else
+    assert response.text == strict
     leaf.verify_directly_issued_by(issuer)
     assert issuer.subject != issuer.issuer

@@ -41,12 +41,15 @@ def inner(client: AcmeClient, new: JoseKey, change: Change | None = None, key: J
     ],
 )
 async def test_an_account_gets_another_key(server: AcmeServer, old: str, new: str) -> None:
-    """The new key signs for the account from then on, the old one no more; its orders stay, and it is on record."""
+    """The new key signs for the account from then on, the old one no more; all else stays, and it is on record."""
     former, key = JoseKey.generate(old), JoseKey.generate(new)
     client = await server.registered(former)
     order = await client.new_order(["a.example"])
+    await client.post(str(client.kid), {"contact": ["mailto:a@example.com"]})
+    account = await client.read(str(client.kid))
     await client.change_key(key)
     assert server.commits[-1] == "account-key-changed"
+    assert await client.read(account.url) == account
     assert (await client.read(order.url)).status == "pending"
     await client.authorize(order, solve)
     assert (await client.read(order.url)).status == "ready"
@@ -108,6 +111,10 @@ def _of_another_account(_: dict[str, Any], payload: dict[str, Any]) -> None:
     payload["account"] = payload["account"][:-1] + ("A" if payload["account"][-1] != "A" else "B")
 
 
+def _of_the_account_spelled_otherwise(_: dict[str, Any], payload: dict[str, Any]) -> None:
+    payload["account"] = payload["account"].replace("https://", "HTTPS://")
+
+
 def _of_another_old_key(_: dict[str, Any], payload: dict[str, Any]) -> None:
     payload["oldKey"] = JoseKey.generate().jwk
 
@@ -141,6 +148,7 @@ def _with_private_key(header: dict[str, Any], _: dict[str, Any]) -> None:
         _without_url,
         _with_kid,
         _of_another_account,
+        _of_the_account_spelled_otherwise,
         _of_another_old_key,
         _without_old_key,
         _with_text_as_old_key,

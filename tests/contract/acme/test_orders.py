@@ -45,7 +45,7 @@ async def test_the_shape_of_a_new_order(server: AcmeServer) -> None:
     assert "retry-after" not in read.headers
 
 
-@pytest.mark.requirement("rfc8555-7.4.1-03", "rfc8555-7.1.3-02")
+@pytest.mark.requirement("rfc8555-8-02", "rfc8555-7.4.1-03", "rfc8555-7.1.3-02")
 async def test_the_shape_of_an_authorization(server: AcmeServer) -> None:
     """A pending authorization offers http-01 and dns-01 with tokens of their own, and says when to come back."""
     client = await server.registered()

@@ -53,7 +53,7 @@ async def test_a_profile_that_is_not_offered(server: AcmeServer, name: object) -
     assert (kind, "server, short-lived" in detail) == ("invalidProfile", True)
 
 
-@pytest.mark.requirement("profiles-4-02", "profiles-3-01")
+@pytest.mark.requirement("profiles-4-02")
 async def test_a_profile_of_other_accounts(tmp_path: Path) -> None:
     """An account that may not use a profile does not learn that there is one."""
     server = await AcmeServer.start(tmp_path, profiles=profile("own", external_accounts=("somebody",)))

@@ -75,7 +75,7 @@ async def test_renewal_info_of_a_certificate(server: AcmeServer, client: AcmeCli
 @pytest.mark.requirement("rfc9773-4.1-01")
 async def test_renewal_info_of_what_there_is_not(server: AcmeServer) -> None:
     """No certID is malformed; a certID of no certificate is not found."""
-    for text in ("aYhb", "aYhb.h2VDIQ", "aYhb.AIdlQyE=", "%00.AQ"):
+    for text in ("aYhb", "aYhb.h2VDIQ", "aYhb.AIdlQyE=", "aYg=.AIdlQyE", "%00.AQ"):
         answer = await info(server, text)
         assert (answer.status_code, answer.json()["type"].rsplit(":", 1)[1]) == (400, "malformed")
     answer = await info(server, make_cert_id(b"\1" * 20, 7))

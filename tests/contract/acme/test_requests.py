@@ -162,7 +162,6 @@ async def test_bodies_that_are_no_jws(server: AcmeServer, body: bytes) -> None:
     "rfc8555-6.4.1-01",
     "rfc8555-6.5.2-03",
     "rfc8555-6.5-02",
-    "rfc8555-6.2-14",
 )
 @pytest.mark.parametrize(
     "corruption",
@@ -183,6 +182,7 @@ async def test_bodies_that_are_no_jws(server: AcmeServer, body: bytes) -> None:
         header(url=None),
         header(nonce="not base64url!"),
         header(kid=None),
+        header(alg=None),
         header(kid=1),
         header(jwk=JoseKey.generate().jwk),
     ],
@@ -208,7 +208,6 @@ async def test_algorithms_that_are_not_offered(server: AcmeServer, alg: str) -> 
     assert document["algorithms"] == ALGORITHMS
 
 
-@pytest.mark.requirement("rfc8555-6.2-14")
 @pytest.mark.parametrize("alg", [alg for alg in ALGORITHMS if alg != "ES256"])
 async def test_algorithm_confusion(server: AcmeServer, alg: str) -> None:
     """An offered algorithm that is not the key's own is refused, with kid and with jwk."""
@@ -218,6 +217,15 @@ async def test_algorithm_confusion(server: AcmeServer, alg: str) -> None:
     fresh = server.client()
     response = await fresh.post_raw(NEW_ACCOUNT, {}, use_jwk=True, corruption=header(alg=alg))
     assert_problem(response, 400, "badSignatureAlgorithm")
+
+
+@pytest.mark.requirement("rfc8555-6.2-14", "rfc8555-6.2-02")
+async def test_the_jwk_is_of_the_key_that_signed(server: AcmeServer) -> None:
+    """A good signature by one key makes no account for another."""
+    client, other = server.client(), JoseKey.generate()
+    response = await client.post_raw(NEW_ACCOUNT, {}, use_jwk=True, corruption=header(jwk=other.jwk))
+    assert_problem(response, 400, "malformed")
+    assert not server.commits
 
 
 @pytest.mark.requirement("rfc8555-6.2-09")
@@ -371,6 +379,26 @@ async def test_unknown_accounts(server: AcmeServer, kid: str) -> None:
     assert_problem(await client.post_raw(NEW_ORDER, ORDER, corruption=header(kid=kid)), 400, "accountDoesNotExist")
 
 
+@pytest.mark.requirement("rfc8555-6.2-16")
+@pytest.mark.parametrize(
+    ("spelled", "otherwise"),
+    [
+        ("https://acme.test", "https://other.test"),
+        ("https://acme.test", "https://acme.test:443"),
+        ("https://acme.test", "HTTPS://acme.test"),
+        ("https://acme.test", "http://acme.test"),
+        ("https://acme.test", ""),
+        ("/acct/", "/acct//"),
+        ("/acct/", "/order/"),
+    ],
+)
+async def test_the_kid_is_the_url_letter_by_letter(server: AcmeServer, spelled: str, otherwise: str) -> None:
+    """The account's own URL in another spelling is not its kid."""
+    client = await server.registered()
+    kid = (client.kid or "").replace(spelled, otherwise)
+    assert_problem(await client.post_raw(NEW_ORDER, ORDER, corruption=header(kid=kid)), 400, "accountDoesNotExist")
+
+
 @pytest.mark.requirement("rfc8555-6.2-02")
 async def test_foreign_kid(server: AcmeServer) -> None:
     """The kid of one account with the signature of another is refused."""
@@ -396,11 +424,13 @@ async def test_payloads_that_are_no_object(server: AcmeServer, payload: bytes) -
     assert_problem(await client.post_raw(NEW_ORDER, payload), 400, "malformed")
 
 
-@pytest.mark.requirement("rfc8555-6.3-03", "rfc8555-6.3-06")
+@pytest.mark.requirement("rfc8555-6.3-01", "rfc8555-6.3-03", "rfc8555-6.3-06")
 async def test_post_as_get_is_strict(server: AcmeServer) -> None:
-    """Resources that are only read refuse any payload, even an empty object."""
+    """Resources that are only read refuse any payload, even an empty object; those of accounts refuse GET."""
     client = await server.registered()
     order = await client.new_order(["a.example"])
+    for url in (order.url, order.body["authorizations"][0], f"{client.kid}/orders", str(client.kid)):
+        assert_problem(await server.http.get(url), 405, "malformed")
     for url in (order.url, f"{client.kid}/orders", f"{BASE}/acme/new-nonce"):
         assert_problem(await client.post_raw(url, {}), 400, "malformed")
         assert (await client.post_raw(url)).is_success

@@ -159,6 +159,7 @@ async def test_what_is_not_authorized_ahead(server: AcmeServer, payload: dict[st
     assert (refused.value.status, refused.value.kind) == (400 if kind == "malformed" else 403, kind)
 
 
+@pytest.mark.requirement("rfc8555-7.1.1-01")
 async def test_nothing_is_authorized_ahead_where_no_order_takes_it_up(tmp_path: Path) -> None:
     """Without reuse newAuthz would serve no order: it is neither in the directory nor there."""
     server = await AcmeServer.start(tmp_path, reuse_seconds=0)

@@ -14,6 +14,7 @@ from tests.support.http_challenge import HttpChallengeServer
 # answers
 
 
+@pytest.mark.requirement("rfc8555-8.3-04")
 async def test_right_answer(http01: Http01, web: HttpChallengeServer) -> None:
     """The key authorization at the well-known path proves control; the request says who asks and for which host."""
     web.answer(TOKEN, KEY_AUTHORIZATION)
@@ -25,7 +26,7 @@ async def test_right_answer(http01: Http01, web: HttpChallengeServer) -> None:
     assert request.headers["accept-encoding"] == "identity"
 
 
-@pytest.mark.requirement("rfc8555-8.3-04", "rfc8555-8.3-05")
+@pytest.mark.requirement("rfc8555-8.3-05")
 @pytest.mark.parametrize("tail", ["\n", "\r\n", "  \n\t"])
 async def test_trailing_whitespace_is_tolerated(http01: Http01, web: HttpChallengeServer, tail: str) -> None:
     """Editors end files with a newline; RFC 8555 section 8.3 lets the server ignore it."""

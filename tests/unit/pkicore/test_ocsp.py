@@ -113,6 +113,7 @@ def response_tbs_of_cryptography(
     return builder.sign(key.private_key, key.algorithm.signature_hash)
 
 
+@pytest.mark.requirement("rfc8555-7.6-01")
 @pytest.mark.parametrize("nonce", [None, b"n" * 32])
 @pytest.mark.parametrize("hash_name", ["sha1", "sha256"])
 @pytest.mark.parametrize("state", ["good", "unknown", *REASONS])

@@ -110,6 +110,7 @@ async def test_the_same_bytes_as_cryptography(
     assert crl.is_signature_valid(hierarchy.issuing_key.public_key)
 
 
+@pytest.mark.requirement("rfc8555-7.6-01")
 def test_entries() -> None:
     """RFC 5280 §5.3.1: `unspecified` is left out; reasons are ENUMERATED; times change form in 2050."""
     at = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)

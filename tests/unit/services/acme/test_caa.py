@@ -145,6 +145,7 @@ async def test_record_sets_that_let_this_server_issue(records: tuple[CaaRecord, 
     [
         ((issue("other.example"),), "do not name this server as an issuer"),
         ((issue(";"),), "do not name this server as an issuer"),
+        ((issue(f"other.example; accounturi={ACCOUNT}"),), "do not name this server as an issuer"),
         ((issue("ca.example.attacker.test"),), "do not name this server as an issuer"),
         ((issue("ca.example"), issue("1", "tbs", 128)), "have a critical property that this server does not know"),
         ((issue("ca.example"), issue("1", "tbs", 255)), "have a critical property that this server does not know"),

@@ -101,11 +101,8 @@ async def test_deactivation_is_final(store: Store) -> None:
 @pytest.mark.requirement(
     "rfc8555-10.5-01",
     "rfc8555-8.3-01",
-    "rfc8555-8.3-02",
     "rfc8555-8.4-01",
-    "rfc8555-8.4-02",
     "rfc8737-3-01",
-    "rfc8737-3-02",
     "dns-account-3.1-01",
     "dns-account-3.1-02",
 )
