@@ -24,6 +24,9 @@ UTC_TIME, GENERALIZED_TIME, SEQUENCE = 0x17, 0x18, 0x30
 NULL = b"\x05\x00"
 
 _BASE64URL = re.compile(rb"[A-Za-z0-9_-]*")
+_TO_STANDARD, _TO_URL = bytes.maketrans(b"-_", b"+/"), bytes.maketrans(b"+/", b"-_")
+_NO_LOOSE_BITS = {2: frozenset(b"AQgw"), 3: frozenset(b"AEIMQUYcgkosw048")}
+"""Where so many characters are left over: the last one, whose low four or two bits are no octet's."""
 _SHORT_LENGTH = 0x80
 _MULTI_BYTE_TAG = 0x1F
 _MAX_LENGTH_OCTETS = 4
@@ -32,7 +35,7 @@ _FIRST_GENERALIZED_YEAR = 2050
 
 def base64url_encode(data: bytes) -> str:
     """RFC 4648 §5 without padding, as JOSE wants it (RFC 7515 §2)."""
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+    return binascii.b2a_base64(data, newline=False).rstrip(b"=").translate(_TO_URL).decode("ascii")
 
 
 def base64url_decode(text: str | bytes) -> bytes:
@@ -44,13 +47,12 @@ def base64url_decode(text: str | bytes) -> bytes:
     raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     if not _BASE64URL.fullmatch(raw):
         raise MalformedError("not base64url without padding")
-    try:
-        data = base64.urlsafe_b64decode(raw + b"=" * (-len(raw) % 4))
-    except (binascii.Error, ValueError) as error:
-        raise MalformedError("not base64url without padding") from error
-    if base64.urlsafe_b64encode(data).rstrip(b"=") != raw:
+    left_over = len(raw) % 4
+    if left_over == 1:
+        raise MalformedError("not base64url without padding")
+    if left_over and raw[-1] not in _NO_LOOSE_BITS[left_over]:
         raise MalformedError("base64url with loose bits at the end")
-    return data
+    return binascii.a2b_base64(raw.translate(_TO_STANDARD) + b"=" * (-left_over % 4))
 
 
 def pem_join(label: str, *ders: bytes) -> bytes:

@@ -22,7 +22,7 @@ def strict_json(data: bytes, what: str) -> Any:  # noqa: ANN401 - JSON may be an
     """
     try:
         value = orjson.loads(data)
-        _DUPLICATES.decode(data.decode())
+        _look_for_duplicates(data.decode().lstrip(), 0)
     except _DuplicateMemberError as error:
         raise MalformedError(f"{what} has a member twice") from error
     except (ValueError, RecursionError) as error:
@@ -59,8 +59,8 @@ class _DuplicateMemberError(Exception):
 
 
 def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> None:
-    if len({name for name, _ in pairs}) != len(pairs):
+    if len(dict(pairs)) != len(pairs):
         raise _DuplicateMemberError
 
 
-_DUPLICATES = json.JSONDecoder(object_pairs_hook=_refuse_duplicates)
+_look_for_duplicates = json.JSONDecoder(object_pairs_hook=_refuse_duplicates).scan_once  # type: ignore[attr-defined] # public, but not in typeshed
