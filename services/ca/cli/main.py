@@ -14,6 +14,7 @@ _COMMANDS: Final[Mapping[str, tuple[str, str, str]]] = MappingProxyType(
     {
         "init": ("init", "init", "Make a new PKI: roots, issuing CAs, identities, settings."),
         "up": ("up", "up", "Run every service of a deployment."),
+        "warm-up": ("up", "warm_up", "Renew what ran out, before others start the services."),
         "endpoints": ("endpoints", "endpoints", "Print where a running deployment answers."),
         "issue": ("certificates", "issue", "Make a client identity for a workload."),
         "certify": ("certify", "certify", "Have a certificate request certified, as its operator."),

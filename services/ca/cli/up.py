@@ -1,4 +1,4 @@
-"""`ztca up`: run a deployment in the foreground."""
+"""`ztca up`: run a deployment in the foreground; `ztca warm-up`: prepare it for others who run its services."""
 
 import asyncio
 import contextlib
@@ -31,10 +31,28 @@ def up(directory: Path) -> None:
     with failing_cleanly():
         layout = Layout(directory.absolute())
         with only_one(layout):
-            if (former := follow_move(layout)) is not None:
-                click.echo(f"This PKI was moved here from {former}; its settings name the new place now.")
+            _follow_move(layout)
             # The services' own settings read the environment; here it is only passed on to them.
             asyncio.run(_run(layout, os.environ))
+
+
+@click.command("warm-up")
+@directory_option
+def warm_up(directory: Path) -> None:
+    """Renew what ran out while nothing ran, so that services which something else than `ztca up` starts find it.
+
+    For containers and units: run it once before they start. What still holds is left alone.
+    """
+    with failing_cleanly():
+        layout = Layout(directory.absolute())
+        with only_one(layout):
+            _follow_move(layout)
+            asyncio.run(_warm_up(layout, os.environ))
+
+
+def _follow_move(layout: Layout) -> None:
+    if (former := follow_move(layout)) is not None:
+        click.echo(f"This PKI was moved here from {former}; its settings name the new place now.")
 
 
 async def _run(layout: Layout, environment: Mapping[str, str]) -> None:
