@@ -6,14 +6,16 @@ costs money until its deletion, and its deletion takes 7 days.
 
 from __future__ import annotations
 
+import functools
 import os
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import boto3
+import botocore.session
 
 from pkicore.clock import Clock
 from services.signer_hsm.backends.aws_kms.backend import AwsKmsBackend
@@ -49,12 +51,21 @@ def simulator_settings(simulator: AwsKmsSimulator, **changes: object) -> AwsKmsS
 def simulator_session(simulator: AwsKmsSimulator, secret: str = "", token: str = "") -> boto3.Session:
     """A session of the SDK whose credentials the simulator knows; no file or variable of this machine takes part."""
     credentials = simulator.credentials
+    core = botocore.session.Session()
+    core.register_component("data_loader", _descriptions())
     return boto3.Session(
+        botocore_session=core,
         aws_access_key_id=credentials.key_id,
         aws_secret_access_key=secret or credentials.secret,
         aws_session_token=token or None,
         region_name=simulator.region,
     )
+
+
+@functools.cache
+def _descriptions() -> Any:  # noqa: ANN401 - untyped SDK
+    """What the SDK reads of services and regions, which costs more than most tests: once."""
+    return botocore.session.Session().get_component("data_loader")
 
 
 async def open_simulated(simulator: AwsKmsSimulator, clock: Clock, **changes: object) -> AwsKmsBackend:
