@@ -7,10 +7,12 @@ What josepy lets pass is refused before it is asked: stray base64url characters,
 from __future__ import annotations
 
 from collections.abc import Mapping
+from hashlib import sha256
 from types import MappingProxyType
 from typing import Any, Final
 
-from cryptography.hazmat.primitives.asymmetric import ed25519, mldsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from josepy.errors import DeserializationError
 from josepy.jwa import JWASignature
 from josepy.jwk import JWK
@@ -26,6 +28,7 @@ PUBLIC_MEMBERS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 )
 PRIVATE_MEMBERS: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k", "priv"})
 _NAMES: Final = frozenset({"crv", "alg"})
+_CURVES: Final = MappingProxyType({"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"})
 _MAX_MEMBER: Final = 4096  # characters; the longest is the key of ML-DSA-87 with 3456
 
 _MLDSA_KEYS: Final[Mapping[str, type[mldsa.MLDSA44PublicKey | mldsa.MLDSA65PublicKey | mldsa.MLDSA87PublicKey]]] = (
@@ -167,7 +170,20 @@ def jwk_of(public_key: PublicKey) -> dict[str, str]:
 
 def thumbprint(public_key: PublicKey) -> str:
     """The SHA-256 thumbprint of RFC 7638, base64url."""
+    if isinstance(public_key, ec.EllipticCurvePublicKey) and public_key.curve.name in _CURVES:
+        return base64url_encode(sha256(_ec_jwk(public_key)).digest())
     return base64url_encode(_josepy_jwk(public_key).thumbprint())
+
+
+def _ec_jwk(public_key: ec.EllipticCurvePublicKey) -> bytes:
+    """The JWK in the form that is hashed: the required members in the order of their names, no blanks (RFC 7638 §3).
+
+    As josepy has it, in half the time: every order needs one.
+    """
+    octets = public_key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    half = len(octets) // 2  # behind the octet that says so, both coordinates in full width (RFC 7518 §6.2.1.2)
+    x, y = base64url_encode(octets[1 : half + 1]), base64url_encode(octets[half + 1 :])
+    return f'{{"crv":"{_CURVES[public_key.curve.name]}","kty":"EC","x":"{x}","y":"{y}"}}'.encode()
 
 
 def _josepy_jwk(public_key: PublicKey) -> JWK:

@@ -11,7 +11,7 @@ import httpx
 from pkicore.http1 import AnswerParser, request_head
 from services.acme.errors import ValidationError
 from services.chassis.outbound.addresses import AddressGuard, IPAddress
-from services.chassis.outbound.exchange import Exchange, host_of
+from services.chassis.outbound.exchange import Exchange, Url, host_of
 
 USER_AGENT = "pqcpki ACME validation (RFC 8555 http-01)"
 # Status line, headers, framing and body of one answer.
@@ -41,7 +41,7 @@ class Fetcher:
         tls.verify_mode = ssl.CERT_NONE
         self._exchange = Exchange(guard, tls, seconds=seconds, max_bytes=MAX_RECEIVED_BYTES)
 
-    async def get(self, url: httpx.URL, addresses: Iterable[IPAddress]) -> Fetched:
+    async def get(self, url: Url, addresses: Iterable[IPAddress]) -> Fetched:
         """GET `url` from the first of `addresses` that accepts a connection.
 
         The caller bounds the whole in time.

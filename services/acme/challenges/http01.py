@@ -14,7 +14,7 @@ from services.acme.challenges.fetch import Fetched, Fetcher
 from services.acme.errors import ValidationError
 from services.acme.identifiers import Identifier
 from services.chassis.errors import NotReachedError, NotResolvedError
-from services.chassis.outbound.exchange import DEFAULT_PORTS, addresses_of, host_of, port_of
+from services.chassis.outbound.exchange import DEFAULT_PORTS, KnownUrl, Url, addresses_of, host_of, port_of
 from services.chassis.outbound.resolver import Resolver
 
 WELL_KNOWN = "/.well-known/acme-challenge/"
@@ -64,11 +64,11 @@ class Http01:
             sentence = f"the answer of {identifier.value} ({len(answer)} octets) is {what}"
             raise ValidationError("incorrectResponse", sentence)
 
-    def _first_url(self, identifier: Identifier, token: str) -> httpx.URL:
-        host = f"[{identifier.value}]" if ":" in identifier.value else identifier.value
-        return httpx.URL(f"http://{host}:{self._port}{WELL_KNOWN}{token}")
+    def _first_url(self, identifier: Identifier, token: str) -> KnownUrl:
+        return KnownUrl.http(identifier.value, self._port, f"{WELL_KNOWN}{token}")
 
-    async def _follow(self, url: httpx.URL) -> bytes:
+    async def _follow(self, first: KnownUrl) -> bytes:
+        url: Url = first
         for _ in range(MAX_REDIRECTS + 1):
             fetched = await self._fetcher.get(url, await addresses_of(url, self._resolver))
             if fetched.status == httpx.codes.OK:
@@ -80,7 +80,7 @@ class Http01:
             url = self._redirected(url, fetched)
         raise ValidationError("connection", f"more than {MAX_REDIRECTS} redirects")
 
-    def _redirected(self, url: httpx.URL, fetched: Fetched) -> httpx.URL:
+    def _redirected(self, url: Url, fetched: Fetched) -> httpx.URL:
         """The URL of the next hop.
 
         Raises:
@@ -92,7 +92,7 @@ class Http01:
         try:
             text = location.decode("ascii")
             urlsplit(text).port  # noqa: B018 -- refuses ports that are not plain digits, which httpx reads with int()
-            target = url.join(text)
+            target = httpx.URL(str(url)).join(text)
             port = port_of(target)
         except (httpx.InvalidURL, ValueError) as error:
             raise ValidationError("connection", f"{host_of(url)} redirects to what is no URL") from error

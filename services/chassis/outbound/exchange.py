@@ -6,9 +6,7 @@ import asyncio
 import ssl
 from collections.abc import Callable, Iterable, Sequence
 from ipaddress import IPv6Address, ip_address
-from typing import Final, cast
-
-import httpx
+from typing import Final, NamedTuple, Protocol, cast
 
 from pkicore.errors import MalformedError
 from pkicore.http1 import AnswerParser
@@ -24,17 +22,63 @@ Enough = Callable[[AnswerParser], bool]
 """Whether what has been read of an answer is all that is wanted of it."""
 
 
-def port_of(url: httpx.URL) -> int:
+class Url(Protocol):
+    """What is read of a URL; `httpx.URL` has it."""
+
+    @property
+    def scheme(self) -> str:
+        """Lower case."""
+
+    @property
+    def raw_host(self) -> bytes:
+        """Without brackets."""
+
+    @property
+    def port(self) -> int | None:
+        """None where it is the scheme's own."""
+
+    @property
+    def netloc(self) -> bytes:
+        """Host and port as the Host field has them."""
+
+    @property
+    def raw_path(self) -> bytes:
+        """Path and query."""
+
+
+class KnownUrl(NamedTuple):
+    """A URL made of parts that need no parser, since they were checked before; as `httpx.URL` has them."""
+
+    scheme: str
+    raw_host: bytes
+    port: int | None
+    netloc: bytes
+    raw_path: bytes
+
+    @classmethod
+    def http(cls, host: str, port: int, path: str) -> KnownUrl:
+        """Of a host (a lower-case DNS name in A-labels, or an address), a port and a path of plain characters."""
+        shown = f"[{host}]" if ":" in host else host
+        own = port == DEFAULT_PORTS["http"]
+        netloc = shown if own else f"{shown}:{port}"
+        return cls("http", host.encode(), None if own else port, netloc.encode(), path.encode())
+
+    def __str__(self) -> str:
+        """The whole."""
+        return f"{self.scheme}://{self.netloc.decode()}{self.raw_path.decode()}"
+
+
+def port_of(url: Url) -> int:
     """The port that a URL names or, for http and https, implies; 0 for other schemes."""
     return DEFAULT_PORTS.get(url.scheme, 0) if url.port is None else url.port
 
 
-def host_of(url: httpx.URL) -> str:
+def host_of(url: Url) -> str:
     """The host as it stands in the URL: A-labels are not decoded, IPv6 addresses lose their brackets."""
     return url.raw_host.decode("ascii")
 
 
-async def addresses_of(url: httpx.URL, resolver: Resolver) -> tuple[IPAddress, ...]:
+async def addresses_of(url: Url, resolver: Resolver) -> tuple[IPAddress, ...]:
     """The addresses of a URL's host; one that is written as an address is not looked up.
 
     Raises:
@@ -66,9 +110,7 @@ class Exchange:
         self._seconds = seconds
         self._max_bytes = max_bytes
 
-    async def send(
-        self, url: httpx.URL, addresses: Iterable[IPAddress], request: bytes, enough: Enough
-    ) -> AnswerParser:
+    async def send(self, url: Url, addresses: Iterable[IPAddress], request: bytes, enough: Enough) -> AnswerParser:
         """Send `request` to the first of `addresses` that accepts a connection.
 
         Returns:
@@ -85,9 +127,7 @@ class Exchange:
         except MalformedError as error:
             raise NotReachedError(f"{_target(url, permitted)}: {error}") from error
 
-    async def _exchange(
-        self, url: httpx.URL, addresses: Sequence[IPAddress], request: bytes, enough: Enough
-    ) -> AnswerParser:
+    async def _exchange(self, url: Url, addresses: Sequence[IPAddress], request: bytes, enough: Enough) -> AnswerParser:
         transport, connection = await dial(
             addresses, port_of(url), lambda: _Connection(self._max_bytes, enough), self._seconds
         )
@@ -154,5 +194,5 @@ class _Connection(asyncio.Protocol):
         self.answer.exception()  # where TLS fails nobody waits for the answer, and no exception is lost
 
 
-def _target(url: httpx.URL, addresses: Sequence[IPAddress]) -> str:
+def _target(url: Url, addresses: Sequence[IPAddress]) -> str:
     return f"{host_of(url)} port {port_of(url)} ({', '.join(map(str, addresses))})"

@@ -10,6 +10,7 @@ from services.acme.challenges.http01 import Http01
 from services.acme.errors import ValidationError
 from services.acme.identifiers import Identifier
 from services.chassis.outbound.addresses import AddressGuard
+from services.chassis.outbound.exchange import KnownUrl
 from services.chassis.outbound.resolver import Resolver
 
 ASKED = httpx.URL("http://site.test/.well-known/acme-challenge/token")
@@ -71,3 +72,12 @@ def test_first_request_is_for_the_well_known_path_at_port_80(identifier: Identif
     method = Http01(Resolver.build("127.0.0.1:1", 1), Fetcher(AddressGuard(()), 1), 80, 1)
     url = method._first_url(identifier, "token")
     assert (url.scheme, url.netloc, url.raw_path) == ("http", host, b"/.well-known/acme-challenge/token")
+
+
+@pytest.mark.parametrize("host", ["site.test", "192.0.2.1", "2001:db8::1"])
+@pytest.mark.parametrize("port", [80, 443, 5002])
+def test_urls_made_without_a_parser_are_as_the_parser_has_them(host: str, port: int) -> None:
+    """The URL of the first hop has the scheme, host, port, Host field and path that httpx reads from its text."""
+    url = KnownUrl.http(host, port, "/.well-known/acme-challenge/token-1_")
+    parsed = httpx.URL(str(url))
+    assert url == (parsed.scheme, parsed.raw_host, parsed.port, parsed.netloc, parsed.raw_path)
