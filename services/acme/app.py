@@ -46,6 +46,7 @@ from services.chassis.peer import CallerPolicy
 from services.chassis.published_keys import open_published_keys
 from services.chassis.runner import BackgroundTask, Listener, bind, run_service
 from services.chassis.settings import read_text
+from services.chassis.tracing.opening import open_tracing
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 MAX_STALENESS: Final = timedelta(hours=1)  # without news of the CRLs for so long, no client certificate is believed
@@ -91,9 +92,12 @@ async def serve(
         )
         stack.push_async_callback(service.close)
         await service.resume()
+        tracing = await stack.enter_async_context(open_tracing("acme", settings, registry))
+        application = _behind_proxies(tracing.watch(service.application), settings)
+        administration = tracing.watch(admin_application(service.administration, policy, metrics))
         listeners = [
-            Listener("public", _behind_proxies(service.application, settings), sockets["public"], public.listener),
-            Listener("admin", admin_application(service.administration, policy, metrics), sockets["admin"], admin),
+            Listener("public", application, sockets["public"], public.listener),
+            Listener("admin", administration, sockets["admin"], admin),
             Listener("ops", ops_application("acme", registry, readiness, metrics), sockets["ops"]),
         ]
         background = [
@@ -102,6 +106,7 @@ async def serve(
             BackgroundTask("internal-certificate", _internal_renewer(settings, ca, tls_metrics, clock).run),
             *public.background(),
             *ca.background(),
+            *tracing.background(),
         ]
         await run_service("acme", listeners, state_dir=settings.state_dir, readiness=readiness, background=background)
 

@@ -20,6 +20,7 @@ from services.acme.errors import AcmeError, ValidationError
 from services.acme.fair_slots import RETRY_AFTER_SECONDS, FairSlots
 from services.chassis.outbound.addresses import AddressGuard, IPNetwork
 from services.chassis.outbound.resolver import Resolver
+from services.chassis.tracing import step
 
 # A validation waits on the network, not on the processor; this many sockets per method are easily held open.
 CONCURRENT_VALIDATIONS = 64
@@ -121,7 +122,8 @@ class Validator:
         try:
             method, slots = found
             async with account.one("validations of this account"), slots.one(attempt.account_url):
-                await method.validate(attempt)
+                with step("validate", attempt.type, "client"):
+                    await method.validate(attempt)
         finally:
             if not account.taken:
                 self._accounts.pop(attempt.account_url, None)

@@ -37,6 +37,8 @@ from services.chassis.peer import CallerPolicy
 from services.chassis.problems import ProblemTable
 from services.chassis.runner import BackgroundTask, Listener, bind, run_service
 from services.chassis.settings import read_text
+from services.chassis.tracing.opening import open_tracing
+from services.chassis.tracing.requests import services_of
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 
@@ -126,8 +128,10 @@ async def serve(
         await tls.open()
         stack.push_async_callback(tls.listener.aclose)
         status = status_application(core, settings.http_max_age_seconds, metrics, clock)
+        tracing = await stack.enter_async_context(open_tracing("ca", settings, registry))
+        internal = tracing.watch(internal_application(core, policy, metrics, clock), services_of(settings.trust_domain))
         listeners = [
-            Listener("internal", internal_application(core, policy, metrics, clock), sockets["internal"], tls.listener),
+            Listener("internal", internal, sockets["internal"], tls.listener),
             Listener("status", status, sockets["status"]),
             Listener("ops", ops_application("ca", registry, readiness, metrics), sockets["ops"]),
         ]
@@ -135,6 +139,7 @@ async def serve(
             *core.background(),
             *identities.background(),
             *tls.background(),
+            *tracing.background(),
             BackgroundTask("settings", Following(settings, base_url, ring, core, standing).run),
             BackgroundTask("signer-hsm", lambda: remote.wait(core.catch_up)),
             BackgroundTask("audit-checkpoints", checkpointer.run),

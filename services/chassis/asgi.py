@@ -35,6 +35,7 @@ from services.chassis.prepared import Find, PreparedAnswers
 from services.chassis.problems import MEDIA_TYPE, Problem, ProblemTable
 from services.chassis.request_log import RequestLog
 from services.chassis.routes import PathTable
+from services.chassis.tracing.requests import RequestSpan
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -200,6 +201,7 @@ Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 Guard: TypeAlias = Callable[[Request], None]
 Finish: TypeAlias = Callable[[Request, Response], None]
 Refused: TypeAlias = Callable[[Request, Exception], Awaitable[None]]
+Trace: TypeAlias = Callable[[Request], RequestSpan]
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +265,11 @@ class Application:
         self._refused = refused
         self._finish = finish
         self._admin = admin
+        self._trace: Trace | None = None
+
+    def trace(self, begin: Trace) -> None:
+        """Have a span for each request (`services.chassis.tracing`); not for what is prepared."""
+        self._trace = begin
 
     def prepare(self, find: Find) -> None:
         """Have what this look-up finds answered before anything else.
@@ -281,6 +288,7 @@ class Application:
         started = time.perf_counter()
         request = Request(scope, receive, self._request_id(scope["headers"]))
         begin_request(request.request_id)
+        span = None if self._trace is None else self._trace(request)
         fault: Exception | None = None
         try:
             response = await self._answer(request)
@@ -296,6 +304,8 @@ class Application:
         finally:
             if response.source is not None:
                 response.source.close()
+            if span is not None:
+                span.answered(request, response, fault)
         self._log.account(request, response, time.perf_counter() - started, fault)
 
     def _request_id(self, headers: Iterable[tuple[bytes, bytes]]) -> str:

@@ -9,6 +9,7 @@ import orjson
 from pkicore.errors import MalformedError, PkiError
 from services.chassis.observability import current_request_id
 from services.chassis.problems import INTERNAL_PREFIX
+from services.chassis.tracing import step
 
 SERVER_ERROR: Final = 500
 _JSON: Final = {"content-type": "application/json"}
@@ -101,7 +102,7 @@ class ServiceCalls:
         body: bytes | None = None,
         seconds: float = _SECONDS,
     ) -> _Read:
-        """One request and its answer, read by `parse`; the JSON `body` goes along, and so does the request id.
+        """One request and its answer, read by `parse`; the JSON `body` goes along, and so do request id and trace.
 
         Raises:
             What `error_of` makes of a Failure: no answer, one that is no success, or one that makes no sense.
@@ -109,12 +110,15 @@ class ServiceCalls:
         headers = dict(_JSON) if body is not None else {}
         if (request_id := current_request_id()) is not None:
             headers["x-request-id"] = request_id
-        try:
-            answer = await self._http.request(method, path, content=body, headers=headers, timeout=seconds)
-        except (PkiError, OSError) as error:
-            raise self._error_of(Failure(f"{self._service} does not answer: {error}")) from error
-        if answer.status_code not in self._success:
-            raise self._error_of(self._failure(answer))
+        with step(method, self._service, "client") as span:
+            if span is not None:
+                headers["traceparent"] = span.traceparent
+            try:
+                answer = await self._http.request(method, path, content=body, headers=headers, timeout=seconds)
+            except (PkiError, OSError) as error:
+                raise self._error_of(Failure(f"{self._service} does not answer: {error}")) from error
+            if answer.status_code not in self._success:
+                raise self._error_of(self._failure(answer))
         return self.read(parse, answer.content)
 
     def read(self, parse: Callable[[bytes], _Read], body: bytes) -> _Read:

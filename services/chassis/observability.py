@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from pkicore.clock import Clock
 from services.chassis.log_budget import LogBudget, neighbourhood
+from services.chassis.tracing import current_span
 
 _request: ContextVar[dict[str, Any] | None] = ContextVar("request", default=None)
 """What stands in every log line of the request that the running task, or the task that started it, answers."""
@@ -89,7 +90,9 @@ def _factory(log_format: str) -> Callable[..., Any]:
 
 def _context(service: str) -> Callable[[Any, str, EventDict], EventDict]:
     def add(_logger: object, _method: str, event: EventDict) -> EventDict:
-        return {**(_request.get() or {}), **event, "service": service}
+        span = current_span()
+        traced = {} if span is None else {"trace_id": span.trace_id, "span_id": span.span_id}
+        return {**(_request.get() or {}), **traced, **event, "service": service}
 
     return add
 

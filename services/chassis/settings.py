@@ -28,6 +28,7 @@ from services.chassis.paths import plain_path
 
 _PREFIX = "PQCPKI_"
 _FILE = "file:"
+_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 def _split(value: object) -> object:
@@ -77,6 +78,21 @@ def base_url(url: str) -> str:
     return url.rstrip("/")
 
 
+def collector_url(url: str) -> str:
+    """The base URL of an OTLP collector: https, or plain http to this very machine.
+
+    Raises:
+        ValueError: another one.
+    """
+    if not url:
+        return url
+    checked = base_url(url)
+    parts = urlsplit(checked)
+    if parts.scheme != "https" and parts.hostname not in _LOOPBACK:
+        raise ValueError("must be https; plain http goes to 127.0.0.1, [::1] or localhost only")
+    return checked
+
+
 Port = Annotated[int, Field(ge=0, le=65535)]
 """A TCP port; 0 takes a free one."""
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
@@ -85,6 +101,7 @@ Texts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 PlainKeyUri = Annotated[str, AfterValidator(plain_key_uri)]
 """Where a key is: `file:/path`, or what else `pkicore.keys.open_key` opens."""
 BaseUrl = Annotated[str, AfterValidator(base_url)]
+CollectorUrl = Annotated[str, AfterValidator(collector_url)]
 DatabaseUrl = Annotated[str, AfterValidator(_database)]
 
 
@@ -144,6 +161,13 @@ class ServiceSettings(ProcessSettings):
     )
     audit_retain_days: int = Field(
         0, ge=0, le=36_500, description="Audit archives older than this are removed for good; 0: never."
+    )
+    tracing_endpoint: CollectorUrl = Field(
+        "", description="Base URL of an OTLP/HTTP collector, https://host:4318; http on this machine. Empty: no traces."
+    )
+    tracing_ratio: float = Field(1.0, ge=0, le=1, description="Share of the traces begun here that is recorded.")
+    tracing_ca_file: AbsolutePath | None = Field(
+        None, description="PEM roots of the collector's certificate; none: those of the system."
     )
 
 

@@ -28,6 +28,8 @@ from services.chassis.migrations import migrate
 from services.chassis.observability import HttpMetrics, TlsMetrics
 from services.chassis.ops import Readiness, ops_application
 from services.chassis.runner import BackgroundTask, Listener, bind, run_service
+from services.chassis.tracing.opening import open_tracing
+from services.chassis.tracing.requests import services_of
 from services.signer_hsm.api import SignerEndpoints
 from services.signer_hsm.approvals import Approvals
 from services.signer_hsm.attestations import Attestations, Verify, device_statements
@@ -164,7 +166,8 @@ async def serve(
         core, upkeep = await _core(settings, database, stack, signer_metrics, clock, readiness)
         await core.versions.recover()
         tls = await _transport(settings, stack, tls_metrics, clock)
-        internal = internal_application(core, caller_policy, metrics)
+        tracing = await stack.enter_async_context(open_tracing(SERVICE, settings, registry))
+        internal = tracing.watch(internal_application(core, caller_policy, metrics), services_of(settings.trust_domain))
         await run_service(
             SERVICE,
             [
@@ -178,6 +181,7 @@ async def serve(
                 BackgroundTask("caller-policy", caller_policy.run),
                 *upkeep,
                 *tls.background,
+                *tracing.background(),
             ],
         )
 

@@ -33,6 +33,7 @@ from services.chassis.migrations import migrate
 from services.chassis.observability import HttpMetrics, TlsMetrics
 from services.chassis.ops import Readiness, ops_application
 from services.chassis.runner import BackgroundTask, Listener, bind, run_service
+from services.chassis.tracing.opening import open_tracing
 from services.signing.aftercare import Aftercare, AftercareRules, Signed, build_aftercare
 from services.signing.callers import MtlsCallers, OidcCallers
 from services.signing.certification import CaIssuer, OidcCertifier
@@ -55,7 +56,7 @@ MIGRATIONS: Final = Path(__file__).parent / "migrations"
 
 def public_application(
     core: Core, metrics: HttpMetrics, more: Sequence[Route] = (), aftercare: Aftercare | None = None
-) -> AsgiApp:
+) -> Application:
     """What answers on the TLS listener; `more` are public endpoints: log, time-stamps, trusted root."""
 
     def admin() -> AsgiApp:
@@ -105,7 +106,8 @@ async def serve(
         public = await PublicSide.open(SERVICE, names, settings.state_dir, ca, tls_metrics, clock)
         stack.push_async_callback(public.listener.aclose)
         aftercare = await _aftercare(settings, database, parts, clock, registry)
-        application = public_application(parts.core, metrics, parts.routes, aftercare)
+        tracing = await stack.enter_async_context(open_tracing(SERVICE, settings, registry))
+        application = tracing.watch(public_application(parts.core, metrics, parts.routes, aftercare))
         await run_service(
             SERVICE,
             [
@@ -124,6 +126,7 @@ async def serve(
                 *aftercare.background(),
                 *public.background(),
                 *ca.background(),
+                *tracing.background(),
             ],
         )
 

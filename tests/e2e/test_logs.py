@@ -15,7 +15,7 @@ def _lines(log: Path) -> list[dict[str, Any]]:
 
 
 async def test_one_request_id_leads_from_the_client_to_the_signature(deployment: Deployment) -> None:
-    """The finalize request that a client names by X-Request-Id is found in the logs of both services."""
+    """The finalize request that a client names by X-Request-Id is in the logs of both services; traces are off."""
     web = await HttpChallengeServer().start(deployment.http01_port)
     async with http_client(deployment.endpoints["tls_ca_bundle"]) as http:
         http.headers["x-request-id"] = "traced-1"
@@ -44,3 +44,4 @@ async def test_one_request_id_leads_from_the_client_to_the_signature(deployment:
     (issued,) = [line for line in ca if line["event"] == "certificate.issued"]
     assert issued["actor"] == "spiffe://pqcpki.internal/service/acme"
     assert issued["detail"]["serial"]
+    assert not any("trace_id" in line for line in (*acme, *ca)), "nobody has asked for traces"

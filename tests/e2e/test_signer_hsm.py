@@ -147,9 +147,26 @@ async def test_one_trace_leads_from_the_acme_request_to_the_key(running: Deploym
         order = await client.wait(order.url, {"pending"})
         await client.finalize(order, make_csr(["traced.pqcpki.test"], ec.generate_private_key(ec.SECP256R1())))
     await web.stop()
-    finalize = await asyncio.to_thread(collector.wait_for, "acme", "POST /acme/order/{order}/finalize")
-    trace = {"acme": finalize.trace_id}
-    print(sorted((s.service, s.name, s.kind, s.span_id, s.parent_id) for s in collector.spans))
+    finalize = await asyncio.to_thread(collector.wait_for, "acme", "POST /acme/finalize/{id}")
+    assert (finalize.kind, finalize.parent_id, stranger in finalize.trace_id) == ("server", "", False)
+    span = await asyncio.to_thread(collector.wait_for, "signer-hsm", "sign file", finalize.trace_id)
+    way = [(span.service, span.kind, span.name)]
+    while (parent := await asyncio.to_thread(collector.parent_of, span)) is not None:
+        way, span = [*way, (parent.service, parent.kind, parent.name)], parent
+    assert way == [
+        ("signer-hsm", "client", "sign file"),
+        ("signer-hsm", "server", "POST /v1/keys/{id}/sign"),
+        ("ca", "client", "POST signer-hsm"),
+        ("ca", "internal", "sign ca.issuing-ecdsa"),
+        ("ca", "server", "POST /v1/certificates"),
+        ("acme", "client", "POST the CA"),
+        ("acme", "server", "POST /acme/finalize/{id}"),
+    ]
+    for service, event in (("acme", "order.finalized"), ("ca", "certificate.issued")):
+        log = (running.directory / "logs" / f"{service}.log").read_text().splitlines()
+        lines = [line for line in map(json.loads, log) if line.get("trace_id") == finalize.trace_id]
+        assert event in {line["event"] for line in lines}
+        assert {line["span_id"] for line in lines} <= {span.span_id for span in collector.spans}
 
 
 def test_a_signer_killed_in_mid_issuance_costs_nothing(running: Deployment, tmp_path: Path) -> None:

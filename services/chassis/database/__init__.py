@@ -30,6 +30,7 @@ from services.chassis.database.statement import (
 )
 from services.chassis.database.writer import CommitObserver, GroupCommit, Outcome
 from services.chassis.errors import SettingsError
+from services.chassis.tracing import step
 
 if TYPE_CHECKING:
     from services.chassis.database.shared import SharedDatabase  # needs asyncpg, as PostgreSQL alone does
@@ -178,7 +179,8 @@ class Database:
             OverloadedError: too many units are waiting.
             UnavailableError: the database cannot write (`CommitUnknownError`: it may have).
         """
-        await self._writer.commit(bind_unit(unit))
+        with step("commit", unit.label):
+            await self._writer.commit(bind_unit(unit))
         for event in unit.audit:  # what was done is in the log too, with the id of the request that did it
             if event.logged:
                 self._log.info(event.event, actor=event.actor, detail=dict(event.detail))

@@ -17,6 +17,7 @@ from typing import Final, Literal, TypeAlias, TypeVar, get_args
 import structlog
 
 from pkicore.algorithms import Algorithm, Payload, PrivateKey, PublicKey
+from services.chassis.tracing import step
 from services.signer_hsm.backends import (
     Attestation,
     Backend,
@@ -218,7 +219,8 @@ class GuardedBackend:
     ) -> T:
         seconds = self.create_seconds if operation in {"create", "import"} else self._seconds
         try:
-            return await self._in_turn(operation, tenant, ask, seconds, repeat=repeat)
+            with step(operation, self.name, "client", {"pqcpki.backend.type": self.type}):
+                return await self._in_turn(operation, tenant, ask, seconds, repeat=repeat)
         except BackendError as error:
             self._metrics.failure(self.name, operation, error.cause)
             raise

@@ -17,6 +17,7 @@ from contextvars import Context, copy_context
 from typing import Final, NamedTuple, TypeAlias
 
 from pkicore.algorithms import Payload
+from services.chassis.tracing import step
 from services.signer_hsm.wire import MAX_PAYLOADS, SignatureProblem
 
 Signed: TypeAlias = bytes | SignatureProblem
@@ -90,10 +91,11 @@ class Coalescing:
         """
         queue = self._queue(place)
         answer: asyncio.Future[Signed] = asyncio.get_running_loop().create_future()
-        queue.waiting.append(_Waiting(payload, answer, copy_context()))
-        if queue.under_way < max(_LEAST, self._at_once.get(place.key_id, _LEAST)):
-            self._start(place, queue)
-        return await answer
+        with step("sign", place.key_id):  # of the traces of a batch, that of its first has the request too
+            queue.waiting.append(_Waiting(payload, answer, copy_context()))
+            if queue.under_way < max(_LEAST, self._at_once.get(place.key_id, _LEAST)):
+                self._start(place, queue)
+            return await answer
 
     def _queue(self, place: Place) -> _Queue:
         queue = self._queues.get(place)
