@@ -5,12 +5,16 @@ in a real process, with its own environment, descriptors, signals and exit statu
 own children (`tests.support.forked_services`); the README's commands and the demo are started as usual. Shells find the
 commands in `commands`.
 
-Run as a program, this module is the process that forks: it ends with its standard input.
+All processes of a test run share one: the first that needs it starts it. Run as a program, this module is the process
+that forks. Its standard input is a named pipe that everybody keeps open who may need it, and it ends with the last.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
+import errno
+import fcntl
 import functools
 import gc
 import importlib
@@ -18,18 +22,23 @@ import json
 import os
 import pkgutil
 import runpy
+import secrets
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 120.0
+RUN = "TESTS_RUN"  # the variable by which processes know that they belong to one test run
+SOCKET = "socket"
+NEEDED = "needed"
 COMMANDS = {"ztca": "services.ca.cli", "keyctl": "services.signer_hsm.cli", "pqcsign": "services.signing.cli"}
 PRELOADED = (
     "services.acme.app",
@@ -89,28 +98,48 @@ class Forked:
 class ForkServer:
     """The process that has loaded everything, and forks."""
 
-    def __init__(self) -> None:
-        self._directory = tempfile.TemporaryDirectory(prefix="fork-")
-        self._path = os.path.join(self._directory.name, "socket")  # noqa: PTH118 - an address, no file to work on
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.fork_server", self._path],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline() == b"ready\n"
+    def __init__(self, directory: Path) -> None:
+        """The one of this directory, started if there is none."""
+        self._directory = directory
+        self._path = str(directory / SOCKET)
+        self._process: subprocess.Popen[bytes] | None = None
+        with _locked(directory):
+            self._needing = self._join() or self._start()
 
-    @functools.cached_property
+    @property
     def commands(self) -> Path:
         """A directory with `ztca`, `keyctl` and `pqcsign` for shells; forked processes do their work."""
-        directory = Path(self._directory.name, "bin")
-        directory.mkdir()
+        return self._directory / "bin"
+
+    def _join(self) -> int | None:
+        """An end of the pipe, None where nobody listens at the other."""
+        try:
+            return os.open(self._directory / NEEDED, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno in {errno.ENOENT, errno.ENXIO}:
+                return None
+            raise
+
+    def _start(self) -> int:
+        """An end of the pipe, now that somebody listens."""
+        for left in self._directory.iterdir():
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        self.commands.mkdir()
         for name in COMMANDS:
-            file = directory / name
+            file = self.commands / name
             file.write_text(_LAUNCHER.format(python=sys.executable, root=str(ROOT), path=self._path, name=name))
             file.chmod(0o700)
-        return directory
+        os.mkfifo(self._directory / NEEDED)
+        listening = os.open(self._directory / NEEDED, os.O_RDONLY | os.O_NONBLOCK)
+        needing = self._join()
+        assert needing is not None
+        command = [sys.executable, "-m", "tests.support.fork_server", self._path]
+        self._process = subprocess.Popen(command, cwd=ROOT, stdin=listening, stdout=subprocess.PIPE)
+        os.close(listening)
+        assert self._process.stdout is not None
+        with self._process.stdout as told:
+            assert told.readline() == b"ready\n"
+        return needing
 
     def lay_out(self, environment: Path) -> None:
         """Make a virtual environment like this one, but with these commands."""
@@ -147,9 +176,27 @@ class ForkServer:
         return done
 
     def stop(self) -> None:
-        """End it, and what it has forked runs on."""
-        self._process.communicate()
-        self._directory.cleanup()
+        """Need it no longer; it ends unless others do, and what it has forked runs on."""
+        os.close(self._needing)
+        if self._process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):  # others do
+                self._process.wait(1)
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """The directory is there, and nobody else begins or ends in it meanwhile."""
+    while True:
+        directory.mkdir(mode=0o700, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # gone again
+            descriptor = os.open(directory, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                if os.path.samestat(os.fstat(descriptor), directory.stat()):
+                    yield
+                    return
+            finally:
+                os.close(descriptor)
 
 
 def _forked(
@@ -179,8 +226,9 @@ def become(path: str, name: str) -> None:
 
 @functools.cache
 def fork_server() -> ForkServer:
-    """The server of this test process, started when it is first needed."""
-    server = ForkServer()
+    """The server of this test run, started when it is first needed."""
+    run = os.environ.setdefault(RUN, os.environ.get("PYTEST_XDIST_TESTRUNUID") or secrets.token_hex(16))
+    server = ForkServer(Path(tempfile.gettempdir(), f"fork-{run}"))
     atexit.register(server.stop)
     return server
 
@@ -212,10 +260,19 @@ class _Forking:
             if self._woken in ready:
                 os.read(self._woken, 4096)
                 self._report_ended()
-            if sys.stdin in ready:
+            if sys.stdin in ready and self._is_needed_no_more():
                 return None
             if self._listener in ready and (request := self._fork()) is not None:
                 return request
+
+    def _is_needed_no_more(self) -> bool:
+        """Whether the last has gone, and nobody has come since; then nobody finds this one any more."""
+        directory = Path(self._listener.getsockname()).parent
+        with _locked(directory):
+            last = bool(select.select([sys.stdin], [], [], 0)[0])
+            if last:
+                shutil.rmtree(directory)
+        return last
 
     def _fork(self) -> dict[str, Any] | None:
         connection, _ = self._listener.accept()
