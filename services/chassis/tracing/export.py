@@ -25,7 +25,7 @@ BATCH: Final = 64
 _GATHER_SECONDS: Final = 1.0  # from the first span that waits to the request that carries it
 _FIRST_WAIT: Final = 1.0
 _LAST_WAIT: Final = 30.0
-_LAST_SECONDS: Final = 1.0  # for what waits when the service stops
+_LAST_SECONDS: Final = 2.0  # for what waits when the service stops
 _SUCCESS: Final = range(200, 300)
 _AGAIN: Final = frozenset({429, 502, 503, 504})  # OTLP 1.x, "Retryable Response Codes"
 
@@ -95,7 +95,7 @@ class SpanExport(Generic[S]):
             self._full_batch.set()
 
     async def run(self) -> None:
-        """Send what comes; when cancelled, what waits has a second more."""
+        """Send what comes; when cancelled, what waits has two seconds more."""
         try:
             while True:
                 await self._filled.wait()
