@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import re
 import shlex
+import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -101,11 +103,17 @@ def dns_names(found: x509.Certificate) -> set[str]:
 
 @pytest.mark.requirement("rfc8555-6.1-01", "rfc8555-6.1-02")
 def test_old_tls_is_refused(deployment: Deployment) -> None:
-    """The public listener answers TLS 1.1 with the alert protocol_version, and takes TLS 1.2 (RFC 7525)."""
+    """The public listener answers TLS 1.1 with the alert protocol_version, takes TLS 1.2 (RFC 7525), no plain HTTP."""
     address = urlsplit(deployment.endpoints["acme_directory"]).netloc
     command = ("s_client", "-connect", address, "-cipher", "DEFAULT@SECLEVEL=0")
     assert "alert protocol version" in openssl(*command, "-tls1_1", check=False)
     assert "TLSv1.2" in openssl(*command, "-tls1_2")
+    host, port = address.rsplit(":", 1)
+    answered = b""
+    with socket.create_connection((host, int(port)), timeout=10) as plain, contextlib.suppress(ConnectionResetError):
+        plain.sendall(b"GET /acme/directory HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        answered = plain.recv(1000)
+    assert b"HTTP/" not in answered
 
 
 @pytest.mark.parametrize("program", CLIENTS)

@@ -175,7 +175,6 @@ def test_revocation_by_a_stranger_is_refused(
     assert "unauthorized" in refusal
 
 
-@pytest.mark.requirement("rfc8555-6.1-01")
 def test_public_listener_staples_a_good_answer(deployment: Deployment) -> None:
     """The ACME listener's own certificate verifies, and the staple beside it says good."""
     address = urlsplit(deployment.endpoints["acme_directory"]).netloc

@@ -148,7 +148,7 @@ async def test_the_only_way_is_down(server: AcmeServer, status: object) -> None:
     assert (response.json()["status"], response.json()["contact"]) == ("valid", contact)
 
 
-@pytest.mark.requirement("rfc8555-7.3.6-01", "rfc8555-7.3.6-03", "rfc8555-7.3.6-04")
+@pytest.mark.requirement("rfc8555-7.3.6-01", "rfc8555-7.3.6-03", "rfc8555-7.3.6-04", "dns-persist-7.2-01")
 async def test_deactivation(server: AcmeServer) -> None:
     """A deactivated account signs nothing any more, its key gets no new account, its orders end."""
     client = await server.registered()
@@ -175,7 +175,7 @@ async def test_deactivation_ends_authorizations(server: AcmeServer) -> None:
         authorization_id = order.body["authorizations"][0].rsplit("/", 1)[1]
         stored = await server.service.store.authorization(authorization_id, (client.kid or "").rsplit("/", 1)[1])
         assert stored is not None
-        assert stored.status == "deactivated"
+        assert stored[0].status == "deactivated"
     assert (await other.read(theirs.body["authorizations"][0])).status == "pending"
 
 

@@ -194,7 +194,6 @@ async def test_the_inner_jws_of_somebody_else(server: AcmeServer) -> None:
     assert "account" in response.json()["detail"]
 
 
-@pytest.mark.requirement("rfc8555-7.3.5-12")
 async def test_a_replayed_inner_jws(server: AcmeServer) -> None:
     """After the change it names a key that the account has no more."""
     client, key = await server.registered(), JoseKey.generate()

@@ -358,7 +358,6 @@ async def test_a_query_belongs_to_the_url(server: AcmeServer, target: str) -> No
         assert_problem(response, 403, "unauthorized")
 
 
-@pytest.mark.requirement("rfc8555-6.2-16")
 @pytest.mark.parametrize(
     "kid",
     [

@@ -94,7 +94,12 @@ def test_public_names() -> None:
 
 
 @pytest.mark.requirement(
-    "dns-persist-3.1-02", "dns-persist-3.1-03", "dns-persist-3.1-04", "dns-persist-3.1-06", "dns-persist-3.1-08"
+    "rfc8555-7.1.1-03",
+    "dns-persist-3.1-02",
+    "dns-persist-3.1-03",
+    "dns-persist-3.1-04",
+    "dns-persist-3.1-06",
+    "dns-persist-3.1-08",
 )
 @pytest.mark.parametrize(
     "names",
@@ -102,8 +107,9 @@ def test_public_names() -> None:
     ids=["unicode", "trailing dot", "empty label", "too long", "too many"],
 )
 def test_issuer_names_are_in_normal_form(tmp_path: Path, names: list[str]) -> None:
-    """At most ten names of A-labels without trailing dot, kept in lower case."""
-    assert load(tmp_path, 'caa_identities = ["CA.Example"]\n').caa_identities == ("ca.example",)
+    """At most ten names of A-labels without trailing dot, in lower case, and so in the directory as in CAA checks."""
+    settings = load(tmp_path, 'caa_identities = ["CA.Example"]\n')
+    assert settings.caa_identities == service_rules(settings).meta.caa_identities == ("ca.example",)
     with pytest.raises(SettingsError, match="caa_identities"):
         load(tmp_path, f"caa_identities = {json.dumps(names, ensure_ascii=False)}\n")
 
