@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Final, NamedTuple, Protocol
 
 import structlog
@@ -98,17 +98,9 @@ class Authorizations:
         Raises:
             AcmeError: malformed (404 for others' and unknown ones).
         """
-        authorization = await self._store.authorization(authorization_id, request.account.id)
-        if authorization is None:
-            raise not_found()
         if not request.is_read:
-            if request.members().get("status") != "deactivated":
-                raise AcmeError("malformed", "the status of an authorization can only become deactivated")
-            await self._deactivate(authorization)
-            authorization = await self._store.authorization(authorization_id, request.account.id)
-            if authorization is None:
-                raise not_found()
-        document = await self.document(authorization)
+            await self._give_up(request, authorization_id)
+        document = await self.document(authorization_id, request.account.id)
         headers = [retry_after(POLL_SECONDS)] if document["status"] == "pending" else []
         return answer(document, *headers)
 
@@ -161,7 +153,10 @@ class Authorizations:
         if challenge.status == "pending":  # what is processing was let in before
             self._limits.require_try(account, authorization.identifier, challenge.failures_full_at)
         task = self._start(challenge, authorization, account.thumbprint)
-        if not await self._background.finishes(task, self._hold_seconds) and challenge.status == "pending":
+        settled = await self._background.outcome(task, self._hold_seconds)
+        if settled is not None:
+            return settled
+        if not task.done() and challenge.status == "pending":
             audit = AuditEvent(
                 "challenge.processing", f"account:{authorization.account_id}", {"challenge": challenge.id}
             )
@@ -174,13 +169,17 @@ class Authorizations:
             raise not_found()
         return found[0]
 
-    def _start(self, challenge: ChallengeRow, authorization: AuthorizationRow, thumbprint: str) -> asyncio.Task[None]:
+    def _start(
+        self, challenge: ChallengeRow, authorization: AuthorizationRow, thumbprint: str
+    ) -> asyncio.Task[ChallengeRow | None]:
         return self._background.run(
             f"challenge {challenge.id}", lambda: self._attempt(challenge, authorization, thumbprint)
         )
 
-    async def _attempt(self, challenge: ChallengeRow, authorization: AuthorizationRow, thumbprint: str) -> None:
-        """Validate once and store the outcome, however long the database takes."""
+    async def _attempt(
+        self, challenge: ChallengeRow, authorization: AuthorizationRow, thumbprint: str
+    ) -> ChallengeRow | None:
+        """Validate once and store the outcome, however long the database takes; None where others settled it."""
         outcome = await self._outcome(challenge, self._told(challenge, authorization, thumbprint))
         pause = _FIRST_PAUSE
         while True:
@@ -223,7 +222,10 @@ class Authorizations:
                 self._log.exception("validation failed unexpectedly", challenge=challenge.id)
                 return _Outcome(AcmeError("serverInternal", "the validation could not be carried out"))
 
-    async def _settle(self, challenge: ChallengeRow, authorization: AuthorizationRow, outcome: _Outcome) -> None:
+    async def _settle(
+        self, challenge: ChallengeRow, authorization: AuthorizationRow, outcome: _Outcome
+    ) -> ChallengeRow:
+        """The challenge as it was stored."""
         error, answers = outcome.error, [asdict(answer) for answer in outcome.answers]
         actor = f"account:{authorization.account_id}"
         detail: dict[str, Any] = {
@@ -235,8 +237,9 @@ class Authorizations:
             detail["perspectives"] = {answer["perspective"]: answer["error"] or "ok" for answer in answers}
         if error is None:
             audit = AuditEvent("authorization.valid", actor, detail)
-            await self._store.accept_challenge(challenge, answers, unix(self._clock.now()), audit)
-            return
+            now = unix(self._clock.now())
+            await self._store.accept_challenge(challenge, answers, now, audit)
+            return replace(challenge, status="valid", validated_at=now)
         self._log.info(
             "validation failed",
             name=authorization.name.value,
@@ -246,8 +249,9 @@ class Authorizations:
         )
         audit = AuditEvent("authorization.invalid", actor, detail | {"error": error.acme_type})
         order_error = _order_error(authorization, error).document()
-        riding = await self._counted(authorization, error)
-        await self._store.reject_challenge(challenge, answers, error.document(), order_error, audit, riding)
+        riding, problem = await self._counted(authorization, error), error.document()
+        await self._store.reject_challenge(challenge, answers, problem, order_error, audit, riding)
+        return replace(challenge, status="invalid", error=problem)
 
     async def _counted(self, authorization: AuthorizationRow, error: AcmeError) -> Sequence[Write]:
         """What counts a failure that is not the server's own."""
@@ -256,7 +260,10 @@ class Authorizations:
             return ()
         return self._limits.failure(account, authorization.identifier)
 
-    async def _deactivate(self, authorization: AuthorizationRow) -> None:
+    async def _give_up(self, request: AccountRequest, authorization_id: str) -> None:
+        authorization, _ = await self._own(authorization_id, request.account.id)
+        if request.members().get("status") != "deactivated":
+            raise AcmeError("malformed", "the status of an authorization can only become deactivated")
         detail = {"authorization": authorization.id, "identifier": authorization.name.value}
         audit = AuditEvent("authorization.deactivated", f"account:{authorization.account_id}", detail)
         error = AcmeError("unauthorized", "the client deactivated the authorization")
@@ -275,9 +282,19 @@ class Authorizations:
             return authorization.status
         return {"pending": "invalid", "valid": "expired"}.get(authorization.status, authorization.status)
 
-    async def document(self, authorization: AuthorizationRow) -> dict[str, Any]:
-        """The authorization object (RFC 8555 §7.1.4)."""
-        offered = await self._store.challenges(authorization.id)
+    async def _own(self, authorization_id: str, account_id: str) -> tuple[AuthorizationRow, Sequence[ChallengeRow]]:
+        found = await self._store.authorization(authorization_id, account_id)
+        if found is None:
+            raise not_found()
+        return found
+
+    async def document(self, authorization_id: str, account_id: str) -> dict[str, Any]:
+        """The authorization object (RFC 8555 §7.1.4) of an account's authorization.
+
+        Raises:
+            AcmeError: malformed (404 for others' and unknown ones).
+        """
+        authorization, offered = await self._own(authorization_id, account_id)
         document: dict[str, Any] = {
             "identifier": authorization.identifier.document(),
             "status": self._status(authorization),

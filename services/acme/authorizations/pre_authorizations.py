@@ -90,7 +90,7 @@ class PreAuthorizations:
         ) from error
 
     async def _answer(self, authorization: AuthorizationRow, status: int) -> Response:
-        document = await self._authorizations.document(authorization)
+        document = await self._authorizations.document(authorization.id, authorization.account_id)
         return answer(document, location(self._urls.of(f"authz/{authorization.id}")), status=status)
 
 

@@ -134,9 +134,9 @@ class Finalization:
 
     async def _issued(self, order: OrderRow) -> OrderRow:
         """The order as it stands once the CA has answered, or after as long as a client is kept waiting."""
-        if order.status == "processing":
-            await self._issuance.wait(order)
-        return await self._store.order_by_id(order.id) or order
+        if order.status != "processing":
+            return order
+        return await self._issuance.wait(order) or await self._store.order_by_id(order.id) or order
 
 
 def _is_finalized_with(order: OrderRow, csr: UnverifiedCsr) -> bool:

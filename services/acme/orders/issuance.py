@@ -9,12 +9,13 @@ import asyncio
 import hashlib
 import random
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Final, Protocol
 
 import structlog
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from pkicore.algorithms import PublicKey, known_public_key
+from pkicore.algorithms import PublicKey
 from pkicore.clock import Clock, from_unix, unix
 from pkicore.errors import PkiError
 from pkicore.x509.cert_id import cert_id_of
@@ -86,9 +87,9 @@ class Issuance:
         self._slots = asyncio.Semaphore(CONCURRENT_REQUESTS)
         self._log = structlog.get_logger("acme.issuance")
 
-    async def wait(self, order: OrderRow) -> None:
-        """Return when the order is final, or after as long as a request is held."""
-        await self._background.finishes(self._start(order), self._hold_seconds)
+    async def wait(self, order: OrderRow) -> OrderRow | None:
+        """The order as it was stored at its end; None after as long as a request is held, or when others ended it."""
+        return await self._background.outcome(self._start(order), self._hold_seconds)
 
     async def resume(self) -> int:
         """Take up every order that the last stop left processing; how many there are."""
@@ -105,10 +106,10 @@ class Issuance:
                 self._start(order)
         return {order.id for order in unfinished}
 
-    def _start(self, order: OrderRow) -> asyncio.Task[None]:
+    def _start(self, order: OrderRow) -> asyncio.Task[OrderRow | None]:
         return self._background.run(f"order {order.id}", lambda: self._drive(order))
 
-    async def _drive(self, order: OrderRow) -> None:
+    async def _drive(self, order: OrderRow) -> OrderRow | None:
         """Ask, and store the outcome; both again and again while the other side does not answer."""
         pause = _FIRST_PAUSE
         while True:
@@ -122,7 +123,7 @@ class Issuance:
             await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311 - jitter, no secret
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    async def _step(self, order: OrderRow) -> None:
+    async def _step(self, order: OrderRow) -> OrderRow:
         try:
             async with self._slots:
                 proofs = await self._store.proofs(order.id)
@@ -133,28 +134,30 @@ class Issuance:
             if error.status in _TRY_AGAIN:
                 raise ca.CaUnavailableError(error.detail) from error
             self._log.warning("the CA refused an order", order=order.id, kind=error.kind, error=error.detail)
-            await self._fail(order, _refusal(error))
+            return await self._fail(order, _refusal(error))
         except PkiError as error:
             self._log.error("the CA's certificate is not what was ordered", order=order.id, error=str(error))
-            await self._fail(order, AcmeError("serverInternal", "the CA did not issue what was ordered"))
-        else:
-            detail = {
-                "order": order.id,
-                "serial": issued.serial,
-                "identifiers": [name.value for name in order.identifiers],
-            }
-            audit = AuditEvent("certificate.issued", f"account:{order.account_id}", detail)
-            await self._store.complete_order(certificate, audit)
+            return await self._fail(order, AcmeError("serverInternal", "the CA did not issue what was ordered"))
+        detail = {
+            "order": order.id,
+            "serial": issued.serial,
+            "identifiers": [name.value for name in order.identifiers],
+        }
+        audit = AuditEvent("certificate.issued", f"account:{order.account_id}", detail)
+        await self._store.complete_order(certificate, audit)
+        return replace(order, status="valid", certificate_id=certificate.id)
 
     async def _account_key(self, account_id: str) -> bytes | None:
         """Its key as the CA's block list has it: it may have been blocked since the account ordered."""
         account = await self._accounts.get(account_id)
         return None if account is None else bytes.fromhex(account.key_hash)
 
-    async def _fail(self, order: OrderRow, error: AcmeError) -> None:
+    async def _fail(self, order: OrderRow, error: AcmeError) -> OrderRow:
         detail = {"order": order.id, "error": error.acme_type}
         audit = AuditEvent("order.failed", f"account:{order.account_id}", detail)
-        await self._store.fail_order(order.id, error.document(), audit)
+        problem = error.document()
+        await self._store.fail_order(order.id, problem, audit)
+        return replace(order, status="invalid", error=problem)
 
     def _request(self, order: OrderRow, proofs: Sequence[ProofRow], account_key: bytes | None) -> CertificateRequest:
         return CertificateRequest(
@@ -204,7 +207,7 @@ def _certificate(order: OrderRow, issued: IssuedCertificate, now: int) -> Certif
     """
     leaf = load_chain(issued.chain.encode())[0]
     asked = UnverifiedCsr.parse(order.csr or b"").request.public_key()  # verified before it was stored
-    if spki(known_public_key(leaf.public_key())) != spki(known_public_key(asked)):
+    if leaf.public_key() != asked:
         raise PkiError("the certificate is for another key than the CSR")
     return CertificateRow(
         id=new_id(),

@@ -147,6 +147,7 @@ STATEMENTS: Final[Mapping[str, Any]] = {
     "order": select(orders).where(orders.c.id == bindparam("id"), orders.c.account_id == _ACCOUNT),
     "order_by_id": select(orders).where(orders.c.id == bindparam("id")),
     "processing_orders": select(orders).where(orders.c.status == "processing"),
+    "processing_csrs": select(orders.c.csr).where(orders.c.status == "processing"),
     "order_ids": select(orders.c.id, orders.c.created_at)
     .where(
         orders.c.account_id == _ACCOUNT,
@@ -211,9 +212,6 @@ STATEMENTS: Final[Mapping[str, Any]] = {
         authorizations.c.expires > _NOW,
     )
     .values(status="valid"),
-    "authorization": select(authorizations).where(
-        authorizations.c.id == bindparam("id"), authorizations.c.account_id == _ACCOUNT
-    ),
     "authorization_ids": select(order_authorizations.c.authorization_id)
     .where(order_authorizations.c.order_id == _ORDER)
     .order_by(order_authorizations.c.position),
@@ -232,9 +230,9 @@ STATEMENTS: Final[Mapping[str, Any]] = {
     .where(authorizations.c.id == bindparam("authorization"), authorizations.c.status.in_(("pending", "valid")))
     .values(status="deactivated"),
     "insert_challenge": insert(challenges),
-    "challenges": select(challenges)
-    .where(challenges.c.authorization_id == bindparam("authorization"))
-    .order_by(challenges.c.type.desc()),
+    "authorization_and_challenges": _CHALLENGE_AND_AUTHORIZATION.where(
+        authorizations.c.id == bindparam("id"), authorizations.c.account_id == _ACCOUNT
+    ).order_by(challenges.c.type.desc()),
     "challenge": _CHALLENGE_AND_AUTHORIZATION.add_columns(_FAILURES_FULL_AT).where(
         challenges.c.id == bindparam("id"), authorizations.c.account_id == _ACCOUNT
     ),

@@ -9,23 +9,23 @@ from services.acme.errors import AcmeError
 
 
 async def test_one_task_per_piece_of_work() -> None:
-    """Work that is under way is joined; work that has ended can be started again."""
-    background, gate, starts = Background(), asyncio.Event(), []
+    """Work that is under way is joined, and has one outcome; work that has ended can be started again."""
+    background, gate, starts = Background(), asyncio.Event(), list[int]()
 
-    async def work() -> None:
+    async def work() -> str:
         starts.append(1)
         await gate.wait()
+        return f"start {len(starts)}"
 
     first = background.run("a", work)
     assert background.run("a", work) is first
     assert background.run("b", work) is not first
-    assert not await background.finishes(first, 0.01)
+    assert await background.outcome(first, 0.01) is None
     gate.set()
-    assert await background.finishes(first, 1)
+    assert await background.outcome(first, 1) == "start 2"
     await asyncio.sleep(0)
     assert len(starts) == 2
-    assert await background.finishes(background.run("a", work), 1)
-    assert len(starts) == 3
+    assert await background.outcome(background.run("a", work), 1) == "start 3"
 
 
 async def test_waiting_does_not_cancel() -> None:
@@ -37,7 +37,7 @@ async def test_waiting_does_not_cancel() -> None:
         done.append(1)
 
     task = background.run("a", work)
-    waiting = asyncio.create_task(background.finishes(task, 10))
+    waiting = asyncio.create_task(background.outcome(task, 10))
     await asyncio.sleep(0)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -55,7 +55,7 @@ async def test_refusals_reach_whoever_waits() -> None:
         raise AcmeError("rateLimited", "later")
 
     with pytest.raises(AcmeError, match="later"):
-        await background.finishes(background.run("a", work), 1)
+        await background.outcome(background.run("a", work), 1)
     assert not background.is_busy
 
 
