@@ -62,6 +62,7 @@ async def test_a_profile_of_other_accounts(tmp_path: Path) -> None:
     await server.stop()
 
 
+@pytest.mark.requirement("profiles-4-06")
 @pytest.mark.parametrize(
     ("fields", "identifiers", "kind"),
     [

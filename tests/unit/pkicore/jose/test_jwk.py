@@ -135,6 +135,7 @@ def test_rsa_rules(bits: int, exponent: int) -> None:
         public_key_from_jwk(rsa_jwk(bits, exponent))
 
 
+@pytest.mark.requirement("rfc8555-8.1-01")
 def test_rsa_integers_are_minimal() -> None:
     """Leading zeros would give one key two thumbprints elsewhere."""
     with pytest.raises(MalformedError, match="leading zeros"):
