@@ -31,6 +31,7 @@ from services.ca.layout import SIGNER, Layout
 from services.ca.own_policy import is_json
 from services.chassis.cli.deployed import Deployed
 from services.chassis.errors import ChassisError
+from services.chassis.public_http import public_client
 from services.signer_hsm.client import SignerClient
 
 _ACCOUNTS: Final = "pqcpki_acme_accounts"
@@ -147,9 +148,10 @@ async def _ask_ca(deployed: Deployed, report: Report) -> None:
 async def _ask_acme(deployed: Deployed, report: Report) -> None:
     if "acme_directory" not in deployed.endpoints:
         return
-    url = f"{deployed.endpoints['ops']['acme']}/metrics"
-    async with httpx.AsyncClient(timeout=_OPS_SECONDS, trust_env=False) as http:
-        answer = (await http.get(url)).raise_for_status()
+    base = deployed.endpoints["ops"]["acme"]
+    url = f"{base}/metrics"
+    async with public_client(base, _OPS_SECONDS) as http:
+        answer = (await http.get("/metrics")).raise_for_status()
     if len(answer.content) > _OPS_OCTETS:
         raise ValueError(f"{url} answers too much")
     families = {family.name: family for family in text_string_to_metric_families(answer.text)}

@@ -36,6 +36,7 @@ from services.ca.client.settings import WayToCaSettings
 from services.ca.client.trust import FollowedTrust, Trust
 from services.chassis.identity import IdentityFiles
 from services.chassis.observability import TlsMetrics
+from services.chassis.public_http import public_client
 from services.chassis.runner import BackgroundTask
 
 CRL_REFRESH_SECONDS: Final = 30.0  # where the feed fails, a revoked peer is still refused within a minute
@@ -163,7 +164,7 @@ class WayToCa:
     @asynccontextmanager
     async def open(cls, settings: WayToCaSettings, clock: Clock, max_staleness: timedelta) -> AsyncIterator[WayToCa]:
         """As `build`, over the CA's status listener, and with CRLs at hand: from disk while good, else waited for."""
-        status = httpx.AsyncClient(base_url=settings.ca_status_url, timeout=_STATUS_TIMEOUT_SECONDS, trust_env=False)
+        status = public_client(settings.ca_status_url, _STATUS_TIMEOUT_SECONDS)
         async with status:
             way = cls.build(settings, status, clock, max_staleness)
             async with way.http:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-import httpx
 from cryptography import x509
 
 from pkicore.clock import SystemClock
@@ -21,6 +20,7 @@ from pkicore.mtls import CrlCache, TlsClient, TlsRules, load_credentials
 from pkicore.x509.certificate import load_chain
 from services.chassis.cli.endpoints_file import read_endpoints
 from services.chassis.errors import DeploymentError
+from services.chassis.public_http import public_client
 
 _MAX_STALENESS: Final = timedelta(minutes=5)
 _FETCH_SECONDS: Final = 10.0
@@ -94,8 +94,8 @@ class Deployed:
 
     async def _fetch_crl(self, issuer: x509.Certificate) -> bytes:
         names = {certificate: name for name, certificate in {**self.roots, **self.issuers}.items()}
-        async with httpx.AsyncClient(timeout=_FETCH_SECONDS, trust_env=False) as http:
-            answer = await http.get(f"{self.endpoints['crl_base']}/{names[issuer]}")
+        async with public_client(self.endpoints["crl_base"], _FETCH_SECONDS) as http:
+            answer = await http.get(f"/{names[issuer]}")
         return answer.raise_for_status().content
 
 
