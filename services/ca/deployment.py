@@ -183,7 +183,7 @@ def write_settings(staging: Layout, final: Layout, deployment: Deployment, passp
     files = {
         staging.settings("ca"): _ca_toml(final, deployment, passphrase_file or final.passphrase),
         staging.settings("acme"): _acme_toml(final, deployment, passphrase_file or final.passphrase),
-        staging.policy: _policy_toml(deployment),
+        staging.policy: policy_toml(deployment),
         staging.profiles: packaged_profiles(),
     }
     if deployment.backends:
@@ -373,7 +373,7 @@ def _signer_toml(final: Layout, deployment: Deployment, passphrase_file: Path) -
     return signer_toml(settings, deployment.backends)
 
 
-def _policy_toml(deployment: Deployment) -> str:
+def policy_toml(deployment: Deployment) -> str:
     """Who may call which endpoint; what is not named is refused."""
     heading = "# Who may call which endpoint of which service. What is not named here is refused.\n"
     text = heading + callers(deployment.trust_domain, "ca", {"/operator/*": _OPERATOR_ENDPOINTS})
