@@ -57,6 +57,7 @@ step "ruff check" .venv/bin/ruff check .
 step "ruff format" .venv/bin/ruff format --check .
 step "import contracts" .venv/bin/lint-imports
 .ci/fetch_nss_softokn.sh || say "not run: NSS softokn missing, so no ML-DSA through PKCS#11 (the reason stands above)"
+.ci/fetch_promtool.sh || say "not run: promtool missing, so no alert rule is rung (the reason stands above)"
 join $certbot "$beside/certbot"
 # In the order of the tree: the end-to-end tests, few and long, must not be left for last. They wait as much as they work,
 # so two processors have three at a time; mypy goes on beside them, and both are heard.

@@ -20,6 +20,7 @@ from pkicore.identity import SpiffeId
 from pkicore.keys.remote import RemoteKey, RemoteSigner
 from pkicore.keys.timed import TimedSigner
 from pkicore.mtls import INTERNAL, Credentials, CredentialsSource, CrlCache, Http1Client, TlsClient
+from pkicore.mtls.pool import CountEvent
 from services.ca.client.trust import Believe
 from services.ca.settings import CaSettings
 from services.chassis.ops import Readiness
@@ -29,6 +30,14 @@ CONDITION: Final = "signer-hsm"
 _RETRY: Final = 1.0  # seconds between two questions to a signer that did not answer
 
 _log = structlog.get_logger(__name__)
+
+
+def traffic(registry: CollectorRegistry) -> CountEvent:
+    """Counts requests to signer-hsm, and the connections made for them."""
+    count = Counter(
+        "ca_signer_traffic", "Requests to signer-hsm, and connections made for them.", ["what"], registry=registry
+    )
+    return lambda what: count.labels(what).inc()
 
 
 @dataclass(frozen=True)
@@ -52,9 +61,6 @@ class WayToSigner:
         """Build it; nothing is sent yet. `subscribe` is told who wants to hear of other roots."""
         from services.signer_hsm.client import SignerClient
 
-        count = Counter(
-            "ca_signer_traffic", "Requests to signer-hsm, and connections made for them.", ["what"], registry=registry
-        )
         tls = TlsClient(
             credentials=credentials,
             rules=INTERNAL,
@@ -63,7 +69,7 @@ class WayToSigner:
             clock=clock,
             require_staple=True,
             handshake_timeout=settings.signer_timeout_seconds,
-            count=lambda what: count.labels(what).inc(),
+            count=traffic(registry),
         )
         subscribe(tls.believe)
         http = tls.http1(SpiffeId.service(settings.trust_domain, SERVICE), settings.signer_url)

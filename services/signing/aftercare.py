@@ -125,7 +125,6 @@ async def build_aftercare(
     guard = AddressGuard(settings.allowed_networks)
     receivers = ReceiverRules(guard, settings.plain_http, settings.per_tenant)
     box = await _box(signed.outbox, rules.passphrase_file)
-    outcomes = Counter("signing_webhook_attempts", "Attempts to deliver.", ("outcome",), registry=registry)
     courier = Courier(
         signed.outbox,
         Sender.build(settings, guard),
@@ -133,7 +132,7 @@ async def build_aftercare(
         receivers,
         clock,
         SystemRandom().random,
-        partial(_count, outcomes),
+        attempts(registry),
     )
     retention = Retention(RetentionStore(database), signed.outbox, rules.retention, clock)
     archives = rules.directory / ARCHIVES
@@ -177,5 +176,7 @@ async def _box(outbox: OutboxStore, passphrase_file: Path) -> SecretBox:
     return await asyncio.to_thread(lambda: SecretBox.derive(read_passphrase(passphrase_file), salt))
 
 
-def _count(outcomes: Counter, outcome: Outcome) -> None:
-    outcomes.labels(outcome).inc()
+def attempts(registry: CollectorRegistry) -> Callable[[Outcome], None]:
+    """Counts the outcome of each attempt to deliver a webhook."""
+    outcomes = Counter("signing_webhook_attempts", "Attempts to deliver.", ("outcome",), registry=registry)
+    return lambda outcome: outcomes.labels(outcome).inc()
