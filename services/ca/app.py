@@ -135,11 +135,8 @@ async def serve(
             Listener("status", status, sockets["status"]),
             Listener("ops", ops_application("ca", registry, readiness, metrics), sockets["ops"]),
         ]
-        background = [
-            *core.background(),
-            *identities.background(),
-            *tls.background(),
-            *tracing.background(),
+        background = [*core.background(), *identities.background(), *tls.background(), *tracing.background()]
+        background += [
             BackgroundTask("settings", Following(settings, base_url, ring, core, standing).run),
             BackgroundTask("signer-hsm", lambda: remote.wait(core.catch_up)),
             BackgroundTask("audit-checkpoints", checkpointer.run),
