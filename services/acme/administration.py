@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from pkicore.algorithms import algorithm_of
+from pkicore.clock import Clock, unix
 from pkicore.errors import MalformedError
 from pkicore.jose.jwk import public_key_from_jwk
+from services.acme.accounts.terms import Terms
 from services.acme.errors import NotKnownError, NotPossibleError
 from services.acme.external_accounts.administration import ExternalAccountAdministration
 from services.acme.ids import is_id
@@ -15,6 +17,7 @@ from services.acme.incidents.incidents import Incidents
 from services.acme.rate_limits.administration import LimitAdministration
 from services.acme.requests import AccountCache
 from services.acme.store import AccountRow, Store
+from services.acme.store.account_changes import AccountChanges
 from services.acme.store.account_search import AccountSearch
 from services.acme.urls import Urls
 from services.acme.wire import AccountEntry, AccountPage, AccountQuery
@@ -25,13 +28,25 @@ _STATUSES: Final = ("", "valid", "deactivated")
 
 
 class AccountAdministration:
-    """Accounts as operators see them, and their end."""
+    """Accounts as operators see them, their agreement to terms, and their end."""
 
-    def __init__(self, store: Store, search: AccountSearch, cache: AccountCache, urls: Urls) -> None:
+    def __init__(
+        self,
+        store: Store,
+        search: AccountSearch,
+        changes: AccountChanges,
+        cache: AccountCache,
+        terms: Terms,
+        urls: Urls,
+        clock: Clock,
+    ) -> None:
         self._store = store
         self._search = search
+        self._changes = changes
         self._cache = cache
+        self._terms = terms
         self._urls = urls
+        self._clock = clock
 
     async def page(self, query: AccountQuery) -> AccountPage:
         """Some accounts, the newest first.
@@ -53,6 +68,30 @@ class AccountAdministration:
         Raises:
             NotKnownError: there is none.
         """
+        return self._entry(await self._row(account_id))
+
+    async def agree(self, account_id: str, terms: str, operator: str) -> AccountEntry:
+        """Record that the holder agreed to the terms in force; the operator says which they are, and answers for it.
+
+        For clients that cannot say it (RFC 8555 §7.3.3 leaves open how users agree). Once more is harmless.
+
+        Raises:
+            NotKnownError: there is no such account.
+            NotPossibleError: these are not the terms in force, or the account is deactivated.
+        """
+        if terms != self._terms.url:
+            in_force = f"the terms in force are {self._terms.url}" if self._terms.url else "there are no terms in force"
+            raise NotPossibleError(f"{in_force}: an agreement to others is not recorded")
+        row = await self._row(account_id)
+        if row.terms == terms and row.status == "valid":
+            return self._entry(row)
+        audit = AuditEvent("account.agreed-for", operator, {"account": row.id, "terms": terms})
+        try:
+            await self._changes.update(row.id, None, (terms, unix(self._clock.now())), audit)
+        except ConflictError as error:
+            raise NotPossibleError("this account is deactivated: it agrees to nothing") from error
+        finally:
+            self._cache.forget(row.id)
         return self._entry(await self._row(account_id))
 
     async def deactivate(self, account_id: str, operator: str) -> AccountEntry:

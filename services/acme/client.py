@@ -79,6 +79,11 @@ class AcmeAdminClient:
         """An account by its id."""
         return await self._acme.ask(AccountEntry.from_json, "GET", f"/v1/accounts/{_segment(account_id)}")
 
+    async def agree_for_account(self, account_id: str, terms: str) -> AccountEntry:
+        """Record that its holder agreed to the terms in force, which have this URL."""
+        path = f"/v1/accounts/{_segment(account_id)}/agreement"
+        return await self._acme.ask(AccountEntry.from_json, "POST", path, orjson.dumps({"terms": terms}))
+
     async def deactivate_account(self, account_id: str) -> AccountEntry:
         """End an account, for good."""
         path = f"/v1/accounts/{_segment(account_id)}/deactivation"

@@ -12,6 +12,7 @@ from pkicore.clock import Clock, unix
 from pkicore.encoding import base64url_decode
 from pkicore.errors import MalformedError
 from pkicore.jose.jwk import thumbprint
+from services.acme.accounts.blocked_keys import BlockedKeys
 from services.acme.answers import retry_after
 from services.acme.errors import AcmeError
 from services.acme.orders.issuance import CertificateAuthority, fingerprint, spki
@@ -38,17 +39,19 @@ _RETRY_SECONDS: Final = 5
 class Revocations:
     """The resource revokeCert."""
 
-    def __init__(self, store: Store, authority: CertificateAuthority, clock: Clock) -> None:
+    def __init__(self, store: Store, authority: CertificateAuthority, blocked: BlockedKeys, clock: Clock) -> None:
         self._store = store
         self._authority = authority
+        self._blocked = blocked
         self._clock = clock
         self._log = structlog.get_logger("acme.revocation")
 
     async def post(self, request: AccountRequest | KeyRequest, _: str) -> Response:
         """Revoke a certificate; exactly 200 and an empty body say that it is done.
 
-        1 the bytes are a certificate of ours, all of them · 2 the signer may revoke it · 3 the reason is one a
-        subscriber may give · 4 it is not revoked yet · 5 the CA revokes it · 6 that is recorded.
+        1 the bytes are a certificate of ours, all of them · 2 the signer may revoke it; an account whose key was
+        blocked a moment ago may not · 3 the reason is one a subscriber may give · 4 it is not revoked yet · 5 the CA
+        revokes it · 6 that is recorded.
 
         Raises:
             AcmeError: malformed, unauthorized, badRevocationReason, alreadyRevoked or serverInternal.
@@ -58,6 +61,8 @@ class Revocations:
         certificate = await self._store.certificate_by_fingerprint(fingerprint(der))
         if certificate is None or not await self._may_revoke(request, certificate, der):
             raise AcmeError("unauthorized", "who signed this request may not revoke this certificate")
+        if isinstance(request, AccountRequest):
+            await self._blocked.refuse_old(request.account.key_hash)
         reason = _reason(members)
         if certificate.revoked_at is not None:
             raise _already_revoked()

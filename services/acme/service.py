@@ -38,6 +38,7 @@ from services.acme.revocation import Revocations
 from services.acme.store import Store
 from services.acme.store.account_changes import AccountChanges
 from services.acme.store.account_search import AccountSearch
+from services.acme.store.csrs_under_way import CsrsUnderWay
 from services.acme.store.expired import CLEAN_UP_BATCH, ExpiredStore
 from services.acme.store.external_accounts import ExternalAccountStore
 from services.acme.store.incidents import IncidentStore
@@ -107,7 +108,7 @@ class AcmeService:
         metrics: HttpMetrics,
     ) -> Self:
         """Put the parts together."""
-        store, renewal_store, blocked = Store(database), RenewalStore(database), BlockedKeys(outside.authority)
+        store, renewal_store, blocked = Store(database), RenewalStore(database), _blocked_keys(database, outside)
         cache, background = AccountCache(store, shared=database.shared is not None), Background()
         limits = RateLimits(RateLimitStore(database), rules.limits, clock)
         profiles = Profiles(rules.orders.profiles, rules.orders.challenges, rules.orders.default_profile)
@@ -136,7 +137,7 @@ class AcmeService:
                 clock=clock,
             ),
             authorizations=authorizations,
-            revocations=Revocations(store, outside.authority, clock),
+            revocations=Revocations(store, outside.authority, blocked, clock),
             renewal_info=renewal_info,
         )
         api = Api(resources, Authenticator(urls, nonces, cache, blocked, keys), nonces, urls)
@@ -193,12 +194,17 @@ class AcmeService:
         await self.background.close()
 
 
+def _blocked_keys(database: Database, outside: Outside) -> BlockedKeys:
+    return BlockedKeys(outside.authority, CsrsUnderWay(database))
+
+
 def _administration(
     database: Database, cache: AccountCache, limits: RateLimits, urls: Urls, rules: ServiceRules, clock: Clock
 ) -> Administration:
     store, external_store = Store(database), ExternalAccountStore(database)
+    search, changes, terms = AccountSearch(database), AccountChanges(database), rules.accounts.terms
     return Administration(
-        AccountAdministration(store, AccountSearch(database), cache, urls),
+        AccountAdministration(store, search, changes, cache, terms, urls, clock),
         ExternalAccountAdministration(external_store, rules.eab_secret, cache, tuple(rules.meta.profiles), clock),
         Incidents(IncidentStore(database), urls, clock),
         LimitAdministration(limits, RateLimitStore(database), store, external_store),

@@ -14,6 +14,7 @@ from services.chassis.fields import Fields
 OPERATOR_ENDPOINTS: Final = (
     "GET /v1/accounts",
     "GET /v1/accounts/{id}",
+    "POST /v1/accounts/{id}/agreement",
     "POST /v1/accounts/{id}/deactivation",
     "GET /v1/external-accounts",
     "POST /v1/external-accounts",

@@ -10,6 +10,7 @@ from services.ca.toml_text import lines
 OPERATOR_ENDPOINTS: Final = (
     "GET /v1/accounts",
     "GET /v1/accounts/{id}",
+    "POST /v1/accounts/{id}/agreement",
     "POST /v1/accounts/{id}/deactivation",
     "GET /v1/external-accounts",
     "POST /v1/external-accounts",

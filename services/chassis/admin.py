@@ -23,8 +23,18 @@ def admin_api(
 ) -> fastapi.FastAPI:
     """An admin API of the router's endpoints and the OpenAPI page; `guard` raises when the caller may not use a path.
 
+    It decides first, also of paths and methods that there are not: who may not call learns nothing of them.
+
     Whatever an endpoint raises goes through to the frame, which makes it a problem document.
     """
+
+    async def refuse_path(request: fastapi.Request, error: Exception) -> fastapi.Response:
+        await guard(request)
+        if isinstance(error, HTTPException) and error.status_code == _METHOD_NOT_ALLOWED:
+            allowed = (error.headers or {}).get("Allow", "")
+            raise MethodNotAllowedError(tuple(allowed.split(", "))) from error
+        raise RouteNotFoundError("there is nothing at this path") from error
+
     app = fastapi.FastAPI(
         title=title,
         description=description,
@@ -34,7 +44,7 @@ def admin_api(
         redoc_url=None,
         redirect_slashes=False,  # a redirect would be answered before the guard, to whatever Host was sent
         dependencies=[fastapi.Depends(guard)],
-        exception_handlers={HTTPException: _refuse_path, RequestValidationError: _refuse_parameters},
+        exception_handlers={HTTPException: refuse_path, RequestValidationError: _refuse_parameters},
     )
 
     async def openapi() -> dict[str, Any]:
@@ -44,13 +54,6 @@ def admin_api(
     app.include_router(router)
     app.add_api_route(OPENAPI_PATH, openapi, methods=["GET"])
     return app
-
-
-async def _refuse_path(_request: fastapi.Request, error: Exception) -> fastapi.Response:
-    if isinstance(error, HTTPException) and error.status_code == _METHOD_NOT_ALLOWED:
-        allowed = (error.headers or {}).get("Allow", "")
-        raise MethodNotAllowedError(tuple(allowed.split(", "))) from error
-    raise RouteNotFoundError("there is nothing at this path") from error
 
 
 async def _refuse_parameters(_request: fastapi.Request, error: Exception) -> fastapi.Response:

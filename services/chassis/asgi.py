@@ -3,7 +3,7 @@
 For each request, in this order:
 
 1. the request id is taken from `X-Request-Id` if it is sane, else made;
-2. the route is found (404, 405), then the service's guard decides whether this caller may use it (403);
+2. the service's guard decides whether this caller may use the route (403), also one that there is not (404, 405);
 3. the Content-Type is checked (415); the handler runs and reads the body under the route's limit (413, 408);
 4. an exception becomes a problem document by the service's table;
 5. the response is counted, timed, and logged unless it is a success (those only at debug level); of one caller's
@@ -233,7 +233,7 @@ class Application:
         routes: What it answers.
         problems: Exceptions to problem documents.
         metrics: Counts and times the requests.
-        guard: Raises when the caller may not use the matched route; runs before the body is read.
+        guard: Raises when the caller may not use the method and path; runs before anything is told of them.
         refused: Told of every exception before it is answered; must not raise.
         finish: May add headers to every response, errors included.
         admin: Answers the paths that are no route's (`services.chassis.admin`).
@@ -321,6 +321,7 @@ class Application:
         elif self._admin is not None:
             response = await _relay(request, self._admin)
         else:
+            self._admit(request)
             raise RouteNotFoundError("there is nothing at this path")
         if self._finish is not None:
             self._finish(request, response)
@@ -330,14 +331,18 @@ class Application:
         request.params = params
         route = methods.get(request.method)
         if route is None:
+            self._admit(request)
             raise MethodNotAllowedError(tuple(methods))
         request.route = route.path
         request.limit, request.timeout = route.body_limit, route.body_seconds
-        if self._guard is not None:
-            self._guard(request)
+        self._admit(request)
         if route.media_types:
             _check_media_type(request, route.media_types)
         return await route.handler(request)
+
+    def _admit(self, request: Request) -> None:
+        if self._guard is not None:
+            self._guard(request)
 
     def _problem(self, request: Request, error: Exception) -> Response:
         response = problem_response(self._problems.problem_of(error))

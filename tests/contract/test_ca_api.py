@@ -283,8 +283,9 @@ async def test_the_admin_api_describes_itself(world: CaWorld) -> None:
     [
         ("GET", "/v1/certificates/zz", 400, "malformed"),
         ("GET", "/v1/certificates/abcd", 404, "unknown-certificate"),
-        ("GET", "/v1/nothing", 404, "not-found"),
-        ("DELETE", "/v1/issuers", 405, "method-not-allowed"),
+        ("GET", "/v1/nothing", 403, "forbidden"),  # by the policy, which lists neither
+        ("DELETE", "/v1/issuers", 403, "forbidden"),
+        ("OPTIONS", "/v1/certificates", 403, "forbidden"),
     ],
 )
 async def test_admin_refusals_are_problems_like_all_others(

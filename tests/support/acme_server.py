@@ -296,6 +296,12 @@ class AcmeServer:
     async def operated(
         self, caller: SpiffeId | None = OPERATOR, policy: str = POLICY
     ) -> AsyncIterator[AcmeAdminClient]:
+        """The admin listener's client, as a peer with this identity under a caller policy."""
+        async with self.admin(caller, policy) as http:
+            yield AcmeAdminClient(http)
+
+    @asynccontextmanager
+    async def admin(self, caller: SpiffeId | None = OPERATOR, policy: str = POLICY) -> AsyncIterator[httpx.AsyncClient]:
         """The admin listener's application, called by a peer with this identity under a caller policy."""
         app = admin_application(
             self.service.administration, CallerPolicy.load(policy), HttpMetrics(CollectorRegistry())
@@ -306,7 +312,7 @@ class AcmeServer:
             await app({**scope, "state": {"peer": peer}}, receive, send)
 
         async with httpx.AsyncClient(transport=httpx.ASGITransport(with_peer), base_url="https://acme") as http:
-            yield AcmeAdminClient(http)
+            yield http
 
     async def settled(self, condition: Callable[[], bool]) -> None:
         """Let background work go on until the condition holds."""

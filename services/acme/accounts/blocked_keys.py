@@ -1,9 +1,10 @@
 """Account keys and the CA's block list: a key that is blocked makes no account, and an account that has it is dead.
 
-The key of a certificate makes no account, either, as the key of an account makes no certificate.
+The key of a certificate makes no account, either, as the key of an account makes no certificate; nor does that of a
+CSR whose order waits for the CA, which knows nothing of it yet.
 
 The CA is asked, and its answer holds for half a minute, so that an account at work costs one request now and then; for
-a new account, a change of keys and a certificate it is asked each time.
+a new account, a change of keys, a certificate and a revocation it is asked each time.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 import structlog
@@ -36,11 +37,19 @@ class AsksAboutKeys(Protocol):
         """Whether the key with this SHA-256 (hex) is blocked, and whether it is certified, or CaError."""
 
 
+class KnowsCsrsUnderWay(Protocol):
+    """Who knows what waits for the CA; `services.acme.store.csrs_under_way.CsrsUnderWay` does."""
+
+    async def all(self) -> Sequence[bytes]:
+        """The CSRs of orders that are processing, DER."""
+
+
 class BlockedKeys:
     """What the CA says of keys, for a while.
 
     Args:
         authority: who is asked.
+        under_way: CSRs that the CA may not know yet.
         monotonic: seconds that never go back.
         remembered: keys at most.
     """
@@ -48,10 +57,12 @@ class BlockedKeys:
     def __init__(
         self,
         authority: AsksAboutKeys,
+        under_way: KnowsCsrsUnderWay,
         monotonic: Callable[[], float] = time.monotonic,
         remembered: int = REMEMBERED,
     ) -> None:
         self._authority = authority
+        self._under_way = under_way
         self._remembered = remembered
         self._monotonic = monotonic
         self._known: OrderedDict[str, tuple[bool, float]] = OrderedDict()
@@ -60,9 +71,15 @@ class BlockedKeys:
     async def refuse_new(self, key: PublicKey) -> None:
         """The key of an account that is to be made: never without the CA's answer, given now.
 
+        What waits for the CA is looked at before: when that is over, the CA knows it.
+
         Raises:
-            AcmeError: badPublicKey (blocked, or the key of a certificate); serverInternal where the CA cannot be asked.
+            AcmeError: badPublicKey (blocked, or the key of a certificate, or of one that is being issued);
+                serverInternal where the CA cannot be asked.
         """
+        der = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        if any(der in csr for csr in await self._under_way.all()):  # as CSRs carry it
+            raise AcmeError("badPublicKey", "a certificate is being issued for this key; make another for the account")
         status = await self._ask_now(key_hash_of(key))
         if status.is_blocked:
             raise AcmeError("badPublicKey", "this key is on the block list of the CA; make another one")
@@ -70,7 +87,7 @@ class BlockedKeys:
             raise AcmeError("badPublicKey", "this key is the key of a certificate; make another one for the account")
 
     async def refuse_old(self, key_hash: str) -> None:
-        """The key that an account gives up for another, which the block would not follow; asked now.
+        """The key of an account that does what no block undoes: gives it up for another, revokes; asked now.
 
         Raises:
             AcmeError: unauthorized; serverInternal where the CA cannot be asked.

@@ -4,6 +4,7 @@
 |----------------------------------------------|-------------------------------------------|
 | GET  /v1/accounts                            | accounts, by contact, key or EAB key      |
 | GET  /v1/accounts/{id}                       | one of them                               |
+| POST /v1/accounts/{id}/agreement             | to the terms, as the operator has it      |
 | POST /v1/accounts/{id}/deactivation          | its end                                   |
 | POST /v1/external-accounts                   | make a key identifier and its MAC key     |
 | GET  /v1/external-accounts                   | all of them                               |

@@ -1,15 +1,17 @@
-"""Accounts: found, shown, deactivated."""
+"""Accounts: found, shown, agreed for, deactivated."""
 
 # No postponed annotations: FastAPI reads those of the endpoints, which stand inside a function.
-from typing import Annotated
+from typing import Annotated, Final
 
 import fastapi
 
 from services.acme.admin.operator import operator_of
 from services.acme.administration import AccountAdministration
 from services.acme.wire import MAX_PAGE, MAX_SEARCH, AccountEntry, AccountPage, AccountQuery
+from services.chassis.fields import Fields
 
 _Text = Annotated[str, fastapi.Query(max_length=MAX_SEARCH)]
+_MAX_URL: Final = 2048
 _Limit = Annotated[int, fastapi.Query(ge=1, le=MAX_PAGE)]
 
 
@@ -32,6 +34,12 @@ def add_accounts(router: fastapi.APIRouter, accounts: AccountAdministration) -> 
     async def one(id: str) -> AccountEntry:  # noqa: A002 - the path's own word
         """An account by its id, the end of its URL."""
         return await accounts.one(id)
+
+    @router.post("/accounts/{id}/agreement")
+    async def agree(id: str, request: fastapi.Request) -> AccountEntry:  # noqa: A002 - the path's own word
+        """Record that its holder agreed to the terms in force, which the operator knows from elsewhere."""
+        body = Fields.parse(await request.body(), {"terms"})
+        return await accounts.agree(id, body.text("terms", _MAX_URL), operator_of(request))
 
     @router.post("/accounts/{id}/deactivation")
     async def deactivate(id: str, request: fastapi.Request) -> AccountEntry:  # noqa: A002 - the path's own word

@@ -1,4 +1,4 @@
-"""`ztca acme accounts`: who has an account, and its end."""
+"""`ztca acme accounts`: who has an account, what its holder agreed to, and its end."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import click
 
 from services.acme.cli.connection import connected
 from services.acme.cli.output import failing_cleanly, moment
+from services.acme.client import AcmeRefusedError
 from services.acme.wire import MAX_PAGE, AccountEntry, AccountPage, AccountQuery
 from services.chassis.cli.output import directory_option, json_option, tell
 
@@ -75,6 +76,34 @@ def show(account: str, directory: Path, as_json: bool) -> None:  # noqa: FBT001 
 async def _show(directory: Path, account_id: str) -> AccountEntry:
     async with connected(directory) as acme:
         return await acme.account(account_id)
+
+
+@accounts.command(context_settings=_IDS)
+@click.argument("found", metavar="ACCOUNT...", nargs=-1, required=True)
+@click.option("--terms", required=True, help="URL of the terms that they agreed to: those in force.")
+@directory_option
+@json_option
+def agree(found: tuple[str, ...], terms: str, directory: Path, as_json: bool) -> None:  # noqa: FBT001 - a command-line flag
+    """Record that the holders of each ACCOUNT agreed to terms of service that have changed.
+
+    For clients that cannot say it, such as certbot. You answer for it that their users agreed: the audit log names
+    you and the terms. Repeating it is harmless.
+    """
+    with failing_cleanly():
+        entries = asyncio.run(_agree(directory, [_id(account) for account in found], terms))
+        sentences = [f"The account {entry.url} has agreed to {terms}." for entry in entries]
+        tell(as_json, {"accounts": [asdict(entry) for entry in entries]}, *sentences)
+
+
+async def _agree(directory: Path, account_ids: list[str], terms: str) -> list[AccountEntry]:
+    async with connected(directory) as acme:
+        entries = []
+        for account_id in dict.fromkeys(account_ids):
+            try:
+                entries.append(await acme.agree_for_account(account_id, terms))
+            except AcmeRefusedError as error:
+                raise type(error)(error.kind, error.status, f"{account_id}: {error}") from error
+        return entries
 
 
 @accounts.command(context_settings=_IDS)

@@ -118,28 +118,55 @@ class ExternalAccountAdministration:
             NotKnownError: there is none.
             NotPossibleError: it is revoked already, and no account of it is left to deactivate.
         """
-        row = await self._row(kid)
-        bound = await self._store.bound_accounts(kid) if deactivate_accounts else []
-        if row.revoked_at is not None and not bound:
-            raise NotPossibleError("this external account is revoked already")
-        now = unix(self._clock.now())
-        detail = {"kid": kid, "deactivate_accounts": deactivate_accounts, "accounts": len(bound)}
-        audit = AuditEvent("external-account.revoked", operator, detail)
-        again = row.revoked_at is not None
+        row, now = await self._row(kid), unix(self._clock.now())
+        if not deactivate_accounts:
+            await self._end(row, operator, now)
+            return RevokedExternalAccount(_entry(await self._row(kid), now), 0)
         try:
-            await self._store.revoke(kid, now, audit, deactivate_accounts=deactivate_accounts, again=again)
+            deactivated = await self._end_accounts(row, operator, now)
+        finally:  # of those that were made meanwhile nobody has a list
+            self._cache.forget_all()
+        return RevokedExternalAccount(_entry(await self._row(kid), now), deactivated)
+
+    async def _end(self, row: ExternalAccountRow, operator: str, now: int, accounts: int | None = None) -> None:
+        """End it, with exactly so many accounts; ConflictError where it has another number."""
+        again = row.revoked_at is not None
+        if again and not accounts:
+            raise _revoked_already()
+        detail = {"kid": row.kid, "deactivate_accounts": accounts is not None, "accounts": accounts or 0}
+        audit = AuditEvent("external-account.revoked", operator, detail)
+        try:
+            await self._store.revoke(row.kid, now, audit, deactivate=accounts, again=again)
         except ConflictError as error:
-            raise NotPossibleError("this external account is revoked already") from error
-        finally:
-            if deactivate_accounts:  # of those that were made meanwhile nobody has a list
-                self._cache.forget_all()
-        return RevokedExternalAccount(_entry(await self._row(kid), now), len(bound))
+            if error.write == 0:
+                raise _revoked_already() from error
+            raise
+
+    async def _end_accounts(self, row: ExternalAccountRow, operator: str, now: int) -> int:
+        """How many accounts were deactivated.
+
+        Accounts that come between the count and the write undo it. Then it is revoked first: there come no more.
+        """
+        while True:
+            accounts = await self._store.bound_accounts(row.kid)
+            try:
+                await self._end(row, operator, now, accounts)
+            except ConflictError:
+                if row.revoked_at is None:
+                    await self._end(row, operator, now)
+                    row = await self._row(row.kid)
+            else:
+                return accounts
 
     async def _row(self, kid: str) -> ExternalAccountRow:
         found = await self._store.one(kid) if 0 < len(kid) <= _MAX_KID else None
         if found is None:
             raise NotKnownError("no external account has this key identifier")
         return found
+
+
+def _revoked_already() -> NotPossibleError:
+    return NotPossibleError("this external account is revoked already")
 
 
 def fit_for_options(secret: EabSecret, candidates: Iterable[str]) -> tuple[str, str]:

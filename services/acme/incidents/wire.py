@@ -43,7 +43,7 @@ class IncidentRequest:
         body = Fields.parse(data, {"reason", "explanation_url"})
         url = body.text("explanation_url", _MAX_URL) if body.members.get("explanation_url") else ""
         if url and not _is_web_url(url):
-            raise MalformedError("explanation_url must be a http or https URL with a host and without a user")
+            raise MalformedError("explanation_url must be a http or https URL with a host, without a user or a zone")
         return cls(body.line("reason", _MAX_REASON), url)
 
 
@@ -284,4 +284,5 @@ def _is_web_url(text: str) -> bool:
         has_host = bool(url.hostname) and url.port != 0
     except ValueError:
         return False
-    return url.scheme in {"http", "https"} and has_host and "@" not in url.netloc
+    # A zone (RFC 6874) means something on one machine alone; nor is any other host written with escapes.
+    return url.scheme in {"http", "https"} and has_host and not set("@%") & set(url.netloc)

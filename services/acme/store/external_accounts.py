@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
-from sqlalchemy import BindParameter, Select, and_, bindparam, insert, or_, select, update
+from sqlalchemy import BindParameter, Select, and_, bindparam, func, insert, or_, select, update
 
 from services.acme.schema import accounts, authorizations, eab_keys, orders
 from services.acme.store.rows import to_json
@@ -35,7 +35,9 @@ _STATEMENTS: Final[Mapping[str, Any]] = {
     )
     .values(accounts=eab_keys.c.accounts + 1),
     "revoke": update(eab_keys).where(eab_keys.c.kid == _KID, eab_keys.c.revoked_at.is_(None)).values(revoked_at=_NOW),
-    "bound": _BOUND.where(accounts.c.status == "valid"),
+    "bound": select(func.count().label("n"))
+    .select_from(accounts)
+    .where(accounts.c.eab_kid == _KID, accounts.c.status == "valid"),
     "end_orders": update(orders)
     .where(orders.c.account_id.in_(_BOUND), orders.c.status.in_(UNFINISHED))
     .values(status="invalid"),
@@ -107,26 +109,28 @@ class ExternalAccountStore:
         """Count an account that is made with it; changes nothing where it may make no more."""
         return Write(self._statements["take"], {"external": kid, "now": now}, 1)
 
-    async def bound_accounts(self, kid: str) -> list[str]:
-        """Its valid accounts."""
-        return [row["id"] for row in await self._database.fetch_all(self._statements["bound"], external=kid)]
+    async def bound_accounts(self, kid: str) -> int:
+        """How many valid accounts it has."""
+        row = await self._database.fetch_one(self._statements["bound"], external=kid)
+        return 0 if row is None else int(row["n"])
 
     async def revoke(
-        self, kid: str, now: int, audit: AuditEvent, *, deactivate_accounts: bool, again: bool = False
+        self, kid: str, now: int, audit: AuditEvent, *, deactivate: int | None = None, again: bool = False
     ) -> None:
-        """End it, with the unfinished orders of its accounts; the accounts too where that is wanted.
+        """End it, with the unfinished orders of its accounts; its valid accounts too where their number is given.
 
-        ConflictError where it is revoked already, unless `again` says that this is known.
+        ConflictError where it is revoked already (`write` is 0), unless `again` says that this is known; or where it
+        has another number of valid accounts.
         """
         of_kid = {"external": kid}
         writes = [
             Write(self._statements["revoke"], {"external": kid, "now": now}, None if again else 1),
             Write(self._statements["end_orders"], of_kid, contended=True),  # new orders wait, or are seen
         ]
-        if deactivate_accounts:
+        if deactivate is not None:
             writes += [
                 Write(self._statements["end_authorizations"], of_kid),
-                Write(self._statements["deactivate"], of_kid),
+                Write(self._statements["deactivate"], of_kid, deactivate),
             ]
         await self._commit("external-account-revoked", writes, audit)
 

@@ -75,13 +75,17 @@ async def test_an_operator_ends_an_account(server: AcmeServer) -> None:
     assert stored.status == "invalid"
 
 
-@pytest.mark.parametrize("account_id", [new_id(), "..", "a b", "x" * 300], ids=["unknown", "dots", "blank", "long"])
-async def test_an_account_that_there_is_not(server: AcmeServer, account_id: str) -> None:
-    """A problem document says so, whatever the id looks like."""
+@pytest.mark.parametrize(
+    ("account_id", "status"),
+    [(new_id(), 404), ("..", 403), ("a b", 404), ("x" * 300, 404)],
+    ids=["unknown", "dots", "blank", "long"],
+)
+async def test_an_account_that_there_is_not(server: AcmeServer, account_id: str, status: int) -> None:
+    """A problem document says so, whatever the id looks like; another path is for the policy to refuse."""
     async with server.operated() as acme:
         with pytest.raises(AcmeRefusedError) as refused:
             await acme.account(account_id)
-    assert refused.value.status in {400, 404}
+    assert refused.value.status == status
 
 
 @pytest.mark.parametrize(
@@ -108,10 +112,27 @@ async def test_only_operators_are_let_in(server: AcmeServer, caller: SpiffeId | 
     client = await server.registered()
     account_id = (client.kid or "").rsplit("/", 1)[1]
     async with server.operated(caller) as acme:
-        for call in (acme.accounts(AccountQuery()), acme.account(account_id), acme.deactivate_account(account_id)):
+        for call in (
+            acme.accounts(AccountQuery()),
+            acme.account(account_id),
+            acme.agree_for_account(account_id, "https://ca.example/terms"),
+            acme.deactivate_account(account_id),
+        ):
             with pytest.raises(AcmeForbiddenError):
                 await call
     assert (await client.read(client.kid or "")).status == "valid"
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("HEAD", "/v1/accounts"), ("OPTIONS", "/v1/accounts"), ("BREW", "/v1/accounts"), ("GET", "/v1/nothing")],
+)
+async def test_the_policy_decides_before_anything_is_told(server: AcmeServer, method: str, path: str) -> None:
+    """Neither which methods a path has nor which paths there are; operators have what their policy lists alone."""
+    for caller in (STRANGER, None, OPERATOR):
+        async with server.admin(caller) as http:
+            answer = await http.request(method, path)
+        assert (answer.status_code, answer.headers.get("allow")) == (403, None)
 
 
 async def test_an_older_policy_gives_the_entry_that_it_lacks(server: AcmeServer) -> None:

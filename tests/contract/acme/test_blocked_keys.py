@@ -125,6 +125,37 @@ async def test_without_the_ca_no_account_is_made_and_accounts_are_read(server: A
     await restarted.stop()
 
 
+async def test_a_key_that_was_blocked_a_moment_ago_revokes_nothing(server: AcmeServer) -> None:
+    """A revocation cannot be undone: the CA is asked again about the account's key."""
+    key, key_hash = account_key()
+    client = await server.registered(key)
+    certificates = (await client.obtain(["a.example"], csr_for("a.example"), solve)).certificates
+    server.ca.blocked.add(key_hash)
+    assert (await client.post_raw(str(client.kid), None)).status_code == 200, "what the CA said last holds"
+    der = certificates[0].public_bytes(Encoding.DER)
+    refused = await client.post_raw(f"{BASE}/acme/revoke-cert", {"certificate": b64u(der)})
+    assert (refused.status_code, refused.json()["type"]) == (403, f"{ERROR}unauthorized")
+    assert not server.ca.revoked
+
+
+async def test_the_key_of_an_order_that_waits_makes_no_account(hasty: AcmeServer) -> None:
+    """Neither by newAccount nor by keyChange, while the CA has no record of it."""
+    client = await hasty.registered()
+    order = await ready_order(client, "a.example")
+    certificate_key = ec.generate_private_key(ec.SECP256R1())
+    hasty.ca.gate.clear()
+    answer = await client.post_raw(order.body["finalize"], {"csr": b64u(make_csr(["a.example"], certificate_key))})
+    assert answer.json()["status"] == "processing"
+    refused = await hasty.client(JoseKey(certificate_key)).post_raw(NEW_ACCOUNT, {}, use_jwk=True)
+    assert (refused.status_code, refused.json()["type"]) == (400, f"{ERROR}badPublicKey")
+    with pytest.raises(AcmeProblemError, match="being issued") as changed:
+        await client.change_key(JoseKey(certificate_key))
+    assert changed.value.kind == "badPublicKey"
+    assert (await hasty.registered()).kid, "other keys go on"
+    hasty.ca.gate.set()
+    assert (await client.wait(order.url, {"processing"})).status == "valid"
+
+
 @pytest.mark.requirement("rfc8555-11.1-05")
 async def test_an_account_key_in_anybodys_csr_is_refused(server: AcmeServer) -> None:
     """Its own account, another one, and its account after deactivation: an account key is never certified."""

@@ -6,7 +6,7 @@ import asyncio
 import hmac
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +17,9 @@ import pytest
 from pkicore.clock import unix
 from pkicore.encoding import base64url_decode
 from services.acme.client import AcmeForbiddenError, AcmeRefusedError
+from services.acme.external_accounts.administration import ExternalAccountAdministration
 from services.acme.external_accounts.secret import EabSecret
+from services.acme.requests import AccountCache
 from services.acme.store.external_accounts import ExternalAccountStore
 from services.acme.wire import AccountQuery, ExternalAccountRequest, NewExternalAccount
 from services.chassis.database import AuditEvent
@@ -360,13 +362,45 @@ async def test_an_account_that_was_made_while_its_external_account_ends(strict: 
     client = await bound(strict, external)
     await client.read(client.kid or "")
     audit = AuditEvent("external-account.revoked", "operator", {})
-    await ExternalAccountStore(strict.database).revoke(external.entry.kid, 1, audit, deactivate_accounts=True)
+    await ExternalAccountStore(strict.database).revoke(external.entry.kid, 1, audit, deactivate=1)
     assert (await client.read(client.kid or "")).status == "valid", "as it is in memory"
     async with strict.operated() as acme:
         assert (await acme.revoke_external_account(other.entry.kid, deactivate_accounts=True)).deactivated == 0
     with pytest.raises(AcmeProblemError) as refused:
         await client.read(client.kid or "")
     assert refused.value.status == 401
+
+
+class LateAccounts(ExternalAccountStore):
+    """Where an account is made right after the first count: what another request may do at any time."""
+
+    meanwhile: Callable[[], Awaitable[object]] | None = None
+
+    async def bound_accounts(self, kid: str) -> int:
+        """The count, and then one more."""
+        found, late = await super().bound_accounts(kid), self.meanwhile
+        if late is not None:
+            self.meanwhile = None
+            await late()
+        return found
+
+
+async def test_accounts_that_come_while_they_are_counted_are_counted(strict: AcmeServer) -> None:
+    """The number told, and that in the audit log, is of those that the write ended."""
+    external = await made(strict)
+    clients = [await bound(strict, external)]
+
+    async def one_more() -> None:
+        clients.append(await bound(strict, external))
+
+    store = LateAccounts(strict.database)
+    store.meanwhile = one_more
+    cache = AccountCache(strict.service.store, shared=False)
+    administration = ExternalAccountAdministration(store, strict.rules.eab_secret, cache, (), strict.clock)
+    done = await administration.revoke(external.entry.kid, "operator", deactivate_accounts=True)
+    assert (done.entry.status, done.deactivated, len(clients)) == ("revoked", 2, 2)
+    ended = [await strict.service.store.account((client.kid or "").rsplit("/", 1)[1]) for client in clients]
+    assert [row is not None and row.status for row in ended] == ["deactivated"] * 2
 
 
 async def test_what_cannot_be_looked_up_is_malformed(server: AcmeServer) -> None:

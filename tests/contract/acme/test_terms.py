@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from services.acme.accounts.terms import Terms
+from services.acme.client import AcmeRefusedError
 from services.acme.store import AccountRow
+from services.chassis.audit import audit_records
 from tests.support.acme_client import AcmeClient, AcmeProblemError
-from tests.support.acme_server import AcmeServer
+from tests.support.acme_server import OPERATOR, AcmeServer
 
 FIRST, SECOND = "https://ca.example/terms/1", "https://ca.example/terms/2"
 
@@ -46,6 +48,43 @@ async def test_changed_terms_are_agreed_to_before_the_next_order(tmp_path: Path)
     agreed = await client.post(client.kid or "", {"termsOfServiceAgreed": True})
     assert agreed.json()["termsOfServiceAgreed"] is True
     assert (await client.new_order(["b.example"])).status == "pending"
+    await server.stop()
+
+
+async def test_an_operator_records_the_agreement_of_who_cannot_say_it(tmp_path: Path) -> None:
+    """The account orders again at once; the audit log has who vouched, and for which terms; once more is harmless."""
+    server = await AcmeServer.start(tmp_path, terms=FIRST)
+    client = await server.registered()
+    server = await under(server, SECOND, client)
+    with pytest.raises(AcmeProblemError, match="terms"):
+        await client.new_order(["a.example"])
+    account_id = (client.kid or "").rsplit("/", 1)[1]
+    async with server.operated() as acme:
+        with pytest.raises(AcmeRefusedError, match=f"in force are {SECOND}") as refused:
+            await acme.agree_for_account(account_id, FIRST)
+        assert refused.value.status == 409
+        for _ in range(2):
+            assert (await acme.agree_for_account(account_id, SECOND)).terms == SECOND
+    assert (await client.new_order(["a.example"])).status == "pending"
+    recorded = [item.record async for item in audit_records(server.database)]
+    agreements = [record for record in recorded if record.event == "account.agreed-for"]
+    assert [(record.actor, record.detail["terms"]) for record in agreements] == [(str(OPERATOR), SECOND)]
+    await server.stop()
+
+
+async def test_nobody_agrees_for_an_account_that_ended(tmp_path: Path) -> None:
+    """Nor to terms where there are none."""
+    server = await AcmeServer.start(tmp_path, terms=FIRST)
+    client = await server.registered()
+    account_id = (client.kid or "").rsplit("/", 1)[1]
+    await client.deactivate()
+    async with server.operated() as acme:
+        with pytest.raises(AcmeRefusedError, match="deactivated"):
+            await acme.agree_for_account(account_id, FIRST)
+    server = await under(server, "")
+    async with server.operated() as acme:
+        with pytest.raises(AcmeRefusedError, match="no terms"):
+            await acme.agree_for_account(account_id, FIRST)
     await server.stop()
 
 

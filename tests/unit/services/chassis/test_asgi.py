@@ -188,6 +188,19 @@ async def test_the_guard_comes_before_the_body_and_the_content_type(client: http
     assert (response.status_code, problem_name(response)) == (403, "forbidden")
 
 
+@pytest.mark.parametrize(("method", "path"), [("PUT", "/echo"), ("OPTIONS", "/echo"), ("GET", "/nope")])
+async def test_the_guard_comes_before_404_and_405(registry: CollectorRegistry, method: str, path: str) -> None:
+    """Who may not call learns neither which paths there are, nor which methods they have."""
+
+    def closed(_: Request) -> None:
+        raise ForbiddenError("not you")
+
+    application = Application("test", ROUTES, problems=ProblemTable({}), metrics=HttpMetrics(registry), guard=closed)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(application), base_url="http://test") as client:
+        response = await client.request(method, path)
+    assert (response.status_code, response.headers.get("allow")) == (403, None)
+
+
 @pytest.mark.parametrize(
     ("method", "path"), [("POST", "/echo"), ("GET", "/nope"), ("GET", "/broken"), ("PUT", "/echo")]
 )

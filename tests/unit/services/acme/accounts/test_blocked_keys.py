@@ -30,6 +30,14 @@ class Ca:
         return KeyStatus(key_hash, self.says, self.certified)
 
 
+class Orders:
+    """Simulates the orders: none waits for the CA."""
+
+    async def all(self) -> list[bytes]:
+        """As `CsrsUnderWay.all`."""
+        return []
+
+
 class Time:
     """Seconds that pass when told to."""
 
@@ -43,7 +51,7 @@ class Time:
 async def test_an_answer_holds_for_half_a_minute() -> None:
     """One question in that time, and a block or its end shows after it."""
     ca, time = Ca(), Time()
-    keys = BlockedKeys(ca, time)
+    keys = BlockedKeys(ca, Orders(), time)
     await keys.refuse_account(KEY)
     ca.says = True
     time.now += HOLDS_SECONDS - 1
@@ -63,7 +71,7 @@ async def test_a_blocked_account_stays_so_while_the_ca_is_away() -> None:
     """What was said last holds, the CA is asked every few seconds only, and nothing is issued on it."""
     ca, time = Ca(), Time()
     ca.says = True
-    keys = BlockedKeys(ca, time)
+    keys = BlockedKeys(ca, Orders(), time)
     with pytest.raises(AcmeError):
         await keys.refuse_account(KEY)
     ca.says = CaUnavailableError("away")
@@ -78,7 +86,7 @@ async def test_the_key_of_a_certificate_makes_no_account() -> None:
     """It is a bad public key; an account that has it already goes on."""
     ca = Ca()
     ca.certified = True
-    keys = BlockedKeys(ca, Time())
+    keys = BlockedKeys(ca, Orders(), Time())
     with pytest.raises(AcmeError, match="key of a certificate") as caught:
         await keys.refuse_new(KEY)
     assert caught.value.acme_type == "badPublicKey"
@@ -89,7 +97,7 @@ async def test_an_older_policy_file_is_told_of() -> None:
     """A CA that does not let the server ask: accounts work as before, and the log names the line that is missing."""
     ca = Ca()
     ca.says = ForbiddenError("forbidden", 403, "the policy does not allow this caller to call this endpoint")
-    keys = BlockedKeys(ca, Time())
+    keys = BlockedKeys(ca, Orders(), Time())
     with capture_logs() as logs:
         await keys.refuse_new(KEY)
         await keys.refuse_account(KEY)
@@ -99,7 +107,7 @@ async def test_an_older_policy_file_is_told_of() -> None:
 async def test_the_number_of_known_keys_is_bounded() -> None:
     """Strangers with ever new keys push out the oldest answers, and fill no memory."""
     ca = Ca()
-    keys = BlockedKeys(ca, Time(), remembered=2)
+    keys = BlockedKeys(ca, Orders(), Time(), remembered=2)
     await keys.refuse_account(KEY)
     for _ in range(2):
         await keys.refuse_new(ec.generate_private_key(ec.SECP256R1()).public_key())
@@ -110,7 +118,7 @@ async def test_the_number_of_known_keys_is_bounded() -> None:
 async def test_a_key_that_is_given_up_is_asked_about_afresh() -> None:
     """What the CA said a moment ago is not enough, and without its answer the key stays."""
     ca = Ca()
-    keys = BlockedKeys(ca, Time())
+    keys = BlockedKeys(ca, Orders(), Time())
     await keys.refuse_account(KEY)
     ca.says = CaUnavailableError("away")
     with pytest.raises(AcmeError, match="cannot be asked") as away:
