@@ -1,8 +1,8 @@
 """OCSP answers made before anybody asks: about what this process issues, and at its start about the newest there is.
 
-It is work for idle moments. After each answer it rests for nineteen times as long as that took, so it has a twentieth
-of a processor at most, and less the more there is to do for those who wait. What has not had its turn is answered when
-it is asked for.
+It is work for idle moments: while certificates are issued one after the other it waits. After each answer it rests for
+nineteen times as long as that took, so it has a twentieth of a processor at most. What has not had its turn is answered
+when it is asked for.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from services.chassis.errors import DatabaseError
 
 _WAITING: Final = 1000  # issued certificates that wait for their turn; older ones are left out
 RESTS: Final = 19  # times as long as the work before it
+_QUIET: Final = 0.1  # seconds without a new certificate make a moment idle
 _PAUSE: Final = 5.0  # seconds, when no answer can be made
 _FULL: Final = 0.75  # of the room for answers; the rest is for what is asked
 _PAGE: Final = 50  # rows of the ledger that are read at once
@@ -55,9 +56,11 @@ class WarmAnswers:
         self._clock = clock
         self._issued: deque[str] = deque(maxlen=_WAITING)
         self._wake = asyncio.Event()
+        self._busy = False
 
     def issued(self, profile: str, certificate: IssuedCertificate) -> None:
         """This one is new; it may be asked for soon."""
+        self._busy = True
         if profile in self._profiles:
             self._issued.append(certificate.certificate)
             self._wake.set()
@@ -66,6 +69,7 @@ class WarmAnswers:
         """Make answers for ever: of new certificates first, then of those that were there at the start."""
         earlier = self._earlier()
         while True:
+            await self._idle()
             began = time.monotonic()
             try:
                 done = await self._next_issued() or await anext(earlier, False)
@@ -79,6 +83,11 @@ class WarmAnswers:
             else:
                 await self._wake.wait()
                 self._wake.clear()
+
+    async def _idle(self) -> None:
+        while self._busy:
+            self._busy = False
+            await self._rest(_QUIET)
 
     async def _next_issued(self) -> bool:
         """Whether there was one."""

@@ -104,3 +104,20 @@ async def test_it_rests_longer_than_it_works(world: CaWorld) -> None:
         await until(lambda: len(rested) > 5)
     assert core.answers.kept == 4
     assert all(rest > 0.8 * RESTS * work for work, rest in zip(worked[1:4], rested[1:4], strict=True))
+
+
+async def test_it_waits_while_certificates_are_issued(world: CaWorld) -> None:
+    """None is made as long as each moment has a new certificate; all of them once there is a quiet one."""
+    core, kept, issued = world.core, list[int](), await world.issue("a.example")
+
+    async def rest(_: float) -> None:
+        await asyncio.sleep(0)
+        kept.append(core.answers.kept)
+        if len(kept) < 4:
+            warm.issued("server", issued)
+
+    warm = WarmAnswers(core.answers, LedgerSearch(world.database), core.hierarchy, PROFILES, world.clock, rest)
+    warm.issued("server", issued)
+    async with running(warm):
+        await until(lambda: core.answers.kept == 1)
+    assert kept[:4] == [0, 0, 0, 0]
