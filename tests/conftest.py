@@ -7,9 +7,9 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
-from tests.support.remembered_scrypt import Memory
+from tests.support import quick_scrypt
 
-Memory().install()  # before anything of the project is imported
+quick_scrypt.install()  # before anything of the project is imported
 
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")  # a busy machine is no fault

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-import subprocess
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import pytest
 
 from services.ca.deployment import recorded_settings
 from services.ca.layout import Layout
-from tests.support.deployment import ZTCA, Deployment, DnsProcess
+from tests.support.deployment import Deployment, DnsProcess
 
 FAMILIES = ("ecdsa", "mldsa")
 
@@ -75,12 +74,9 @@ def test_a_back_end_that_is_not_there_is_named(stopped: Deployment) -> None:
 
 def test_a_migration_killed_half_way_leaves_the_files_in_force(stopped: Deployment) -> None:
     """SIGKILL when the first key is in the back end: nothing is switched, and the next attempt takes that key."""
-    command = [str(ZTCA), "keys", "migrate", "--dir", str(stopped.directory), "--to", "file"]
     before = settings(stopped)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=stopped.environment) as process:
-        assert process.stdout is not None
-        assert any("issuing-ecdsa is signer-hsm:ca.issuing-ecdsa/1" in line for line in process.stdout)
-        process.kill()
+    taken = "issuing-ecdsa is signer-hsm:ca.issuing-ecdsa/1"
+    stopped.ztca_killed(taken, "keys", "migrate", "--dir", str(stopped.directory), "--to", "file")
     assert settings(stopped) == before
     assert list(Layout(stopped.directory).root.glob("bootstrap-*"))
     told = keys(stopped, "migrate", "--to", "file")

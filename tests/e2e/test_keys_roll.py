@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import subprocess
 from contextlib import closing
 from typing import Any
 
@@ -20,7 +19,7 @@ from services.ca.settings import CaSettings
 from services.ca.toml_text import table
 from services.chassis.settings import load_settings
 from tests.support.backend_world import WorldMissingError
-from tests.support.deployment import ZTCA, Deployment, DnsProcess
+from tests.support.deployment import Deployment, DnsProcess
 from tests.support.openssl import Relying
 from tests.support.softhsm import new_softhsm
 
@@ -118,11 +117,7 @@ def test_the_rehearsal_says_which_it_will_be(stopped: Deployment) -> None:
 def test_a_roll_killed_half_way_is_taken_up_again(stopped: Deployment) -> None:
     """SIGKILL when key and certificate are there: the old issuer is in force, and the next attempt takes both."""
     options = ["--dir", str(stopped.directory), "--signer-backends", str(stopped.directory.parent / "backends.toml")]
-    command = [str(ZTCA), "keys", "migrate", *options, *ROLL, "--roll"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=stopped.environment) as process:
-        assert process.stdout is not None
-        assert any(f"{OLD} is followed by {NEW}" in line for line in process.stdout)
-        process.kill()
+    stopped.ztca_killed(f"{OLD} is followed by {NEW}", "keys", "migrate", *options, *ROLL, "--roll")
     assert in_force(stopped) == {OLD: True}
     own = Layout(stopped.directory).own_certificate(NEW).read_bytes()
     (rolled,) = keys(stopped, "migrate", *ROLL, "--roll")["rolled"]

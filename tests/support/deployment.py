@@ -117,6 +117,18 @@ class Deployment:
         """Run a `ztca` command to its end."""
         return fork_server().run("ztca", arguments, self.environment, timeout=120, check=check)
 
+    def ztca_killed(self, when_it_says: str, *arguments: str) -> None:
+        """Run a `ztca` command until it says this, and end it by SIGKILL."""
+        reader, writer = os.pipe()
+        with open(reader) as said, open(writer, "wb") as output:  # noqa: PTH123 - descriptors
+            running = fork_server().start("ztca", arguments, self.environment, output, output)
+            output.close()
+            try:
+                assert any(when_it_says in line for line in said)
+            finally:
+                running.kill()
+                running.wait()
+
     def init(self, *options: str) -> Self:
         """Hold the ceremony."""
         self.ztca("init", "--dir", str(self.directory), *options)

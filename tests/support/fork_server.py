@@ -1,7 +1,7 @@
 """Commands and services as processes of their own that need not load their modules: forked from one that has.
 
 Importing is most of what a short command costs, and of what a service's start does. What runs here is the same program
-in a real process, with its own environment, descriptors, signals and exit status, and the services of `ztca up` are its
+in a real process, with its own environment, descriptors, signals and exit status, and the services of `ztca` are its
 own children (`tests.support.forked_services`); the README's commands and the demo are started as usual. Shells find the
 commands in `commands`.
 
@@ -324,7 +324,7 @@ def _run(request: Mapping[str, Any]) -> None:
     os.umask(request["mask"])
     program = request["program"]
     sys.argv = [program, *request["arguments"]]
-    if sys.argv[:2] == ["ztca", "up"]:
+    if program == "ztca":
         from tests.support import forked_services  # not for the launchers either
 
         forked_services.install()
@@ -338,9 +338,9 @@ def _run(request: Mapping[str, Any]) -> None:
 
 def main() -> None:
     """Load everything, then fork."""
-    from tests.support.remembered_scrypt import Memory  # not for the launchers, which load as little as they can
+    from tests.support import quick_scrypt  # not for the launchers, which load as little as they can
 
-    Memory(Path(sys.argv[1]).parent).install()
+    quick_scrypt.install()
     packages = [importlib.import_module(package) for package in COMMANDS.values()]
     commands = [
         one.name for package in packages for one in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")

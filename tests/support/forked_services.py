@@ -1,4 +1,4 @@
-"""The services of a `ztca up` that was forked with everything loaded: its own children as ever, but forked too.
+"""The services of a `ztca` command that was forked with everything loaded: its own children as ever, but forked too.
 
 Only the standard library is stood in for: where the supervisor asks for `python -m services.NAME ...`, its process
 forks and runs that module, instead of an interpreter that would load the same again. Session, descriptors, environment,

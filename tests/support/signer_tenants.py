@@ -162,7 +162,7 @@ async def tenants_world(
 ) -> AsyncIterator[TenantsWorld]:
     """Two tenants; `issuers` vouch for tokens that `more_rules` speak of.
 
-    With `files` their keys are those in the directory; sealing and unsealing each takes a quarter of a second.
+    With `files` their keys are those in the directory.
     """
     clock, registry, commits = ManualClock(), CollectorRegistry(), list[str]()
     url = f"sqlite:///{directory / 'signer.sqlite3'}"
