@@ -11,6 +11,7 @@ import pytest
 from tests.support.metrics import check_expression, promtool
 
 RULES = Path(__file__).parents[2] / "deploy" / "prometheus"
+OPERATIONS = Path(__file__).parents[2] / "docs" / "operations"
 SETS = ("acme", "ca", "services", "signer-hsm", "signing")
 _EXPRESSION = re.compile(r"^ +expr: (.*(?:\n +(?!for:|labels:)[^\n]*)*)", re.MULTILINE)
 
@@ -54,6 +55,18 @@ def test_every_alert_has_a_test(name: str) -> None:
     alerts = set(re.findall(r"- alert: (\w+)", rules(name)))
     tests = (RULES / f"{name}.test.yaml").read_text()
     assert set(re.findall(r"alertname: (\w+)\n +exp_alerts:\n", tests)) == alerts
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_every_alert_stands_in_the_documentation(name: str) -> None:
+    """Whoever is woken finds the alert's name, how urgent it is, and what to do."""
+    page = (OPERATIONS / ("signer-hsm.md" if name == "signer-hsm" else "observability.md")).read_text()
+    explained = dict(re.findall(r"^\| (\w+)(?: \((page|ticket|info)\))? \|", page, re.MULTILINE))
+    alerts = re.findall(r"- alert: (\w+)\n(?:.*\n)*?          severity: (\w+)\n", rules(name))
+    assert len(alerts) == len(expressions(name))
+    for alert, severity in alerts:
+        assert explained[alert] in {severity, ""}, alert
+        assert explained[alert] or name == "signer-hsm", alert
 
 
 @pytest.mark.parametrize("name", SETS)
