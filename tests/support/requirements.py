@@ -33,10 +33,10 @@ def required_by(extra: str) -> dict[str, Distribution]:
     return found
 
 
-def lay_out(directory: Path, extra: str) -> Path:
+def lay_out(directory: Path, extra: str, *further: str) -> Path:
     """Make a directory for PYTHONPATH that holds those distributions and nothing else; pip takes them as installed."""
     directory.mkdir()
-    for one in required_by(extra).values():
+    for one in (*required_by(extra).values(), *map(distribution, further)):
         for name in {file.parts[0] for file in one.files or ()} - {"..", "__pycache__"}:
             here = directory / name
             if not here.is_symlink():  # `google` belongs to several
