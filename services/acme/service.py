@@ -24,7 +24,7 @@ from services.acme.external_accounts.administration import ExternalAccountAdmini
 from services.acme.external_accounts.secret import EabSecret
 from services.acme.incidents.incidents import Incidents
 from services.acme.nonces import Nonces
-from services.acme.orders.finalization import CaaCheck
+from services.acme.orders.caa_again import CaaAgain, CaaCheck
 from services.acme.orders.issuance import CertificateAuthority, Issuance
 from services.acme.orders.ordering import Ordering
 from services.acme.orders.rules import Admission, OrderRules
@@ -112,8 +112,9 @@ class AcmeService:
         cache, background = AccountCache(store, shared=database.shared is not None), Background()
         limits = RateLimits(RateLimitStore(database), rules.limits, clock)
         profiles = Profiles(rules.orders.profiles, rules.orders.challenges, rules.orders.default_profile)
-        issuance = Issuance(store, cache, outside.authority, background, profiles, urls, clock, rules.hold_seconds)
         hold, issuers = rules.hold_seconds, rules.meta.caa_identities
+        caa = None if outside.caa is None else CaaAgain(outside.caa, urls)
+        issuance = Issuance(store, cache, outside.authority, caa, background, profiles, urls, clock, hold)
         authorizations = Authorizations(store, outside.validator, background, urls, clock, hold, limits, issuers)
         changes, documents = AccountChanges(database), AccountDocuments(urls, rules.accounts.terms)
         renewals, renewal_info = Renewals(renewal_store), RenewalInfo(renewal_store)
@@ -131,7 +132,7 @@ class AcmeService:
                 issuance=issuance,
                 authorizations=authorizations,
                 admission=Admission(rules.accounts.terms, profiles, external, renewals, limits),
-                caa=outside.caa,
+                caa=caa,
                 rules=rules.orders,
                 urls=urls,
                 clock=clock,

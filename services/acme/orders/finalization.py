@@ -4,34 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final, Protocol
+from typing import Final
 
 from pkicore.clock import Clock, unix
 from pkicore.encoding import base64url_decode
 from pkicore.errors import MalformedError, PkiError
 from pkicore.jose.jwk import thumbprint
 from pkicore.x509.csr import UnverifiedCsr, VerifiedCsr
-from services.acme.errors import AcmeError, Subproblem, refusal
+from services.acme.errors import AcmeError
 from services.acme.identifiers import Identifier
+from services.acme.orders.caa_again import CAA_SECONDS, CaaAgain
 from services.acme.orders.documents import OrderDocuments
 from services.acme.orders.issuance import Issuance
 from services.acme.orders.rules import Admission
 from services.acme.requests import AccountRequest
-from services.acme.store import OrderRow, ProofRow, Store
-from services.acme.urls import Urls
+from services.acme.store import OrderRow, Store
 from services.chassis.asgi import Response
 from services.chassis.database import AuditEvent
 from services.chassis.errors import ConflictError
 
-CAA_SECONDS: Final = 8 * 3600  # how long a look at the CAA records holds (CA/Browser Forum BR §4.2.2.1)
 _DER_SEQUENCE: Final = b"\x30"
-
-
-class CaaCheck(Protocol):
-    """Whoever knows the CAA records; `services.acme.caa.Caa` does."""
-
-    async def check(self, identifier: Identifier, *, wildcard: bool, method: str, account_url: str) -> None:
-        """Return where issuance is not forbidden; AcmeError otherwise."""
 
 
 class Finalization:
@@ -43,8 +35,7 @@ class Finalization:
         issuance: Issuance,
         documents: OrderDocuments,
         admission: Admission,
-        caa: CaaCheck | None,
-        urls: Urls,
+        caa: CaaAgain | None,
         clock: Clock,
     ) -> None:
         self._store = store
@@ -52,7 +43,6 @@ class Finalization:
         self._documents = documents
         self._admission = admission
         self._caa = caa
-        self._urls = urls
         self._clock = clock
 
     async def post(self, request: AccountRequest, order_id: str) -> Response:
@@ -114,23 +104,8 @@ class Finalization:
         if self._caa is None:
             return
         before = unix(self._clock.now()) - CAA_SECONDS
-        refused = [
-            Subproblem(error.acme_type, error.detail, proof.name)
-            for proof in await self._store.proofs(order.id)
-            if proof.validated_at < before and (error := await self._caa_refusal(proof, order.account_id))
-        ]
-        if refused:
-            raise refusal(refused)
-
-    async def _caa_refusal(self, proof: ProofRow, account_id: str) -> AcmeError | None:
-        if self._caa is None:
-            return None
-        url = self._urls.of(f"acct/{account_id}")
-        try:
-            await self._caa.check(proof.identifier, wildcard=proof.wildcard, method=proof.method, account_url=url)
-        except AcmeError as error:
-            return error
-        return None
+        old = [proof for proof in await self._store.proofs(order.id) if proof.validated_at < before]
+        await self._caa.require(old, order.account_id)
 
     async def _issued(self, order: OrderRow) -> OrderRow:
         """The order as it stands once the CA has answered, or after as long as a client is kept waiting."""

@@ -1,5 +1,7 @@
 """From `processing` to the certificate: the CA is asked until it has said yes or no, across restarts.
 
+Whoever asks again long after finalize looks at the CAA records again: owners may have forbidden it since.
+
 The idempotency key is made of the order's id: asking again, after a crash on either side, yields the same certificate.
 """
 
@@ -24,6 +26,7 @@ from pkicore.x509.csr import UnverifiedCsr
 from services.acme.background import Background
 from services.acme.errors import AcmeError
 from services.acme.ids import new_id
+from services.acme.orders.caa_again import CAA_SECONDS, CaaAgain
 from services.acme.profiles.profiles import Profiles
 from services.acme.requests import AccountCache
 from services.acme.store import CertificateRow, OrderRow, ProofRow, Store
@@ -49,6 +52,10 @@ _REFUSALS: Final[dict[type[ca.CaRefusedError], str]] = {
 }
 
 
+class _CaaUnknownError(Exception):
+    """The CAA records cannot be looked up now: nothing is issued on that, and nothing is refused for good."""
+
+
 class CertificateAuthority(Protocol):
     """What the ACME server asks of the CA; `services.ca.client.CaClient` is one."""
 
@@ -65,11 +72,12 @@ class CertificateAuthority(Protocol):
 class Issuance:
     """Drives orders that are processing, one task each; a request waits for it at most `hold_seconds`."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - one argument for each part that it is made of
         self,
         store: Store,
         accounts: AccountCache,
         authority: CertificateAuthority,
+        caa: CaaAgain | None,
         background: Background,
         profiles: Profiles,
         urls: Urls,
@@ -81,6 +89,7 @@ class Issuance:
         self._profiles = profiles
         self._clock = clock
         self._authority = authority
+        self._caa = caa
         self._background = background
         self._urls = urls
         self._hold_seconds = hold_seconds
@@ -95,7 +104,7 @@ class Issuance:
         """Take up every order that the last stop left processing; how many there are."""
         unfinished = await self._store.processing_orders()
         for order in unfinished:
-            self._start(order)
+            self._start(order, again=True)
         return len(unfinished)
 
     async def take_up(self, seen: Collection[str]) -> set[str]:
@@ -103,25 +112,49 @@ class Issuance:
         unfinished = await self._store.processing_orders()
         for order in unfinished:
             if order.id in seen:
-                self._start(order)
+                self._start(order, again=True)
         return {order.id for order in unfinished}
 
-    def _start(self, order: OrderRow) -> asyncio.Task[OrderRow | None]:
-        return self._background.run(f"order {order.id}", lambda: self._drive(order))
+    def _start(self, order: OrderRow, *, again: bool = False) -> asyncio.Task[OrderRow | None]:
+        return self._background.run(f"order {order.id}", lambda: self._drive(order, again=again))
 
-    async def _drive(self, order: OrderRow) -> OrderRow | None:
+    async def _drive(self, order: OrderRow, *, again: bool) -> OrderRow | None:
         """Ask, and store the outcome; both again and again while the other side does not answer."""
-        pause = _FIRST_PAUSE
+        pause, looked_at = _FIRST_PAUSE, 0
         while True:
             try:
+                if again:
+                    looked_at, forbidden = await self._look_again(order, looked_at)
+                    if forbidden is not None:
+                        return await self._fail(order, forbidden)
                 return await self._step(order)
             except ConflictError:
                 self._log.info("order was finished elsewhere", order=order.id)
                 return None
-            except (ca.CaUnavailableError, DatabaseError) as error:
+            except (ca.CaUnavailableError, _CaaUnknownError, DatabaseError) as error:
                 self._log.warning("order waits", order=order.id, error=str(error), retry_seconds=pause)
+            again = True
             await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311 - jitter, no secret
             pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _look_again(self, order: OrderRow, looked_at: int) -> tuple[int, AcmeError | None]:
+        """When CAA was looked at beyond the validations, now where that is due; and what it forbids.
+
+        Whether the CA has issued already, in an answer that was lost, is not known: who forbids it gets nothing of it.
+        """
+        if self._caa is None:
+            return looked_at, None
+        proofs, now = await self._store.proofs(order.id), unix(self._clock.now())
+        if all(max(proof.validated_at, looked_at) >= now - CAA_SECONDS for proof in proofs):
+            return looked_at, None
+        try:
+            await self._caa.require(proofs, order.account_id)
+        except AcmeError as error:
+            if all(problem.acme_type != "caa" for problem in error.subproblems):
+                raise _CaaUnknownError(f"CAA is not known: {error.detail}") from error
+            self._log.warning("CAA forbids an order that waited", order=order.id, error=error.detail)
+            return now, error
+        return now, None
 
     async def _step(self, order: OrderRow) -> OrderRow:
         try:

@@ -9,9 +9,10 @@ from pkicore.clock import Clock
 from services.acme.authorizations.authorizations import Authorizations
 from services.acme.authorizations.pre_authorizations import PreAuthorizations
 from services.acme.authorizations.reuse import Reuse
+from services.acme.orders.caa_again import CaaAgain
 from services.acme.orders.certificates import Certificates
 from services.acme.orders.documents import OrderDocuments
-from services.acme.orders.finalization import CaaCheck, Finalization
+from services.acme.orders.finalization import Finalization
 from services.acme.orders.issuance import Issuance
 from services.acme.orders.orders import Orders
 from services.acme.orders.rules import Admission, OrderRules
@@ -36,7 +37,7 @@ class Ordering:
         issuance: Issuance,
         authorizations: Authorizations,
         admission: Admission,
-        caa: CaaCheck | None,
+        caa: CaaAgain | None,
         rules: OrderRules,
         urls: Urls,
         clock: Clock,
@@ -46,7 +47,7 @@ class Ordering:
         reuse = Reuse(store, admission.profiles, rules.reuse_seconds, rules.lifetime)
         return cls(
             Orders(store, admission, reuse, documents, urls, rules, clock),
-            Finalization(store, issuance, documents, admission, caa, urls, clock),
+            Finalization(store, issuance, documents, admission, caa, clock),
             Certificates(store, urls),
             PreAuthorizations(store, admission, reuse, authorizations, urls, rules, clock)
             if rules.reuse_seconds

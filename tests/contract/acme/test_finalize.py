@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from services.acme.errors import ValidationError
 from services.ca.client import BadCsrError, CaRefusedError, ForbiddenError, RejectedNamesError
 from tests.support.acme_client import AcmeProblemError
 from tests.support.acme_orders import challenge_of, csr_for, ready_order
@@ -93,6 +95,37 @@ async def test_a_ca_that_is_away_is_asked_again(hasty: AcmeServer) -> None:
     assert (await client.wait(order.url, {"processing"})).status == "valid"
     assert len(hasty.ca.issued) == 1
     assert len({request.idempotency_key for request in hasty.ca.requests}) == 1
+
+
+async def test_caa_is_looked_at_again_where_an_order_waited_for_long(hasty: AcmeServer) -> None:
+    """After eight hours: it waits while the records cannot be had, and is refused with what they forbid."""
+    client = await hasty.registered()
+    orders = [await ready_order(client, name) for name in ("a.example", "b.example")]
+    hasty.ca.away = True
+    for order in orders:
+        csr = csr_for(order.body["identifiers"][0]["value"])
+        assert (await client.post(order.body["finalize"], {"csr": b64u(csr)})).json()["status"] == "processing"
+    hasty = await hasty.restart()
+    await hasty.settled(lambda: len(hasty.ca.requests) >= 4)
+    assert not hasty.caa.checks, "the proofs are young"
+    await hasty.stop()
+    hasty.clock.advance(timedelta(hours=9))
+    hasty.caa.refusals["a.example"] = ValidationError("caa", "somebody else's")
+    hasty.caa.refusals["b.example"] = ValidationError("dns", "no answer")
+    hasty.ca.requests.clear()
+    hasty.ca.away = False
+    hasty = await hasty.replica()
+    client.http = hasty.http
+    client.nonces.clear()
+    refused = await client.wait(orders[0].url, {"processing"})
+    assert (refused.status, refused.body["error"]["type"].rsplit(":", 1)[1]) == ("invalid", "caa")
+    assert refused.body["error"]["detail"] == "somebody else's"
+    await hasty.settled(lambda: ("b.example", False, "http-01", client.kid) in hasty.caa.checks)
+    assert (await client.read(orders[1].url)).status == "processing"
+    assert not hasty.ca.requests
+    hasty.caa.refusals.clear()
+    assert (await client.wait(orders[1].url, {"processing"})).status == "valid"
+    await hasty.stop()
 
 
 async def test_processing_orders_survive_a_restart(hasty: AcmeServer) -> None:
