@@ -104,6 +104,8 @@ def test_the_compose_file_fits_its_schema() -> None:
         (document,) = read(DEPLOY / file)
         assert list(Schemas(SCHEMAS["compose"]).faults(SCHEMAS["compose"], document)) == []
     (document,) = read(DEPLOY / "compose.yaml")
+    misspelt = {"services": {"ca": {"read-only": True}}, "netwerks": {}}
+    assert len(list(Schemas(SCHEMAS["compose"]).faults(SCHEMAS["compose"], misspelt))) == 2
     for name, service in document["services"].items():
         for volume in service.get("volumes", ()):
             source = volume.split(":")[0]

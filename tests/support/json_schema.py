@@ -18,7 +18,7 @@ _TYPES: Final[Mapping[str, Callable[[Any], bool]]] = {
     "integer": lambda value: isinstance(value, int) and not isinstance(value, bool),
     "number": lambda value: isinstance(value, int | float) and not isinstance(value, bool),
 }
-_ELSEWHERE: Final = {"properties", "patternProperties", "additionalProperties", "definitions"}
+_ELSEWHERE: Final = {"properties", "patternProperties", "additionalProperties", "unevaluatedProperties", "definitions"}
 _NOTES: Final = {"format", "deprecated", "$id", "$defs", "$comment", "uniqueItems"}
 
 
@@ -49,6 +49,17 @@ class Schemas:
                 matching.append(schema["properties"][name])
             for found in matching or [schema.get("additionalProperties", True)]:
                 yield from self.faults(found, member, f"{where}/{name}")
+            if schema.get("unevaluatedProperties") is False and not self._is_named(schema, str(name)):
+                yield f"{where}/{name} may not be there"
+
+    def _is_named(self, schema: Any, name: str) -> bool:  # noqa: ANN401 - JSON
+        """Whether a schema, or one that it is made of, says anything of such a member."""
+        parts = [*schema.get("allOf", ()), *([self._resolved(schema["$ref"])] if "$ref" in schema else ())]
+        return (
+            name in schema.get("properties", {})
+            or any(re.search(pattern, name) for pattern in schema.get("patternProperties", {}))
+            or any(self._is_named(part, name) for part in parts)
+        )
 
     def _keyword(self, keyword: str, wanted: Any, value: Any, where: str) -> Iterator[str]:  # noqa: ANN401 - JSON
         if keyword == "$ref":
