@@ -8,6 +8,7 @@ import pytest
 from tests.support import certbot as certbot_support
 from tests.support.certbot import Certbot
 from tests.support.deployment import Deployment, DnsProcess
+from tests.support.otlp_collector import OtlpCollector
 
 RECORDS = {"*.pqcpki.test": {"A": ["127.0.0.1"]}}
 
@@ -26,6 +27,13 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, dns: DnsProcess) -> Ite
     running = Deployment(tmp_path_factory.mktemp("deployment") / "state", dns).init().up()
     yield running
     assert running.stop() == []
+
+
+@pytest.fixture(scope="session")
+def collector() -> Iterator[OtlpCollector]:
+    """A collector of traces."""
+    with OtlpCollector() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -42,16 +42,8 @@ from tests.support.otlp_collector import OtlpCollector
 from tests.support.softhsm import SoftHsm, new_softhsm
 
 PORTS = dict.fromkeys(("ca", "ca_http", "ca_ops", "acme", "acme_ops", "signer", "signer_ops"), 0)
-TRACED = ("ACME", "CA", "SIGNER_HSM")
 PATIENCE_SECONDS = 120.0  # of a machine that does other things too
 SPKI = PublicFormat.SubjectPublicKeyInfo
-
-
-@pytest.fixture(scope="module")
-def collector() -> Iterator[OtlpCollector]:
-    """A collector of traces."""
-    with OtlpCollector() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +52,7 @@ def running(
 ) -> Iterator[Deployment]:
     """A deployment with the file back end that is up, and whose services are traced."""
     directory = tmp_path_factory.mktemp("signer") / "state"
-    traced = {f"PQCPKI_{service}_TRACING_ENDPOINT": collector.url for service in TRACED}
-    deployment = Deployment(directory, dns, traced).init("--keys", "signer-hsm").up()
+    deployment = Deployment(directory, dns, collector.environment).init("--keys", "signer-hsm").up()
     yield deployment
     assert deployment.stop() == []
 
@@ -149,18 +140,15 @@ async def test_one_trace_leads_from_the_acme_request_to_the_key(running: Deploym
     await web.stop()
     finalize = await asyncio.to_thread(collector.wait_for, "acme", "POST /acme/finalize/{id}")
     assert (finalize.kind, finalize.parent_id, stranger in finalize.trace_id) == ("server", "", False)
-    span = await asyncio.to_thread(collector.wait_for, "signer-hsm", "sign file", finalize.trace_id)
-    way = [(span.service, span.kind, span.name)]
-    while (parent := await asyncio.to_thread(collector.parent_of, span)) is not None:
-        way, span = [*way, (parent.service, parent.kind, parent.name)], parent
-    assert way == [
-        ("signer-hsm", "client", "sign file"),
-        ("signer-hsm", "server", "POST /v1/keys/{id}/sign"),
-        ("ca", "client", "POST signer-hsm"),
-        ("ca", "internal", "sign ca.issuing-ecdsa"),
-        ("ca", "server", "POST /v1/certificates"),
-        ("acme", "client", "POST the CA"),
-        ("acme", "server", "POST /acme/finalize/{id}"),
+    signed = await asyncio.to_thread(collector.wait_for, "signer-hsm", "sign file", finalize.trace_id)
+    assert await asyncio.to_thread(collector.way_to, signed) == [
+        "signer-hsm client sign file",
+        "signer-hsm server POST /v1/keys/{id}/sign",
+        "ca client POST signer-hsm",
+        "ca internal sign ca.issuing-ecdsa",
+        "ca server POST /v1/certificates",
+        "acme client POST the CA",
+        "acme server POST /acme/finalize/{id}",
     ]
     for service, event in (("acme", "order.finalized"), ("ca", "certificate.issued")):
         log = (running.directory / "logs" / f"{service}.log").read_text().splitlines()

@@ -35,6 +35,7 @@ from tests.support.deployment import Deployment, DnsProcess, is_running
 from tests.support.fork_server import fork_server
 from tests.support.oidc_simulator import CLIENT, OidcSimulator, oidc_simulator_in_thread
 from tests.support.openssl import openssl
+from tests.support.otlp_collector import OtlpCollector
 
 PATIENCE_SECONDS = 120.0
 ES256 = "default.artefact-es256"
@@ -83,10 +84,12 @@ def issuer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OidcSimulator]:
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory, dns: DnsProcess, issuer: OidcSimulator) -> Iterator[Deployment]:
-    """A deployment that is up, and takes tokens of a simulated CI provider, and of an issuer that it discovers."""
+def running(
+    tmp_path_factory: pytest.TempPathFactory, dns: DnsProcess, issuer: OidcSimulator, collector: OtlpCollector
+) -> Iterator[Deployment]:
+    """A traced deployment that is up, and takes tokens of a simulated CI provider, and of an issuer it discovers."""
     directory = tmp_path_factory.mktemp("signing")
-    deployment = Deployment(directory / "state", dns).init("--signing")
+    deployment = Deployment(directory / "state", dns, collector.environment).init("--signing")
     layout = Layout(deployment.directory)
     keys = write_keys(directory / "issuer.json", KEY)
     with layout.settings("signing").open("a") as settings:
@@ -182,6 +185,21 @@ def test_openssl_verifies_what_an_operator_had_signed(running: Deployment, artef
     artefact.write_bytes(b"something else")
     said = openssl("dgst", "-sha256", "-verify", key, "-signature", signature, artefact, check=False)
     assert "Verified OK" not in said
+
+
+def test_one_trace_leads_from_the_request_to_the_key(
+    running: Deployment, artefact: Path, collector: OtlpCollector
+) -> None:
+    """A signature's request, what signer-hsm was asked for it, and the key's use are one trace."""
+    signed(running, artefact)
+    request = collector.wait_for("signing", "POST /v1/signatures")
+    *way, _key, outermost = collector.way_to(collector.wait_for("signer-hsm", "sign file", request.trace_id))
+    assert way == [
+        "signer-hsm client sign file",
+        "signer-hsm server POST /v1/keys/{id}/sign",
+        "signing client POST signer-hsm",
+    ]
+    assert outermost == "signing server POST /v1/signatures"
 
 
 def test_openssl_verifies_the_time(running: Deployment, artefact: Path, tmp_path: Path) -> None:

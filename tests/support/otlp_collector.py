@@ -66,6 +66,18 @@ class OtlpCollector:
         host = "127.0.0.1" if self._scheme == "http" else "localhost"
         return f"{self._scheme}://{host}:{self._server.server_address[1]}"
 
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What a deployment is told, so that all of its services are traced."""
+        return {f"PQCPKI_{service}_TRACING_ENDPOINT": self.url for service in ("ACME", "CA", "SIGNER_HSM", "SIGNING")}
+
+    def way_to(self, span: CollectedSpan) -> list[str]:
+        """A span and those that it is a part of, outwards, as "service kind name"; waits for each to come."""
+        way = [span]
+        while (parent := self.parent_of(way[-1])) is not None:
+            way.append(parent)
+        return [f"{one.service} {one.kind} {one.name}" for one in way]
+
     def __enter__(self) -> Self:
         self._thread.start()
         return self
