@@ -17,12 +17,16 @@ settings.load_profile("patient")  # a busy machine is no fault
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Thousands of tests are no garbage: not looked through while they are collected, nor ever after."""
+    """Thousands of tests are no garbage: not looked through while they are collected, nor ever after.
+
+    What a test leaves is looked through every 20,000 objects; every 700, as is usual, took a 25th of the time.
+    """
     gc.disable()
     try:
         return (yield)
     finally:
         gc.freeze()
+        gc.set_threshold(20_000)
         gc.enable()
 
 

@@ -50,6 +50,7 @@ from services.ca.client import (
     UnknownCertificateError,
 )
 from services.ca.wire import CertificateRequest, IssuedCertificate, RevocationAnswer, RevocationRequest, format_serial
+from services.chassis.asgi import Application
 from services.chassis.database import Database
 from services.chassis.observability import HttpMetrics
 from services.chassis.peer import CallerPolicy
@@ -229,6 +230,7 @@ class AcmeServer:
     commits: list[str]
     rules: ServiceRules
     url: str
+    admin_applications: dict[str, Application] = field(default_factory=dict)
 
     @classmethod
     async def start(
@@ -303,9 +305,11 @@ class AcmeServer:
     @asynccontextmanager
     async def admin(self, caller: SpiffeId | None = OPERATOR, policy: str = POLICY) -> AsyncIterator[httpx.AsyncClient]:
         """The admin listener's application, called by a peer with this identity under a caller policy."""
-        app = admin_application(
-            self.service.administration, CallerPolicy.load(policy), HttpMetrics(CollectorRegistry())
-        )
+        if policy not in self.admin_applications:  # FastAPI takes as long to make one as most tests
+            self.admin_applications[policy] = admin_application(
+                self.service.administration, CallerPolicy.load(policy), HttpMetrics(CollectorRegistry())
+            )
+        app = self.admin_applications[policy]
         peer = None if caller is None else SimpleNamespace(spiffe_id=caller, serial=1)
 
         async def with_peer(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 -- ASGI's own types
