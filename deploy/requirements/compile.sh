@@ -11,6 +11,6 @@ compile() {
 }
 
 for service in ca acme signer-hsm signing; do
-    compile "$service" pyproject.toml --extra "$service" --extra postgresql "$@"
+    compile "$service" pyproject.toml --extra "$service" --extra postgresql --extra tracing "$@"
 done
 compile build deploy/requirements/build.in "$@"

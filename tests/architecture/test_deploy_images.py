@@ -37,6 +37,10 @@ def pins(name: str) -> dict[str, str]:
     return {project: version for project, version, _ in found}
 
 
+EVERYWHERE = (*EXTRAS["postgresql"], *EXTRAS["tracing"])
+"""What each image has beside its service's extra."""
+
+
 def wanted(*requirements: str) -> list[Requirement]:
     """Requirements with those of the project's own extras in their place."""
     found = []
@@ -53,7 +57,7 @@ def wanted(*requirements: str) -> list[Requirement]:
 def test_an_image_has_what_its_service_needs(service: str) -> None:
     """The pinned requirements of an image fit pyproject.toml; if not, run `deploy/requirements/compile.sh`."""
     pinned = pins(service)
-    for requirement in wanted(*PROJECT["dependencies"], *EXTRAS[service], *EXTRAS["postgresql"]):
+    for requirement in wanted(*PROJECT["dependencies"], *EXTRAS[service], *EVERYWHERE):
         name = requirement.name.lower().replace("_", "-")
         assert requirement.specifier.contains(pinned[name]), f"{service}: {requirement}, pinned is {pinned[name]}"
 
@@ -61,7 +65,7 @@ def test_an_image_has_what_its_service_needs(service: str) -> None:
 @pytest.mark.parametrize("service", SERVICES)
 def test_an_image_has_nothing_of_another_service(service: str) -> None:
     """No image has libraries that only another service, or only the tests, ask for."""
-    own = {item.name.lower() for item in wanted(*PROJECT["dependencies"], *EXTRAS[service], *EXTRAS["postgresql"])}
+    own = {item.name.lower() for item in wanted(*PROJECT["dependencies"], *EXTRAS[service], *EVERYWHERE)}
     others = {item.name.lower() for other in (*SERVICES, "dev", "pkilint") for item in wanted(*EXTRAS[other])} - own
     alien = others & pins(service).keys()
     assert alien <= _SHARED
