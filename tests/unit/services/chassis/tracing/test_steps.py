@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 import pytest
 
+from services.chassis.http_client import ServiceCalls
 from services.chassis.tracing import Attributes, Kind, Parent, begin_trace, current_span, read_traceparent, step
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -71,6 +73,41 @@ async def test_steps_are_parts_of_each_other_also_in_tasks() -> None:
         "POST the CA ends",
         "wait issuance ends",
     ]
+
+
+class Http:
+    """Answers with the `traceparent` that it was sent."""
+
+    status_code = 200
+    content = b""
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        content: bytes | None,
+        headers: Mapping[str, str],
+        timeout: float,  # noqa: ASYNC109 -- Http's signature
+    ) -> Http:
+        """As `services.chassis.http_client.Http.request`."""
+        del method, url, content, timeout
+        self.content = headers.get("traceparent", "none").encode()
+        return self
+
+
+async def test_our_services_are_told_whose_part_they_do() -> None:
+    """A call between services is a step of the request, and takes its traceparent along, if there is one."""
+    paper: list[str] = []
+    calls = ServiceCalls(Http(), "the CA", lambda failure: OSError(failure.sentence))
+
+    async def request() -> bytes:
+        begin_trace(PaperSpan("request", paper))
+        return await calls.ask(bytes, "POST", "/v1/certificates", b"{}")
+
+    assert await asyncio.create_task(request()) == PaperSpan.traceparent.encode()
+    assert paper == ["request > POST the CA client {}", "POST the CA ends"]
+    assert await calls.ask(bytes, "GET", "/v1/revocations") == b"none"
 
 
 @pytest.mark.parametrize(("flags", "sampled"), [("00", False), ("01", True), ("02", False), ("03", True)])
