@@ -76,6 +76,10 @@ class Outside:
     validator: Validator
     caa: CaaCheck | None = None
 
+    def caa_again(self, urls: Urls) -> CaaAgain | None:
+        """Who looks at CAA records again; None where they are not looked at."""
+        return None if self.caa is None else CaaAgain(self.caa, urls)
+
 
 @dataclass(frozen=True)
 class AcmeService:
@@ -112,16 +116,15 @@ class AcmeService:
         cache, background = AccountCache(store, shared=database.shared is not None), Background()
         limits = RateLimits(RateLimitStore(database), rules.limits, clock)
         profiles = Profiles(rules.orders.profiles, rules.orders.challenges, rules.orders.default_profile)
-        hold, issuers = rules.hold_seconds, rules.meta.caa_identities
-        caa = None if outside.caa is None else CaaAgain(outside.caa, urls)
-        issuance = Issuance(store, cache, outside.authority, caa, background, profiles, urls, clock, hold)
-        authorizations = Authorizations(store, outside.validator, background, urls, clock, hold, limits, issuers)
+        authority, again, hold = outside.authority, outside.caa_again(urls), rules.hold_seconds
+        issuance = Issuance(store, cache, authority, again, background, profiles, urls, clock, hold)
+        validator, issuers = outside.validator, rules.meta.caa_identities
+        authorizations = Authorizations(store, validator, background, urls, clock, hold, limits, issuers)
         changes, documents = AccountChanges(database), AccountDocuments(urls, rules.accounts.terms)
         renewals, renewal_info = Renewals(renewal_store), RenewalInfo(renewal_store)
         keys, external_store = KeyRules(rules.published), ExternalAccountStore(database)
-        external = ExternalAccounts(
-            external_store, rules.eab_secret, urls, clock, required=rules.meta.external_account_required
-        )
+        required = rules.meta.external_account_required
+        external = ExternalAccounts(external_store, rules.eab_secret, urls, clock, required=required)
         resources = Resources(
             directory=Directory(urls, rules.meta, absent=() if rules.orders.reuse_seconds else ("newAuthz",)),
             new_accounts=NewAccounts(store, documents, rules.accounts, external, limits, blocked, clock),
@@ -132,13 +135,13 @@ class AcmeService:
                 issuance=issuance,
                 authorizations=authorizations,
                 admission=Admission(rules.accounts.terms, profiles, external, renewals, limits),
-                caa=caa,
+                caa=again,
                 rules=rules.orders,
                 urls=urls,
                 clock=clock,
             ),
             authorizations=authorizations,
-            revocations=Revocations(store, outside.authority, blocked, clock),
+            revocations=Revocations(store, authority, blocked, clock),
             renewal_info=renewal_info,
         )
         api = Api(resources, Authenticator(urls, nonces, cache, blocked, keys), nonces, urls)
