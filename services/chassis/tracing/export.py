@@ -19,7 +19,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter
 
 QUEUE: Final = 4096
-"""Spans that may wait; some 4 MiB."""
+"""Spans that may wait; some 11 MiB."""
 BATCH: Final = 64
 """Spans in one request: their encoding takes the event loop two or three milliseconds."""
 _GATHER_SECONDS: Final = 1.0  # from the first span that waits to the request that carries it
