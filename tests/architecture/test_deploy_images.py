@@ -119,14 +119,18 @@ def test_the_compose_file_fits_its_schema() -> None:
         assert set(service.get("networks", ())) <= document["networks"].keys(), name
 
 
-@pytest.mark.parametrize("script", sorted((DEPLOY / "container").iterdir()), ids=lambda path: str(path.name))
-def test_an_images_commands_can_be_run(script: Path) -> None:
-    """Each command of the image is executable and well-formed."""
+SCRIPTS = [*(DEPLOY / "container").iterdir(), *DEPLOY.rglob("*.sh")]
+
+
+@pytest.mark.parametrize("script", sorted(SCRIPTS), ids=lambda path: str(path.relative_to(DEPLOY)))
+def test_a_script_can_be_run(script: Path) -> None:
+    """Each script of `deploy/` is executable and well-formed."""
     assert os.access(script, os.X_OK)
-    if script.read_text().startswith("#!/bin/sh"):
-        subprocess.run(["sh", "-n", str(script)], check=True, timeout=10)
-    else:
+    interpreter = script.read_text().splitlines()[0].removeprefix("#!").rpartition("/")[2]
+    if interpreter == "env python":
         compile(script.read_text(), script.name, "exec")
+    else:
+        subprocess.run([interpreter.removeprefix("env "), "-n", str(script)], check=True, timeout=10)
 
 
 def test_a_packed_state_is_unpacked_for_its_service_alone(tmp_path: Path) -> None:

@@ -261,11 +261,13 @@ def test_strangers_may_probe(deployment: Deployment, tmp_path: Path) -> None:
 
 
 def test_a_moved_deployment_comes_up(deployment: Deployment) -> None:
-    """After `mv` of the state directory `ztca up` finds everything in the new place."""
+    """After `mv` of the state directory `ztca warm-up`, and then `ztca up`, find everything in the new place."""
     assert deployment.stop() == []
     old = deployment.directory
     deployment.directory = old.with_name("moved")
     old.rename(deployment.directory)
+    assert "was moved here" in deployment.ztca("warm-up", "--dir", str(deployment.directory)).stdout
+    assert deployment.ztca("warm-up", "--dir", str(deployment.directory)).stdout == ""
     deployment.up()
     assert "unbroken" in deployment.ztca("audit", "verify", str(deployment.directory)).stdout
     assert not old.exists()
