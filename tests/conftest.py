@@ -7,9 +7,10 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
-from tests.support import quick_scrypt
+from tests.support import quick_fastapi, quick_scrypt
 
 quick_scrypt.install()  # before anything of the project is imported
+quick_fastapi.install()
 
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")  # a busy machine is no fault
