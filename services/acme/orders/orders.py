@@ -78,7 +78,7 @@ class Orders:
         admission.terms.require(account)
         profile = admission.profiles.chosen(members.get("profile"), account)
         names = requested.identifiers(members.get("identifiers"), self._rules.max_identifiers)
-        admission.profiles.check_names(profile, names)
+        admission.profiles.check_names(profile, names, named="profile" in members)
         await admission.external.admit(account, names, profile.name)
         order = self._new(account.id, profile, names, members)
         replacement = await admission.renewals.replaced(members.get("replaces"), account.id, names, order.created_at)

@@ -10,7 +10,7 @@ from typing import Any, Final
 from services.acme.answers import rfc3339
 from services.acme.errors import AcmeError, Subproblem, refusal
 from services.acme.identifiers import BadNameError, Identifier, canonical_address, canonical_dns_name
-from services.acme.profiles.profiles import Profile
+from services.acme.profiles.profiles import Profile, misfit
 
 _MAX_VALUE: Final = 300  # characters of an identifier, before it is judged
 _TIME: Final = re.compile(
@@ -56,7 +56,7 @@ def period(members: Mapping[str, Any], profile: Profile, now: int) -> tuple[int 
     """The notBefore and notAfter of an order, Unix time; None where the profile decides.
 
     Raises:
-        AcmeError: malformed: no times, or not within what the profile gives.
+        AcmeError: malformed: no times, or not within what the profile gives (invalidProfile where the order names it).
     """
     begin, end = _time(members, "notBefore"), _time(members, "notAfter")
     latest = profile.latest_end(now)
@@ -67,9 +67,11 @@ def period(members: Mapping[str, Any], profile: Profile, now: int) -> tuple[int 
     if begin is not None and end is not None and end <= begin:
         raise AcmeError("malformed", "notAfter must be later than notBefore")
     if latest is not None and (end or 0) > latest:
-        raise AcmeError("malformed", f"notAfter: profile {profile.name} ends no later than {rfc3339(latest)}")
+        beyond = f"notAfter: profile {profile.name} ends no later than {rfc3339(latest)}"
+        raise misfit(AcmeError("malformed", beyond), named="profile" in members)
     if latest is not None and (begin or 0) >= latest:
-        raise AcmeError("malformed", f"notBefore: profile {profile.name} ends at {rfc3339(latest)} at the latest")
+        beyond = f"notBefore: profile {profile.name} ends at {rfc3339(latest)} at the latest"
+        raise misfit(AcmeError("malformed", beyond), named="profile" in members)
     return begin, end
 
 

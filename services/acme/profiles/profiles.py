@@ -122,19 +122,19 @@ class Profiles:
             allowed = tuple(kind for kind in allowed if kind in profile.challenges)
         return offered(name.base, wildcard=name.is_wildcard, allowed=allowed)
 
-    def check_names(self, profile: Profile, names: Sequence[Identifier]) -> None:
+    def check_names(self, profile: Profile, names: Sequence[Identifier], *, named: bool) -> None:
         """Refuse names that no certificate of the profile has.
 
         Raises:
-            AcmeError: malformed (too many), unsupportedIdentifier, rejectedIdentifier or compound.
+            AcmeError: invalidProfile where the order `named` it; else malformed (too many), unsupportedIdentifier,
+                rejectedIdentifier or compound.
         """
         if len(names) > profile.max_names:
-            raise AcmeError(
-                "malformed", f"an order of the profile {profile.name} has at most {profile.max_names} names"
-            )
+            most = f"an order of the profile {profile.name} has at most {profile.max_names} names"
+            raise misfit(AcmeError("malformed", most), named=named)
         refused = [problem for name in names if (problem := self._refused(profile, name))]
         if refused:
-            raise refusal(refused)
+            raise misfit(refusal(refused), named=named)
 
     def _refused(self, profile: Profile, name: Identifier) -> Subproblem | None:
         if name.type not in profile.identifiers:
@@ -146,6 +146,11 @@ class Profiles:
                 "rejectedIdentifier", f"no challenge of the profile {profile.name} proves this name", name
             )
         return None
+
+
+def misfit(error: AcmeError, *, named: bool) -> AcmeError:
+    """What is told of an order that its profile does not fit: invalidProfile where the order `named` it (§4)."""
+    return AcmeError("invalidProfile", error.detail, subproblems=error.subproblems) if named else error
 
 
 BUILT_IN: Final[Mapping[str, Profile]] = MappingProxyType(

@@ -80,22 +80,28 @@ async def test_a_profile_of_other_accounts(tmp_path: Path) -> None:
 async def test_names_that_a_profile_does_not_have(
     tmp_path: Path, fields: dict[str, object], identifiers: list[tuple[str, str]], kind: str
 ) -> None:
-    """A name is refused where the profile has none of its type, or none of its challenges proves it."""
-    server = await AcmeServer.start(tmp_path, profiles=profile("narrow", **fields))
+    """A name is refused where the profile has none of its type, or none of its challenges proves it.
+
+    That is invalidProfile where the order names the profile, and the name's own problem where it is the default one.
+    """
+    server = await AcmeServer.start(tmp_path, profiles=profile("server", **fields))
     client = await server.registered()
     wanted = [{"type": of, "value": value} for of, value in identifiers]
-    payload = {"identifiers": wanted, "profile": "narrow"}
-    document = (await client.post_raw((await client.directory())["newOrder"], payload)).json()
-    assert document["type"].endswith(f":{kind}")
-    assert [item["identifier"] for item in document["subproblems"]] == wanted
+    for named, told in (({"profile": "server"}, "invalidProfile"), ({}, kind)):
+        payload = {"identifiers": wanted, **named}
+        document = (await client.post_raw((await client.directory())["newOrder"], payload)).json()
+        assert document["type"].endswith(f":{told}")
+        assert [item["identifier"] for item in document["subproblems"]] == wanted
     await server.stop()
 
 
 async def test_more_names_than_a_profile_has(tmp_path: Path) -> None:
     """Nobody proves names in vain: the order is refused, not what comes of it."""
-    server = await AcmeServer.start(tmp_path, profiles=profile("two", max_names=2))
-    kind, detail = await refusal(server, "a.example", "b.example", "c.example", profile="two")
-    assert (kind, "at most 2 names" in detail) == ("malformed", True)
+    server = await AcmeServer.start(tmp_path, profiles=profile("server", max_names=2))
+    names = ("a.example", "b.example", "c.example")
+    kind, detail = await refusal(server, *names, profile="server")
+    assert (kind, "at most 2 names" in detail) == ("invalidProfile", True)
+    assert (await refusal(server, *names))[0] == "malformed"
     await server.stop()
 
 
@@ -156,11 +162,23 @@ async def test_a_period_is_given_as_it_was_asked_for(server: AcmeServer) -> None
 async def test_a_period_that_the_profile_does_not_give(
     server: AcmeServer, begin: timedelta | None, end: timedelta | None
 ) -> None:
-    """A beginning or end beyond the profile's, or past, is refused as malformed before anything is made."""
+    """A beginning or end beyond the profile's, or past, is refused before anything is made."""
     now = server.clock.now()
     times = {"notBefore": begin, "notAfter": end}
     members = {name: rfc3339(unix(now + at)) for name, at in times.items() if at is not None}
     assert (await refusal(server, **members))[0] == "malformed"
+
+
+@pytest.mark.requirement("profiles-4-06")
+@pytest.mark.parametrize(("begin", "end"), [(None, 90), (90, None)])
+async def test_a_period_beyond_the_profile_that_was_named(
+    server: AcmeServer, begin: int | None, end: int | None
+) -> None:
+    """A time, in days, that the named profile does not give is refused as invalidProfile."""
+    now = server.clock.now()
+    days = {"notBefore": begin, "notAfter": end}
+    members = {name: rfc3339(unix(now + timedelta(days=at))) for name, at in days.items() if at is not None}
+    assert (await refusal(server, profile="server", **members))[0] == "invalidProfile"
 
 
 @pytest.mark.requirement("rfc8555-7.4-01")
