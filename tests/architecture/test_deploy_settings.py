@@ -174,6 +174,8 @@ def test_network_policies_are_the_arrows() -> None:
     inner = {arrow for arrow in arrows if arrow[1:] not in public}
     operators = {("operator", "acme", 4001), ("operator", "ca", 5000), ("operator", "signer-hsm", 6000)}
     anybody = {("anybody", service, port) for service, port in public}
+    reached = {("operator", peer, port) for peer, port in peers(policies["operator"]["egress"], "to")}
+    assert reached == operators | {("operator", service, port) for service, port in public}
     assert coming == inner | operators | anybody | {("monitoring", service, port) for service, port in OPS.items()}
 
 
