@@ -11,6 +11,7 @@ cd "$(dirname "$0")"
 NAME=demo.pqcpki.test
 STAY=no
 STATE=
+ENDPOINTS=
 DNS_PID=
 UP_PID=
 
@@ -42,7 +43,7 @@ trap cleanup EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-endpoint() { .venv/bin/ztca endpoints --dir "$STATE/pki" "$1"; }
+endpoint() { sed -n "s/^$1: *//p" <<< "$ENDPOINTS"; }
 fetch() { .venv/bin/python -c 'import sys, urllib.request; sys.stdout.buffer.write(urllib.request.urlopen(sys.argv[1], timeout=10).read())' "$1"; }
 free_port() { .venv/bin/python -c 'import socket; s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 
@@ -103,6 +104,7 @@ PQCPKI_ACME_ALLOWED_NETWORKS=127.0.0.0/8
 .venv/bin/ztca up --dir "$STATE/pki" > "$STATE/up.log" 2>&1 &
 UP_PID=$!
 wait_for 300 "$UP_PID" "$STATE/pki/endpoints.json" "$STATE/up.log" || { cat "$STATE/up.log" >&2; fail "The services did not come up; their output is above."; }
+ENDPOINTS=$(.venv/bin/ztca endpoints --dir "$STATE/pki")
 
 step "How the services speak: ztca probe shows the CA's internal listener through our own transport"
 .venv/bin/ztca probe --dir "$STATE/pki" "$(endpoint ca_internal)" | saw
