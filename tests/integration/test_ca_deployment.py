@@ -1,5 +1,6 @@
 """A CA under `ztca up`, and what openssl, operators and accidents do to it."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -16,7 +17,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from tests.support.deployment import ZTCA, Deployment, DnsProcess, is_running
+from tests.support.deployment import Deployment, DnsProcess, is_running
+from tests.support.fork_server import fork_server
 from tests.support.openssl import fetch, openssl
 
 
@@ -240,13 +242,12 @@ def test_a_killed_supervisor_leaves_nothing_running(deployment: Deployment) -> N
 
 def test_strangers_may_probe(deployment: Deployment, tmp_path: Path) -> None:
     """Away from a deployment a server is described and not verified; with its root it is accepted."""
-    command = [str(ZTCA), "probe", deployment.endpoints["acme_directory"], "--json"]
+    command = ["probe", deployment.endpoints["acme_directory"], "--json"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PQCPKI_")}
 
     def probe(*options: str) -> tuple[int, dict[str, str]]:
-        done = subprocess.run(
-            [*command, *options], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
-        )
+        with contextlib.chdir(tmp_path):
+            done = fork_server().run("ztca", [*command, *options], environment, timeout=60, check=False)
         return done.returncode, json.loads(done.stdout)
 
     status, report = probe()

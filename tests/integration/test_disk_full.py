@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,31 +17,24 @@ from services.chassis.database import Database
 from tests.support.audited_services import SERVICES
 from tests.support.clock import ManualClock
 from tests.support.console import ROOT
+from tests.support.fork_server import fork_server
 
+PROGRAM = "tests.support.full_disk_service"
 SMALL = "6m"  # a file system of so many octets
 _SCRIPT = 'mount -t tmpfs -o size="$1" none "$2" || exit 99; out="$3"; shift 3; "$@"; cp -a "$0"/*.sqlite3* "$out"'
 
 
 def run(directory: Path, kind: str, name: str) -> dict[str, Any]:
     """Have a process of its own meet the full disk; it dies by SIGKILL. A small file system is seen by itself alone."""
-    command = [sys.executable, "-m", "tests.support.full_disk_service", str(directory), kind, name]
+    arguments = [str(directory), kind, name]
     kept = directory.parent / "kept"
     kept.mkdir()
     if kind == "fill":
-        command = [
-            "unshare",
-            "-r",
-            "-m",
-            "sh",
-            "-c",
-            _SCRIPT,
-            str(directory),
-            SMALL,
-            str(directory),
-            str(kept),
-            *command,
-        ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False)
+        inside = ["sh", "-c", _SCRIPT, str(directory), SMALL, str(directory), str(kept)]
+        command = ["unshare", "-r", "-m", *inside, sys.executable, "-m", PROGRAM, *arguments]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False)
+    else:
+        done = fork_server().run(PROGRAM, arguments, os.environ, timeout=180, check=False)
     if kind == "fill" and (done.returncode == 99 or "unshare" in done.stderr):
         pytest.skip(f"not run: no small file system can be mounted here ({done.stderr.strip()[:200]})")
     for path in kept.iterdir():

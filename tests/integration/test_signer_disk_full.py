@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,26 +17,29 @@ from services.chassis.audit import audit_records
 from services.chassis.database import Database
 from tests.support.clock import ManualClock
 from tests.support.console import ROOT
+from tests.support.fork_server import fork_server
 
 SMALL = "3m"  # a file system of so many octets
 
 
 def run(directory: Path, kind: str) -> dict[str, Any]:
     """Have a process of its own meet the full disk; it dies by SIGKILL. A small file system is seen by itself alone."""
-    python = [sys.executable, "-m", "tests.support.full_disk_signer", str(directory), kind]
-    command, kept = python, directory.parent / "kept"
+    program, arguments = "tests.support.full_disk_signer", [str(directory), kind]
+    kept = directory.parent / "kept"
     if kind == "fill":
+        python = [sys.executable, "-m", program, *arguments]
         script = (
             'mount -t tmpfs -o size="$1" none "$2" || exit 99; out="$3"; shift 3; "$@"; cp -a "$0"/s.sqlite3* "$out"'
         )
         kept.mkdir()
         command = ["unshare", "-r", "-m", "sh", "-c", script, str(directory), SMALL, str(directory), str(kept), *python]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False)
-    if kind == "fill":
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False)
         if done.returncode == 99 or "unshare" in done.stderr:
             pytest.skip(f"not run: no small file system can be mounted here ({done.stderr.strip()[:200]})")
         for path in kept.iterdir():
             shutil.move(path, directory)
+    else:
+        done = fork_server().run(program, arguments, os.environ, timeout=180, check=False)
     (line,) = [line for line in done.stdout.splitlines() if line.startswith('{"seen"')] or [done.stderr]
     told: dict[str, Any] = json.loads(line)
     return told

@@ -41,6 +41,8 @@ SOCKET = "socket"
 NEEDED = "needed"
 COMMANDS = {"ztca": "services.ca.cli", "keyctl": "services.signer_hsm.cli", "pqcsign": "services.signing.cli"}
 PRELOADED = (
+    "anyio._backends._asyncio",  # of httpx, at its first request
+    "services.chassis.migrations.upgrade",
     "services.acme.app",
     "services.ca.app",
     "services.ca.cold_start",
