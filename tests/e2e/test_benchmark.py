@@ -5,12 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.fork_server import fork_server
+
 ACME = Path(__file__).parents[2] / "benchmarks" / "acme.py"
 
 
 @pytest.mark.slow
 def test_acme_benchmark_measures_full_orders() -> None:
     """The benchmark, started without arguments but bounds, drives orders through a deployment of its own."""
+    fork_server()  # that of the run: the benchmark would start it on the one processor of its deployment
     command = [
         sys.executable,
         str(ACME),
