@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -32,6 +33,7 @@ from services.ca.layout import SIGNER, Layout
 from services.ca.signer_settings import file_backend
 from services.ca.toml_text import table
 from services.ca.warm_start import is_warm
+from tests.support import forked_services
 from tests.support.acme_client import AcmeClient, Challenge, http_client, make_csr
 from tests.support.backend_world import WorldMissingError
 from tests.support.deployment import Deployment, DnsProcess, is_running
@@ -236,15 +238,24 @@ def softhsm_backend(token: SoftHsm) -> dict[str, Any]:
     return token.settings().model_dump(mode="json", exclude_defaults=True)
 
 
+def held_long_ago(layout: Layout, facts: Facts) -> None:
+    """The ceremony, in a process whose signer-hsm is forked, and so opens what this one has sealed."""
+    forked_services.install()
+    ceremony = hold_ceremony(
+        layout, facts, passphrase_file=None, clock=LongAgo(), progress=lambda _: None, environment=os.environ
+    )
+    asyncio.run(ceremony)
+
+
 def test_a_deployment_on_a_token_starts_after_a_long_time_off(tmp_path: Path, dns: DnsProcess, token: SoftHsm) -> None:
     """Its ECDSA key is in SoftHSM2, its certificates and CRLs have expired: `ztca up` renews these before listening."""
     layout = Layout(tmp_path / "state")
     backends = (softhsm_backend(token), file_backend(tmp_path / "sealed", layout.passphrase))
     facts = Facts("Long ago", "old.internal", "127.0.0.1", choose_ports("127.0.0.1", PORTS), backends=backends)
-    ceremony = hold_ceremony(
-        layout, facts, passphrase_file=None, clock=LongAgo(), progress=lambda _: None, environment=os.environ
-    )
-    asyncio.run(ceremony)
+    ceremony = multiprocessing.get_context("fork").Process(target=held_long_ago, args=(layout, facts))
+    ceremony.start()
+    ceremony.join()
+    assert ceremony.exitcode == 0
     made_elsewhere = [path.name for path in (tmp_path / "sealed").glob("*.key")]
     assert made_elsewhere == ["ca.issuing-mldsa.v1.key"]  # SoftHSM2 makes no ML-DSA keys, so the next back end did
     (leaf, *_) = load_chain((layout.identity(SIGNER) / "cert.pem").read_bytes())
