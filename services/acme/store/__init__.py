@@ -179,10 +179,6 @@ class Store:
             writes.append(self._write("insert_order_authorization", link))
         await self._commit("order-created", writes, audit)
 
-    async def processing_csrs(self) -> list[bytes]:
-        """The CSRs that the CA may not have seen yet, DER."""
-        return [row["csr"] for row in await self._all("processing_csrs")]
-
     async def start_processing(
         self,
         order: OrderRow,

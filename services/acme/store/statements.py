@@ -147,7 +147,6 @@ STATEMENTS: Final[Mapping[str, Any]] = {
     "order": select(orders).where(orders.c.id == bindparam("id"), orders.c.account_id == _ACCOUNT),
     "order_by_id": select(orders).where(orders.c.id == bindparam("id")),
     "processing_orders": select(orders).where(orders.c.status == "processing"),
-    "processing_csrs": select(orders.c.csr).where(orders.c.status == "processing"),
     "order_ids": select(orders.c.id, orders.c.created_at)
     .where(
         orders.c.account_id == _ACCOUNT,
