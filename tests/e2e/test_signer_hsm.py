@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -26,24 +25,20 @@ from pkicore.clock import SystemClock
 from pkicore.errors import PkiError
 from pkicore.keys.envelope import unseal
 from pkicore.x509.certificate import load_chain
-from services.ca.ceremony import hold_ceremony
-from services.ca.deployment import Deployment as Facts
-from services.ca.deployment import choose_ports
 from services.ca.layout import SIGNER, Layout
 from services.ca.signer_settings import file_backend
 from services.ca.toml_text import table
 from services.ca.warm_start import is_warm
-from tests.support import forked_services
 from tests.support.acme_client import AcmeClient, Challenge, http_client, make_csr
 from tests.support.backend_world import WorldMissingError
 from tests.support.deployment import Deployment, DnsProcess, is_running
+from tests.support.fork_server import fork_server
 from tests.support.http_challenge import HttpChallengeServer
 from tests.support.jose_key import JoseKey
 from tests.support.openssl import fetch, openssl
 from tests.support.otlp_collector import OtlpCollector
 from tests.support.softhsm import SoftHsm, new_softhsm
 
-PORTS = dict.fromkeys(("ca", "ca_http", "ca_ops", "acme", "acme_ops", "signer", "signer_ops"), 0)
 PATIENCE_SECONDS = 120.0  # of a machine that does other things too
 SPKI = PublicFormat.SubjectPublicKeyInfo
 
@@ -216,14 +211,6 @@ async def test_a_start_without_what_signer_hsm_needs_is_cold(running: Deployment
     assert not await is_warm(layout, {}, Ahead())
 
 
-class LongAgo:
-    """The time of a ceremony long past."""
-
-    def now(self) -> datetime:
-        """Forty days ago: identities, CRLs, staples and responders have expired since."""
-        return SystemClock().now() - timedelta(days=40)
-
-
 @pytest.fixture
 def token(tmp_path: Path) -> SoftHsm:
     """A SoftHSM2 token of its own."""
@@ -238,24 +225,12 @@ def softhsm_backend(token: SoftHsm) -> dict[str, Any]:
     return token.settings().model_dump(mode="json", exclude_defaults=True)
 
 
-def held_long_ago(layout: Layout, facts: Facts) -> None:
-    """The ceremony, in a process whose signer-hsm is forked, and so opens what this one has sealed."""
-    forked_services.install()
-    ceremony = hold_ceremony(
-        layout, facts, passphrase_file=None, clock=LongAgo(), progress=lambda _: None, environment=os.environ
-    )
-    asyncio.run(ceremony)
-
-
 def test_a_deployment_on_a_token_starts_after_a_long_time_off(tmp_path: Path, dns: DnsProcess, token: SoftHsm) -> None:
     """Its ECDSA key is in SoftHSM2, its certificates and CRLs have expired: `ztca up` renews these before listening."""
     layout = Layout(tmp_path / "state")
     backends = (softhsm_backend(token), file_backend(tmp_path / "sealed", layout.passphrase))
-    facts = Facts("Long ago", "old.internal", "127.0.0.1", choose_ports("127.0.0.1", PORTS), backends=backends)
-    ceremony = multiprocessing.get_context("fork").Process(target=held_long_ago, args=(layout, facts))
-    ceremony.start()
-    ceremony.join()
-    assert ceremony.exitcode == 0
+    arguments = [str(layout.root), json.dumps(backends)]
+    fork_server().run("tests.support.long_ago", arguments, os.environ, timeout=PATIENCE_SECONDS, check=True)
     made_elsewhere = [path.name for path in (tmp_path / "sealed").glob("*.key")]
     assert made_elsewhere == ["ca.issuing-mldsa.v1.key"]  # SoftHSM2 makes no ML-DSA keys, so the next back end did
     (leaf, *_) = load_chain((layout.identity(SIGNER) / "cert.pem").read_bytes())

@@ -105,7 +105,7 @@ class Database:
     def __init__(self, engine: Engine, *, queue: int = _QUEUE) -> None:
         self._engine = engine
         self._writer = GroupCommit(engine, queue)
-        self._log = structlog.get_logger("audit").bind()  # made once, not for each line: a quarter of what a line costs
+        self._log = structlog.get_logger("audit")
 
     @classmethod
     async def open(cls, url: str, *, clock: Clock, commit_observer: CommitObserver | None = None) -> Self:
