@@ -24,7 +24,7 @@ from services.acme.incidents.wire import (
     Selection,
 )
 from services.acme.renewals.renewal_info import past_window
-from services.acme.store.incidents import PREPARED, ConcernedRow, IncidentRow, IncidentStore
+from services.acme.store.incidents import PREPARED, ConcernedRow, IncidentRow, IncidentStore, ShownRow
 from services.acme.urls import Urls
 from services.chassis.database import AuditEvent
 from services.chassis.errors import ConflictError
@@ -142,14 +142,14 @@ class Incidents:
             NotKnownError: there is no such incident.
         """
         row = await self._row(incident_id)
-        found: list[ConcernedRow] = []
+        found: list[str] = []
         async for certificate, state in self._judged(row, after):
             if state != "at_risk":
                 continue
             if len(found) == limit:
-                return AtRiskPage([self._shown(item) for item in found], found[-1].id)
-            found.append(certificate)
-        return AtRiskPage([self._shown(item) for item in found], None)
+                return await self._page(found, found[-1])
+            found.append(certificate.id)
+        return await self._page(found, None)
 
     async def progress(self, row: IncidentRow) -> Progress:
         """What has become of the certificates that an incident concerns.
@@ -172,10 +172,9 @@ class Incidents:
         """What it concerns, each with one of the states; thousands at a time."""
         now = self._now()
         later = await self._store.later(row, now)
-        while piece := await self._store.piece(row.id, after, _PIECE):
+        while piece := await self._store.piece(row.id, after, _PIECE, later):
             for certificate in piece:
-                replaced = certificate.is_said_replaced or certificate.likeness in later
-                yield certificate, "replaced" if replaced else _state(certificate, now)
+                yield certificate, _state(certificate, now)
             after = piece[-1].id
 
     async def _row(self, incident_id: str) -> IncidentRow:
@@ -184,7 +183,10 @@ class Incidents:
             raise NotKnownError("no incident has this id")
         return row
 
-    def _shown(self, row: ConcernedRow) -> AtRisk:
+    async def _page(self, ids: list[str], following: str | None) -> AtRiskPage:
+        return AtRiskPage([self._at_risk(row) for row in await self._store.shown(ids)], following)
+
+    def _at_risk(self, row: ShownRow) -> AtRisk:
         return AtRisk(
             serial=row.serial,
             names=[identifier.value for identifier in row.identifiers],
@@ -199,6 +201,8 @@ class Incidents:
 
 
 def _state(row: ConcernedRow, now: int) -> str:
+    if row.is_replaced:
+        return "replaced"
     if row.revoked_at is not None:
         return "revoked"
     return "expired" if row.not_after < now else "at_risk"

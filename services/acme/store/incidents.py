@@ -7,6 +7,7 @@ a process that dies in between leaves nothing that anybody would be told of.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -34,6 +35,7 @@ from services.chassis.database import AuditEvent, Database, Prepared, Row, Unit,
 
 ADDED_BATCH: Final = 5000  # certificates that are added by one commit
 PREPARED: Final = 0  # in closed_at
+_SHOWN_AT_ONCE: Final = 500  # certificates that one statement looks up by id
 BACKDATED_SECONDS: Final = 3600  # by the CA's profiles: certificates from before their time was kept were issued then
 
 _ID: Final[BindParameter[Any]] = bindparam("incident")
@@ -63,41 +65,56 @@ _SAID: Final = exists().where(
 _PIECE: Final[Select[Any]] = (
     select(
         certificates.c.id,
-        certificates.c.serial,
         certificates.c.account_id,
         certificates.c.not_after,
         certificates.c.revoked_at,
-        orders.c.identifiers,
-        orders.c.profile,
-        accounts.c.contacts,
         _SAID.label("said"),
     )
-    .select_from(
-        incident_certificates.join(certificates, certificates.c.id == incident_certificates.c.certificate_id)
-        .join(orders, orders.c.id == certificates.c.order_id)
-        .join(accounts, accounts.c.id == certificates.c.account_id)
-    )
+    .join_from(incident_certificates, certificates, certificates.c.id == incident_certificates.c.certificate_id)
     .where(incident_certificates.c.incident_id == _ID, incident_certificates.c.certificate_id > _AFTER)
     .order_by(incident_certificates.c.certificate_id)
     .limit(bindparam("most"))
+)
+_NAMED_PIECE: Final = _PIECE.join(orders, orders.c.id == certificates.c.order_id).add_columns(
+    orders.c.profile, orders.c.identifiers
+)
+_SHOWN: Final = (
+    select(
+        certificates.c.id,
+        certificates.c.serial,
+        certificates.c.account_id,
+        certificates.c.not_after,
+        orders.c.identifiers,
+        orders.c.profile,
+        accounts.c.contacts,
+    )
+    .select_from(
+        certificates.join(orders, orders.c.id == certificates.c.order_id).join(
+            accounts, accounts.c.id == certificates.c.account_id
+        )
+    )
+    .where(certificates.c.id.in_([bindparam(f"id_{place}") for place in range(_SHOWN_AT_ONCE)]))
 )
 _ACCOUNTS: Final = (
     select(certificates.c.account_id)
     .join_from(incident_certificates, certificates, certificates.c.id == incident_certificates.c.certificate_id)
     .where(incident_certificates.c.incident_id == _ID)
 )
+# By when they were issued: what is as old as the incident is not looked at. Their orders are valid, or there were none.
 _LATER: Final = (
-    select(orders.c.account_id, orders.c.profile, orders.c.identifiers)
-    .join_from(orders, certificates, certificates.c.order_id == orders.c.id)
+    select(certificates.c.account_id, orders.c.profile, orders.c.identifiers)
+    .join_from(certificates, orders, orders.c.id == certificates.c.order_id)
     .where(
-        orders.c.account_id.in_(_ACCOUNTS),
-        orders.c.status == "valid",
         certificates.c.issued_at >= bindparam("since"),
+        certificates.c.account_id.in_(_ACCOUNTS),
         ~exists().where(_concerned.c.incident_id == _ID, _concerned.c.certificate_id == certificates.c.id),
         certificates.c.revoked_at.is_(None),
         certificates.c.not_after > bindparam("now"),
     )
 )
+
+Later = Mapping[tuple[str, str], AbstractSet[bytes]]
+"""What was issued since an incident was opened: by account and profile, the names of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,22 +136,25 @@ class IncidentRow:
 
 @dataclass(frozen=True, slots=True)
 class ConcernedRow:
-    """A certificate that an incident concerns; `is_said_replaced`: an order that became valid said `replaces`."""
+    """What has become of a certificate that an incident concerns."""
+
+    id: str
+    not_after: int
+    revoked_at: int | None
+    is_replaced: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ShownRow:
+    """A certificate as operators see it, with its order's names and its account's contacts."""
 
     id: str
     serial: str
     account_id: str
     not_after: int
-    revoked_at: int | None
     identifiers: tuple[Identifier, ...]
     profile: str
     contacts: tuple[str, ...]
-    is_said_replaced: bool
-
-    @property
-    def likeness(self) -> tuple[str, str, frozenset[Identifier]]:
-        """What a later certificate must have in common with it to be in its place."""
-        return self.account_id, self.profile, frozenset(self.identifiers)
 
 
 class IncidentStore:
@@ -184,6 +204,8 @@ class IncidentStore:
             select(func.count(func.distinct(certificates.c.serial)).label("n")).where(_SERIALS)
         )
         self._piece = database.prepare(_PIECE)
+        self._named_piece = database.prepare(_NAMED_PIECE)
+        self._shown = database.prepare(_SHOWN)
         self._later = database.prepare(_LATER)
         self._selections: dict[frozenset[str], tuple[Prepared, Prepared]] = {}
 
@@ -231,7 +253,7 @@ class IncidentStore:
 
     async def known(self, serials: Sequence[str]) -> int:
         """How many of the serials are of certificates of this server."""
-        row = await self._database.fetch_one(self._known, **_serial_values(serials))
+        row = await self._database.fetch_one(self._known, **_padded("serial", serials, MAX_SERIALS))
         return 0 if row is None else int(row["n"])
 
     async def count(self, incident_id: str) -> int:
@@ -259,17 +281,33 @@ class IncidentStore:
         """Those that were prepared before a moment and never opened."""
         return [row["id"] for row in await self._database.fetch_all(self._abandoned, before=before)]
 
-    async def piece(self, incident_id: str, after: str, most: int) -> list[ConcernedRow]:
-        """Some of the certificates that it concerns, behind one of them, by their ids."""
-        rows = await self._database.fetch_all(self._piece, incident=incident_id, after=after, most=most)
-        return [_concerned_of(row) for row in rows]
+    async def piece(self, incident_id: str, after: str, most: int, later: Later) -> list[ConcernedRow]:
+        """Some of the certificates that it concerns, behind one of them, by their ids.
 
-    async def later(self, incident: IncidentRow, now: int) -> set[tuple[str, str, frozenset[Identifier]]]:
-        """Likenesses of what was issued to the accounts concerned since it was opened, and is in force."""
-        rows = self._database.scan(self._later, incident=incident.id, since=incident.opened_at, now=now)
-        return {
-            (row["account_id"], row["profile"], frozenset(identifiers_of(row["identifiers"]))) async for row in rows
-        }
+        Names are read only where something was issued `later`, which may be in their place.
+        """
+        statement = self._named_piece if later else self._piece
+        rows = self._database.scan(statement, incident=incident_id, after=after, most=most)
+        return [
+            ConcernedRow(row["id"], row["not_after"], row["revoked_at"], bool(row["said"]) or _is_in(later, row))
+            async for row in rows
+        ]
+
+    async def later(self, incident: IncidentRow, now: int) -> Later:
+        """What was issued to the accounts concerned since it was opened, and is in force."""
+        found: dict[tuple[str, str], set[bytes]] = {}
+        async for row in self._database.scan(self._later, incident=incident.id, since=incident.opened_at, now=now):
+            found.setdefault((row["account_id"], row["profile"]), set()).add(_names(row["identifiers"]))
+        return found
+
+    async def shown(self, ids: Sequence[str]) -> list[ShownRow]:
+        """The certificates with these ids, as operators see them."""
+        found: dict[str, ShownRow] = {}
+        for begin in range(0, len(ids), _SHOWN_AT_ONCE):
+            values = _padded("id", ids[begin : begin + _SHOWN_AT_ONCE], _SHOWN_AT_ONCE)
+            rows = await self._database.fetch_all(self._shown, **values)
+            found |= {row["id"]: _shown_of(row) for row in rows}
+        return [found[certificate] for certificate in ids]
 
     def _selection(self, selection: Selection) -> tuple[Prepared, Prepared]:
         wanted = frozenset(name for name in _CRITERIA if getattr(selection, name) not in ("", None, ()))
@@ -306,13 +344,24 @@ def _values(selection: Selection) -> dict[str, Any]:
         "prefix": prefix,
         "length": len(prefix),
     }
-    return given | (_serial_values(selection.serials) if selection.serials else {})
+    return given | (_padded("serial", selection.serials, MAX_SERIALS) if selection.serials else {})
 
 
-def _serial_values(serials: Sequence[str]) -> dict[str, str]:
+def _padded(name: str, texts: Sequence[str], places: int) -> dict[str, str]:
     """All parameters of one statement have a value: the last one is said again."""
-    padded = [*serials, *[serials[-1]] * (MAX_SERIALS - len(serials))]
-    return {f"serial_{place}": serial for place, serial in enumerate(padded)}
+    padded = [*texts, *[texts[-1]] * (places - len(texts))]
+    return {f"{name}_{place}": text for place, text in enumerate(padded)}
+
+
+def _is_in(later: Later, row: Row) -> bool:
+    """Whether something later has the account, the profile and the names of a certificate."""
+    names = later.get((row["account_id"], row["profile"])) if later else None
+    return names is not None and _names(row["identifiers"]) in names
+
+
+def _names(identifiers: str) -> bytes:
+    """Those of an order, in one sequence whatever that of the order was."""
+    return orjson.dumps(sorted({(each["type"], each["value"]) for each in orjson.loads(identifiers)}))
 
 
 def _incident_of(row: Row) -> IncidentRow:
@@ -326,15 +375,13 @@ def _incident_of(row: Row) -> IncidentRow:
     )
 
 
-def _concerned_of(row: Row) -> ConcernedRow:
-    return ConcernedRow(
+def _shown_of(row: Row) -> ShownRow:
+    return ShownRow(
         id=row["id"],
         serial=row["serial"],
         account_id=row["account_id"],
         not_after=row["not_after"],
-        revoked_at=row["revoked_at"],
         identifiers=identifiers_of(row["identifiers"]),
         profile=row["profile"],
         contacts=tuple(orjson.loads(row["contacts"])),
-        is_said_replaced=bool(row["said"]),
     )

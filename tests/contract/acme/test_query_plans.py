@@ -12,6 +12,7 @@ from services.acme.store.account_changes import AccountChanges
 from services.acme.store.account_search import AccountSearch
 from services.acme.store.expired import ExpiredStore
 from services.acme.store.external_accounts import ExternalAccountStore
+from services.acme.store.incidents import IncidentStore
 from services.acme.store.nonces import NonceStore
 from services.acme.store.rate_limits import RateLimitStore
 from services.acme.store.renewals import RenewalStore
@@ -83,3 +84,13 @@ async def test_lists_are_not_sorted(database: Noting, empty_url: str, page: str)
         assert "TEMP B-TREE" not in plan, plan
         assert "Sort" not in plan, plan
         assert "_in_time" in plan, plan
+
+
+async def test_what_came_after_an_incident_is_found_by_time(database: Noting, empty_url: str) -> None:
+    """Its progress reads what was issued since it was opened, not all that its accounts ever had."""
+    IncidentStore(database)
+    (later,) = [each for each in database.noted() if "issued_at >=" in each.sql]
+    (lines,) = await plans_for_any(empty_url, [later])
+    plan = "\n".join(lines)
+    assert "certificates_in_time" in plan, plan
+    assert "orders_of_account" not in plan, plan
