@@ -107,7 +107,7 @@ certificates = Table(
     Column("issued_at", BigInteger),  # when its order became valid; NULL before there was this column
     Index("certificates_by_cert_id", "cert_id", unique=True),
     Index("certificates_by_serial", "serial"),
-    Index("certificates_in_time", "issued_at"),
+    Index("certificates_in_time", "issued_at", "account_id"),
 )
 
 eab_keys = Table(

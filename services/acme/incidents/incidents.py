@@ -24,7 +24,7 @@ from services.acme.incidents.wire import (
     Selection,
 )
 from services.acme.renewals.renewal_info import past_window
-from services.acme.store.incidents import PREPARED, ConcernedRow, IncidentRow, IncidentStore, ShownRow
+from services.acme.store.incidents import PREPARED, ConcernedRow, IncidentRow, IncidentStore, Later, ShownRow
 from services.acme.urls import Urls
 from services.chassis.database import AuditEvent
 from services.chassis.errors import ConflictError
@@ -143,8 +143,10 @@ class Incidents:
         """
         row = await self._row(incident_id)
         found: list[str] = []
-        async for certificate, state in self._judged(row, after):
-            if state != "at_risk":
+        now = self._now()
+        later = await self._store.later(row, now)
+        async for certificate in self._judged(row, now, later, after):
+            if certificate.state != "at_risk":
                 continue
             if len(found) == limit:
                 return await self._page(found, found[-1])
@@ -157,7 +159,11 @@ class Incidents:
         Raises:
             DatabaseError: the database cannot be read.
         """
-        counts = Counter([state async for _, state in self._judged(row)])
+        now = self._now()
+        if later := await self._store.later(row, now):
+            counts = Counter([concerned.state async for concerned in self._judged(row, now, later)])
+        else:
+            counts = await self._store.counts(row.id, now, _PIECE)
         return Progress(counts.total(), *(counts[state] for state in _STATES))
 
     async def all_open(self) -> list[IncidentRow]:
@@ -168,13 +174,11 @@ class Incidents:
         """
         return await self._store.all_open()
 
-    async def _judged(self, row: IncidentRow, after: str = "") -> AsyncIterator[tuple[ConcernedRow, str]]:
-        """What it concerns, each with one of the states; thousands at a time."""
-        now = self._now()
-        later = await self._store.later(row, now)
-        while piece := await self._store.piece(row.id, after, _PIECE, later):
+    async def _judged(self, row: IncidentRow, now: int, later: Later, after: str = "") -> AsyncIterator[ConcernedRow]:
+        """What it concerns; thousands at a time."""
+        while piece := await self._store.piece(row.id, now, after, _PIECE, later):
             for certificate in piece:
-                yield certificate, _state(certificate, now)
+                yield certificate
             after = piece[-1].id
 
     async def _row(self, incident_id: str) -> IncidentRow:
@@ -198,14 +202,6 @@ class Incidents:
 
     def _now(self) -> int:
         return unix(self._clock.now())
-
-
-def _state(row: ConcernedRow, now: int) -> str:
-    if row.is_replaced:
-        return "replaced"
-    if row.revoked_at is not None:
-        return "revoked"
-    return "expired" if row.not_after < now else "at_risk"
 
 
 def _entry(row: IncidentRow, progress: Progress | None = None) -> IncidentEntry:

@@ -6,10 +6,11 @@ a process that dies in between leaves nothing that anybody would be told of.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 from sqlalchemy import (
@@ -18,6 +19,7 @@ from sqlalchemy import (
     Insert,
     Select,
     bindparam,
+    case,
     delete,
     exists,
     func,
@@ -35,7 +37,7 @@ from services.chassis.database import AuditEvent, Database, Prepared, Row, Unit,
 
 ADDED_BATCH: Final = 5000  # certificates that are added by one commit
 PREPARED: Final = 0  # in closed_at
-_SHOWN_AT_ONCE: Final = 500  # certificates that one statement looks up by id
+_AT_ONCE: Final = 2000  # what one statement looks up by ids
 BACKDATED_SECONDS: Final = 3600  # by the CA's profiles: certificates from before their time was kept were issued then
 
 _ID: Final[BindParameter[Any]] = bindparam("incident")
@@ -62,21 +64,25 @@ _SAID: Final = exists().where(
         _concerned.c.certificate_id == _replacing.c.certificate_id,
     ),
 )
+_STATE: Final = case(
+    (_SAID, "replaced"),
+    (certificates.c.revoked_at.is_not(None), "revoked"),
+    (certificates.c.not_after < bindparam("now"), "expired"),
+    else_="at_risk",
+)
 _PIECE: Final[Select[Any]] = (
-    select(
-        certificates.c.id,
-        certificates.c.account_id,
-        certificates.c.not_after,
-        certificates.c.revoked_at,
-        _SAID.label("said"),
-    )
+    select(certificates.c.id, certificates.c.account_id, certificates.c.order_id, _STATE.label("state"))
     .join_from(incident_certificates, certificates, certificates.c.id == incident_certificates.c.certificate_id)
     .where(incident_certificates.c.incident_id == _ID, incident_certificates.c.certificate_id > _AFTER)
     .order_by(incident_certificates.c.certificate_id)
     .limit(bindparam("most"))
 )
-_NAMED_PIECE: Final = _PIECE.join(orders, orders.c.id == certificates.c.order_id).add_columns(
-    orders.c.profile, orders.c.identifiers
+_judged: Final = _PIECE.subquery()
+_COUNTED: Final = select(_judged.c.state, func.count().label("n"), func.max(_judged.c.id).label("last")).group_by(
+    _judged.c.state
+)
+_NAMES: Final = select(orders.c.id, orders.c.profile, orders.c.identifiers).where(
+    orders.c.id.in_([bindparam(f"id_{place}") for place in range(_AT_ONCE)])
 )
 _SHOWN: Final = (
     select(
@@ -93,7 +99,7 @@ _SHOWN: Final = (
             accounts, accounts.c.id == certificates.c.account_id
         )
     )
-    .where(certificates.c.id.in_([bindparam(f"id_{place}") for place in range(_SHOWN_AT_ONCE)]))
+    .where(certificates.c.id.in_([bindparam(f"id_{place}") for place in range(_AT_ONCE)]))
 )
 _ACCOUNTS: Final = (
     select(certificates.c.account_id)
@@ -134,14 +140,11 @@ class IncidentRow:
         return "open" if self.closed_at is None else "prepared" if self.closed_at == PREPARED else "closed"
 
 
-@dataclass(frozen=True, slots=True)
-class ConcernedRow:
-    """What has become of a certificate that an incident concerns."""
+class ConcernedRow(NamedTuple):
+    """What has become of a certificate that an incident concerns: replaced, revoked, expired or at_risk."""
 
     id: str
-    not_after: int
-    revoked_at: int | None
-    is_replaced: bool
+    state: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +207,8 @@ class IncidentStore:
             select(func.count(func.distinct(certificates.c.serial)).label("n")).where(_SERIALS)
         )
         self._piece = database.prepare(_PIECE)
-        self._named_piece = database.prepare(_NAMED_PIECE)
+        self._counted = database.prepare(_COUNTED)
+        self._names = database.prepare(_NAMES)
         self._shown = database.prepare(_SHOWN)
         self._later = database.prepare(_LATER)
         self._selections: dict[frozenset[str], tuple[Prepared, Prepared]] = {}
@@ -281,17 +285,42 @@ class IncidentStore:
         """Those that were prepared before a moment and never opened."""
         return [row["id"] for row in await self._database.fetch_all(self._abandoned, before=before)]
 
-    async def piece(self, incident_id: str, after: str, most: int, later: Later) -> list[ConcernedRow]:
+    async def counts(self, incident_id: str, now: int, most: int) -> Counter[str]:
+        """How many of the certificates that it concerns are in each state, if nothing was issued later."""
+        found, after = Counter[str](), ""
+        values = {"incident": incident_id, "now": now, "most": most}
+        while rows := [row async for row in self._database.scan(self._counted, after=after, **values)]:
+            found.update({row["state"]: row["n"] for row in rows})
+            after = max(row["last"] for row in rows)
+        return found
+
+    async def piece(self, incident_id: str, now: int, after: str, most: int, later: Later) -> list[ConcernedRow]:
         """Some of the certificates that it concerns, behind one of them, by their ids.
 
-        Names are read only where something was issued `later`, which may be in their place.
+        Names are read only of an account and profile to which something was issued `later`: that may be in their place.
         """
-        statement = self._named_piece if later else self._piece
-        rows = self._database.scan(statement, incident=incident_id, after=after, most=most)
-        return [
-            ConcernedRow(row["id"], row["not_after"], row["revoked_at"], bool(row["said"]) or _is_in(later, row))
-            async for row in rows
-        ]
+        values = {"incident": incident_id, "now": now, "after": after, "most": most}
+        rows = [row async for row in self._database.scan(self._piece, **values)]
+        renewing = {account for account, _ in later}
+        doubtful = {
+            row["order_id"]: row["account_id"]
+            for row in rows
+            if row["account_id"] in renewing and row["state"] != "replaced"
+        }
+        replaced = await self._replaced(doubtful, later)
+        return [ConcernedRow(row["id"], "replaced" if row["order_id"] in replaced else row["state"]) for row in rows]
+
+    async def _replaced(self, accounts_of: Mapping[str, str], later: Later) -> set[str]:
+        """Those of some orders in whose place something later is."""
+        found: set[str] = set()
+        ids = list(accounts_of)
+        for begin in range(0, len(ids), _AT_ONCE):
+            values = _padded("id", ids[begin : begin + _AT_ONCE], _AT_ONCE)
+            async for row in self._database.scan(self._names, **values):
+                names = later.get((accounts_of[row["id"]], row["profile"]))
+                if names is not None and _names(row["identifiers"]) in names:
+                    found.add(row["id"])
+        return found
 
     async def later(self, incident: IncidentRow, now: int) -> Later:
         """What was issued to the accounts concerned since it was opened, and is in force."""
@@ -303,10 +332,9 @@ class IncidentStore:
     async def shown(self, ids: Sequence[str]) -> list[ShownRow]:
         """The certificates with these ids, as operators see them."""
         found: dict[str, ShownRow] = {}
-        for begin in range(0, len(ids), _SHOWN_AT_ONCE):
-            values = _padded("id", ids[begin : begin + _SHOWN_AT_ONCE], _SHOWN_AT_ONCE)
-            rows = await self._database.fetch_all(self._shown, **values)
-            found |= {row["id"]: _shown_of(row) for row in rows}
+        for begin in range(0, len(ids), _AT_ONCE):
+            values = _padded("id", ids[begin : begin + _AT_ONCE], _AT_ONCE)
+            found |= {row["id"]: _shown_of(row) async for row in self._database.scan(self._shown, **values)}
         return [found[certificate] for certificate in ids]
 
     def _selection(self, selection: Selection) -> tuple[Prepared, Prepared]:
@@ -353,15 +381,11 @@ def _padded(name: str, texts: Sequence[str], places: int) -> dict[str, str]:
     return {f"{name}_{place}": text for place, text in enumerate(padded)}
 
 
-def _is_in(later: Later, row: Row) -> bool:
-    """Whether something later has the account, the profile and the names of a certificate."""
-    names = later.get((row["account_id"], row["profile"])) if later else None
-    return names is not None and _names(row["identifiers"]) in names
-
-
 def _names(identifiers: str) -> bytes:
     """Those of an order, in one sequence whatever that of the order was."""
-    return orjson.dumps(sorted({(each["type"], each["value"]) for each in orjson.loads(identifiers)}))
+    if "},{" not in identifiers:  # one name: neither names nor addresses have braces
+        return identifiers.encode()
+    return orjson.dumps(sorted((each["type"], each["value"]) for each in orjson.loads(identifiers)))
 
 
 def _incident_of(row: Row) -> IncidentRow:

@@ -7,7 +7,7 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
-    op.create_index("certificates_in_time", "certificates", ["issued_at"])
+    op.create_index("certificates_in_time", "certificates", ["issued_at", "account_id"])
 
 
 def downgrade() -> None:
