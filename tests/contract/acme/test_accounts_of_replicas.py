@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from services.acme.wire import AccountQuery
-from tests.contract.acme.test_external_accounts import NEW_ACCOUNT, binding, bound, made
 from tests.contract.acme.test_key_change import URL, inner
 from tests.support.acme_client import AcmeProblemError
 from tests.support.acme_server import AcmeServer
+from tests.support.external_accounts import NEW_ACCOUNT, binding, bound, made
 from tests.support.jose_key import JoseKey
 
 
