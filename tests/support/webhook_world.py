@@ -72,7 +72,7 @@ async def webhook_world(
     *,
     allowed: Sequence[IPv4Network | IPv6Network] = LOOPBACK,
     plain_http: bool = True,
-    seconds: float = 0.6,
+    seconds: float = 10,
     ca_file: Path | None = None,
     random: float = 0.0,
     url: str | None = None,

@@ -203,9 +203,9 @@ async def test_attempt_under_way_while_its_receiver_goes(world: WebhookWorld, re
     assert [one.event for one in await world.webhooks.deliveries("acme", "dead")] == ["evt_2", "evt_3"]
 
 
-async def test_slow_receiver_holds_up_no_other(world: WebhookWorld, receiver: WebhookReceiver) -> None:
+async def test_slow_receiver_holds_up_no_other(tmp_path: Path, receiver: WebhookReceiver) -> None:
     """Another receiver gets its events while one keeps every connection that it may have open."""
-    async with WebhookReceiver() as slow:
+    async with WebhookReceiver() as slow, webhook_world(tmp_path, seconds=2) as world:
         slow.stall()
         await world.receiver(url_of(slow))
         for number in range(PER_RECEIVER + 3):
@@ -214,7 +214,7 @@ async def test_slow_receiver_holds_up_no_other(world: WebhookWorld, receiver: We
         await world.receiver(url_of(receiver))
         await world.happens("evt_last")
         await world.courier.round()
-        await receiver.until(1, seconds=0.4)
+        await receiver.until(1, seconds=1.5)
         assert [got.id for got in receiver.received] == ["evt_last"]
         assert slow.connections == slow.most_open == PER_RECEIVER
         await world.courier.settled()
