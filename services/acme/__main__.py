@@ -1,8 +1,10 @@
 """`python -m services.acme --config FILE` runs the ACME server."""
 
-from services.acme.app import MIGRATIONS, serve
-from services.acme.settings import AcmeSettings
-from services.chassis.command import service_command
+from services.chassis.command import importing, service_command
+
+with importing("acme", "acme"):
+    from services.acme.app import MIGRATIONS, serve
+    from services.acme.settings import AcmeSettings
 
 main = service_command("acme", AcmeSettings, serve, migrations=MIGRATIONS)
 

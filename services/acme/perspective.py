@@ -1,8 +1,10 @@
 """`python -m services.acme.perspective --config FILE` runs a remote perspective of the ACME server."""
 
-from services.acme.perspectives.service import serve
-from services.acme.perspectives.settings import SERVICE, PerspectiveSettings
-from services.chassis.command import service_command
+from services.chassis.command import importing, service_command
+
+with importing("perspective", "acme"):
+    from services.acme.perspectives.service import serve
+    from services.acme.perspectives.settings import SERVICE, PerspectiveSettings
 
 main = service_command(SERVICE, PerspectiveSettings, serve)
 

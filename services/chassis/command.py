@@ -1,7 +1,8 @@
 """`python -m services.<name> --config FILE`: how every service is started."""
 
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,18 @@ from services.chassis.migrations import migrate
 from services.chassis.observability import configure_logging
 from services.chassis.runner import run
 from services.chassis.settings import ProcessSettings, ServiceSettings, Settings, load_settings, unknown_variables
+
+
+@contextmanager
+def importing(service: str, extra: str) -> Generator[None]:
+    """Around the imports of a service that needs an extra: where a library is missing, a sentence and exit 1."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in {"services", "pkicore"}:
+            raise
+        sys.exit(f"{service}: the Python module {missing!r} is missing: pip install 'pqcpki[{extra}]'")
 
 
 def service_command(

@@ -1,12 +1,14 @@
 import sqlite3
 from contextlib import closing
+from importlib import import_module
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from services.acme.app import MIGRATIONS, serve
 from services.acme.settings import AcmeSettings
-from services.chassis.command import service_command
+from services.chassis.command import importing, service_command
 from services.chassis.migrations import newest_revision
 
 
@@ -36,3 +38,16 @@ def test_a_service_without_database_has_nothing_to_migrate(tmp_path: Path) -> No
     command = service_command("acme", AcmeSettings, serve)
     done = CliRunner().invoke(command, ["--config", str(settings_file(tmp_path)), "--migrate"])
     assert (done.exit_code, done.output) == (1, "acme: --migrate: this service has no database\n")
+
+
+def test_a_missing_extra_is_named_in_a_sentence() -> None:
+    """A service whose libraries are not installed ends with one line that says how to install them."""
+    with pytest.raises(SystemExit) as ended, importing("acme", "acme"):
+        import_module("not_installed.resolver")
+    assert ended.value.code == "acme: the Python module 'not_installed' is missing: pip install 'pqcpki[acme]'"
+
+
+def test_a_missing_module_of_our_own_is_no_extra() -> None:
+    """That is a broken installation, and no extra would mend it."""
+    with pytest.raises(ModuleNotFoundError), importing("acme", "acme"):
+        import_module("services.acme.not_there")
