@@ -12,7 +12,7 @@ from services.chassis.cli.lazy import LazyGroup
 
 _COMMANDS: Final[Mapping[str, tuple[str, str, str]]] = MappingProxyType(
     {
-        "accounts": ("accounts", "accounts", "ACME accounts: find, show, deactivate."),
+        "accounts": ("accounts", "accounts", "ACME accounts: find, show, agree to terms for one, deactivate."),
         "limits": ("limits", "limits", "Rate limits: list, set, reset."),
         "request": ("request", "request", "Get certificates by ACME, for keys of every kind, ML-DSA included."),
         "renew": ("request", "renew", "Renew what is due of them."),
