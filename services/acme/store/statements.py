@@ -71,6 +71,8 @@ _FAILURES_FULL_AT: Final = (
 )
 # Not the column itself: SQLite would look through all pending orders by their index instead of the one that is served.
 _ORDER_STATUS: Final = orders.c.status.concat("")
+# Likewise: through all challenges that were ever met, instead of those of the names that are asked for.
+_CHALLENGE_STATUS: Final = challenges.c.status.concat("")
 _SERVED: Final = select(order_authorizations.c.order_id).where(
     order_authorizations.c.authorization_id == bindparam("authorization")
 )
@@ -101,7 +103,7 @@ def _reusable(size: int) -> Select[Any]:
             authorizations.c.value.in_(values),
             authorizations.c.status == "valid",
             authorizations.c.expires > bindparam("until"),
-            challenges.c.status == "valid",
+            _CHALLENGE_STATUS == "valid",
             challenges.c.validated_at > bindparam("since"),
         )
         .order_by(challenges.c.validated_at.desc())
